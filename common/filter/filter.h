@@ -1,0 +1,36 @@
+/* Filters over memories: one JSON language, one AST, two evaluators that must agree (a differential
+ * test holds them together): SQL for the store, C for what is still pending.
+ *
+ *   {"user_id":"u1"}                          equality on a scope or fixed field
+ *   {"metadata.colour":"red"}                 dotted path into metadata
+ *   {"importance":{"gte":0.5,"lt":0.9}}       eq ne gt gte lt lte in nin exists (also with $ in front)
+ *   {"and":[…]} {"or":[…]} {"not":{…}}        several keys in one object mean and
+ *
+ * Fields: kind user_id agent_id session_id external_id importance created_at updated_at expires_at
+ * pinned version id metadata.*   Comparison is typed: a string never equals a number; ranges compare
+ * numbers with numbers and strings with strings (bytewise); timestamps are RFC 3339 strings, compared
+ * as times on created_at/updated_at/expires_at. A missing field matches only {"exists":false}, ne and nin.
+ * `eq` on a metadata array matches when any element equals. */
+#ifndef ORC_FILTER_H
+#define ORC_FILTER_H
+#include <jansson.h>
+#include "record.h"
+
+struct filter;
+/* Parses; NULL and *error_r (malloc'ed, names field, limit and remedy) when invalid. At most 64 conditions,
+ * depth 8, 1000 values per `in`. A NULL or empty object gives a filter that matches everything. */
+struct filter *must_check filter_parse(const json_t *j, char **error_r);
+/* Adds `field eq value` with and (scopes from query parameters). */
+void filter_and_eq(struct filter **f, const char *field, struct span value);
+void filter_free(struct filter **f);
+bool filter_is_empty(const struct filter *f);
+/* Does m match? metadata is parsed from m->body on demand. */
+bool filter_match(const struct filter *f, const struct memory *m);
+
+/* Appends a SQLite boolean expression over table alias `m` (columns of the memories table) to `sql`
+ * and the values to bind, in order, to *args. */
+struct filter_arg { enum { FARG_TEXT, FARG_INT, FARG_REAL, FARG_BLOB } type; struct span s; int64_t i; double d; };
+struct filter_args { struct filter_arg *v; size_t n, cap; };
+void filter_sql(const struct filter *f, struct buf *sql, struct filter_args *args);
+void filter_args_free(struct filter_args *a);
+#endif

@@ -1,0 +1,106 @@
+/* The HTTP/1.1 engine: libevent's loop, plain non-blocking sockets, llhttp in strict mode.
+ *
+ * One read fills the connection's input buffer; every request in it is parsed and handed to the
+ * handler in turn; replies that are ready go out together in one writev. A handler may answer at
+ * once or later: until then parsing of that connection rests (one request in flight per
+ * connection), so replies keep their order. The write event is armed only after EAGAIN.
+ *
+ * Every wait has a limit: idle keep-alive, an absolute deadline for the head and for the body of a
+ * request (slow writers get 408), no progress on output (slow readers are dropped). After an error
+ * answer: half-close, drain at most 1 s, close. */
+#ifndef ORC_HTTP_H
+#define ORC_HTTP_H
+#include <event2/event.h>
+#include <sys/socket.h>
+#include "util.h"
+#include "stats.h"
+
+enum http_method { HTTP_M_GET, HTTP_M_HEAD, HTTP_M_POST, HTTP_M_PUT, HTTP_M_PATCH, HTTP_M_DELETE, HTTP_M_OPTIONS, HTTP_M_OTHER };
+
+struct http_limits {
+	size_t head_bytes;     /* request line + headers (default 32 KiB): 431 / 414 */
+	size_t body_bytes;     /* default 64 MiB: 413 */
+	unsigned headers;      /* default 100: 431 */
+	unsigned head_timeout_ms, body_timeout_ms, idle_timeout_ms, write_timeout_ms;
+	unsigned max_connections;   /* beyond: 503 + close */
+	size_t buffered_bytes;      /* request bodies buffered over all connections: 503 + Retry-After beyond */
+};
+
+struct http_server;
+struct http_request; /* valid from the handler call until it is answered */
+
+/* Headers the engine keeps by number because handlers ask for them on every request. */
+enum http_header {
+	HTTP_H_HOST, HTTP_H_ORIGIN, HTTP_H_AUTHORIZATION, HTTP_H_CONTENT_TYPE, HTTP_H_IF_MATCH,
+	HTTP_H_IF_NONE_MATCH, HTTP_H_IDEMPOTENCY_KEY, HTTP_H_ACCEPT, HTTP_H_TRACEPARENT, HTTP_H_REQUEST_ID,
+	HTTP_H_CACHE_CONTROL, HTTP_H_COUNT
+};
+
+struct http_callbacks {
+	/* After the head, before any body byte. Fill *stream_r with true to receive the body in pieces
+	 * (on_body) instead of buffered. May answer at once (e.g. 401): the body is then drained or the
+	 * connection closed. NULL: all bodies are buffered. */
+	void (*on_head)(void *arg, struct http_request *r, bool *stream_r);
+	/* The whole request is here (body complete in the buffer; for streamed ones: the last piece was delivered). */
+	void (*on_request)(void *arg, struct http_request *r);
+	/* A piece of a streamed body. Return false to pause reading; http_resume() goes on. */
+	bool (*on_body)(void *arg, struct http_request *r, const char *p, size_t n);
+	/* The client went away before the answer: the request stays valid until http_reply()/http_end() is called,
+	 * which then only frees it. May be NULL. */
+	void (*on_gone)(void *arg, struct http_request *r);
+	/* The engine refuses a request by itself (400, 408, 413, 414, 417, 431, 501, 503, 505): writes the
+	 * problem body of that answer into `b`. NULL: empty bodies. */
+	void (*on_refused)(void *arg, int status, const char *detail, struct buf *b);
+};
+
+struct http_server *must_check http_server_new(struct event_base *base, const struct http_limits *l,
+		const struct http_callbacks *cb, void *arg, struct stats_slot *stats);
+/* Accepts on a listening socket (borrowed, non-blocking). unix_peer: requests report peer credentials. */
+int must_check http_server_listen(struct http_server *s, int fd);
+void http_server_set_limits(struct http_server *s, const struct http_limits *l);
+/* Stops accepting, answers what is in flight with Connection: close, closes idle connections. */
+void http_server_drain(struct http_server *s);
+unsigned http_server_connections(const struct http_server *s);
+void http_server_free(struct http_server **s);
+
+/* ---- the request ---- */
+enum http_method http_method(const struct http_request *r);
+struct span http_method_text(const struct http_request *r);
+struct span http_path(const struct http_request *r);   /* raw, without the query */
+struct span http_query(const struct http_request *r);  /* raw, without '?' */
+struct span http_header(const struct http_request *r, enum http_header h); /* p NULL = absent */
+struct span http_header_named(const struct http_request *r, const char *lower_name);
+struct span http_body(const struct http_request *r);
+/* Takes the body buffer over (malloc'ed, caller frees); for handing it to a thread. */
+char *http_body_take(struct http_request *r, size_t *len_r);
+bool http_gone(const struct http_request *r);
+/* Unix socket peer: true and uid; TCP: false. */
+bool http_peer_uid(const struct http_request *r, unsigned *uid_r);
+bool http_peer_loopback(const struct http_request *r); /* loopback TCP or Unix socket */
+void **http_user(struct http_request *r); /* a pointer for the handler's own state */
+/* A request id: the client's X-Request-Id when sane, else ours. ≤ 64 bytes. */
+struct span http_request_id(struct http_request *r);
+/* Decodes %XX (and + when `plus`) of a query or path part into out (cap ≥ in.len). -1: malformed. */
+ptrdiff_t http_percent_decode(struct span in, bool plus, char *out);
+/* Finds `name` in the query string; the decoded value is malloc'ed into *out_r. 0 = absent, 1 = found, -1 = malformed. */
+int http_query_get(const struct http_request *r, const char *name, char **out_r, size_t *len_r);
+
+/* ---- the answer ---- */
+/* `head` holds extra header lines, each ending in CRLF ("ETag: \"3\"\r\n"), or "". Date, Content-Length, Content-Type, X-Request-Id,
+ * Connection come from the engine. Body is copied. */
+void http_reply(struct http_request *r, int status, const char *content_type, const char *head,
+		const void *body, size_t len);
+/* Zero-copy into the output: reserves `len` body bytes right behind the head and returns where to write them;
+ * http_reply_done(actual) sends. Nothing else of this connection may be touched in between. */
+char *http_reply_begin(struct http_request *r, int status, const char *content_type, const char *head, size_t max_len);
+void http_reply_done(struct http_request *r, size_t len);
+/* Streamed answer (chunked on 1.1). http_write() returns false when more than 256 KiB wait:
+ * go on when on_drain is called. */
+void http_stream_begin(struct http_request *r, int status, const char *content_type, const char *head,
+		       void (*on_drain)(void *arg, struct http_request *r));
+bool http_write(struct http_request *r, const void *p, size_t n);
+void http_end(struct http_request *r);     /* last chunk; frees the request */
+void http_abort(struct http_request *r);   /* cut the connection: a stream that failed must not look complete */
+/* Streamed bodies: go on after on_body returned false. */
+void http_resume(struct http_request *r);
+#endif

@@ -1,0 +1,66 @@
+/* The plant: one small segment with what every process looks at: sequence numbers, states,
+ * namespaces, statistics slots and the wake-up flags. Each field names its only writer. */
+#ifndef ORC_PLANT_H
+#define ORC_PLANT_H
+#include "shm.h"
+#include "vocabulary.h"
+#include "wake.h"
+#include "stats.h"
+
+#define PLANT_MAGIC 0x31544e414c50434full
+#define PLANT_NAMESPACES 16384 /* power of two; open addressing, at most 7/8 used */
+
+enum plant_sync { SYNC_STARTING, SYNC_REPLAYING, SYNC_SERVING, SYNC_JOURNAL_FAILED, SYNC_STORE_FAILED, SYNC_DRAINING };
+enum plant_refill { REFILL_NONE, REFILL_RUNNING, REFILL_DONE };
+
+/* A namespace as readers see it. Writer: sync. Published by the release store of `ns`;
+ * name and ns never change afterwards, the rest are single atomics. A dropped namespace keeps
+ * its row with `exists` 0. */
+struct plant_namespace {
+	_Atomic uint64_t ns;         /* record_ns(name); 0 = free row */
+	_Atomic uint32_t exists;
+	_Atomic uint32_t dim;        /* 0 = no vector yet */
+	_Atomic uint64_t generation; /* grows with every applied write: ETag of lists, search cache */
+	_Atomic uint64_t count, bytes; /* live memories */
+	_Atomic uint64_t quota_count, quota_bytes;
+	_Atomic uint32_t relaxed;
+	_Atomic uint32_t embedder_set; /* 1 after embedder[] is complete */
+	_Atomic int64_t created_us;
+	char embedder[64];           /* NUL-terminated id of the vector space */
+	uint32_t name_len;
+	char name[LIMIT_NAMESPACE];
+};
+
+struct plant_worker {
+	_Alignas(CACHE_LINE) _Atomic uint32_t pid;  /* all: the worker itself, at birth */
+	_Atomic uint32_t ready;
+	_Atomic uint64_t incarnation;
+	_Atomic int64_t started_us, heartbeat_us;
+	struct stats_slot stats;
+};
+
+struct plant {
+	struct shm_header h;
+	struct wake wake[SLOT_COUNT];
+	/* writer: sync */
+	_Alignas(CACHE_LINE) _Atomic uint64_t applied_seq; /* every record ≤ this is durable and visible */
+	_Atomic uint64_t flushed_seq;                      /* every record ≤ this is in the store */
+	_Atomic uint32_t sync_state;                       /* enum plant_sync */
+	_Atomic uint32_t refill_state;                     /* enum plant_refill: vector index */
+	_Atomic uint64_t refill_done, refill_total;
+	_Atomic uint64_t journal_bytes, journal_quota;
+	_Atomic int64_t oldest_unflushed_us;
+	_Atomic uint32_t reason_len;  /* release-stored after reason[] was written, once per failure */
+	char reason[512];             /* why sync_state is *_FAILED */
+	_Atomic uint32_t warm_done;   /* writer: warmer; 1 = L1 filled */
+	_Atomic uint64_t warm_loaded; /* writer: warmer */
+	_Atomic uint32_t draining;    /* writer: the supervisor's only word in here, via CTL_DRAIN → sync */
+	struct plant_worker worker[SLOT_COUNT];
+	struct plant_namespace namespaces[PLANT_NAMESPACES];
+};
+
+/* The row of a namespace or NULL (lock-free; never returns a free row). */
+struct plant_namespace *plant_find(struct plant *p, uint64_t ns);
+/* sync only: the row of `name`, made when missing. NULL: the table is full. */
+struct plant_namespace *plant_make(struct plant *p, struct span name);
+#endif

@@ -1,0 +1,28 @@
+/* Counters: declared with their documentation in stats.def; one slot per worker, which is its only
+ * writer; /metrics sums and prints them. */
+#ifndef ORC_STATS_H
+#define ORC_STATS_H
+#include <stdatomic.h>
+#include "util.h"
+
+enum stat_id {
+#define STAT(id, name, labels, type, help) STAT_##id,
+#include "stats.def"
+#undef STAT
+	STAT_COUNT
+};
+struct stats_slot {
+	_Alignas(CACHE_LINE) _Atomic uint64_t v[STAT_COUNT];
+};
+/* Adds to a counter of this process's slot: one relaxed load and store, no lock prefix. Callers on
+ * several threads of one worker use stats_add_shared(). */
+static inline void stats_add(struct stats_slot *s, enum stat_id id, uint64_t n)
+{
+	atomic_store_explicit(&s->v[id], atomic_load_explicit(&s->v[id], memory_order_relaxed) + n,
+			      memory_order_relaxed);
+}
+static inline void stats_add_shared(struct stats_slot *s, enum stat_id id, uint64_t n)
+{
+	atomic_fetch_add_explicit(&s->v[id], n, memory_order_relaxed);
+}
+#endif
