@@ -1,0 +1,434 @@
+/* The life of any worker process: birth by contract.h, heartbeat, control messages, leaving. */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "imsg.h"
+#include "log.h"
+#include "worker.h"
+
+#define FORMAT_POLL_US 500     /* first look at the segments; doubles … */
+#define FORMAT_POLL_MAX_US 20000
+#define MESSAGES_PER_TURN 16
+
+struct command {
+	uint32_t token;
+	worker_answer_fn *fn;
+	void *arg;
+	struct command *next;
+};
+
+struct worker_private {
+	struct event *control, *wake, *heartbeat, *start;
+	struct conf *next;          /* between PREPARE and COMMIT or ABORT */
+	struct command *commands;   /* sent, not answered */
+	uint32_t last_token;
+	unsigned format_poll_us;
+	bool inited, ready_later;
+	int exit_code;
+};
+
+static char control_buf[IMSG_MAX + 8]; /* only the pages that a message fills are ever touched */
+
+static void send_control(struct worker *w, enum ctl_type type, const void *data, size_t len)
+{
+	/* EPIPE is followed by EOF on the same socket, which ends us in order. */
+	if (!imsg_send(FD_CONTROL, type, data, len, -1) && errno != EPIPE) {
+		log_error("cannot tell the supervisor (message %d): %s", (int)type, strerror(errno));
+		worker_exit(w, WORKER_EXIT_FAIL);
+	}
+}
+
+/* ---- what roles call ---- */
+
+void worker_exit(struct worker *w, int code)
+{
+	w->priv->exit_code = code;
+	event_base_loopexit(w->base, NULL);
+}
+
+void worker_ready_later(struct worker *w)
+{
+	w->priv->ready_later = true;
+}
+
+void worker_ready(struct worker *w)
+{
+	if (w->ready)
+		return;
+	w->ready = true;
+	atomic_store_explicit(&w->self->ready, 1, memory_order_release);
+	send_control(w, CTL_READY, NULL, 0);
+	log_debug("ready");
+}
+
+void worker_wake_peer(struct worker *w, unsigned slot)
+{
+	AN(slot < SLOT_COUNT);
+	wake_signal(&w->plant->wake[slot], FD_WAKE0 + (int)slot);
+}
+
+void worker_wake_self(struct worker *w)
+{
+	event_active(w->priv->wake, EV_READ, 0);
+}
+
+int worker_command(struct worker *w, const char *text, worker_answer_fn *fn, void *arg)
+{
+	uint32_t token = ++w->priv->last_token;
+	struct buf b = {0};
+	buf_add(&b, &token, sizeof(token));
+	buf_adds(&b, text);
+	bool sent = b.len <= IMSG_MAX ? imsg_send(FD_CONTROL, CTL_COMMAND, b.p, b.len, -1)
+				      : (errno = EMSGSIZE, false);
+	int error = errno;
+	buf_free(&b);
+	if (!sent) {
+		errno = error;
+		return -1;
+	}
+	struct command *c = util_zalloc(sizeof(*c));
+	*c = (struct command){.token = token, .fn = fn, .arg = arg, .next = w->priv->commands};
+	w->priv->commands = c;
+	return 0;
+}
+
+/* ---- control messages ---- */
+
+static void start_draining(struct worker *w)
+{
+	if (w->draining)
+		return;
+	w->draining = true;
+	if (w->priv->inited && w->role->drain)
+		w->role->drain(w);
+	else
+		worker_exit(w, WORKER_EXIT_OK);
+}
+
+static void orphan_deadline(int sig)
+{
+	(void)sig;
+	_exit(WORKER_EXIT_OK);
+}
+
+/* The supervisor died. Its successor waits for the lock that we hold too, so leave quickly. The
+ * deadline is a signal, because a role may block the loop while it finishes; being cut off
+ * anywhere is safe by the crash rules. */
+static void become_orphan(struct worker *w)
+{
+	if (w->orphan)
+		return;
+	w->orphan = true;
+	log_warn("the supervisor is gone; leaving");
+	event_del(w->priv->control);
+	struct sigaction sa = {.sa_handler = orphan_deadline};
+	struct itimerval it = {.it_value = {WORKER_ORPHAN_MS / 1000, WORKER_ORPHAN_MS % 1000 * 1000}};
+	sigaction(SIGALRM, &sa, NULL);
+	setitimer(ITIMER_REAL, &it, NULL);
+	start_draining(w);
+}
+
+static void conf_abort(struct worker *w)
+{
+	if (!w->priv->next)
+		return;
+	if (w->role->conf_abort && w->priv->inited)
+		w->role->conf_abort(w);
+	conf_free(&w->priv->next);
+}
+
+static void conf_prepare(struct worker *w, int fd)
+{
+	char *error = NULL;
+	bool ok = false;
+	conf_abort(w);
+	struct conf *next = fd == -1 ? NULL : conf_load_effective(fd);
+	if (next)
+		ok = !w->role->conf_prepare || !w->priv->inited ||
+		     w->role->conf_prepare(w, next, &error) == 0;
+	if (ok) {
+		w->priv->next = next;
+		send_control(w, CTL_CONF_OK, NULL, 0);
+		return;
+	}
+	const char *why = error ? error : next ? "refused" : "the new configuration cannot be read";
+	size_t len = strlen(why);
+	send_control(w, CTL_CONF_BAD, why, len < IMSG_MAX ? len : IMSG_MAX);
+	free(error);
+	conf_free(&next);
+}
+
+static enum log_level level_of(const struct conf *c)
+{
+	static const char *const names[] = {"error", "warn", "info", "debug"};
+	const char *level = conf_str(c, CONF_LOG_LEVEL);
+	for (unsigned i = 0; i < ARRAY_LEN(names); i++)
+		if (strcmp(level, names[i]) == 0)
+			return (enum log_level)i;
+	return LOG_LV_INFO;
+}
+
+static void conf_commit(struct worker *w)
+{
+	struct conf *old = w->conf;
+	if (!w->priv->next) {
+		log_error("told to use a configuration that was not prepared");
+		return;
+	}
+	w->conf = w->priv->next;
+	w->priv->next = NULL;
+	log_set_level(level_of(w->conf));
+	if (w->role->conf_commit && w->priv->inited)
+		w->role->conf_commit(w);
+	conf_free(&old);
+}
+
+static bool take_answer(struct worker *w, const struct imsg *m)
+{
+	uint32_t token;
+	int32_t status;
+	if (m->len < sizeof(token) + sizeof(status))
+		return false;
+	memcpy(&token, m->data, sizeof(token));
+	memcpy(&status, m->data + sizeof(token), sizeof(status));
+	struct span json = {m->data + 8, m->len - 8};
+	for (struct command **p = &w->priv->commands; *p; p = &(*p)->next) {
+		struct command *c = *p;
+		if (c->token != token)
+			continue;
+		*p = c->next;
+		c->fn(c->arg, status, json);
+		free(c);
+		return true;
+	}
+	return false;
+}
+
+/* False: the supervisor speaks another language. */
+static bool handle(struct worker *w, const struct imsg *m)
+{
+	uint32_t slot;
+	switch (m->type) {
+	case CTL_DRAIN:
+		start_draining(w);
+		return m->len == 0;
+	case CTL_CONF_PREPARE:
+		conf_prepare(w, m->fd);
+		return m->len == 0 && m->fd != -1;
+	case CTL_CONF_COMMIT:
+		conf_commit(w);
+		return m->len == 0;
+	case CTL_CONF_ABORT:
+		conf_abort(w);
+		return m->len == 0;
+	case CTL_ANSWER:
+		return take_answer(w, m);
+	case CTL_PEER_RESTARTED:
+		if (m->len != sizeof(slot))
+			return false;
+		memcpy(&slot, m->data, sizeof(slot));
+		if (w->role->peer_restarted && w->priv->inited && slot < SLOT_COUNT)
+			w->role->peer_restarted(w, slot);
+		return slot < SLOT_COUNT;
+	case CTL_REOPEN_LOGS:
+		return m->len == 0; /* standard error stays what it is; for sinks to come */
+	default:
+		return false;
+	}
+}
+
+static void on_control(evutil_socket_t sock, short what, void *arg)
+{
+	struct worker *w = arg;
+	(void)what;
+	for (int i = 0; i < MESSAGES_PER_TURN; i++) {
+		struct imsg m;
+		int got = imsg_recv((int)sock, control_buf, &m);
+		if (got == -1 && (errno == EAGAIN || errno == EINTR))
+			return;
+		if (got == 0 || (got == -1 && errno != EPROTO)) {
+			become_orphan(w);
+			return;
+		}
+		bool ok = got == 1 && handle(w, &m);
+		if (got == 1 && m.fd != -1)
+			close(m.fd);
+		if (!ok) {
+			log_error("malformed message from the supervisor (type %u, %u bytes)",
+				  got == 1 ? m.type : 0, got == 1 ? m.len : 0);
+			worker_exit(w, WORKER_EXIT_FAIL);
+			return;
+		}
+	}
+}
+
+/* ---- the other events ---- */
+
+static void on_wake(evutil_socket_t efd, short what, void *arg)
+{
+	struct worker *w = arg;
+	(void)what;
+	wake_ack(&w->plant->wake[w->slot], (int)efd);
+	if (w->priv->inited && w->role->on_wake)
+		w->role->on_wake(w);
+}
+
+static void on_heartbeat(evutil_socket_t fd, short what, void *arg)
+{
+	struct worker *w = arg;
+	(void)fd, (void)what;
+	atomic_store_explicit(&w->self->heartbeat_us, clock_mono_us(), memory_order_relaxed);
+}
+
+/* Runs role->init() once sync has formatted the segments. They appear within milliseconds of our
+ * own start, so looking is cheaper than a message and works whoever starts first. */
+static void on_start(evutil_socket_t fd, short what, void *arg)
+{
+	struct worker *w = arg;
+	struct worker_private *p = w->priv;
+	(void)fd, (void)what;
+	bool wants = worker_rows[worker_role_of_slot(w->slot)].wants & WANT_SEGMENTS;
+	if (w->draining)
+		return;
+	if (wants && !atomic_load_explicit(&w->plant->h.formatted, memory_order_acquire)) {
+		struct timeval tv = {0, p->format_poll_us};
+		p->format_poll_us = p->format_poll_us * 2 < FORMAT_POLL_MAX_US
+					? p->format_poll_us * 2 : FORMAT_POLL_MAX_US;
+		event_add(p->start, &tv);
+		return;
+	}
+	int code = w->role->init(w);
+	if (code != 0) {
+		worker_exit(w, code);
+		return;
+	}
+	p->inited = true;
+	worker_wake_self(w); /* a predecessor may have left something in our ring */
+	if (!p->ready_later)
+		worker_ready(w);
+}
+
+/* ---- birth ---- */
+
+static void ignore_signals(void)
+{
+	static const int sigs[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGPIPE};
+	for (unsigned i = 0; i < ARRAY_LEN(sigs); i++)
+		signal(sigs[i], SIG_IGN);
+}
+
+/* The statistics slot outlives its worker; what the dead one had open is gone. */
+static void reset_gauges(struct stats_slot *s)
+{
+#define STAT(id, name, labels, type, help)                                                         \
+	if (strcmp(type, "gauge") == 0)                                                            \
+		atomic_store_explicit(&s->v[STAT_##id], 0, memory_order_relaxed);
+#include "stats.def"
+#undef STAT
+}
+
+static void register_birth(struct worker *w)
+{
+	struct plant_worker *self = w->self;
+	if (atomic_load_explicit(&self->incarnation, memory_order_relaxed) != 0)
+		stats_add(w->stats, STAT_WORKER_RESTARTS, 1);
+	reset_gauges(w->stats);
+	atomic_store_explicit(&self->ready, 0, memory_order_relaxed);
+	atomic_store_explicit(&self->pid, (uint32_t)getpid(), memory_order_relaxed);
+	atomic_store_explicit(&self->started_us, clock_real_us(), memory_order_relaxed);
+	atomic_store_explicit(&self->heartbeat_us, clock_mono_us(), memory_order_relaxed);
+	atomic_store_explicit(&self->incarnation, w->incarnation, memory_order_release);
+}
+
+static bool attach(struct worker *w)
+{
+	static const char *const formats[] = {"text", "json"};
+	char title[16];
+	const char *incarnation = getenv(ENV_INCARNATION);
+	w->incarnation = incarnation ? strtoull(incarnation, NULL, 10) : 1;
+	snprintf(title, sizeof(title), "orc:%.11s", w->name);
+	prctl(PR_SET_NAME, title, 0, 0, 0);
+	w->conf = conf_load_effective(FD_CONF);
+	if (!w->conf) {
+		log_error("no configuration from the supervisor: a worker is not started by hand");
+		return false;
+	}
+	close(FD_CONF);
+	bool json = strcmp(conf_str(w->conf, CONF_LOG_FORMAT), formats[LOG_JSON]) == 0;
+	log_open(w->name, level_of(w->conf), json ? LOG_JSON : LOG_TEXT);
+	size_t size = 0;
+	w->plant = shm_map(FD_SHM_PLANT, false, &size);
+	if (!w->plant || size < sizeof(*w->plant)) {
+		log_error("cannot map the plant segment: %s", strerror(errno));
+		return false;
+	}
+	w->self = &w->plant->worker[w->slot];
+	w->stats = &w->self->stats;
+	return true;
+}
+
+static void make_events(struct worker *w)
+{
+	struct worker_private *p = w->priv;
+	static const struct timeval second = {1, 0}, now = {0, 0};
+	w->base = event_base_new();
+	AN(w->base);
+	p->control = event_new(w->base, FD_CONTROL, EV_READ | EV_PERSIST, on_control, w);
+	p->wake = event_new(w->base, FD_WAKE0 + (int)w->slot, EV_READ | EV_PERSIST, on_wake, w);
+	p->heartbeat = event_new(w->base, -1, EV_PERSIST, on_heartbeat, w);
+	p->start = event_new(w->base, -1, 0, on_start, w);
+	AN(p->control && p->wake && p->heartbeat && p->start);
+	AN(event_add(p->control, NULL) == 0 && event_add(p->wake, NULL) == 0);
+	AN(event_add(p->heartbeat, &second) == 0 && event_add(p->start, &now) == 0);
+	p->format_poll_us = FORMAT_POLL_US;
+}
+
+static void detach(struct worker *w)
+{
+	struct worker_private *p = w->priv;
+	struct event *events[] = {p->control, p->wake, p->heartbeat, p->start};
+	for (unsigned i = 0; i < ARRAY_LEN(events); i++)
+		event_free(events[i]);
+	while (p->commands) {
+		struct command *c = p->commands;
+		p->commands = c->next;
+		free(c);
+	}
+	conf_free(&p->next);
+	event_base_free(w->base);
+	conf_free(&w->conf);
+}
+
+int worker_main(const char *role, unsigned slot)
+{
+	struct worker_private priv = {0};
+	struct worker w = {.slot = slot, .priv = &priv};
+	int id = worker_role_find(role);
+	log_open(role, LOG_LV_INFO, LOG_TEXT);
+	if (slot >= SLOT_COUNT || id == -1 || worker_role_of_slot(slot) != (enum worker_role_id)id) {
+		log_error("no such worker: role %s in slot %u", role, slot);
+		return WORKER_EXIT_FATAL;
+	}
+	w.role = worker_rows[id].role;
+	w.instance = slot >= SLOT_API0 ? slot - SLOT_API0 : 0;
+	worker_slot_name(slot, w.name);
+	ignore_signals();
+	if (!attach(&w)) {
+		conf_free(&w.conf);
+		return WORKER_EXIT_FATAL;
+	}
+	register_birth(&w);
+	make_events(&w);
+	event_base_dispatch(w.base);
+	atomic_store_explicit(&w.self->ready, 0, memory_order_relaxed);
+	if (priv.inited && w.role->stop)
+		w.role->stop(&w);
+	detach(&w);
+	return priv.exit_code;
+}
