@@ -44,4 +44,7 @@ void conf_write_manual(FILE *out);                    /* docs/configuration.md *
 void conf_write_sample(FILE *out);                    /* etc/orchestra.conf */
 /* What differs: calls fn(key, reloadable) for each changed key. */
 void conf_diff(const struct conf *a, const struct conf *b, void (*fn)(void *arg, enum conf_key k, bool reloadable), void *arg);
+/* Makes `next` usable in a running daemon: keys without CONF_F_RELOAD keep value and source of `running`
+ * (a worker born after a reload must agree with the others about segments and paths). */
+void conf_carry(struct conf *next, const struct conf *running);
 #endif
