@@ -1,0 +1,230 @@
+/* For the files of common/http only: the connection, the request and what they borrow from the server.
+ *
+ * Who may free what: a request is released only by http_conn_run(), a connection only by the turn
+ * (server.c), both with no handler of that connection on the stack. Everything a handler can call
+ * merely appends output, sets flags and puts the connection on the turn list. */
+#ifndef ORC_HTTP_PRIVATE_H
+#define ORC_HTTP_PRIVATE_H
+#include <llhttp.h>
+#include "http/http.h"
+
+#define HTTP_IN_SIZE (32u * 1024)    /* one read; a head and body that fit are never copied */
+#define HTTP_OUT_SIZE (32u * 1024)   /* output buffers up to this size are pooled */
+#define HTTP_OUT_HIGH (256u * 1024)  /* more unsent output: parse and write no further */
+#define HTTP_OUT_LOW (64u * 1024)    /* on_drain at or below */
+#define HTTP_PARK_MAX 2048u          /* the beginning of a head up to this size moves to memory of its own */
+#define HTTP_POOL_MAX 64u            /* free buffers kept of each kind */
+#define HTTP_SKIP_MAX (64u * 1024)   /* rest of a body after an early answer: up to this it is skipped */
+#define HTTP_FRAME_MAX (16u * 1024)  /* chunk extensions of a whole request */
+#define HTTP_LINGER_MS 1000
+#define HTTP_TICK_MS 100
+#define HTTP_WHEEL_SLOTS 256u
+#define HTTP_NEVER INT64_MAX
+#define HTTP_ID_MAX 64
+
+struct http_field {
+	const char *name, *value;
+	uint32_t name_len, value_len;
+};
+
+/* Where the search for the end of the head stands; offsets from the first byte of the request. */
+struct http_scan {
+	uint32_t at;    /* next byte to look at */
+	uint32_t line;  /* first byte of the current line */
+	uint32_t lines; /* complete lines so far */
+	uint32_t first; /* length of the request line, without CRLF */
+};
+enum http_scan_result { HTTP_SCAN_MORE, HTTP_SCAN_DONE, HTTP_SCAN_BAD };
+
+struct http_joined { /* header lines that were put together */
+	struct http_joined *next;
+	char p[];
+};
+
+struct http_request {
+	struct http_conn *c;
+	struct http_request *next_free;
+	llhttp_t parser;
+	/* ---- from here to `id` zeroed for every request ---- */
+	enum http_method method;
+	struct span method_text, path, query;
+	struct span known[HTTP_H_COUNT];
+	struct span te, length_text, expect;
+	uint64_t length; /* Content-Length */
+	void *user;
+	void (*on_drain)(void *arg, struct http_request *r);
+	char *body;          /* in the input buffer, or malloc'ed when body_own */
+	size_t body_len, body_cap, charged;
+	uint64_t streamed;   /* body bytes since the deadline was last moved */
+	struct http_joined *joined;
+	char *scratch;       /* http_reply_begin() of a request whose client is gone */
+	size_t begin_at, body_at, len_at, begin_digits;
+	const char *frame;   /* chunked: framing bytes from here on are not checked yet */
+	uint32_t extension_bytes, trailer_bytes, trailers;
+	uint16_t refuse;     /* status a parser callback wants */
+	const char *why;
+	uint16_t n_fields;
+	uint8_t minor, id_len;
+	bool has_host, expect_continue, keep, chunked, head_done, body_done, body_own;
+	bool stream_in;      /* the body goes to on_body */
+	bool owned;          /* the handler has it: it must answer before it is released */
+	bool gone;           /* nobody waits for the answer any more */
+	bool told;           /* on_gone was called */
+	bool answered;       /* a status line is in the output */
+	bool stream_out, tx_chunked, no_body, want_drain;
+	bool ended;          /* the answer is complete: release */
+	bool aborted;        /* http_abort(): the answer must not look complete */
+	bool frame_cr;       /* chunked: the last framing byte was CR */
+	char id[HTTP_ID_MAX];
+	unsigned cap_fields;
+	struct http_field fields[];
+};
+
+enum http_rx {
+	HTTP_RX_HEAD,    /* waiting for, or in, a head */
+	HTTP_RX_BODY,    /* Content-Length bytes to come: body_left */
+	HTTP_RX_CHUNKED,
+	HTTP_RX_WAIT,    /* the request is complete, its answer is not */
+	HTTP_RX_SKIP,    /* answered early: body_left bytes to throw away */
+	HTTP_RX_OFF      /* nothing that comes is read any more */
+};
+enum http_phase { HTTP_PH_NONE, HTTP_PH_IDLE, HTTP_PH_HEAD, HTTP_PH_BODY, HTTP_PH_WAIT, HTTP_PH_LINGER };
+
+struct http_conn {
+	struct http_server *s;
+	struct http_request *r;
+	int fd;
+	enum http_rx rx;
+	enum http_phase phase;
+	/* input: [in_pos, in_len) is not parsed yet; bytes before `pin` belong to the request */
+	char *in;
+	uint32_t in_cap, in_len, in_pos, pin;
+	struct http_scan scan;
+	uint64_t body_left;
+	/* output: [out_off, out_len) is not sent yet */
+	char *out;
+	size_t out_cap, out_len, out_off;
+	int64_t in_deadline, out_deadline;
+	bool running, queued, reading, writing, paused, eof, dead, broken, closing, lingering, unread, served;
+	bool unix_peer, loopback, has_uid;
+	unsigned uid;
+	struct buf *sink; /* tests: output goes here, there is no socket */
+	struct event *ev_read, *ev_write;
+	struct http_conn *next, **pprev;     /* all connections */
+	struct http_conn *turn_next;
+	struct http_conn *w_next, **w_pprev; /* slot of the wheel */
+	uint64_t w_tick;
+};
+
+struct http_listener {
+	struct http_listener *next;
+	struct http_server *s;
+	struct event *ev;
+	int fd;
+	bool unix_peer;
+};
+
+struct http_server {
+	struct event_base *base;
+	struct http_limits lim;
+	struct http_callbacks cb;
+	void *arg;
+	struct stats_slot *stats, *own_stats;
+	struct http_listener *listeners;
+	struct http_conn *conns;
+	unsigned n_open, n_conns; /* with a socket; all */
+	bool draining, in_turn, accept_paused;
+	struct http_conn *turn_first, **turn_last;
+	struct event *ev_turn, *ev_tick, *ev_accept;
+	int64_t now_ms;
+	struct http_conn *slot[HTTP_WHEEL_SLOTS];
+	uint64_t tick, armed;
+	int64_t date_s;
+	char date[38]; /* "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n" is 37 */
+	char *in_free[HTTP_POOL_MAX], *out_free[HTTP_POOL_MAX];
+	unsigned n_in_free, n_out_free, n_req_free;
+	struct http_request *req_free;
+	size_t buffered;
+	uint64_t id_seed, id_count;
+	llhttp_settings_t settings;
+};
+
+/* scan.c */
+enum http_scan_result http_scan_head(struct http_scan *st, const char *p, size_t len, const char **why_r);
+
+/* parse.c: 0, or the status of the refusal. The head is [p, p+len), complete and scanned. */
+void http_parse_settings(llhttp_settings_t *s);
+int http_parse_head(struct http_request *r, char *p, size_t len, size_t first_len, const char **why_r);
+/* Feeds chunked body bytes; sets r->body_done at the end. *used_r: bytes eaten. */
+int http_parse_chunks(struct http_request *r, const char *p, size_t len, size_t *used_r, const char **why_r);
+
+/* request.c */
+struct http_request *http_request_take(struct http_conn *c);
+void http_request_release(struct http_request *r);
+void http_request_pool_free(struct http_server *s);
+void http_request_make_id(struct http_server *s, char out[16]);
+/* Room for `more` body bytes; 0 or the status of the refusal (413, 503). */
+int must_check http_request_body_reserve(struct http_request *r, size_t more);
+void http_request_body_charge(struct http_request *r, size_t n);
+
+/* reply.c */
+void http_reply_refusal(struct http_conn *c, int status, const char *why, bool no_body);
+void http_reply_continue(struct http_conn *c);
+
+/* conn.c */
+void http_conn_init(struct http_conn *c);
+void http_conn_run(struct http_conn *c);    /* parses and answers as far as possible */
+void http_conn_touch(struct http_conn *c);  /* a handler did something: there will be a turn for it */
+void http_conn_settle(struct http_conn *c); /* end of turn: flush, deadlines, buffers, events */
+void http_conn_refuse(struct http_conn *c, int status, const char *why);
+void http_conn_close(struct http_conn *c);  /* socket and events go; the struct stays until the turn */
+void http_conn_cut(struct http_conn *c);    /* the same with a reset */
+void http_conn_timeout(struct http_conn *c);
+void http_conn_drain(struct http_conn *c);
+bool http_conn_keeps(const struct http_conn *c); /* can another request follow this answer? */
+void http_conn_on_read(evutil_socket_t fd, short what, void *arg);
+void http_conn_on_write(evutil_socket_t fd, short what, void *arg);
+/* Takes bytes as if a read had returned them (also the fuzzer's way in). */
+void http_conn_feed(struct http_conn *c, const char *p, size_t n);
+
+/* io.c */
+ssize_t http_io_fill(struct http_conn *c); /* >0 bytes, 0 end, -1 nothing now, -2 broken */
+void http_io_flush(struct http_conn *c);
+char *http_io_out(struct http_conn *c, size_t more); /* where `more` output bytes may be written */
+void http_io_send(struct http_conn *c, const void *p, size_t n); /* large: straight to the socket, rest copied */
+bool http_io_make_room(struct http_conn *c);
+void http_io_grow(struct http_conn *c); /* only without a request: it moves everything */
+void http_io_in_give(struct http_conn *c);
+void http_io_out_give(struct http_conn *c);
+void http_io_park(struct http_conn *c);
+void http_io_pools_free(struct http_server *s);
+
+/* wheel.c */
+void http_wheel_set(struct http_conn *c);
+void http_wheel_remove(struct http_conn *c);
+void http_wheel_on_tick(evutil_socket_t fd, short what, void *arg);
+
+/* server.c */
+struct http_conn *http_server_conn(struct http_server *s, int fd);
+void http_server_queue(struct http_conn *c);
+void http_server_now(struct http_server *s);
+void http_server_gone(struct http_conn *c); /* a connection lost its socket */
+
+static inline size_t http_out_pending(const struct http_conn *c)
+{
+	return c->out_len - c->out_off;
+}
+static inline bool http_ieq(const char *p, size_t n, const char *lower, size_t lower_len)
+{
+	if (n != lower_len)
+		return false;
+	for (size_t i = 0; i < n; i++) {
+		char ch = p[i];
+		if (ch >= 'A' && ch <= 'Z')
+			ch |= 0x20;
+		if (ch != lower[i])
+			return false;
+	}
+	return true;
+}
+#endif

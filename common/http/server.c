@@ -1,0 +1,320 @@
+/* The server: listening, the turn list, draining, the end. */
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <sys/random.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+#include "log.h"
+#include "http/http-private.h"
+
+#define ACCEPT_BURST 32      /* connections taken per wake-up: open ones must get their turn */
+#define ACCEPT_PAUSE_MS 100  /* after EMFILE and its like */
+#define OVERFLOW_MAX 64u     /* refused connections that may linger at the same time */
+
+void http_server_now(struct http_server *s)
+{
+	struct timespec ts;
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts); /* 4 ms steps are plenty for 100 ms slots */
+	s->now_ms = (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+/* ---- the turn: what handlers left to do outside the connection's own events ---- */
+
+void http_server_queue(struct http_conn *c)
+{
+	struct http_server *s = c->s;
+	if (c->queued)
+		return;
+	bool first = !s->turn_first;
+	c->queued = true;
+	c->turn_next = NULL;
+	*s->turn_last = c;
+	s->turn_last = &c->turn_next;
+	if (!first || !s->ev_turn)
+		return;
+	if (s->in_turn) { /* not within this pass: the loop looks at the sockets first */
+		struct timeval zero = {0, 0};
+		AN(event_add(s->ev_turn, &zero) == 0);
+	} else {
+		event_active(s->ev_turn, EV_TIMEOUT, 1);
+	}
+}
+
+static void free_server(struct http_server *s)
+{
+	http_io_pools_free(s);
+	http_request_pool_free(s);
+	free(s->own_stats);
+	free(s);
+}
+
+static void free_conn(struct http_conn *c)
+{
+	struct http_server *s = c->s;
+	http_wheel_remove(c);
+	http_io_in_give(c);
+	http_io_out_give(c);
+	*c->pprev = c->next;
+	if (c->next)
+		c->next->pprev = c->pprev;
+	s->n_conns--;
+	free(c);
+}
+
+static void on_turn(evutil_socket_t fd, short what, void *arg)
+{
+	struct http_server *s = arg;
+	struct http_conn *c = s->turn_first, *next;
+	(void)fd;
+	(void)what;
+
+	http_server_now(s);
+	s->in_turn = true;
+	s->turn_first = NULL;
+	s->turn_last = &s->turn_first;
+	for (; c; c = next) {
+		next = c->turn_next;
+		c->queued = false;
+		http_conn_run(c);
+		http_conn_settle(c);
+		if (c->dead && !c->r && !c->queued)
+			free_conn(c);
+	}
+	s->in_turn = false;
+	if (s->n_conns == 0)
+		http_io_pools_free(s);
+}
+
+/* ---- connections ---- */
+
+struct http_conn *http_server_conn(struct http_server *s, int fd)
+{
+	/* one allocation: the struct and its two events */
+	size_t ev = align_up(event_get_struct_event_size(), 16), at = align_up(sizeof(struct http_conn), 16);
+	char *p = util_zalloc(at + 2 * ev);
+	struct http_conn *c = (struct http_conn *)(void *)p;
+
+	c->s = s;
+	c->fd = fd;
+	c->ev_read = (struct event *)(void *)(p + at);
+	c->ev_write = (struct event *)(void *)(p + at + ev);
+	http_conn_init(c);
+	c->next = s->conns;
+	c->pprev = &s->conns;
+	if (c->next)
+		c->next->pprev = &c->next;
+	s->conns = c;
+	s->n_conns++;
+	s->n_open++;
+	if (fd >= 0) {
+		AN(event_assign(c->ev_read, s->base, fd, EV_READ | EV_PERSIST, http_conn_on_read, c) == 0);
+		AN(event_assign(c->ev_write, s->base, fd, EV_WRITE, http_conn_on_write, c) == 0);
+	}
+	stats_add(s->stats, STAT_CONNECTIONS, 1);
+	stats_add(s->stats, STAT_CONNECTIONS_OPEN, 1);
+	return c;
+}
+
+void http_server_gone(struct http_conn *c)
+{
+	c->s->n_open--;
+	stats_add(c->s->stats, STAT_CONNECTIONS_OPEN, (uint64_t)-1);
+}
+
+static bool is_loopback(const struct sockaddr_storage *ss)
+{
+	if (ss->ss_family == AF_INET)
+		return ntohl(((const struct sockaddr_in *)(const void *)ss)->sin_addr.s_addr) >> 24 == 127;
+	if (ss->ss_family != AF_INET6)
+		return false;
+	const struct in6_addr *a = &((const struct sockaddr_in6 *)(const void *)ss)->sin6_addr;
+	return IN6_IS_ADDR_LOOPBACK(a) || (IN6_IS_ADDR_V4MAPPED(a) && a->s6_addr[12] == 127);
+}
+
+static void accepted(struct http_listener *l, int fd, const struct sockaddr_storage *peer)
+{
+	struct http_server *s = l->s;
+	bool over = s->n_open >= s->lim.max_connections;
+
+	if (over && s->n_open >= s->lim.max_connections + OVERFLOW_MAX) {
+		stats_add(s->stats, STAT_HTTP_REJECTED, 1);
+		close(fd);
+		return;
+	}
+	struct http_conn *c = http_server_conn(s, fd);
+	c->loopback = is_loopback(peer);
+	if (l->unix_peer) {
+		struct ucred u;
+		socklen_t len = sizeof(u);
+		c->unix_peer = true;
+		c->has_uid = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &u, &len) == 0;
+		c->uid = c->has_uid ? u.uid : 0;
+	}
+	if (over)
+		http_conn_refuse(c, 503, "too many connections");
+	http_conn_settle(c);
+}
+
+static void pause_accepting(struct http_server *s, int err)
+{
+	static struct log_limit limit;
+	struct timeval tv = {0, ACCEPT_PAUSE_MS * 1000};
+	log_warn_limited(&limit, 10, "accept: %s; not accepting for %d ms", strerror(err), ACCEPT_PAUSE_MS);
+	for (struct http_listener *l = s->listeners; l; l = l->next)
+		event_del(l->ev);
+	s->accept_paused = true;
+	evtimer_add(s->ev_accept, &tv);
+}
+
+static void on_accept_again(evutil_socket_t fd, short what, void *arg)
+{
+	struct http_server *s = arg;
+	(void)fd;
+	(void)what;
+	s->accept_paused = false;
+	for (struct http_listener *l = s->listeners; l && !s->draining; l = l->next)
+		AN(event_add(l->ev, NULL) == 0);
+}
+
+static void on_accept(evutil_socket_t fd, short what, void *arg)
+{
+	struct http_listener *l = arg;
+	(void)what;
+	http_server_now(l->s);
+	for (int i = 0; i < ACCEPT_BURST; i++) {
+		struct sockaddr_storage peer;
+		socklen_t len = sizeof(peer);
+		peer.ss_family = AF_UNSPEC;
+		int conn = accept4(fd, (struct sockaddr *)&peer, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+		if (conn >= 0) {
+			accepted(l, conn, &peer);
+			continue;
+		}
+		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+			pause_accepting(l->s, errno);
+		else if (errno == ECONNABORTED || errno == EINTR)
+			continue;
+		return;
+	}
+}
+
+/* ---- public ---- */
+
+struct http_server *http_server_new(struct event_base *base, const struct http_limits *l, const struct http_callbacks *cb,
+				    void *arg, struct stats_slot *stats)
+{
+	struct http_server *s = util_zalloc(sizeof(*s));
+
+	s->base = base;
+	s->lim = *l;
+	s->cb = *cb;
+	s->arg = arg;
+	s->stats = stats;
+	if (!stats) {
+		s->own_stats = aligned_alloc(CACHE_LINE, sizeof(*s->own_stats));
+		AN(s->own_stats);
+		memset(s->own_stats, 0, sizeof(*s->own_stats));
+		s->stats = s->own_stats;
+	}
+	s->turn_last = &s->turn_first;
+	s->armed = UINT64_MAX;
+	http_parse_settings(&s->settings);
+	if (getrandom(&s->id_seed, sizeof(s->id_seed), GRND_NONBLOCK) != sizeof(s->id_seed))
+		s->id_seed = (uint64_t)getpid() << 32 ^ (uint64_t)time(NULL);
+	http_server_now(s);
+	if (base) {
+		s->ev_turn = event_new(base, -1, 0, on_turn, s);
+		s->ev_tick = evtimer_new(base, http_wheel_on_tick, s);
+		s->ev_accept = evtimer_new(base, on_accept_again, s);
+		AN(s->ev_turn && s->ev_tick && s->ev_accept);
+	}
+	return s;
+}
+
+int http_server_listen(struct http_server *s, int fd)
+{
+	struct sockaddr_storage ss;
+	socklen_t len = sizeof(ss);
+	int one = 1;
+
+	if (getsockname(fd, (struct sockaddr *)&ss, &len) != 0)
+		return -1;
+	struct http_listener *l = util_zalloc(sizeof(*l));
+	l->s = s;
+	l->fd = fd;
+	l->unix_peer = ss.ss_family == AF_UNIX;
+	if (!l->unix_peer) /* accepted sockets inherit it: saves a call per connection */
+		(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	l->ev = event_new(s->base, fd, EV_READ | EV_PERSIST, on_accept, l);
+	if (!l->ev || (!s->accept_paused && event_add(l->ev, NULL) != 0)) {
+		if (l->ev)
+			event_free(l->ev);
+		free(l);
+		return -1;
+	}
+	l->next = s->listeners;
+	s->listeners = l;
+	return 0;
+}
+
+void http_server_set_limits(struct http_server *s, const struct http_limits *l)
+{
+	s->lim = *l;
+}
+
+static void stop_accepting(struct http_server *s)
+{
+	while (s->listeners) {
+		struct http_listener *l = s->listeners;
+		s->listeners = l->next;
+		event_free(l->ev);
+		free(l);
+	}
+}
+
+void http_server_drain(struct http_server *s)
+{
+	struct http_conn *c, *next;
+	s->draining = true;
+	http_server_now(s);
+	stop_accepting(s);
+	for (c = s->conns; c; c = next) {
+		next = c->next; /* nothing is freed before the turn */
+		http_conn_drain(c);
+	}
+}
+
+unsigned http_server_connections(const struct http_server *s)
+{
+	return s->n_open;
+}
+
+void http_server_free(struct http_server **sp)
+{
+	struct http_server *s = *sp;
+	struct http_conn *c, *next;
+
+	if (!s)
+		return;
+	*sp = NULL;
+	stop_accepting(s);
+	for (c = s->conns; c; c = c->next)
+		http_conn_close(c); /* handlers with a request are told, and may answer within on_gone */
+	for (c = s->conns; c; c = next) {
+		next = c->next;
+		http_conn_run(c);
+		if (c->r)
+			http_request_release(c->r); /* and may not answer after it */
+		c->r = NULL;
+		free_conn(c);
+	}
+	if (s->ev_turn) {
+		event_free(s->ev_turn);
+		event_free(s->ev_tick);
+		event_free(s->ev_accept);
+	}
+	free_server(s);
+}
