@@ -1,0 +1,134 @@
+/* Leaving in order: api workers finish their requests, warmer and pinger follow, and sync goes last,
+ * when nobody can hand it anything more, so that everything acknowledged reaches the store.
+ *
+ * daemon.drain_timeout bounds the whole. At four fifths of it whoever is not sync is killed, so
+ * that one client who will not leave cannot take from sync the time to flush; at its end sync is
+ * killed too, which is safe: the journal has what the store lacks. */
+#include <unistd.h>
+
+#include "log.h"
+#include "supervisor.h"
+#include "worker.h"
+
+#define PHASES 3
+
+static unsigned phase_of(const struct child *c)
+{
+	switch (worker_role_of_slot(c->slot)) {
+	case ROLE_API:
+		return 0;
+	case ROLE_SYNC:
+		return PHASES - 1;
+	default:
+		return 1;
+	}
+}
+
+bool drain_reached(const struct supervisor *sv, const struct child *c)
+{
+	return sv->state == SUPERVISOR_DRAINING && phase_of(c) <= sv->drain_phase;
+}
+
+static void kill_phases(struct supervisor *sv, unsigned from, unsigned to, const char *why)
+{
+	for (unsigned i = 0; i < sv->nchildren; i++) {
+		struct child *c = &sv->child[i];
+		if (child_alive(c) && phase_of(c) >= from && phase_of(c) <= to) {
+			child_set_state(c, CHILD_DRAINING); /* nobody is started again */
+			child_kill(c, why);
+			sv->exit_code = 1;
+		}
+	}
+}
+
+static void arm(struct supervisor *sv, int64_t us)
+{
+	struct timeval tv = {us / 1000000, us % 1000000};
+	evtimer_add(sv->drain_timer, &tv);
+}
+
+static void on_deadline(evutil_socket_t fd, short what, void *arg)
+{
+	struct supervisor *sv = arg;
+	(void)fd, (void)what;
+	if (sv->drain_late) {
+		kill_phases(sv, 0, PHASES - 1, "has not left before daemon.drain_timeout");
+		return;
+	}
+	sv->drain_late = true;
+	kill_phases(sv, 0, PHASES - 2, "has not left in time for sync to flush");
+	arm(sv, conf_int(sv->conf, CONF_DRAIN_TIMEOUT) / 5);
+}
+
+static void tell(struct child *c)
+{
+	if (c->state == CHILD_BACKING_OFF) {
+		evtimer_del(c->timer);
+		child_set_state(c, CHILD_STOPPED);
+	}
+	if (!child_alive(c) || c->state == CHILD_DRAINING)
+		return;
+	evtimer_del(c->timer);
+	child_set_state(c, CHILD_DRAINING);
+	if (!child_send(c, CTL_DRAIN, NULL, 0, -1))
+		child_kill(c, "does not listen to its order to leave");
+}
+
+void drain_step(struct supervisor *sv)
+{
+	if (sv->state != SUPERVISOR_DRAINING)
+		return;
+	for (;;) {
+		unsigned alive = 0;
+		for (unsigned i = 0; i < sv->nchildren; i++) {
+			struct child *c = &sv->child[i];
+			if (phase_of(c) != sv->drain_phase)
+				continue;
+			tell(c);
+			alive += child_alive(c);
+		}
+		if (alive)
+			return;
+		if (sv->drain_phase == PHASES - 1)
+			break;
+		sv->drain_phase++;
+	}
+	event_base_loopexit(sv->base, NULL);
+}
+
+void drain_start(struct supervisor *sv, const char *why)
+{
+	if (sv->state == SUPERVISOR_DRAINING)
+		return;
+	sv->state = SUPERVISOR_DRAINING;
+	log_info("leaving: %s", why);
+	notify_stopping("draining");
+	/* Our copies would keep the sockets listening with nobody to accept. */
+	if (sv->fd_tcp != -1)
+		close(sv->fd_tcp);
+	if (sv->fd_unix != -1)
+		close(sv->fd_unix);
+	sv->fd_tcp = sv->fd_unix = -1;
+	if (sv->unlink_unix)
+		listen_unlink(sv->unix_path, sv->unix_inode);
+	sv->unlink_unix = false;
+	sv->drain_timer = evtimer_new(sv->base, on_deadline, sv);
+	AN(sv->drain_timer);
+	arm(sv, conf_int(sv->conf, CONF_DRAIN_TIMEOUT) / 5 * 4);
+	drain_step(sv);
+}
+
+void drain_now(struct supervisor *sv, const char *why)
+{
+	drain_start(sv, why);
+	sv->drain_phase = PHASES - 1;
+	kill_phases(sv, 0, PHASES - 1, why);
+	drain_step(sv);
+}
+
+void drain_free(struct supervisor *sv)
+{
+	if (sv->drain_timer)
+		event_free(sv->drain_timer);
+	sv->drain_timer = NULL;
+}

@@ -1,0 +1,43 @@
+/* Shared memory, made but never mapped here. Sizes cost address space only: pages come with use. */
+#include <errno.h>
+#include <sys/eventfd.h>
+
+#include "cache/cache.h"
+#include "index/vectors.h"
+#include "log.h"
+#include "pending.h"
+#include "plant.h"
+#include "rings.h"
+#include "supervisor.h"
+
+static bool create(const char *name, size_t size, int *fd_r)
+{
+	*fd_r = supervisor_high(shm_create(name, size));
+	if (*fd_r == -1)
+		log_error("cannot create the shared-memory segment %s of %zu bytes: %s", name, size,
+			  strerror(errno));
+	return *fd_r != -1;
+}
+
+bool segments_create(struct supervisor *sv)
+{
+	const struct conf *c = sv->conf;
+	size_t rings = rings_segment_size((size_t)conf_int(c, CONF_RING_BYTES));
+	size_t pending = pending_segment_size((uint32_t)conf_int(c, CONF_JOURNAL_PENDING_MAX));
+	size_t cache = cache_segment_size((uint64_t)conf_int(c, CONF_CACHE_L1_BYTES));
+	size_t vectors = vectors_segment_size((uint64_t)conf_int(c, CONF_VECTORS_MAX_BYTES));
+	if (!create("orchestra-plant", align_up(sizeof(struct plant), 4096), &sv->fd_plant) ||
+	    !create("orchestra-rings", rings, &sv->fd_rings) ||
+	    !create("orchestra-pending", pending, &sv->fd_pending) ||
+	    !create("orchestra-cache", cache, &sv->fd_cache) ||
+	    !create("orchestra-vectors", vectors, &sv->fd_vectors))
+		return false;
+	for (unsigned slot = 0; slot < SLOT_COUNT; slot++) {
+		sv->fd_wake[slot] = supervisor_high(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+		if (sv->fd_wake[slot] == -1) {
+			log_error("cannot create an eventfd: %s", strerror(errno));
+			return false;
+		}
+	}
+	return true;
+}

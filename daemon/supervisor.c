@@ -1,0 +1,339 @@
+/* The supervisor's life: make everything, start the workers, run the loop, leave. */
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "log.h"
+#include "supervisor.h"
+#include "version.h"
+#include "worker.h"
+
+int supervisor_high(int fd)
+{
+	if (fd == -1 || fd >= FD_AFTER_LAST)
+		return fd;
+	int high = fcntl(fd, F_DUPFD_CLOEXEC, FD_AFTER_LAST);
+	if (high == -1) {
+		log_error("cannot move descriptor %d: %s", fd, strerror(errno));
+		exit(1);
+	}
+	close(fd);
+	return high;
+}
+
+/* ---- log ---- */
+
+static enum log_level level_of(const struct conf *c)
+{
+	static const char *const names[] = {"error", "warn", "info", "debug"};
+	for (unsigned i = 0; i < ARRAY_LEN(names); i++)
+		if (strcmp(conf_str(c, CONF_LOG_LEVEL), names[i]) == 0)
+			return (enum log_level)i;
+	return LOG_LV_INFO;
+}
+
+void supervisor_log_open(const struct conf *c)
+{
+	bool json = strcmp(conf_str(c, CONF_LOG_FORMAT), "json") == 0;
+	log_open("orchestrad", level_of(c), json ? LOG_JSON : LOG_TEXT);
+}
+
+void supervisor_apply_conf(struct supervisor *sv)
+{
+	log_set_level(level_of(sv->conf));
+}
+
+/* ---- what children report ---- */
+
+static void broadcast(struct supervisor *sv, const struct child *except, int type, const void *data,
+		      size_t len)
+{
+	for (unsigned i = 0; i < sv->nchildren; i++) {
+		struct child *c = &sv->child[i];
+		if (c != except && child_alive(c) && !child_send(c, type, data, len, -1))
+			log_warn("%s does not listen", c->name);
+	}
+}
+
+void supervisor_child_started(struct supervisor *sv, struct child *c)
+{
+	uint32_t slot = c->slot;
+	if (c->restarts > 0)
+		broadcast(sv, c, CTL_PEER_RESTARTED, &slot, sizeof(slot));
+}
+
+void supervisor_child_ready(struct supervisor *sv, struct child *c)
+{
+	log_debug("%s is ready after %.1f ms", c->name, (double)(c->ready_us - c->spawned_us) / 1e3);
+	reload_child_ready(sv, c);
+	if (sv->state != SUPERVISOR_STARTING) {
+		log_info("%s is back after %.1f ms (pid %d)", c->name,
+			 (double)(c->ready_us - c->spawned_us) / 1e3, (int)c->pid);
+		return;
+	}
+	for (unsigned i = 0; i < sv->nchildren; i++)
+		if (!sv->child[i].ready_us)
+			return;
+	sv->state = SUPERVISOR_RUNNING;
+	log_info("ready after %.1f ms with %u workers",
+		 (double)(clock_mono_us() - sv->started_us) / 1e3, sv->nchildren);
+	notify_ready(sv);
+}
+
+void supervisor_give_up(struct supervisor *sv, struct child *c)
+{
+	if (sv->state == SUPERVISOR_STARTING) {
+		sv->exit_code = WORKER_EXIT_FATAL;
+		drain_start(sv, "a worker cannot start, and trying again is useless");
+		return;
+	}
+	log_error("%s is not started again until a reload", c->name);
+}
+
+void supervisor_reopen_logs(struct supervisor *sv)
+{
+	log_info("reopening logs");
+	broadcast(sv, NULL, CTL_REOPEN_LOGS, NULL, 0);
+}
+
+/* ---- signals: libevent runs these in the loop, not in signal context ---- */
+
+/* As PID 1 we are also given orphans that we never started. */
+static void reap(struct supervisor *sv)
+{
+	int status;
+	pid_t pid;
+	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+		struct child *c = NULL;
+		for (unsigned i = 0; i < sv->nchildren && !c; i++)
+			if (sv->child[i].pid == pid)
+				c = &sv->child[i];
+		if (c)
+			child_exited(c, status);
+		else
+			log_debug("reaped pid %d, which is none of ours", (int)pid);
+	}
+}
+
+static void on_signal(evutil_socket_t sig, short what, void *arg)
+{
+	struct supervisor *sv = arg;
+	(void)what;
+	switch (sig) {
+	case SIGCHLD:
+		reap(sv);
+		break;
+	case SIGTERM:
+	case SIGINT:
+		if (sv->state == SUPERVISOR_DRAINING)
+			drain_now(sv, "a second signal: at once");
+		else
+			drain_start(sv, sig == SIGTERM ? "SIGTERM" : "SIGINT");
+		break;
+	case SIGQUIT:
+		drain_now(sv, "SIGQUIT: at once");
+		break;
+	case SIGHUP:
+		log_info("SIGHUP: reloading");
+		reload_start(sv, NULL);
+		break;
+	case SIGUSR1:
+		supervisor_reopen_logs(sv);
+		break;
+	default:
+		log_warn("signal %d: upgrading the binary in place is not built yet", (int)sig);
+		break;
+	}
+}
+
+/* Before the first fork: the kernel drops signals that PID 1 has no handler for. */
+static void catch_signals(struct supervisor *sv)
+{
+	static const int sigs[] = {SIGCHLD, SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2};
+	_Static_assert(ARRAY_LEN(sigs) <= ARRAY_LEN(((struct supervisor *)0)->signals), "room");
+	signal(SIGPIPE, SIG_IGN);
+	for (size_t i = 0; i < ARRAY_LEN(sigs); i++) {
+		struct event *e = evsignal_new(sv->base, sigs[i], on_signal, sv);
+		AN(e && event_add(e, NULL) == 0);
+		sv->signals[sv->nsignals++] = e;
+	}
+}
+
+/* ---- making everything ---- */
+
+static void set_limits(void)
+{
+	struct rlimit files, core = {0};
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {
+		files.rlim_cur = files.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &files);
+	}
+	/* Contents and secrets must not end in core files; the hard limit stays for debugging. */
+	if (getrlimit(RLIMIT_CORE, &core) == 0) {
+		core.rlim_cur = 0;
+		setrlimit(RLIMIT_CORE, &core);
+	}
+}
+
+static bool make_dir(const char *path, unsigned mode, const struct privileges *p, const char *key)
+{
+	bool made;
+	int error = datadir_make(path, mode, &made);
+	if (!error && made)
+		error = privileges_give(p, path);
+	if (error)
+		log_error("%s: cannot create %s: %s", key, path, strerror(error));
+	return !error;
+}
+
+static bool make_directories(struct supervisor *sv, const struct privileges *p)
+{
+	char *copy = util_strndup(sv->unix_path, strlen(sv->unix_path));
+	bool ok = make_dir(sv->data_dir, 0700, p, "data.dir") &&
+		  make_dir(dirname(copy), 0755, p, "listen.unix");
+	free(copy);
+	return ok;
+}
+
+/* Lock first: once it is ours the former daemon's workers are gone, and with them whoever listened
+ * on its sockets. Ports before the change of user. */
+static bool open_outside(struct supervisor *sv)
+{
+	struct privileges p;
+	char *error = NULL;
+	if (!privileges_find(sv->conf, &p, &error) || !listen_check(sv->conf, &error)) {
+		log_error("%s", error ? error : "unknown error");
+		free(error);
+		return false;
+	}
+	if (!make_directories(sv, &p))
+		return false;
+	sv->fd_lock = supervisor_high(datadir_lock(sv->data_dir));
+	if (sv->fd_lock == -1 || !listen_open(sv))
+		return false;
+	if (p.drop && (fchown(sv->fd_lock, p.uid, p.gid) == -1 ||
+		       (sv->unlink_unix && privileges_give(&p, sv->unix_path) != 0))) {
+		log_error("cannot give files to user %s: %s", p.name, strerror(errno));
+		return false;
+	}
+	return privileges_drop(&p) && control_open(sv);
+}
+
+static bool open_inside(struct supervisor *sv)
+{
+	sv->fd_conf = supervisor_high(conf_dump_effective(sv->conf));
+	if (sv->fd_conf == -1) {
+		log_error("cannot write the effective configuration: %s", strerror(errno));
+		return false;
+	}
+	return segments_create(sv);
+}
+
+static void start_workers(struct supervisor *sv)
+{
+	sv->nchildren = SLOT_API0 + (unsigned)conf_int(sv->conf, CONF_API_WORKERS);
+	AN(sv->nchildren > SLOT_API0 && sv->nchildren <= SLOT_COUNT);
+	for (unsigned slot = 0; slot < sv->nchildren; slot++)
+		child_init(&sv->child[slot], sv, slot);
+	child_start(&sv->child[SLOT_SYNC]); /* the others wait for it, each by itself */
+	for (unsigned slot = SLOT_API0; slot < sv->nchildren; slot++)
+		child_start(&sv->child[slot]);
+	child_start(&sv->child[SLOT_WARMER]);
+	child_start(&sv->child[SLOT_PINGER]);
+}
+
+static void start_log(const struct supervisor *sv)
+{
+	log_info("orchestrad " PACKAGE_VERSION " starting, pid %d", (int)getpid());
+	log_info("listening on %s%s%s, control socket %s", sv->tcp_address,
+		 sv->tcp_address[0] ? " and " : "", sv->unix_path, sv->ctl_path);
+	log_info("data in %s, store %s", sv->data_dir, conf_str(sv->conf, CONF_STORE_KIND));
+}
+
+static struct supervisor *supervisor_new(const struct conf_input *input, struct conf *conf)
+{
+	struct supervisor *sv = util_zalloc(sizeof(*sv));
+	const char *data = conf_str(conf, CONF_DATA_DIR), *path = conf_str(conf, CONF_LISTEN_UNIX);
+	sv->started_us = clock_mono_us();
+	sv->started_real_us = clock_real_us();
+	sv->input = *input;
+	sv->conf = conf;
+	sv->conf_generation = 1;
+	sv->fd_conf = sv->fd_plant = sv->fd_rings = sv->fd_pending = sv->fd_cache = sv->fd_vectors = -1;
+	sv->fd_tcp = sv->fd_unix = sv->fd_lock = -1;
+	for (unsigned i = 0; i < SLOT_COUNT; i++)
+		sv->fd_wake[i] = -1;
+	sv->data_dir = util_strndup(data, strlen(data));
+	sv->unix_path = util_strndup(path, strlen(path));
+	if (asprintf(&sv->ctl_path, "%s.ctl", path) == -1)
+		abort();
+	sv->base = event_base_new();
+	AN(sv->base);
+	return sv;
+}
+
+static void close_all(struct supervisor *sv)
+{
+	int fds[] = {sv->fd_conf, sv->fd_plant, sv->fd_rings, sv->fd_pending, sv->fd_cache,
+		     sv->fd_vectors, sv->fd_tcp, sv->fd_unix, sv->fd_lock};
+	for (size_t i = 0; i < ARRAY_LEN(fds); i++)
+		if (fds[i] != -1)
+			close(fds[i]);
+	for (unsigned i = 0; i < SLOT_COUNT; i++)
+		if (sv->fd_wake[i] != -1)
+			close(sv->fd_wake[i]);
+}
+
+static void supervisor_free(struct supervisor *sv)
+{
+	reload_free(sv);
+	control_free(sv);
+	drain_free(sv);
+	for (unsigned i = 0; i < sv->nchildren; i++)
+		child_free(&sv->child[i]);
+	for (size_t i = 0; i < sv->nsignals; i++)
+		event_free(sv->signals[i]);
+	if (sv->unlink_unix)
+		listen_unlink(sv->unix_path, sv->unix_inode);
+	close_all(sv);
+	event_base_free(sv->base);
+	conf_free(&sv->conf);
+	free(sv->data_dir);
+	free(sv->unix_path);
+	free(sv->ctl_path);
+	free(sv);
+}
+
+int supervisor_run(const struct conf_input *input)
+{
+	char *error = NULL;
+	struct conf *conf = conf_load(input, &error);
+	if (!conf) {
+		log_error("%s", error ? error : "the configuration cannot be read");
+		free(error);
+		return WORKER_EXIT_FATAL;
+	}
+	supervisor_log_open(conf);
+	set_limits();
+	struct supervisor *sv = supervisor_new(input, conf);
+	catch_signals(sv);
+	reload_open(sv);
+	if (open_outside(sv) && open_inside(sv)) {
+		start_log(sv);
+		start_workers(sv);
+		event_base_dispatch(sv->base);
+		log_info("stopped");
+	} else {
+		sv->exit_code = 1;
+	}
+	int code = sv->exit_code;
+	supervisor_free(sv);
+	return code;
+}

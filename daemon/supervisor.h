@@ -1,0 +1,185 @@
+/* orchestrad, the supervisor: makes sockets and segments, starts the workers, restarts, reloads and
+ * drains them. It handles no request and parses nothing but its configuration and its commands.
+ *
+ * It creates shared memory and passes the fds on, but never maps any: whatever a dying worker leaves
+ * in there cannot reach the process that must survive (PostgreSQL's rule).
+ *
+ * One thread, one libevent loop; nothing in it blocks. Descriptors that workers inherit are kept
+ * at FD_AFTER_LAST and above (supervisor_high()), so that moving them to the fixed numbers of
+ * contract.h in a child never overwrites one that is still to be moved. */
+#ifndef ORC_SUPERVISOR_H
+#define ORC_SUPERVISOR_H
+
+#include <event2/event.h>
+#include <stdio.h>
+#include <sys/types.h>
+
+#include "conf.h"
+#include "contract.h"
+#include "restart.h"
+#include "util.h"
+
+#define READY_TIMEOUT_S 30
+#define RELOAD_TIMEOUT_S 5
+#define LOCK_WAIT_MS 2000
+#define BIND_WAIT_MS 2000
+
+struct supervisor;
+struct reload;
+struct control;
+struct reply;
+
+/* STARTING → READY → DRAINING → STOPPED is a good life. From any state with a process death leads
+ * to STARTING (again, at once), BACKING_OFF (again, later) or CRASHED (not again until a reload).
+ * child_set_state() is the only mover. */
+enum child_state {
+	CHILD_STOPPED,     /* no process: not started yet, or left when told */
+	CHILD_STARTING,    /* process; timer = READY limit */
+	CHILD_READY,       /* process */
+	CHILD_DRAINING,    /* process, told to leave */
+	CHILD_CRASHED,     /* no process: exited with WORKER_EXIT_FATAL */
+	CHILD_BACKING_OFF, /* no process; timer = next start */
+};
+enum child_prepare { PREPARE_NONE, PREPARE_ASKED, PREPARE_OK };
+
+struct child {
+	struct supervisor *sv;
+	unsigned slot;
+	char name[24];
+	enum child_state state;
+	pid_t pid;                 /* 0 = no process */
+	int sock;                  /* our end of FD_CONTROL; -1 = none */
+	struct event *on_message, *timer;
+	uint64_t incarnation;
+	int64_t spawned_us, ready_us; /* monotonic; ready_us 0 = never in this life */
+	unsigned restarts;
+	struct restart_history history;
+	char last_exit[64];
+	int64_t last_exit_us;      /* real time */
+	uint64_t conf_generation;  /* what it runs with */
+	enum child_prepare prepare;
+	uint32_t prepares, answers; /* PREPAREs sent and answered, in order … */
+	uint32_t vote_id, catch_up_id; /* … and which of them are of interest */
+	bool killed_by_us;         /* SIGKILL for a reason that was logged */
+};
+
+enum supervisor_state { SUPERVISOR_STARTING, SUPERVISOR_RUNNING, SUPERVISOR_DRAINING };
+
+struct supervisor {
+	struct event_base *base;
+	enum supervisor_state state;
+	struct conf_input input;   /* what the configuration is loaded from, again at each reload */
+	struct conf *conf;
+	uint64_t conf_generation;
+	int fd_conf;               /* effective configuration for the next worker that is born */
+	int fd_plant, fd_rings, fd_pending, fd_cache, fd_vectors;
+	int fd_tcp, fd_unix, fd_lock;
+	int fd_wake[SLOT_COUNT];
+	bool unlink_unix;          /* we made the path: it was not passed by systemd */
+	uint64_t unix_inode, ctl_inode;
+	char *data_dir, *unix_path, *ctl_path;
+	char tcp_address[128];     /* as bound, for people */
+	struct child child[SLOT_COUNT]; /* the first nchildren are used */
+	unsigned nchildren;
+	uint64_t incarnation;
+	int64_t started_us, started_real_us;
+	struct event *signals[8];
+	size_t nsignals;
+	struct reload *reload;
+	struct control *control;
+	unsigned drain_phase;      /* index into the order of leaving, drain.c */
+	struct event *drain_timer;
+	bool drain_late;           /* the first of its two deadlines has passed */
+	int exit_code;
+};
+
+/* supervisor.c */
+/* Runs until drained; returns the exit code of the daemon. */
+int supervisor_run(const struct conf_input *input);
+/* Moves fd above the numbers of contract.h, close-on-exec; -1 stays -1. Ends the program on failure. */
+int supervisor_high(int fd);
+void supervisor_child_started(struct supervisor *sv, struct child *c);
+void supervisor_child_ready(struct supervisor *sv, struct child *c);
+void supervisor_give_up(struct supervisor *sv, struct child *c);
+void supervisor_apply_conf(struct supervisor *sv);
+void supervisor_reopen_logs(struct supervisor *sv);
+void supervisor_log_open(const struct conf *c);
+
+/* child.c */
+void child_init(struct child *c, struct supervisor *sv, unsigned slot);
+void child_free(struct child *c);
+void child_start(struct child *c);
+void child_exited(struct child *c, int status);
+void child_kill(struct child *c, const char *why); /* SIGKILL */
+void child_set_state(struct child *c, enum child_state s);
+const char *child_state_name(enum child_state s);
+/* False: the worker does not listen or is gone. */
+bool child_send(struct child *c, int type, const void *data, size_t len, int fd);
+static inline bool child_alive(const struct child *c)
+{
+	return c->pid != 0;
+}
+
+/* drain.c: api, then warmer and pinger, then sync, so that all that was acknowledged is flushed. */
+void drain_start(struct supervisor *sv, const char *why);
+void drain_now(struct supervisor *sv, const char *why);
+void drain_step(struct supervisor *sv); /* a child has gone */
+/* True when this child is to leave, or has been told so. */
+bool drain_reached(const struct supervisor *sv, const struct child *c);
+void drain_free(struct supervisor *sv);
+
+/* reload.c: the whole new configuration or none of it. */
+void reload_open(struct supervisor *sv);
+void reload_start(struct supervisor *sv, struct reply *r); /* takes r over; NULL: a signal */
+void reload_answer(struct supervisor *sv, struct child *c, bool ok, struct span why);
+void reload_child_gone(struct supervisor *sv, struct child *c);
+void reload_child_ready(struct supervisor *sv, struct child *c);
+void reload_free(struct supervisor *sv);
+
+/* control.c: commands from PATH.ctl and from api workers. */
+bool must_check control_open(struct supervisor *sv);
+void control_command(struct supervisor *sv, struct child *c, const struct span payload);
+/* Answers and frees. NULL is fine. `json` is one object with "ok". */
+void control_reply(struct reply **r, bool ok, const char *json);
+void control_free(struct supervisor *sv);
+
+/* status.c: malloc'ed JSON. */
+char *status_json(const struct supervisor *sv);
+
+/* listen.c. False: logged why. */
+bool must_check listen_open(struct supervisor *sv);
+/* A Unix socket at path, replacing a stale one. -1: *error_r (malloc'ed). */
+int must_check listen_unix(const char *path, unsigned mode, int backlog, uint64_t *inode_r, char **error_r);
+void listen_unlink(const char *path, uint64_t inode); /* if it is still ours */
+bool must_check listen_check(const struct conf *c, char **error_r);
+
+/* datadir.c */
+/* Creates dir (0700) with its parents. 0 or errno; *made_r: it was not there. */
+int must_check datadir_make(const char *dir, unsigned mode, bool *made_r);
+/* The lock that names one daemon for one data.dir. -1: logged why. */
+int must_check datadir_lock(const char *dir);
+
+/* privileges.c: started as root with `user` set, become that user once the ports are bound. */
+struct privileges {
+	bool drop;
+	uid_t uid;
+	gid_t gid;
+	char name[64];
+};
+bool must_check privileges_find(const struct conf *c, struct privileges *p_r, char **error_r);
+int must_check privileges_give(const struct privileges *p, const char *path); /* chown; 0 or errno */
+bool must_check privileges_drop(const struct privileges *p);
+
+/* segments.c. False: logged why. */
+bool must_check segments_create(struct supervisor *sv);
+
+/* check.c: orchestrad --check. Prints OK or each problem; 0 or 1. */
+int check_run(const struct conf_input *input, FILE *out);
+
+/* notify.c: systemd. */
+void notify_ready(const struct supervisor *sv);
+void notify_reloading(void);
+void notify_stopping(const char *status);
+void notify_status(const char *fmt, ...) printf_like(1, 2);
+
+#endif
