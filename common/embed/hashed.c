@@ -17,14 +17,16 @@
 
 enum {
 	DIMENSIONS = 1536,
-	WEIGHT = 10,      /* a word, an n-gram */
-	WEIGHT_PAIR = 5,  /* two adjacent words */
-	WEIGHT_STOP = 3,  /* a stop word and its n-grams */
+	WEIGHT = 10,	 /* a word, an n-gram */
+	WEIGHT_PAIR = 5, /* two adjacent words */
+	WEIGHT_STOP = 3, /* a stop word and its n-grams */
 	WEIGHT_STOP_PAIR = 2,
 	GRAM_MIN = 3,
 	GRAM_MAX = 5,
-	TEXT_MAX = 1 << 20, /* what is beyond does not count; keeps every integer below far from overflow */
-	DAMP_UNIT = 1024,   /* fixed point of the damped values */
+	TEXT_MAX =
+	    1
+	    << 20, /* what is beyond does not count; keeps every integer below far from overflow */
+	DAMP_UNIT = 1024, /* fixed point of the damped values */
 };
 
 /* Function words of English, grouped by length. Negations are not among them: they carry meaning
@@ -38,7 +40,8 @@ static const char *const stop_words[STOP_LONGEST + 1] = {
     "was who why you",
     "also been both does each from have here into just more most much some such than that them "
     "then they this very were what when whom will with your",
-    "about after again being could doing every other quite shall since still their there these those "
+    "about after again being could doing every other quite shall since still their there these "
+    "those "
     "until which while whose would yours",
     "before during having itself myself really rather should",
     "because between further himself however through",
@@ -125,7 +128,7 @@ static void hashed_sum(struct sums *s, struct span text)
 		if (!first) {
 			/* two ideographs together are what elsewhere is a word */
 			int32_t pair = single && before_single ? WEIGHT
-				     : stop || before_stop    ? WEIGHT_STOP_PAIR
+				       : stop || before_stop   ? WEIGHT_STOP_PAIR
 							       : WEIGHT_PAIR;
 			hashed_add(s, hashed_step(hashed_step(start_pair, before), h), pair);
 		}
