@@ -48,6 +48,8 @@ struct plant {
 	_Atomic uint32_t sync_state;                       /* enum plant_sync */
 	_Atomic uint32_t refill_state;                     /* enum plant_refill: vector index */
 	_Atomic uint64_t refill_done, refill_total;
+	_Atomic uint32_t served_once;                      /* 1 from the first SYNC_SERVING on: what is shared is whole */
+	_Atomic uint32_t ack_store;                        /* sync.ack = store: api waits for TXN_STORED */
 	_Atomic uint64_t journal_bytes, journal_quota;
 	_Atomic int64_t oldest_unflushed_us;
 	_Atomic uint32_t reason_len;  /* release-stored after reason[] was written, once per failure */

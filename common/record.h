@@ -35,6 +35,7 @@ struct memory {
 	struct span body;
 	const float *embedding; /* dim floats, 4-byte aligned, or NULL */
 	uint32_t dim;
+	int64_t replaces_bytes; /* quota bytes of the live version that this replaces; -1 = none */
 };
 
 /* ---- operations ---- */
@@ -122,6 +123,8 @@ void txn_read_key(struct txn_builder *t, uint64_t key); /* before the first op *
 void txn_op_put(struct txn_builder *t, const struct memory *m);
 void txn_op_raw(struct txn_builder *t, enum op_type type, const void *head, size_t head_len,
 		const void *tail, size_t tail_len);
+/* Appends the operations of another (ended) transaction that was built in `other`. */
+void txn_ops_from(struct txn_builder *t, const struct buf *other);
 void txn_end(struct txn_builder *t);
 
 /* Walks a transaction. txn_open() checks the frame of the whole transaction (every op_head within
@@ -162,10 +165,11 @@ struct txn_answer {
 };
 
 /* Fragments: a transaction larger than ring_max_payload() is sent in consecutive ring records. */
+enum fragment_part { FRAGMENT_FIRST = 1, FRAGMENT_LAST = 2 };
 enum ring_msg { MSG_TXN = 1, MSG_FRAGMENT = 2, MSG_REFILL = 3 };
 struct ring_msg_head {
 	uint32_t type;   /* enum ring_msg */
-	uint32_t last;   /* MSG_FRAGMENT: 1 on the last one */
+	uint32_t part;   /* MSG_FRAGMENT: FRAGMENT_FIRST, FRAGMENT_LAST or neither */
 	uint64_t total;  /* MSG_FRAGMENT: bytes of the whole transaction */
 };
 #endif

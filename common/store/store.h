@@ -26,12 +26,19 @@ struct store_list {
 	bool deleted;                 /* false: live only; true: soft-deleted only */
 	bool with_embedding;
 };
+/* A memory that the store does not have yet, to be ranked as if it did. */
+struct store_text_extra { struct uuid id; uint64_t version; struct span content; };
 struct store_text {
 	uint64_t ns;
 	struct span query;            /* natural language: the store tokenises, stems, drops stop words */
-	const struct filter *filter;
+	const struct filter *filter;  /* for the store's rows; extras are filtered by the caller */
 	size_t limit;
 	int64_t now_us;
+	const struct store_text_extra *extra;
+	size_t nextra;
+	/* Rows that a pending write has changed or deleted: not to appear (NULL = none). */
+	bool (*hidden)(void *arg, const struct uuid *id);
+	void *hidden_arg;
 };
 struct store_text_hit { struct uuid id; uint64_t version; double score; }; /* higher is better */
 struct store_neighbour { struct uuid id; int distance; /* −2…2 within the session */ };

@@ -1,0 +1,245 @@
+/* The life of a request between the handler and its answer. */
+#include <stdlib.h>
+
+#include "api.h"
+#include "clock.h"
+
+#define ATTEMPTS_MAX 1000 /* each conflict means that somebody else's write went through */
+
+void call_free(struct call *c)
+{
+	if (c->free_state)
+		c->free_state(c->state);
+	buf_free(&c->reply.head);
+	buf_free(&c->reply.body);
+	buf_free(&c->txn);
+	free(c->name);
+	free(c);
+}
+
+void call_reply(struct call *c)
+{
+	struct reply *r = &c->reply;
+	buf_addc(&r->head, 0);
+	AN(r->status);
+	router_count(c, r->status);
+	http_reply(c->req, r->status, r->content_type ? r->content_type : "application/json", r->head.p,
+		   r->body.p, r->body.len);
+	call_free(c);
+}
+
+void call_finish(struct call *c)
+{
+	if (c->finish)
+		c->finish(c);
+	else
+		call_reply(c);
+}
+
+static void too_busy(struct call *c)
+{
+	problem(c, 503, "busy", "too many requests wait already; try again after Retry-After seconds");
+	call_finish(c);
+}
+
+static void submit_job(struct call *c)
+{
+	if (!jobs_submit(c->api->jobs, c))
+		too_busy(c);
+}
+
+void call_read(struct call *c, void (*read)(struct call *, struct reader *))
+{
+	c->read = read;
+	submit_job(c);
+}
+
+static void finish_evaluation(struct call *c)
+{
+	if (c->verdict == CALL_THREAD) {
+		c->txn.len = c->reply.head.len = c->reply.body.len = 0;
+		submit_job(c);
+		return;
+	}
+	if (c->verdict == CALL_REPLY) {
+		call_finish(c);
+		return;
+	}
+	/* The id is in the transaction's head; writes.c finds the call by it. */
+	c->txn_id = ((const struct txn_head *)c->txn.p)->id;
+	if (!writes_submit(c->api->writes, c))
+		too_busy(c);
+}
+
+void call_write(struct call *c, enum verdict (*evaluate)(struct call *, struct reader *), bool inline_ok)
+{
+	c->evaluate = evaluate;
+	if (inline_ok) {
+		c->verdict = evaluate(c, NULL);
+		finish_evaluation(c);
+	} else {
+		submit_job(c);
+	}
+}
+
+void call_job_done(struct call *c)
+{
+	if (c->evaluate)
+		finish_evaluation(c);
+	else
+		call_finish(c);
+}
+
+static void again(struct call *c)
+{
+	stats_add(c->api->w->stats, STAT_TXN_CONFLICTS, 1);
+	if (++c->attempts >= ATTEMPTS_MAX) {
+		problem(c, 503, "contention", "this memory is being changed by too many writers at once; try again");
+		call_finish(c);
+		return;
+	}
+	c->txn.len = c->reply.head.len = c->reply.body.len = 0;
+	c->reply.status = 0;
+	submit_job(c);
+}
+
+static void refused(struct call *c, uint32_t status)
+{
+	struct plant *p = c->api->plant;
+	uint32_t n = atomic_load_explicit(&p->reason_len, memory_order_acquire);
+	switch (status) {
+	case TXN_QUOTA_BYTES:
+		problem(c, 507, "quota-bytes", "the namespace's quota in bytes is used up; delete memories or raise quota_bytes");
+		break;
+	case TXN_QUOTA_COUNT:
+		problem(c, 507, "quota-count", "the namespace holds as many memories as quota_count allows; delete some or raise it");
+		break;
+	case TXN_NAMESPACES_FULL:
+		problem(c, 507, "namespaces-full", "this daemon holds %d namespaces, its limit; use an existing one", PLANT_NAMESPACES / 8 * 7);
+		break;
+	case TXN_BUSY:
+		problem(c, 503, "journal-full", "the journal has reached journal.quota or journal.pending_max because the store is behind; try again after Retry-After seconds");
+		break;
+	case TXN_DISK_FULL:
+		problem(c, 507, "disk-full", "the disk under data.dir is full; nothing was stored. Free some space and try again");
+		break;
+	case TXN_JOURNAL_FAILED:
+		if (n && c->api->errors_full)
+			problem(c, 503, "journal-failed", "%.*s", (int)n, p->reason);
+		else
+			problem(c, 503, "journal-failed", "writes cannot be made durable; nothing was stored. The operator must repair the disk and restart");
+		break;
+	case TXN_EMBEDDER_MISMATCH:
+		problem(c, 409, "embedder-mismatch", "embedding: the namespace holds vectors of another embedding model or length, and spaces never mix; use another namespace");
+		break;
+	default:
+		problem(c, 500, "internal", "the transaction was refused (%u)", status);
+	}
+}
+
+void call_answered(struct call *c, uint32_t status, uint64_t seq, uint32_t arg)
+{
+	if (status == TXN_CONFLICT || (status == TXN_EMBEDDER_MISMATCH && !c->attempts)) {
+		again(c); /* a mismatch is judged once more against what the namespace holds by now */
+		return;
+	}
+	if (status == TXN_OK || status == TXN_STORED) {
+		c->committed_seq = seq;
+		c->stored = status == TXN_STORED;
+		if (c->committed)
+			c->committed(c);
+	} else if (c->on_refused) {
+		c->on_refused(c, status, arg);
+	} else {
+		refused(c, status);
+	}
+	call_finish(c);
+}
+
+uint64_t call_read_seq(const struct call *c)
+{
+	return atomic_load_explicit(&c->api->plant->applied_seq, memory_order_acquire);
+}
+
+void call_txn_begin(struct call *c, struct txn_builder *t, uint64_t read_seq, uint32_t flags)
+{
+	c->txn.len = 0;
+	txn_begin(t, &c->txn, writes_next_id(c->api->writes), c->api->w->slot, read_seq,
+		  flags | (c->wait_store ? TXN_WAIT_STORE : 0));
+}
+
+bool call_wait(struct call *c)
+{
+	char *v = NULL;
+	size_t len = 0;
+	int found = http_query_get(c->req, "wait", &v, &len);
+	bool store = found == 1 && len == 5 && memcmp(v, "store", 5) == 0;
+	bool ok = found == 0 || store || (found == 1 && len == 7 && memcmp(v, "journal", 7) == 0);
+	free(v);
+	c->wait_store = store || atomic_load_explicit(&c->api->plant->ack_store, memory_order_relaxed);
+	if (!ok)
+		problem(c, 400, "invalid-parameter", "wait: must be journal or store");
+	return ok;
+}
+
+bool call_etag_matches(struct span h, uint64_t version)
+{
+	const char *p = h.p, *end = h.p + h.len;
+	while (p < end) {
+		while (p < end && (*p == ' ' || *p == '\t' || *p == ','))
+			p++;
+		if (p < end && *p == '*')
+			return true;
+		if (end - p > 2 && p[0] == 'W' && p[1] == '/')
+			p += 2;
+		if (p == end || *p++ != '"')
+			return false;
+		uint64_t v = 0;
+		const char *digits = p;
+		while (p < end && *p >= '0' && *p <= '9' && p - digits < 19)
+			v = v * 10 + (uint64_t)(*p++ - '0');
+		bool number = p > digits && p < end && *p == '"';
+		if (number && v == version)
+			return true;
+		while (p < end && *p != '"')
+			p++;
+		p += p < end;
+	}
+	return false;
+}
+
+bool call_may(const struct call *c, unsigned right, struct span ns) { return auth_allows(c->who, right, ns); }
+
+static bool name_ok(struct span s)
+{
+	if (!s.len || s.len > LIMIT_NAMESPACE || !util_utf8_valid(s.p, s.len))
+		return false;
+	for (size_t i = 0; i < s.len; i++)
+		if ((unsigned char)s.p[i] < 0x20 || s.p[i] == 0x7f)
+			return false;
+	return true;
+}
+
+bool call_namespace(struct call *c, struct span given, unsigned right, char out[LIMIT_NAMESPACE + 1], struct span *name_r)
+{
+	char *query = NULL;
+	size_t len = 0;
+	if (!given.p && c->req && http_query_get(c->req, "namespace", &query, &len) == 1)
+		given = (struct span){query, len};
+	if (!given.p)
+		given = SPAN_LIT("default");
+	bool ok = name_ok(given);
+	if (!ok) {
+		problem(c, 400, "invalid-namespace", "namespace: must be 1 to %d bytes of UTF-8 without control characters", LIMIT_NAMESPACE);
+	} else if (!call_may(c, right, given)) {
+		problem(c, 403, "namespace-forbidden", "namespace: this credential may not %s \"%.*s\"",
+			right == AUTH_READ ? "read" : right == AUTH_WRITE ? "write" : "administer", (int)given.len, given.p);
+		ok = false;
+	} else {
+		memcpy(out, given.p, given.len);
+		out[given.len] = 0;
+		*name_r = (struct span){out, given.len};
+	}
+	free(query);
+	return ok;
+}

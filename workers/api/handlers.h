@@ -1,0 +1,54 @@
+/* The handlers that routes.def names, and what they share. Each takes the call over and answers it
+ * now or later. */
+#ifndef ORC_HANDLERS_H
+#define ORC_HANDLERS_H
+#include "api.h"
+
+/* memories.c, memories_add.c */
+void memories_add(struct call *c);
+void memories_get(struct call *c);
+void memories_patch(struct call *c);
+void memories_delete(struct call *c);
+void memories_history(struct call *c);
+void memories_restore(struct call *c);
+void memories_supersede(struct call *c);
+/* GET of a memory that L1 holds, without a struct call: true = answered. */
+bool memories_get_fast(struct api *a, struct http_request *r);
+
+/* Shared with bulk deletes. */
+void memories_op_delete(struct txn_builder *t, const struct memory *m, enum delete_how how);
+void memories_receipt(struct call *c, size_t n);  /* the answer to an erase */
+int memories_erase_param(struct call *c);         /* 1, 0, or -1: problem set */
+
+/* list.c */
+void list_memories(struct call *c);
+void list_by_ids(struct call *c);
+void list_count(struct call *c);
+void bulk_delete(struct call *c);
+
+/* search.c */
+void search_memories(struct call *c);
+
+/* transfer.c */
+void transfer_export(struct call *c);
+void transfer_import(struct call *c);
+bool transfer_body(struct call *c, const char *p, size_t n);
+void transfer_body_end(struct call *c);
+void transfer_gone(struct call *c);
+
+/* namespaces.c */
+void namespaces_list(struct call *c);
+void namespaces_create(struct call *c);
+void namespaces_get(struct call *c);
+void namespaces_patch(struct call *c);
+void namespaces_delete(struct call *c);
+
+/* admin.c, probes.c */
+void admin_status(struct call *c);
+void admin_reload(struct call *c);
+void admin_drain(struct call *c);
+void probes_livez(struct call *c);
+void probes_readyz(struct call *c);
+void probes_startupz(struct call *c);
+void probes_metrics(struct call *c);
+#endif

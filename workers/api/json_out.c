@@ -1,0 +1,60 @@
+/* JSON text, written straight into a buffer. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "api.h"
+#include "clock.h"
+
+/* Bytes that a JSON string may not hold as they are: controls, quote, backslash. */
+static bool plain(unsigned char c) { return c >= 0x20 && c != '"' && c != '\\'; }
+
+static void escape(struct buf *b, unsigned char c)
+{
+	static const char named[] = "\"\"\\\\\bb\ff\nn\rr\tt";
+	for (const char *n = named; *n; n += 2)
+		if ((unsigned char)n[0] == c) {
+			buf_addc(b, '\\');
+			buf_addc(b, n[1]);
+			return;
+		}
+	buf_printf(b, "\\u%04x", c);
+}
+
+void json_out_string(struct buf *b, struct span s)
+{
+	const char *p = s.p, *end = s.p + s.len, *run = p;
+	buf_reserve(b, s.len + 2);
+	buf_addc(b, '"');
+	for (; p < end; p++) {
+		if (plain((unsigned char)*p))
+			continue;
+		buf_add(b, run, (size_t)(p - run));
+		escape(b, (unsigned char)*p);
+		run = p + 1;
+	}
+	buf_add(b, run, (size_t)(p - run));
+	buf_addc(b, '"');
+}
+
+void json_out_time(struct buf *b, int64_t us)
+{
+	char text[CLOCK_TEXT];
+	clock_format(us, text);
+	buf_addc(b, '"');
+	buf_add(b, text, sizeof(text));
+	buf_addc(b, '"');
+}
+
+void json_out_double(struct buf *b, double d)
+{
+	char text[40];
+	if (!isfinite(d))
+		d = 0;
+	for (int digits = 6; digits <= 17; digits++) {
+		snprintf(text, sizeof(text), "%.*g", digits, d);
+		if (strtod(text, NULL) == d)
+			break;
+	}
+	buf_adds(b, text);
+}

@@ -1,0 +1,111 @@
+/* /livez, /readyz, /startupz, /metrics: answered at once from shared memory, never queued. */
+#include "api.h"
+#include "handlers.h"
+
+static void say(struct call *c, int status, const char *text)
+{
+	c->reply.status = status;
+	buf_adds(&c->reply.body, text);
+	call_reply(c);
+}
+
+void probes_livez(struct call *c) { say(c, 200, "{\"status\":\"ok\"}"); }
+
+void probes_startupz(struct call *c)
+{
+	bool up = atomic_load_explicit(&c->api->plant->served_once, memory_order_acquire);
+	say(c, up ? 200 : 503, up ? "{\"status\":\"started\"}" : "{\"status\":\"starting\"}");
+}
+
+static bool add_reason(struct buf *b, struct plant *p)
+{
+	uint32_t n = atomic_load_explicit(&p->reason_len, memory_order_acquire);
+	if (n) {
+		buf_adds(b, ",\"reason\":");
+		json_out_string(b, (struct span){p->reason, n});
+	}
+	return n > 0;
+}
+
+/* 200 whenever writes are accepted and local reads served; store trouble shows as degraded. */
+void probes_readyz(struct call *c)
+{
+	struct plant *p = c->api->plant;
+	struct buf *b = &c->reply.body;
+	uint32_t state = atomic_load_explicit(&p->sync_state, memory_order_acquire);
+	const char *why = NULL;
+	uint64_t quota = atomic_load(&p->journal_quota);
+	if (c->api->draining || state == SYNC_DRAINING)
+		why = "draining";
+	else if (state == SYNC_JOURNAL_FAILED)
+		why = "journal-failed";
+	else if (!atomic_load_explicit(&p->served_once, memory_order_acquire))
+		why = state == SYNC_STORE_FAILED ? "store-failed" : "starting";
+	else if (atomic_load(&p->refill_state) != REFILL_DONE || !atomic_load(&p->warm_done))
+		why = "warming";
+	else if (quota && atomic_load(&p->journal_bytes) >= quota)
+		why = "journal-quota";
+	c->reply.status = why ? 503 : 200;
+	if (why)
+		buf_adds(&c->reply.head, "Retry-After: 1\r\n");
+	buf_printf(b, "{\"status\":\"%s\",\"degraded\":[%s]", why ? why : "ready",
+		   state == SYNC_STORE_FAILED ? "\"store\"" : "");
+	if (state == SYNC_JOURNAL_FAILED || state == SYNC_STORE_FAILED)
+		add_reason(b, p);
+	if (why && c->api->errors_full)
+		buf_printf(b, ",\"vectors\":{\"loaded\":%llu,\"total\":%llu}",
+			   (unsigned long long)atomic_load(&p->refill_done), (unsigned long long)atomic_load(&p->refill_total));
+	buf_addc(b, '}');
+	call_reply(c);
+}
+
+/* ---- metrics ---- */
+
+static const struct row {
+	const char *name, *labels, *type, *help;
+} rows[] = {
+#define STAT(id, name, labels, type, help) {name, labels, type, help},
+#include "stats.def"
+#undef STAT
+};
+
+static void counters(struct plant *p, struct buf *b)
+{
+	for (size_t i = 0; i < STAT_COUNT; i++) {
+		uint64_t n = 0;
+		for (unsigned s = 0; s < SLOT_COUNT; s++)
+			n += atomic_load_explicit(&p->worker[s].stats.v[i], memory_order_relaxed);
+		if (!i || strcmp(rows[i].name, rows[i - 1].name) != 0)
+			buf_printf(b, "# HELP %s %s\n# TYPE %s %s\n", rows[i].name, rows[i].help, rows[i].name, rows[i].type);
+		buf_printf(b, *rows[i].labels ? "%s{%s} %lld\n" : "%s%s %lld\n", rows[i].name, rows[i].labels,
+			   (long long)n);
+	}
+}
+
+static void gauge(struct buf *b, const char *name, const char *help, uint64_t v)
+{
+	buf_printf(b, "# HELP %s %s\n# TYPE %s gauge\n%s %llu\n", name, help, name, name, (unsigned long long)v);
+}
+
+void probes_metrics(struct call *c)
+{
+	struct plant *p = c->api->plant;
+	struct buf *b = &c->reply.body;
+	struct cache_stats cs;
+	cache_stats(c->api->shared.cache, &cs);
+	router_metrics(c->api, b);
+	counters(p, b);
+	uint64_t applied = atomic_load(&p->applied_seq), flushed = atomic_load(&p->flushed_seq);
+	gauge(b, "orchestra_journal_lag_records", "Transactions acknowledged and not yet in the store.", applied > flushed ? applied - flushed : 0);
+	gauge(b, "orchestra_journal_held_bytes", "Bytes of journal segments that hold records the store lacks.", atomic_load(&p->journal_bytes));
+	gauge(b, "orchestra_journal_quota_bytes", "Limit of the journal.", atomic_load(&p->journal_quota));
+	gauge(b, "orchestra_pending_entries", "Entries of the pending table.", pending_count(c->api->shared.pending));
+	gauge(b, "orchestra_cache_entries", "Entries of the shared-memory cache.", cs.entries);
+	gauge(b, "orchestra_cache_bytes", "Bytes used in the shared-memory cache.", cs.bytes);
+	gauge(b, "orchestra_vectors", "Vectors in the shared-memory index.", vectors_count(c->api->shared.vectors, 0));
+	gauge(b, "orchestra_vectors_bytes", "Bytes used by the vector index.", vectors_bytes(c->api->shared.vectors));
+	gauge(b, "orchestra_ready", "1 when sync serves.", atomic_load(&p->sync_state) == SYNC_SERVING);
+	c->reply.content_type = "text/plain; version=0.0.4; charset=utf-8";
+	c->reply.status = 200;
+	call_reply(c);
+}

@@ -1,0 +1,304 @@
+/* Point reads: pending table, then store. */
+#include "reader.h"
+
+#include <stdlib.h>
+
+#include "clock.h"
+
+#define PENDING_TRIES 8
+
+struct reader *reader_new(struct shared *s)
+{
+	struct reader *r = util_zalloc(sizeof(*r));
+	r->shared = s;
+	return r;
+}
+
+void reader_free(struct reader **rp)
+{
+	struct reader *r = *rp;
+	if (!r)
+		return;
+	if (r->store)
+		r->shared->ops->close(r->store);
+	if (r->journal)
+		journal_reader_close(&r->journal);
+	free(r->error);
+	free(r->body);
+	free(r);
+	*rp = NULL;
+}
+
+static enum read_rc failed(struct reader *r)
+{
+	const char *why = r->store ? r->shared->ops->error(r->store) : r->error ? r->error : "unknown";
+	char *copy = util_strndup(why, strlen(why));
+	free(r->error);
+	r->error = copy;
+	return READ_ERROR;
+}
+
+bool reader_store(struct reader *r)
+{
+	if (r->store)
+		return true;
+	char *error = NULL;
+	r->store = r->shared->ops->open(&r->shared->store_conf, false, &error);
+	if (!r->store) {
+		free(r->error);
+		r->error = error;
+	}
+	return r->store != NULL;
+}
+
+static enum read_rc from_store(struct reader *r, enum store_rc rc)
+{
+	return rc == STORE_OK ? READ_OK : rc == STORE_NOT_FOUND ? READ_NONE : failed(r);
+}
+
+/* ---- memories that own their bytes ---- */
+
+void held_free(struct held *h)
+{
+	free(h->bytes);
+	*h = (struct held){.bytes = NULL};
+}
+
+static void keep(char **at, struct span *s)
+{
+	if (s->len)
+		memcpy(*at, s->p, s->len);
+	s->p = s->len ? *at : NULL;
+	*at += s->len;
+}
+
+void held_copy(struct held *h, const struct memory *m)
+{
+	struct memory c = *m;
+	struct span *spans[] = {&c.ns_name, &c.content, &c.kind, &c.user_id, &c.agent_id, &c.session_id,
+				&c.external_id, &c.embedder, &c.body};
+	size_t n = m->embedding ? m->dim * sizeof(float) : 0, vector = n;
+	for (size_t i = 0; i < ARRAY_LEN(spans); i++)
+		n += spans[i]->len;
+	h->bytes = util_alloc(n + 1);
+	char *at = h->bytes;
+	if (vector) {
+		memcpy(at, m->embedding, vector);
+		c.embedding = (const float *)(const void *)at;
+		at += vector;
+	}
+	for (size_t i = 0; i < ARRAY_LEN(spans); i++)
+		keep(&at, spans[i]);
+	h->m = c;
+}
+
+static bool hold(void *arg, const struct memory *m)
+{
+	held_copy(arg, m);
+	return false;
+}
+
+/* ---- the pending side ---- */
+
+/* Reads the body of a pending operation. False: its segment is gone, so the store has it. */
+static char *pending_bytes(struct reader *r, const struct pending_entry *e)
+{
+	if (!r->journal)
+		r->journal = journal_reader_open(r->shared->store_conf.dir);
+	if (!r->journal)
+		return NULL;
+	char *bytes = util_alloc(e->len + 8u);
+	if (journal_read(r->journal, e->segment, e->offset, bytes, e->len))
+		return bytes;
+	free(bytes);
+	return NULL;
+}
+
+/* The memory that a pending PUT holds. */
+static bool pending_memory(struct reader *r, const struct pending_entry *e, struct held *h)
+{
+	char *bytes = pending_bytes(r, e);
+	if (bytes && memory_decode(bytes, e->len, &h->m) && uuid_cmp(&h->m.id, &e->id) == 0 &&
+	    h->m.version == e->version) {
+		h->bytes = bytes;
+		return true;
+	}
+	free(bytes);
+	return false;
+}
+
+bool reader_pending_memory(struct reader *r, const struct pending_entry *e, struct held *h)
+{
+	return pending_memory(r, e, h);
+}
+
+static bool expired(const struct memory *m) { return m->expires_us && m->expires_us <= clock_real_us(); }
+
+static bool namespace_exists(struct reader *r, uint64_t ns)
+{
+	struct plant_namespace *row = plant_find(r->shared->plant, ns);
+	return row && atomic_load_explicit(&row->exists, memory_order_acquire);
+}
+
+static enum read_rc settle(struct reader *r, struct held *h)
+{
+	if (!expired(&h->m) && namespace_exists(r, h->m.ns))
+		return READ_OK;
+	held_free(h);
+	return READ_NONE;
+}
+
+/* The deleted state of a memory: what it was before, marked deleted at the deletion's version. */
+static enum read_rc pending_deletion(struct reader *r, const struct pending_entry *del, bool vector, struct held *h)
+{
+	struct pending_entry v[64];
+	struct op_delete d;
+	bool found = false;
+	if (del->how != DELETE_SOFT)
+		return READ_NONE;
+	char *bytes = pending_bytes(r, del);
+	if (!bytes || del->len < sizeof(d)) {
+		free(bytes);
+		return READ_NONE;
+	}
+	memcpy(&d, bytes, sizeof(d));
+	free(bytes);
+	size_t n = pending_versions(r->shared->pending, &del->id, v, ARRAY_LEN(v));
+	for (size_t i = 0; i < n && !found; i++)
+		found = v[i].type == OP_PUT && v[i].version < del->version && pending_memory(r, &v[i], h);
+	if (!found) {
+		if (!reader_store(r))
+			return READ_ERROR;
+		enum read_rc rc = from_store(r, r->shared->ops->get(r->store, &del->id, vector, hold, h));
+		if (rc != READ_OK)
+			return rc;
+	}
+	if (h->m.version < del->version) {
+		h->m.version = del->version;
+		h->m.deleted_us = d.at_us;
+	}
+	return READ_OK;
+}
+
+enum read_rc reader_get(struct reader *r, const struct uuid *id, bool with_embedding, struct held *h)
+{
+	struct pending_entry e;
+	for (int i = 0; i < PENDING_TRIES && pending_find_id(r->shared->pending, id, &e); i++) {
+		if (e.type == OP_DELETE) {
+			enum read_rc rc = pending_deletion(r, &e, with_embedding, h);
+			return rc == READ_OK ? settle(r, h) : rc;
+		}
+		if (e.type == OP_PUT && pending_memory(r, &e, h))
+			return settle(r, h);
+	}
+	if (!reader_store(r))
+		return READ_ERROR;
+	enum read_rc rc = from_store(r, r->shared->ops->get(r->store, id, with_embedding, hold, h));
+	return rc == READ_OK ? settle(r, h) : rc;
+}
+
+/* A key's newest pending entry may be of a memory that moved on since: the memory itself decides. */
+static enum read_rc by_key(struct reader *r, const struct pending_entry *e, struct span text, bool external,
+			   struct held *h)
+{
+	enum read_rc rc = reader_get(r, &e->id, true, h);
+	if (rc != READ_OK)
+		return rc;
+	if (!h->m.deleted_us && span_eq(external ? h->m.external_id : h->m.content, text))
+		return READ_OK;
+	held_free(h);
+	return READ_NONE;
+}
+
+/* The store's answer may be outdated by something pending about that memory. */
+static enum read_rc check_current(struct reader *r, enum read_rc rc, struct span text, bool external, struct held *h)
+{
+	struct pending_entry e = {.len = 0};
+	if (rc != READ_OK)
+		return rc;
+	e.id = h->m.id;
+	held_free(h);
+	return by_key(r, &e, text, external, h);
+}
+
+enum read_rc reader_by_external(struct reader *r, uint64_t ns, struct span ext, struct held *h)
+{
+	struct pending_entry e;
+	if (pending_find_external(r->shared->pending, record_external_key(ns, ext), &e)) {
+		enum read_rc rc = by_key(r, &e, ext, true, h);
+		if (rc != READ_NONE)
+			return rc;
+	}
+	if (!reader_store(r))
+		return READ_ERROR;
+	return check_current(r, from_store(r, r->shared->ops->by_external(r->store, ns, ext, true, hold, h)),
+			     ext, true, h);
+}
+
+enum read_rc reader_by_content(struct reader *r, uint64_t ns, struct span content, struct held *h)
+{
+	struct pending_entry e;
+	uint64_t key = record_content_key(ns, content);
+	if (pending_find_content(r->shared->pending, key, &e)) {
+		enum read_rc rc = by_key(r, &e, content, false, h);
+		if (rc != READ_NONE)
+			return rc;
+	}
+	if (!reader_store(r))
+		return READ_ERROR;
+	return check_current(r, from_store(r, r->shared->ops->by_content(r->store, ns, key, content, true, hold, h)),
+			     content, false, h);
+}
+
+enum read_rc reader_idem(struct reader *r, uint64_t key, struct op_idem *o, struct buf *reply)
+{
+	struct pending_entry e;
+	int64_t now = clock_real_us();
+	if (pending_find_idem(r->shared->pending, key, &e) && e.expires_us > now) {
+		char *bytes = pending_bytes(r, &e);
+		bool ok = bytes && e.len >= sizeof(*o);
+		if (ok) {
+			memcpy(o, bytes, sizeof(*o));
+			ok = o->key == key && o->reply_len == e.len - sizeof(*o);
+			if (ok)
+				buf_add(reply, bytes + sizeof(*o), o->reply_len);
+		}
+		free(bytes);
+		if (ok)
+			return READ_OK;
+	}
+	if (!reader_store(r))
+		return READ_ERROR;
+	return from_store(r, r->shared->ops->idem(r->store, key, now, o, reply));
+}
+
+#define BODY_BYTES (1u << 20)
+
+enum read_rc reader_body(struct reader *r, const struct uuid *id, struct cache_meta *meta, struct buf *body,
+			 const char **tier_r)
+{
+	struct cache *cache = r->shared->cache;
+	struct held h = {.bytes = NULL};
+	if (!r->body)
+		r->body = util_alloc(BODY_BYTES);
+	ptrdiff_t n = cache_get(cache, CACHE_MEMORY, id, clock_real_us(), r->body, BODY_BYTES, meta);
+	if (n >= 0) {
+		buf_add(body, r->body, (size_t)n);
+		*tier_r = "l1";
+		return READ_OK;
+	}
+	uint64_t epoch = cache_epoch(cache, CACHE_MEMORY, id);
+	enum read_rc rc = reader_get(r, id, false, &h);
+	if (rc != READ_OK)
+		return rc;
+	*tier_r = "store";
+	if (!h.m.deleted_us) {
+		*meta = (struct cache_meta){.ns = h.m.ns, .version = h.m.version, .expires_us = h.m.expires_us};
+		cache_fill(cache, CACHE_MEMORY, id, epoch, meta, h.m.body.p, h.m.body.len);
+		buf_add(body, h.m.body.p, h.m.body.len);
+	} else {
+		rc = READ_NONE;
+	}
+	held_free(&h);
+	return rc;
+}

@@ -1,0 +1,71 @@
+/* Reading what is accepted: pending table first, then the store. One struct reader per thread. */
+#ifndef ORC_READER_H
+#define ORC_READER_H
+#include "cache/cache.h"
+#include "index/vectors.h"
+#include "journal/journal.h"
+#include "pending.h"
+#include "plant.h"
+#include "store/store.h"
+
+struct shared {                       /* attached once per worker, used by all its threads */
+	struct plant *plant;
+	struct pending *pending;
+	struct cache *cache;
+	struct vectors *vectors;
+	const struct store_ops *ops;
+	struct store_conf store_conf;
+};
+
+struct reader {
+	struct shared *shared;
+	struct store *store;          /* opened on first use */
+	struct journal_reader *journal;
+	char *error;                  /* why the store cannot be read; valid after READ_ERROR */
+	char *body;                   /* scratch for L1 reads */
+};
+
+enum read_rc { READ_OK, READ_NONE, READ_ERROR };
+
+/* A memory that owns its bytes. */
+struct held {
+	struct memory m;
+	char *bytes;
+};
+void held_free(struct held *h);
+void held_copy(struct held *h, const struct memory *m);
+
+struct reader *reader_new(struct shared *s);
+void reader_free(struct reader **r);
+bool must_check reader_store(struct reader *r); /* opens the store; false: r->error */
+
+/* The current state of a memory, deleted ones included (m.deleted_us). READ_NONE: never existed or erased. Expired
+ * memories are READ_NONE. */
+enum read_rc must_check reader_get(struct reader *r, const struct uuid *id, bool with_embedding, struct held *h_r);
+/* Live memory by external id or by content of a namespace. */
+enum read_rc must_check reader_by_external(struct reader *r, uint64_t ns, struct span external_id, struct held *h_r);
+enum read_rc must_check reader_by_content(struct reader *r, uint64_t ns, struct span content, struct held *h_r);
+/* A stored idempotent answer: head and reply bytes. */
+enum read_rc must_check reader_idem(struct reader *r, uint64_t key, struct op_idem *out_r, struct buf *reply);
+/* Body and meta only, through L1, for building result pages. READ_NONE when gone, deleted or expired. */
+enum read_rc must_check reader_body(struct reader *r, const struct uuid *id, struct cache_meta *meta_r, struct buf *body,
+				    const char **tier_r);
+
+/* List with the pending table merged in. fn is called in order; the memory's spans live during the call. */
+enum read_rc must_check reader_list(struct reader *r, const struct store_list *q, store_visit_fn *fn, void *arg);
+enum read_rc must_check reader_count(struct reader *r, const struct store_list *q, uint64_t *n_r);
+/* All versions, newest first, the current one included. */
+enum read_rc must_check reader_history(struct reader *r, const struct uuid *id, store_visit_fn *fn, void *arg);
+
+/* Pending memories of a namespace (live, unexpired, matching), loaded; plus the ids that hide rows of the store. */
+struct overlay {
+	struct held *v;
+	size_t n;
+	struct vectors_allow *hidden;
+	size_t nhidden;
+};
+/* The memory that a pending PUT holds. False: its segment is gone, so the store has it. */
+bool reader_pending_memory(struct reader *r, const struct pending_entry *e, struct held *h_r);
+void overlay_load(struct reader *r, const struct store_list *q, struct overlay *o_r);
+void overlay_free(struct overlay *o);
+#endif

@@ -1,0 +1,183 @@
+/* api's life. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "api.h"
+#include "handlers.h"
+#include "log.h"
+
+#define DRAIN_POLL_MS 20
+
+static struct api api_state;
+
+static struct http_limits limits_of(const struct conf *c)
+{
+	return (struct http_limits){
+		.head_bytes = (size_t)conf_int(c, CONF_HTTP_HEAD_BYTES),
+		.body_bytes = (size_t)conf_int(c, CONF_HTTP_BODY_BYTES),
+		.headers = 100,
+		.head_timeout_ms = (unsigned)(conf_int(c, CONF_HTTP_HEAD_TIMEOUT) / 1000),
+		.body_timeout_ms = (unsigned)(conf_int(c, CONF_HTTP_BODY_TIMEOUT) / 1000),
+		.idle_timeout_ms = (unsigned)(conf_int(c, CONF_HTTP_IDLE_TIMEOUT) / 1000),
+		.write_timeout_ms = (unsigned)(conf_int(c, CONF_HTTP_WRITE_TIMEOUT) / 1000),
+		.max_connections = (unsigned)conf_int(c, CONF_HTTP_MAX_CONNECTIONS),
+		.buffered_bytes = (size_t)conf_int(c, CONF_HTTP_BUFFERED_BYTES)};
+}
+
+static void free_names(struct api *a)
+{
+	for (size_t i = 0; i < a->nnames; i++)
+		free((char *)(uintptr_t)a->names[i]);
+	free(a->names);
+	a->names = NULL;
+	a->nnames = 0;
+}
+
+static void take_conf(struct api *a, const struct conf *c)
+{
+	json_t *names = json_loads(conf_str(c, CONF_LISTEN_NAMES), 0, NULL), *v;
+	size_t i;
+	free_names(a);
+	a->names = util_zalloc((json_array_size(names) + 1) * sizeof(*a->names));
+	json_array_foreach(names, i, v)
+		if (json_is_string(v))
+			a->names[a->nnames++] = util_strndup(json_string_value(v), json_string_length(v));
+	json_decref(names);
+	a->errors_full = strcmp(conf_str(c, CONF_ERRORS_DETAIL), "full") == 0;
+}
+
+static int open_auth(struct api *a, const struct conf *c)
+{
+	const char *path = conf_str(c, CONF_AUTH_TOKENS_FILE);
+	char *error = NULL;
+	if (!*path)
+		return 0;
+	a->auth = auth_load(path, &error);
+	if (!a->auth)
+		log_error("auth.tokens_file: %s", error ? error : "cannot be read");
+	free(error);
+	return a->auth ? 0 : WORKER_EXIT_FATAL;
+}
+
+static int open_shared(struct api *a)
+{
+	struct conf *c = a->w->conf;
+	struct shared *s = &a->shared;
+	s->plant = a->plant;
+	s->pending = pending_open(FD_SHM_PENDING, false, (uint32_t)conf_int(c, CONF_JOURNAL_PENDING_MAX));
+	s->cache = cache_open(FD_SHM_CACHE, false);
+	s->vectors = vectors_open(FD_SHM_VECTORS, false);
+	s->store_conf = (struct store_conf){.kind = conf_str(c, CONF_STORE_KIND), .dsn = conf_str(c, CONF_STORE_DSN),
+					    .dir = conf_str(c, CONF_DATA_DIR)};
+	s->ops = store_by_kind(s->store_conf.kind);
+	if (s->pending && s->cache && s->vectors && s->ops)
+		return 0;
+	log_error("cannot map the shared segments: %s", strerror(errno));
+	return WORKER_EXIT_FAIL;
+}
+
+static int listen_on(struct api *a, int fd)
+{
+	if (fcntl(fd, F_GETFD) < 0)
+		return 0; /* not configured */
+	return http_server_listen(a->http, fd);
+}
+
+static int api_init(struct worker *w)
+{
+	static const struct http_callbacks callbacks = {.on_head = router_head, .on_request = router_request,
+		.on_body = router_body, .on_gone = router_gone, .on_refused = router_refused};
+	struct api *a = &api_state;
+	struct http_limits limits = limits_of(w->conf);
+	w->role_data = a;
+	a->w = w;
+	a->plant = w->plant;
+	a->base = w->base;
+	a->scratch = util_alloc(SCRATCH_BYTES);
+	a->embedder = strcmp(conf_str(w->conf, CONF_EMBEDDER_KIND), "none") == 0 ? NULL : embed_hashed();
+	take_conf(a, w->conf);
+	int rc = open_auth(a, w->conf);
+	rc = rc ? rc : open_shared(a);
+	if (rc)
+		return rc;
+	a->writes = writes_open(a);
+	a->jobs = jobs_start(a, (unsigned)conf_int(w->conf, CONF_API_READER_THREADS));
+	a->http = http_server_new(w->base, &limits, &callbacks, a, w->stats);
+	if (!a->http || listen_on(a, FD_LISTEN_TCP) || listen_on(a, FD_LISTEN_UNIX)) {
+		log_error("cannot serve on the listening sockets: %s", strerror(errno));
+		return WORKER_EXIT_FAIL;
+	}
+	return 0;
+}
+
+static void api_on_wake(struct worker *w)
+{
+	struct api *a = w->role_data;
+	writes_on_wake(a->writes);
+}
+
+static void drained(evutil_socket_t fd, short what, void *arg)
+{
+	struct api *a = arg;
+	(void)fd, (void)what;
+	if (http_server_connections(a->http) == 0 && writes_idle(a->writes))
+		worker_exit(a->w, WORKER_EXIT_OK);
+}
+
+static void api_drain(struct worker *w)
+{
+	struct api *a = w->role_data;
+	struct timeval t = {0, DRAIN_POLL_MS * 1000};
+	a->draining = true;
+	http_server_drain(a->http);
+	if (http_server_connections(a->http) == 0 && writes_idle(a->writes)) {
+		worker_exit(w, WORKER_EXIT_OK);
+		return;
+	}
+	event_add(event_new(a->base, -1, EV_PERSIST, drained, a), &t);
+}
+
+static int api_conf_prepare(struct worker *w, const struct conf *next, char **error_r)
+{
+	(void)w, (void)next, (void)error_r; /* the table's own validation is all that api needs */
+	return 0;
+}
+
+static void api_conf_commit(struct worker *w)
+{
+	struct api *a = w->role_data;
+	struct http_limits limits = limits_of(w->conf);
+	take_conf(a, w->conf);
+	http_server_set_limits(a->http, &limits);
+}
+
+static void api_peer_restarted(struct worker *w, unsigned slot)
+{
+	struct api *a = w->role_data;
+	if (slot == SLOT_SYNC)
+		writes_resend(a->writes);
+}
+
+static void api_stop(struct worker *w)
+{
+	struct api *a = w->role_data;
+	http_server_free(&a->http);
+	jobs_stop(&a->jobs);
+	free_names(a);
+	auth_free(&a->auth);
+	free(a->scratch);
+}
+
+const struct worker_role api_role = {
+	.name = "api",
+	.init = api_init,
+	.on_wake = api_on_wake,
+	.conf_prepare = api_conf_prepare,
+	.conf_commit = api_conf_commit,
+	.drain = api_drain,
+	.peer_restarted = api_peer_restarted,
+	.stop = api_stop,
+};

@@ -1,0 +1,257 @@
+/* From a request to its handler: host and origin, route, credential. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "api.h"
+#include "clock.h"
+#include "handlers.h"
+
+static const struct route routes[] = {
+#define ROUTE(m, pattern, right, handler, streams) {HTTP_M_##m, pattern, right, handler, streams},
+#include "routes.def"
+#undef ROUTE
+};
+
+enum { ROUTES = ARRAY_LEN(routes) };
+_Static_assert(ROUTES <= STATS_ROUTES, "plant.h has room for every route");
+
+static const char *const method_names[] = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "OTHER"};
+
+static int status_class(int status)
+{
+	return status < 200 ? 0 : status < 300 ? 1 : status < 400 ? 2 : status < 500 ? 3 : 4;
+}
+
+static void count(struct api *a, size_t route, int class)
+{
+	_Atomic uint64_t *n = &a->w->stats->http[route][class];
+	atomic_store_explicit(n, atomic_load_explicit(n, memory_order_relaxed) + 1, memory_order_relaxed);
+}
+
+void router_count(const struct call *c, int status)
+{
+	count(c->api, c->route ? (size_t)(c->route - routes) : ROUTES, status_class(status));
+}
+
+void router_count_get(struct api *a) { count(a, 0, 1); }
+
+/* One row of /metrics for each route and class that ever answered. Classes rather than single
+ * statuses keep the table small: "2xx". */
+void router_metrics(struct api *a, struct buf *b)
+{
+	static const char *const classes[] = {"1xx", "2xx", "3xx", "4xx", "5xx"};
+	buf_adds(b, "# HELP orchestra_http_requests_total Requests answered, by route, method and class of status.\n"
+		    "# TYPE orchestra_http_requests_total counter\n");
+	for (size_t r = 0; r <= ROUTES; r++)
+		for (size_t k = 0; k < ARRAY_LEN(classes); k++) {
+			uint64_t n = 0;
+			for (unsigned s = 0; s < SLOT_COUNT; s++)
+				n += atomic_load_explicit(&a->plant->worker[s].stats.http[r][k], memory_order_relaxed);
+			if (n || (r < ROUTES && k == 1))
+				buf_printf(b, "orchestra_http_requests_total{route=\"%s\",method=\"%s\",status=\"%s\"} %llu\n",
+					   r < ROUTES ? routes[r].pattern : "none",
+					   r < ROUTES ? method_names[routes[r].method] : "any", classes[k],
+					   (unsigned long long)n);
+		}
+}
+
+/* ---- matching ---- */
+
+struct match {
+	const struct route *route;
+	bool path_known;
+	struct uuid id;
+	struct span name;
+	bool bad_id;
+};
+
+/* A pattern matches segment by segment; {id} and {name} take one segment. */
+static bool pattern_matches(const char *pat, struct span path, struct match *m)
+{
+	const char *p = path.p, *end = path.p + path.len;
+	while (*pat) {
+		if (*pat != '{') {
+			if (p == end || *p++ != *pat++)
+				return false;
+			continue;
+		}
+		bool is_id = pat[1] == 'i';
+		const char *seg = p;
+		while (p < end && *p != '/')
+			p++;
+		if (p == seg)
+			return false;
+		if (is_id) {
+			m->bad_id = !uuid_parse(seg, (size_t)(p - seg), &m->id);
+			if (memchr(seg, ':', (size_t)(p - seg)))
+				return false;
+		} else {
+			m->name = (struct span){seg, (size_t)(p - seg)};
+		}
+		pat = strchr(pat, '}') + 1;
+	}
+	return p == end;
+}
+
+static struct match find_route(enum http_method method, struct span path)
+{
+	struct match best = {.route = NULL};
+	for (size_t i = 0; i < ROUTES; i++) {
+		struct match m = {.route = NULL};
+		if (!pattern_matches(routes[i].pattern, path, &m))
+			continue;
+		/* /v1/memories/search is a literal; the same text is no id for another method. */
+		if (m.bad_id && best.path_known)
+			continue;
+		best.path_known = true;
+		if (routes[i].method == method || (method == HTTP_M_HEAD && routes[i].method == HTTP_M_GET)) {
+			m.route = &routes[i];
+			m.path_known = true;
+			if (!best.route || best.bad_id)
+				best = m;
+		}
+	}
+	return best;
+}
+
+/* ---- admission ---- */
+
+static const struct auth_principal *who_is(struct api *a, struct http_request *r)
+{
+	if (!a->auth)
+		return http_peer_loopback(r) ? auth_local_admin() : NULL;
+	return auth_check(a->auth, http_header(r, HTTP_H_AUTHORIZATION));
+}
+
+static bool host_ok(struct call *c)
+{
+	struct span host = http_header(c->req, HTTP_H_HOST), origin = http_header(c->req, HTTP_H_ORIGIN);
+	if (host.p && !auth_host_ok(host, c->api->names, c->api->nnames)) {
+		problem(c, 421, "host-refused", "Host: this name is neither loopback nor in listen.names");
+		return false;
+	}
+	if (origin.p && !auth_origin_ok(origin, c->api->names, c->api->nnames)) {
+		problem(c, 403, "origin-refused", "Origin: pages of this origin may not call; add its host to listen.names");
+		return false;
+	}
+	return true;
+}
+
+static bool credential_ok(struct call *c)
+{
+	unsigned right = c->route->right;
+	c->who = who_is(c->api, c->req);
+	if (!right)
+		return true;
+	if (!c->who) {
+		problem(c, 401, "unauthorized", "Authorization: a valid bearer token is needed");
+		buf_adds(&c->reply.head, "WWW-Authenticate: Bearer\r\n");
+		return false;
+	}
+	if (!(c->who->rights & (right | AUTH_ADMIN))) {
+		problem(c, 403, "right-missing", "this token does not carry the right \"%s\"",
+			right == AUTH_READ ? "read" : right == AUTH_WRITE ? "write" : "admin");
+		return false;
+	}
+	return true;
+}
+
+const struct auth_principal *router_admit_fast(struct api *a, struct http_request *r, unsigned right)
+{
+	struct span host = http_header(r, HTTP_H_HOST);
+	if (host.p && !auth_host_ok(host, a->names, a->nnames))
+		return NULL;
+	const struct auth_principal *who = who_is(a, r);
+	return who && who->rights & (right | AUTH_ADMIN) ? who : NULL;
+}
+
+static bool resolve(struct call *c)
+{
+	struct match m = find_route(http_method(c->req), http_path(c->req));
+	if (!m.path_known) {
+		problem(c, 404, "no-route", "no such resource; docs/api.md lists them");
+		return false;
+	}
+	if (!m.route) {
+		problem(c, 405, "method-not-allowed", "this resource does not support the method");
+		return false;
+	}
+	c->route = m.route;
+	if (m.bad_id) {
+		problem(c, 404, "not-found", "id: a memory's id is a UUID; this is none");
+		return false;
+	}
+	c->id = m.id;
+	if (m.name.p) {
+		c->name = util_alloc(m.name.len + 1);
+		ptrdiff_t n = http_percent_decode(m.name, false, c->name);
+		if (n < 0 || memchr(c->name, 0, (size_t)n)) {
+			problem(c, 400, "invalid-path", "the path has a malformed percent escape");
+			return false;
+		}
+		c->name[n] = 0;
+	}
+	return true;
+}
+
+static struct call *call_new(struct api *a, struct http_request *r)
+{
+	struct call *c = util_zalloc(sizeof(*c));
+	c->api = a;
+	c->req = r;
+	return c;
+}
+
+static bool admit(struct call *c) { return host_ok(c) && resolve(c) && credential_ok(c); }
+
+void router_request(void *arg, struct http_request *r)
+{
+	struct api *a = arg;
+	struct call *c = *http_user(r); /* a streamed body made its call at the head */
+	if (c) {
+		transfer_body_end(c);
+		return;
+	}
+	if (memories_get_fast(a, r))
+		return;
+	c = call_new(a, r);
+	if (!admit(c)) {
+		call_reply(c);
+		return;
+	}
+	c->route->handle(c);
+}
+
+void router_head(void *arg, struct http_request *r, bool *stream_r)
+{
+	struct match m = find_route(http_method(r), http_path(r));
+	if (!m.route || !m.route->streams_body)
+		return;
+	struct call *c = call_new(arg, r);
+	if (!admit(c)) {
+		call_reply(c);
+		return;
+	}
+	*stream_r = true;
+	*http_user(r) = c;
+	c->route->handle(c);
+}
+
+bool router_body(void *arg, struct http_request *r, const char *p, size_t n)
+{
+	(void)arg;
+	return transfer_body(*http_user(r), p, n);
+}
+
+void router_gone(void *arg, struct http_request *r)
+{
+	(void)arg;
+	if (*http_user(r))
+		transfer_gone(*http_user(r));
+}
+
+void router_refused(void *arg, int status, const char *detail, struct buf *b)
+{
+	(void)arg;
+	problem_write(b, status, "http", detail, (struct span){NULL, 0});
+}

@@ -1,0 +1,182 @@
+/* Transactions on their way to sync: from submission until the answer.
+ *
+ * A transaction is kept until it is answered. When sync dies it is sent again under the same id:
+ * the successor finds ids that reached the journal there and answers without writing twice. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "api.h"
+#include "log.h"
+#include "rings.h"
+
+struct writes {
+	struct api *api;
+	struct ring *requests, *answers;
+	uint64_t counter;
+	struct call *table[4096];         /* in flight, by txn id; chains through call->next */
+	size_t in_flight;
+	struct call **outbox;             /* waiting for ring space, in order; circular */
+	size_t out_head, out_len, out_cap;
+	size_t out_offset;                /* bytes of the first one that were sent as fragments */
+};
+
+static struct call **bucket(struct writes *w, uint64_t id) { return &w->table[id & (ARRAY_LEN(w->table) - 1)]; }
+
+static void put_head(struct ring_msg_head *h, uint32_t type, uint32_t part, uint64_t total)
+{
+	*h = (struct ring_msg_head){.type = type, .part = part, .total = total};
+}
+
+/* Sends (the rest of) one transaction. False: the ring is full, go on at the next wake-up. */
+static bool send_txn(struct writes *w, const struct buf *txn)
+{
+	size_t max = ring_max_payload(w->requests) - sizeof(struct ring_msg_head);
+	while (w->out_offset < txn->len) {
+		size_t left = txn->len - w->out_offset, n = left < max ? left : max;
+		char *p = ring_reserve(w->requests, sizeof(struct ring_msg_head) + n);
+		if (!p)
+			return false;
+		if (txn->len <= max)
+			put_head((void *)p, MSG_TXN, 0, txn->len);
+		else
+			put_head((void *)p, MSG_FRAGMENT, (w->out_offset ? 0 : FRAGMENT_FIRST) |
+				 (n == left ? FRAGMENT_LAST : 0), txn->len);
+		memcpy(p + sizeof(struct ring_msg_head), txn->p + w->out_offset, n);
+		ring_commit(w->requests, sizeof(struct ring_msg_head) + n);
+		w->out_offset += n;
+	}
+	w->out_offset = 0;
+	return true;
+}
+
+static void pump(struct writes *w)
+{
+	bool sent = false;
+	while (w->out_len) {
+		struct call *c = w->outbox[w->out_head];
+		size_t before = w->out_offset;
+		bool whole = send_txn(w, &c->txn);
+		sent |= whole || w->out_offset != before;
+		if (!whole)
+			break;
+		w->out_head = (w->out_head + 1) % w->out_cap;
+		w->out_len--;
+	}
+	if (sent)
+		worker_wake_peer(w->api->w, SLOT_SYNC);
+}
+
+static void enqueue(struct writes *w, struct call *c)
+{
+	if (w->out_len == w->out_cap) {
+		size_t cap = w->out_cap ? w->out_cap * 2 : 64;
+		struct call **v = util_alloc(cap * sizeof(*v));
+		for (size_t i = 0; i < w->out_len; i++)
+			v[i] = w->outbox[(w->out_head + i) % w->out_cap];
+		free(w->outbox);
+		w->outbox = v;
+		w->out_cap = cap;
+		w->out_head = 0;
+	}
+	w->outbox[(w->out_head + w->out_len++) % w->out_cap] = c;
+}
+
+bool writes_submit(struct writes *w, struct call *c)
+{
+	if (w->in_flight >= RINGS_IN_FLIGHT_MAX)
+		return false;
+	c->next = *bucket(w, c->txn_id);
+	*bucket(w, c->txn_id) = c;
+	w->in_flight++;
+	stats_add(w->api->w->stats, STAT_TXNS_SENT, 1);
+	enqueue(w, c);
+	if (w->out_len == 1)
+		pump(w);
+	return true;
+}
+
+static struct call **find(struct writes *w, uint64_t id)
+{
+	struct call **cp = bucket(w, id);
+	while (*cp && (*cp)->txn_id != id)
+		cp = &(*cp)->next;
+	return cp;
+}
+
+static void answered(struct writes *w, const struct txn_answer *a)
+{
+	struct call **cp = find(w, a->id), *c = *cp;
+	if (!c)
+		return; /* a predecessor's, or a second answer */
+	if (a->status == TXN_OK && c->wait_store) {
+		c->committed_seq = a->seq;
+		return; /* TXN_STORED follows */
+	}
+	*cp = c->next;
+	w->in_flight--;
+	call_answered(c, a->status, a->seq, a->arg);
+}
+
+void writes_on_wake(struct writes *w)
+{
+	for (;;) {
+		uint64_t cursor = ring_head(w->answers);
+		size_t len;
+		const struct txn_answer *a;
+		while ((a = ring_peek(w->answers, &cursor, &len))) {
+			struct txn_answer copy;
+			AN(len == sizeof(copy));
+			memcpy(&copy, a, sizeof(copy));
+			ring_advance(w->answers, cursor);
+			answered(w, &copy);
+		}
+		if (errno == EPROTO)
+			ring_advance(w->answers, ring_head(w->answers) + ring_used(w->answers));
+		pump(w);
+		wake_prepare(&w->api->plant->wake[w->api->w->slot]);
+		if (ring_empty(w->answers))
+			return;
+		wake_cancel(&w->api->plant->wake[w->api->w->slot]);
+	}
+}
+
+static int by_id(const void *a, const void *b)
+{
+	const struct call *const *x = a, *const *y = b;
+	return (*x)->txn_id < (*y)->txn_id ? -1 : (*x)->txn_id > (*y)->txn_id;
+}
+
+void writes_resend(struct writes *w)
+{
+	struct call **all = util_alloc((w->in_flight + 1) * sizeof(*all));
+	size_t n = 0;
+	for (size_t i = 0; i < ARRAY_LEN(w->table); i++)
+		for (struct call *c = w->table[i]; c; c = c->next)
+			all[n++] = c;
+	qsort(all, n, sizeof(*all), by_id);
+	w->out_len = w->out_offset = 0;
+	for (size_t i = 0; i < n; i++)
+		enqueue(w, all[i]);
+	free(all);
+	if (n)
+		log_info("sync was restarted: %zu unanswered transactions are sent again", n);
+	pump(w);
+}
+
+bool writes_idle(const struct writes *w) { return w->in_flight == 0; }
+
+uint64_t writes_next_id(struct writes *w) { return (w->api->w->incarnation << 32) | (++w->counter & 0xffffffffu); }
+
+struct writes *writes_open(struct api *a)
+{
+	struct writes *w = util_zalloc(sizeof(*w));
+	size_t bytes = (size_t)conf_int(a->w->conf, CONF_RING_BYTES);
+	w->api = a;
+	w->requests = ring_open(FD_SHM_RINGS, rings_request_offset(bytes, a->w->slot), bytes);
+	w->answers = ring_open(FD_SHM_RINGS, rings_answer_offset(bytes, a->w->slot), RINGS_ANSWER_BYTES);
+	if (!w->requests || !w->answers) {
+		log_error("cannot map the rings: %s", strerror(errno));
+		exit(WORKER_EXIT_FAIL);
+	}
+	return w;
+}

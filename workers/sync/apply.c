@@ -1,0 +1,348 @@
+/* Making durable writes visible, and answering them.
+ *
+ * Order within a batch: pending table (published in one step), then indexes and L1, then
+ * applied_seq, then ring space, then answers, then the flusher's permission. A reader looks at L1,
+ * then the pending table, then the store; a fill that began before the pending entry was
+ * published is refused by the L1 epoch that cache_put/cache_remove moves. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "log.h"
+#include "sync.h"
+
+void apply_answer(struct sync *s, uint32_t slot, uint64_t id, enum txn_status status, uint64_t seq,
+		  uint32_t arg)
+{
+	struct ring *r = s->peer[slot].answers;
+	if (!r)
+		return; /* our own transactions: nobody waits */
+	struct txn_answer *a = ring_reserve(r, sizeof(*a));
+	if (!a) {
+		/* A live sender keeps less in flight than the ring holds (RINGS_IN_FLIGHT_MAX); a dead
+		 * one's successor drops these answers anyway. */
+		log_debug("the answer ring of slot %u is full; an answer is dropped", slot);
+		return;
+	}
+	*a = (struct txn_answer){.id = id, .seq = seq, .status = status, .arg = arg};
+	ring_commit(r, sizeof(*a));
+	worker_wake_peer(s->w, slot);
+}
+
+/* ---- pending table ---- */
+
+static void pend(struct sync *s, const struct op_head *op, const void *body, struct pending_entry *e)
+{
+	struct memory m;
+	e->type = op->type;
+	e->len = op->len;
+	switch (op->type) {
+	case OP_PUT:
+		if (!memory_decode(body, op->len, &m))
+			return;
+		e->id = m.id;
+		e->ns = m.ns;
+		e->version = m.version;
+		e->content_key = m.content_hash;
+		e->external_key = m.external_id.len ? record_external_key(m.ns, m.external_id) : 0;
+		e->expires_us = m.expires_us;
+		break;
+	case OP_DELETE: {
+		const struct op_delete *d = body;
+		e->id = d->id;
+		e->ns = d->ns;
+		e->version = d->version;
+		e->content_key = d->content_key;
+		e->external_key = d->external_key;
+		e->how = (uint16_t)d->how;
+		break;
+	}
+	case OP_IDEM: {
+		const struct op_idem *i = body;
+		memcpy(e->id.b, &i->key, sizeof(i->key));
+		e->ns = i->ns;
+		e->expires_us = i->expires_us;
+		break;
+	}
+	case OP_NS_DROP:
+		e->ns = ((const struct op_ns_drop *)body)->ns;
+		break;
+	default:
+		return; /* OP_NAMESPACE: the plant's row is what readers look at */
+	}
+	pending_append(s->pending, e);
+}
+
+static void pend_txn(struct sync *s, uint64_t seq, uint64_t segment, uint64_t offset, const void *data,
+		     size_t len)
+{
+	struct txn_reader t;
+	const struct op_head *op;
+	const void *body;
+	AN(txn_open(&t, data, len));
+	while (txn_next(&t, &op, &body)) {
+		struct pending_entry e = {.seq = seq, .segment = segment,
+			.offset = offset + (uint64_t)((const char *)body - (const char *)data)};
+		pend(s, op, body, &e);
+	}
+}
+
+/* ---- indexes and L1 ---- */
+
+static void index_put(struct sync *s, const struct memory *m)
+{
+	static struct log_limit full;
+	if (m->deleted_us || m->flags & MEMORY_SUPERSEDED) {
+		vectors_remove(s->vectors, &m->id, m->version);
+		if (m->deleted_us) {
+			cache_remove(s->cache, CACHE_MEMORY, &m->id);
+			return;
+		}
+	} else if (m->dim) {
+		if (vectors_insert(s->vectors, m->ns, &m->id, m->version, m->expires_us, m->dim, m->embedding))
+			log_warn_limited(&full, 60, "vectors.max_bytes is reached: new vectors are searched in the store");
+	} else {
+		vectors_remove(s->vectors, &m->id, m->version);
+	}
+	struct cache_meta meta = {.ns = m->ns, .version = m->version, .expires_us = m->expires_us};
+	cache_put(s->cache, CACHE_MEMORY, &m->id, &meta, m->body.p, m->body.len);
+}
+
+static void index_op(struct sync *s, const struct op_head *op, const void *body)
+{
+	struct memory m;
+	switch (op->type) {
+	case OP_PUT:
+		if (memory_decode(body, op->len, &m))
+			index_put(s, &m);
+		break;
+	case OP_DELETE: {
+		const struct op_delete *d = body;
+		vectors_remove(s->vectors, &d->id, d->version);
+		cache_remove(s->cache, CACHE_MEMORY, &d->id);
+		break;
+	}
+	case OP_NS_DROP:
+		vectors_drop(s->vectors, ((const struct op_ns_drop *)body)->ns);
+		cache_purge_ns(s->cache, ((const struct op_ns_drop *)body)->ns);
+		break;
+	}
+}
+
+/* The namespace's row moves with every applied write: its generation is the ETag of lists. */
+static uint64_t op_ns(const struct op_head *op, const void *body)
+{
+	struct memory m;
+	switch (op->type) {
+	case OP_PUT:
+		return memory_decode(body, op->len, &m) ? m.ns : 0;
+	case OP_DELETE:
+		return ((const struct op_delete *)body)->ns;
+	case OP_NAMESPACE:
+		return ((const struct op_namespace *)body)->ns;
+	case OP_NS_DROP:
+		return ((const struct op_ns_drop *)body)->ns;
+	}
+	return 0;
+}
+
+static void index_txn(struct sync *s, const void *data, size_t len)
+{
+	struct txn_reader t;
+	const struct op_head *op;
+	const void *body;
+	uint64_t last = 0;
+	AN(txn_open(&t, data, len));
+	while (txn_next(&t, &op, &body)) {
+		index_op(s, op, body);
+		uint64_t ns = op_ns(op, body);
+		struct ns_state *n = ns && ns != last ? sequence_ns(s, ns) : NULL;
+		if (n)
+			apply_namespace(s, n);
+		last = ns ? ns : last;
+	}
+}
+
+/* Readers may see the counters of writes that are about to become durable; never fewer. */
+void apply_namespace(struct sync *s, const struct ns_state *n)
+{
+	struct plant_namespace *row = plant_make(s->plant, (struct span){n->name, n->name_len});
+	if (!row)
+		return;
+	atomic_store_explicit(&row->count, n->count, memory_order_relaxed);
+	atomic_store_explicit(&row->bytes, n->bytes, memory_order_relaxed);
+	atomic_store_explicit(&row->quota_count, n->quota_count, memory_order_relaxed);
+	atomic_store_explicit(&row->quota_bytes, n->quota_bytes, memory_order_relaxed);
+	atomic_store_explicit(&row->relaxed, n->relaxed, memory_order_relaxed);
+	atomic_store_explicit(&row->created_us, n->created_us, memory_order_relaxed);
+	if (n->dim && !atomic_load_explicit(&row->embedder_set, memory_order_relaxed)) {
+		memcpy(row->embedder, n->embedder, sizeof(row->embedder));
+		atomic_store_explicit(&row->embedder_set, 1, memory_order_release);
+	} else if (!n->dim) {
+		atomic_store_explicit(&row->embedder_set, 0, memory_order_release);
+	}
+	atomic_store_explicit(&row->dim, n->dim, memory_order_release);
+	atomic_store_explicit(&row->exists, n->exists, memory_order_release);
+	atomic_fetch_add_explicit(&row->generation, 1, memory_order_release);
+}
+
+void apply_namespaces(struct sync *s)
+{
+	for (size_t i = 0; i < PLANT_NAMESPACES; i++)
+		if (s->ns[i].ns)
+			apply_namespace(s, &s->ns[i]);
+}
+
+/* ---- whole transactions: replay takes this path one by one ---- */
+
+void apply_txn(struct sync *s, uint64_t seq, uint64_t segment, uint64_t offset, const void *data, size_t len)
+{
+	pend_txn(s, seq, segment, offset, data, len);
+	pending_publish(s->pending);
+	index_txn(s, data, len);
+}
+
+void apply_finish(struct sync *s, uint64_t seq)
+{
+	atomic_store_explicit(&s->plant->applied_seq, seq, memory_order_release);
+	atomic_store_explicit(&s->plant->journal_bytes, journal_bytes(s->journal), memory_order_relaxed);
+}
+
+/* ---- a batch ---- */
+
+static void remember_waiter(struct sync *s, const struct item *it)
+{
+	if (s->nwaiters == s->cwaiters) {
+		s->cwaiters = s->cwaiters ? s->cwaiters * 2 : 64;
+		s->waiters = util_realloc(s->waiters, s->cwaiters * sizeof(*s->waiters));
+	}
+	s->waiters[s->nwaiters++] = (struct waiter){.id = it->id, .seq = it->seq, .slot = it->slot,
+						    .scrub = it->flags & TXN_SCRUB};
+}
+
+static void make_visible(struct sync *s, struct batch *g)
+{
+	for (size_t i = 0; i < g->n; i++) {
+		struct item *it = &g->items[i];
+		if (it->status == TXN_OK)
+			pend_txn(s, it->seq, it->where.segment, it->where.offset, it->data, it->len);
+	}
+	pending_publish(s->pending);
+	for (size_t i = 0; i < g->n; i++)
+		if (g->items[i].status == TXN_OK)
+			index_txn(s, g->items[i].data, g->items[i].len);
+	apply_finish(s, g->first_seq + g->writes - 1);
+	stats_add(s->w->stats, STAT_JOURNAL_RECORDS, g->writes);
+	stats_add(s->w->stats, STAT_JOURNAL_BYTES, g->bytes);
+	stats_add(s->w->stats, STAT_JOURNAL_SYNCS, !g->all_relaxed);
+}
+
+/* Nothing of the batch is in the journal (disk full) or nobody knows (fdatasync failed): refuse it
+ * and whatever was numbered behind it, and forget what they promised. */
+static void refuse_all(struct sync *s, struct batch *g, int error)
+{
+	enum txn_status why = error == ENOSPC || error == EDQUOT ? TXN_DISK_FULL : TXN_JOURNAL_FAILED;
+	struct batch *both[2] = {g, s->open == g ? NULL : s->open};
+	if (why == TXN_JOURNAL_FAILED) {
+		s->failed = true;
+		sync_fail(s, SYNC_JOURNAL_FAILED,
+			  "the journal could not be made durable: %s. No write is accepted until the disk is "
+			  "repaired and the daemon is restarted; nothing that was acknowledged is lost", strerror(error));
+	} else {
+		static struct log_limit full;
+		log_warn_limited(&full, 10, "the disk under data.dir is full: writes are refused until there is room");
+	}
+	for (int b = 0; b < 2 && both[b]; b++)
+		for (size_t i = 0; i < both[b]->n; i++)
+			if (both[b]->items[i].status == TXN_OK)
+				both[b]->items[i].status = why;
+	s->next_seq = g->first_seq;
+	recent_free(&s->recent);
+	s->recent = recent_new(RECENT_KEYS, g->first_seq - 1);
+	for (size_t i = 0; i < PLANT_NAMESPACES; i++) {
+		struct ns_state *n = &s->ns[i];
+		struct plant_namespace *row = n->ns ? plant_find(s->plant, n->ns) : NULL;
+		if (!n->ns)
+			continue;
+		n->exists = row ? atomic_load(&row->exists) : 0;
+		n->count = row ? atomic_load(&row->count) : 0;
+		n->bytes = row ? atomic_load(&row->bytes) : 0;
+		n->dim = row ? atomic_load(&row->dim) : 0;
+	}
+	if (both[1]) {
+		both[1]->writes = 0;
+		both[1]->bytes = 0;
+	}
+}
+
+static void answer_batch(struct sync *s, const struct batch *g, bool *urgent_r, bool *scrub_r)
+{
+	for (size_t i = 0; i < g->n; i++) {
+		const struct item *it = &g->items[i];
+		apply_answer(s, it->slot, it->id, it->status, it->seq, it->arg);
+		if (it->status == TXN_OK && it->flags & TXN_WAIT_STORE) {
+			remember_waiter(s, it);
+			*urgent_r = true;
+			*scrub_r |= (it->flags & TXN_SCRUB) != 0;
+		}
+	}
+}
+
+/* After this the transactions' bytes are gone; only the items' own fields may be read. */
+static void release_bytes(struct sync *s, struct batch *g)
+{
+	for (size_t i = 0; i < g->n; i++) {
+		struct item *it = &g->items[i];
+		if (it->owned)
+			free(it->owned);
+		else
+			s->peer[it->slot].held--;
+	}
+	intake_advance(s, g);
+}
+
+static void settle_queue(struct sync *s, const struct batch *g)
+{
+	for (size_t i = 0; i < g->n; i++) {
+		if (!g->items[i].seq)
+			continue;
+		const struct txn_head *h = g->items[i].data;
+		s->queued_ops -= h->nops;
+		s->queued_bytes -= g->items[i].len;
+	}
+}
+
+void apply_batch(struct sync *s, struct batch *g)
+{
+	bool urgent = false, scrub = false, wrote = g->writes && !g->error;
+	settle_queue(s, g);
+	if (wrote)
+		make_visible(s, g);
+	else if (g->writes)
+		refuse_all(s, g, g->error);
+	/* Ring space first, answers second: a sync that dies in between is asked again and finds the
+	 * transaction in the journal, which the flusher may not pass before the answers are out. */
+	release_bytes(s, g);
+	answer_batch(s, g, &urgent, &scrub);
+	g->n = g->bytes = g->writes = 0;
+	g->all_relaxed = true;
+	g->error = 0;
+	if (wrote)
+		flusher_allow(s->flusher, atomic_load_explicit(&s->plant->applied_seq, memory_order_relaxed),
+			      urgent, scrub);
+}
+
+void apply_flushed(struct sync *s, uint64_t seq, uint64_t scrubbed_seq)
+{
+	pending_release(s->pending, seq);
+	atomic_store_explicit(&s->plant->flushed_seq, seq, memory_order_release);
+	atomic_store_explicit(&s->plant->journal_bytes, journal_bytes(s->journal), memory_order_relaxed);
+	size_t kept = 0;
+	for (size_t i = 0; i < s->nwaiters; i++) {
+		struct waiter *w = &s->waiters[i];
+		if (w->seq <= (w->scrub ? scrubbed_seq : seq))
+			apply_answer(s, w->slot, w->id, TXN_STORED, w->seq, 0);
+		else
+			s->waiters[kept++] = *w;
+	}
+	s->nwaiters = kept;
+}

@@ -1,0 +1,153 @@
+/* The refill: store → vector index after a start, when the shared index is new. The thread reads
+ * batches, the loop inserts them between commits. A row that was written or deleted after the
+ * batch was read is skipped: its own write has told the index already. */
+#include <stdlib.h>
+#include <sys/prctl.h>
+
+#include "log.h"
+#include "sync.h"
+
+#define REFILL_BATCH 256
+
+struct refill_row {
+	struct uuid id;
+	uint64_t ns, version;
+	int64_t expires_us;
+	uint32_t dim;
+	float *x;
+};
+struct refill {
+	struct sync *s;
+	pthread_t thread;
+	pthread_mutex_t lock;
+	pthread_cond_t taken;
+	bool busy, stale, stop; /* busy: the loop has a batch; stale: it must be read again */
+	struct store *store;
+	struct refill_row rows[REFILL_BATCH];
+	size_t n;
+	uint64_t read_seq;
+};
+
+static bool gather(void *arg, const struct uuid *id, uint64_t ns, uint64_t version, int64_t expires_us,
+		   uint32_t dim, const float *x)
+{
+	struct refill *r = arg;
+	struct refill_row *row = &r->rows[r->n++];
+	*row = (struct refill_row){*id, ns, version, expires_us, dim, util_alloc(dim * sizeof(float))};
+	memcpy(row->x, x, dim * sizeof(float));
+	return r->n < REFILL_BATCH;
+}
+
+static void insert_batch(struct sync *s, void *arg)
+{
+	struct refill *r = arg;
+	bool stale = recent_floor(s->recent) > r->read_seq;
+	size_t done = 0;
+	for (size_t i = 0; i < r->n && !stale; i++, done++) {
+		struct refill_row *row = &r->rows[i];
+		if (recent_unchanged(s->recent, record_id_key(&row->id), r->read_seq) &&
+		    vectors_insert(s->vectors, row->ns, &row->id, row->version, row->expires_us, row->dim, row->x))
+			continue; /* no room: the namespace is marked incomplete and searched in the store */
+	}
+	atomic_fetch_add_explicit(&s->plant->refill_done, done, memory_order_relaxed);
+	pthread_mutex_lock(&r->lock);
+	r->busy = false;
+	r->stale = stale;
+	pthread_cond_signal(&r->taken);
+	pthread_mutex_unlock(&r->lock);
+}
+
+static void finished(struct sync *s, void *arg)
+{
+	(void)arg;
+	atomic_store_explicit(&s->plant->refill_state, REFILL_DONE, memory_order_release);
+	log_info("vector index holds %llu vectors", (unsigned long long)vectors_count(s->vectors, 0));
+}
+
+/* Hands the batch to the loop and waits until it took it. False: stop. */
+static bool hand_over(struct refill *r)
+{
+	pthread_mutex_lock(&r->lock);
+	r->busy = true;
+	pthread_mutex_unlock(&r->lock);
+	sync_post(r->s, insert_batch, r);
+	pthread_mutex_lock(&r->lock);
+	while (r->busy && !r->stop)
+		pthread_cond_wait(&r->taken, &r->lock);
+	bool go_on = !r->stop;
+	pthread_mutex_unlock(&r->lock);
+	return go_on;
+}
+
+static void *refill_main(void *arg)
+{
+	struct refill *r = arg;
+	struct sync *s = r->s;
+	const struct store_ops *ops = s->store_ops;
+	struct uuid last;
+	bool have_last = false, go_on = true;
+	uint64_t total = 0;
+	prctl(PR_SET_NAME, "refill");
+	if (ops->vector_count(r->store, &total) == STORE_OK)
+		atomic_store(&s->plant->refill_total, total);
+	while (go_on && total) {
+		r->n = 0;
+		/* Records beyond flushed_seq may be missing from what we read now; those that came after it
+		 * are in the index by their own write. */
+		r->read_seq = atomic_load(&s->plant->flushed_seq);
+		if (ops->vectors(r->store, have_last ? &last : NULL, REFILL_BATCH, gather, r) != STORE_OK) {
+			log_warn("refill of the vector index stopped: %s", ops->error(r->store));
+			break;
+		}
+		if (!r->n)
+			break;
+		struct uuid end = r->rows[r->n - 1].id;
+		go_on = hand_over(r);
+		for (size_t i = 0; i < r->n; i++)
+			free(r->rows[i].x);
+		if (go_on && !r->stale) {
+			last = end;
+			have_last = true;
+		}
+	}
+	ops->close(r->store);
+	r->store = NULL;
+	if (go_on)
+		sync_post(s, finished, NULL);
+	return NULL;
+}
+
+void refill_start(struct sync *s)
+{
+	char *error = NULL;
+	if (s->refill || atomic_load(&s->plant->refill_state) == REFILL_DONE)
+		return;
+	struct refill *r = util_zalloc(sizeof(*r));
+	r->s = s;
+	pthread_mutex_init(&r->lock, NULL);
+	pthread_cond_init(&r->taken, NULL);
+	r->store = s->store_ops->open(&s->store_conf, false, &error);
+	atomic_store(&s->plant->refill_state, REFILL_RUNNING);
+	atomic_store(&s->plant->refill_done, 0);
+	if (!r->store || pthread_create(&r->thread, NULL, refill_main, r)) {
+		log_warn("refill of the vector index cannot start: %s", error ? error : "no thread");
+		free(error);
+		free(r);
+		return;
+	}
+	s->refill = r;
+}
+
+void refill_stop(struct sync *s)
+{
+	struct refill *r = s->refill;
+	if (!r)
+		return;
+	pthread_mutex_lock(&r->lock);
+	r->stop = true;
+	pthread_cond_signal(&r->taken);
+	pthread_mutex_unlock(&r->lock);
+	pthread_join(r->thread, NULL);
+	free(r);
+	s->refill = NULL;
+}

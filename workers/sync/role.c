@@ -1,0 +1,337 @@
+/* sync's life: open or take over the shared structures, replay the journal, serve, drain. */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "log.h"
+#include "sync.h"
+
+#define TMPFS_MAGIC 0x01021994
+#define OVERLAY_MAGIC 0x794c7630
+#define FIRST_SEGMENT_BYTES (8u << 20)
+
+static struct sync sync_state;
+
+/* ---- posting work to the loop ---- */
+
+static struct {
+	pthread_mutex_t lock;
+	struct post { void (*fn)(struct sync *, void *); void *arg; } *v;
+	size_t n, cap;
+	int efd;
+	struct event *ev;
+} posts = {.lock = PTHREAD_MUTEX_INITIALIZER, .efd = -1};
+
+void sync_post(struct sync *s, void (*fn)(struct sync *, void *), void *arg)
+{
+	(void)s;
+	pthread_mutex_lock(&posts.lock);
+	if (posts.n == posts.cap) {
+		posts.cap = posts.cap ? posts.cap * 2 : 16;
+		posts.v = util_realloc(posts.v, posts.cap * sizeof(*posts.v));
+	}
+	posts.v[posts.n++] = (struct post){fn, arg};
+	bool first = posts.n == 1;
+	pthread_mutex_unlock(&posts.lock);
+	if (first)
+		(void)!write(posts.efd, &(uint64_t){1}, 8);
+}
+
+static void run_posts(struct sync *s)
+{
+	for (;;) {
+		pthread_mutex_lock(&posts.lock);
+		size_t n = posts.n;
+		struct post *v = posts.v;
+		posts.v = NULL;
+		posts.n = posts.cap = 0;
+		pthread_mutex_unlock(&posts.lock);
+		if (!n)
+			return;
+		for (size_t i = 0; i < n; i++)
+			v[i].fn(s, v[i].arg);
+		free(v);
+	}
+}
+
+static void on_post(evutil_socket_t fd, short what, void *arg)
+{
+	uint64_t count;
+	(void)what;
+	(void)!read(fd, &count, sizeof(count));
+	run_posts(arg);
+}
+
+/* ---- trouble ---- */
+
+void sync_fail(struct sync *s, enum plant_sync state, const char *fmt, ...)
+{
+	struct plant *p = s->plant;
+	char text[sizeof(p->reason)];
+	va_list ap;
+	va_start(ap, fmt);
+	int n = vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	size_t len = n < 0 ? 0 : (size_t)n < sizeof(text) ? (size_t)n : sizeof(text) - 1;
+	log_error("%s", text);
+	atomic_store_explicit(&p->reason_len, 0, memory_order_release);
+	memcpy(p->reason, text, len);
+	atomic_store_explicit(&p->reason_len, (uint32_t)len, memory_order_release);
+	atomic_store_explicit(&p->sync_state, state, memory_order_release);
+}
+
+/* ---- birth ---- */
+
+static void open_segments(struct sync *s)
+{
+	bool format = !atomic_load_explicit(&s->plant->h.formatted, memory_order_acquire);
+	uint32_t capacity = (uint32_t)conf_int(s->w->conf, CONF_JOURNAL_PENDING_MAX);
+	s->pending = pending_open(FD_SHM_PENDING, format, capacity);
+	s->cache = cache_open(FD_SHM_CACHE, format);
+	s->vectors = vectors_open(FD_SHM_VECTORS, true);
+	if (!s->pending || !s->cache || !s->vectors) {
+		log_error("cannot map the shared segments: %s", strerror(errno));
+		exit(WORKER_EXIT_FAIL);
+	}
+	if (!format)
+		pending_recover(s->pending);
+}
+
+static void load_namespace(void *arg, const struct store_ns *row)
+{
+	struct sync *s = arg;
+	struct ns_state *n = sequence_ns_make(s, row->ns, SPAN(row->name));
+	if (!n)
+		return;
+	n->count = row->count;
+	n->bytes = row->bytes;
+	n->quota_count = row->quota_count;
+	n->quota_bytes = row->quota_bytes;
+	n->relaxed = row->relaxed;
+	n->exists = row->exists;
+	n->created_us = row->created_us;
+	n->dim = row->dim;
+	memcpy(n->embedder, row->embedder, sizeof(n->embedder));
+}
+
+/* Records that the store lacks. Those at or below applied_seq are visible already (the shared
+ * segments outlived our predecessor): only what they did to our private state is repeated. */
+struct replay {
+	struct sync *s;
+	uint64_t applied, last;
+};
+
+static void replay_record(void *arg, uint64_t seq, uint64_t segment, uint64_t offset, const void *data,
+			  size_t len)
+{
+	struct replay *r = arg;
+	struct txn_reader t, ops;
+	const struct op_head *op;
+	const void *body;
+	if (!txn_open(&t, data, len)) {
+		log_error("journal record %llu holds no transaction; skipped", (unsigned long long)seq);
+		return;
+	}
+	sequence_remember(r->s, &t, seq);
+	ops = t;
+	while (txn_next(&ops, &op, &body))
+		sequence_account(r->s, op, body);
+	if (seq > r->applied)
+		apply_txn(r->s, seq, segment, offset, data, len);
+	r->last = seq;
+}
+
+static uint64_t open_journal(struct sync *s, uint64_t flushed)
+{
+	char *error = NULL;
+	struct conf *c = s->w->conf;
+	struct journal_conf jc = {.dir = s->store_conf.dir, .first_bytes = FIRST_SEGMENT_BYTES,
+		.segment_bytes = (uint64_t)conf_int(c, CONF_JOURNAL_SEGMENT_BYTES),
+		.quota_bytes = (uint64_t)conf_int(c, CONF_JOURNAL_QUOTA)};
+	struct replay r = {.s = s, .applied = atomic_load(&s->plant->applied_seq), .last = flushed};
+	int64_t start = clock_mono_us();
+	if (jc.first_bytes > jc.segment_bytes)
+		jc.first_bytes = jc.segment_bytes;
+	if (r.applied < flushed)
+		r.applied = flushed;
+	s->recent = recent_new(RECENT_KEYS, flushed);
+	atomic_store(&s->plant->sync_state, SYNC_REPLAYING);
+	s->journal = journal_open(&jc, flushed, replay_record, &r, &error);
+	if (!s->journal) {
+		sync_fail(s, SYNC_JOURNAL_FAILED, "the journal cannot be opened: %s", error ? error : "unknown");
+		free(error);
+		return flushed;
+	}
+	if (r.last > flushed)
+		log_info("replayed %llu journal records in %lld ms", (unsigned long long)(r.last - flushed),
+			 (long long)(clock_mono_us() - start) / 1000);
+	return r.last;
+}
+
+/* Where the file system is memory, or a container's throw-away layer, fdatasync proves nothing. */
+static bool choose_ack(struct sync *s)
+{
+	const char *ack = conf_str(s->w->conf, CONF_JOURNAL_ACK);
+	struct statfs fs;
+	if (strcmp(ack, "auto") != 0)
+		return strcmp(ack, "store") == 0;
+	if (statfs(s->store_conf.dir, &fs) != 0 ||
+	    (fs.f_type != TMPFS_MAGIC && fs.f_type != OVERLAY_MAGIC))
+		return false;
+	log_warn("data.dir lies on %s: fdatasync proves nothing there, so writes are acknowledged by the store "
+		 "(sync.ack = store)", fs.f_type == TMPFS_MAGIC ? "tmpfs" : "an overlay file system");
+	return true;
+}
+
+static void start_serving(struct sync *s, struct store *store, uint64_t flushed, uint64_t last)
+{
+	atomic_store(&s->plant->flushed_seq, flushed);
+	pending_release(s->pending, flushed);
+	s->next_seq = last + 1;
+	apply_namespaces(s);
+	apply_finish(s, last);
+	s->open = &s->batches[0];
+	s->batches[0].all_relaxed = s->batches[1].all_relaxed = true;
+	s->committer = commit_start(s);
+	s->flusher = flusher_start(s, store, flushed);
+	if (!s->committer || !s->flusher) {
+		log_error("cannot start threads: %s", strerror(errno));
+		exit(WORKER_EXIT_FAIL);
+	}
+	if (last > flushed)
+		flusher_allow(s->flusher, last, true, false);
+	intake_open(s);
+	atomic_store_explicit(&s->plant->served_once, 1, memory_order_release);
+	atomic_store_explicit(&s->plant->sync_state, SYNC_SERVING, memory_order_release);
+}
+
+static struct store *open_store(struct sync *s, uint64_t *flushed_r)
+{
+	char *error = NULL;
+	s->store_ops = store_by_kind(s->store_conf.kind);
+	AN(s->store_ops);
+	struct store *store = s->store_ops->open(&s->store_conf, true, &error);
+	if (store && s->store_ops->cursor(store, flushed_r) == STORE_OK &&
+	    s->store_ops->namespaces(store, load_namespace, s) == STORE_OK)
+		return store;
+	sync_fail(s, SYNC_STORE_FAILED, "the store cannot be opened: %s",
+		  error ? error : store ? s->store_ops->error(store) : "unknown");
+	free(error);
+	return NULL;
+}
+
+static int sync_init(struct worker *w)
+{
+	struct sync *s = &sync_state;
+	uint64_t flushed = 0;
+	s->w = w;
+	w->role_data = s;
+	s->plant = w->plant;
+	s->store_conf = (struct store_conf){.kind = conf_str(w->conf, CONF_STORE_KIND),
+		.dsn = conf_str(w->conf, CONF_STORE_DSN), .dir = conf_str(w->conf, CONF_DATA_DIR)};
+	atomic_store(&s->plant->sync_state, SYNC_STARTING);
+	atomic_store(&s->plant->journal_quota, (uint64_t)conf_int(w->conf, CONF_JOURNAL_QUOTA));
+	s->ns = util_zalloc(sizeof(*s->ns) * PLANT_NAMESPACES);
+	s->relaxed_default = strcmp(conf_str(w->conf, CONF_JOURNAL_DURABILITY), "relaxed") == 0;
+	open_segments(s);
+	/* api and warmer start now; they answer "starting" until served_once is set. */
+	atomic_store_explicit(&s->plant->h.formatted, 1, memory_order_release);
+	posts.efd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	posts.ev = event_new(w->base, posts.efd, EV_READ | EV_PERSIST, on_post, s);
+	event_add(posts.ev, NULL);
+	/* A store or journal that cannot be opened keeps the daemon up, saying why (api answers 503 with
+	 * plant->reason); a restart tries again. */
+	struct store *store = open_store(s, &flushed);
+	uint64_t last = store ? open_journal(s, flushed) : 0;
+	atomic_store(&s->plant->ack_store, choose_ack(s));
+	if (!store || !s->journal) {
+		s->failed = true;
+		return 0;
+	}
+	start_serving(s, store, flushed, last);
+	if (atomic_load(&s->plant->refill_state) == REFILL_RUNNING)
+		refill_start(s); /* our predecessor died in it */
+	return 0;
+}
+
+/* ---- life ---- */
+
+static void sync_on_wake(struct worker *w)
+{
+	struct sync *s = w->role_data;
+	if (!s->journal || !s->committer)
+		return;
+	for (;;) {
+		size_t before;
+		do {
+			before = s->open->n;
+			intake_run(s);
+			commit_submit(s);
+		} while (s->open->n != before && !s->flying);
+		wake_prepare(&s->plant->wake[SLOT_SYNC]);
+		bool more = false;
+		for (unsigned slot = 0; slot < SLOT_COUNT && !more; slot++) {
+			struct peer *p = &s->peer[slot];
+			more = p->requests && p->peeked != ring_head(p->requests) + ring_used(p->requests);
+		}
+		/* A full batch leaves records in the rings; its completion drains them. */
+		if (!more || s->flying)
+			return;
+		wake_cancel(&s->plant->wake[SLOT_SYNC]);
+	}
+}
+
+static void finish(struct sync *s)
+{
+	refill_stop(s);
+	while (s->committer) {
+		intake_run(s);
+		commit_submit(s);
+		run_posts(s);
+		if (!s->flying && !s->open->n)
+			commit_stop(&s->committer);
+		else
+			usleep(200);
+	}
+	flusher_stop(&s->flusher);
+	run_posts(s);
+	if (s->journal)
+		journal_close(&s->journal);
+}
+
+static void sync_drain(struct worker *w)
+{
+	struct sync *s = w->role_data;
+	s->draining = true;
+	atomic_store(&s->plant->sync_state, SYNC_DRAINING);
+	finish(s);
+	worker_exit(w, WORKER_EXIT_OK);
+}
+
+static int sync_conf_prepare(struct worker *w, const struct conf *next, char **error_r)
+{
+	(void)w, (void)next, (void)error_r;
+	return 0;
+}
+
+static void sync_conf_commit(struct worker *w)
+{
+	struct sync *s = w->role_data;
+	if (s->flusher)
+		flusher_conf(s->flusher, w->conf);
+}
+
+const struct worker_role sync_role = {
+	.name = "sync",
+	.init = sync_init,
+	.on_wake = sync_on_wake,
+	.conf_prepare = sync_conf_prepare,
+	.conf_commit = sync_conf_commit,
+	.drain = sync_drain,
+};

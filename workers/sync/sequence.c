@@ -1,0 +1,326 @@
+/* Validation and numbering: what may be written, in which order.
+ *
+ * Every decision that must be atomic is taken here, on one thread, without I/O: the sender has
+ * evaluated preconditions, de-duplication and idempotency against what it read, named what it read
+ * (read_keys, read_seq), and is refused with CONFLICT when any of it has changed since. */
+#include <stdlib.h>
+
+#include "clock.h"
+#include "log.h"
+#include "sync.h"
+
+struct ns_state *sequence_ns(struct sync *s, uint64_t ns)
+{
+	for (size_t i = ns & (PLANT_NAMESPACES - 1); s->ns[i].ns; i = (i + 1) & (PLANT_NAMESPACES - 1))
+		if (s->ns[i].ns == ns)
+			return &s->ns[i];
+	return NULL;
+}
+
+struct ns_state *sequence_ns_make(struct sync *s, uint64_t ns, struct span name)
+{
+	struct ns_state *n = sequence_ns(s, ns);
+	if (n)
+		return n;
+	if (s->nns >= PLANT_NAMESPACES / 8 * 7 || !ns || name.len > LIMIT_NAMESPACE)
+		return NULL;
+	size_t i = ns & (PLANT_NAMESPACES - 1);
+	while (s->ns[i].ns)
+		i = (i + 1) & (PLANT_NAMESPACES - 1);
+	n = &s->ns[i];
+	memset(n, 0, sizeof(*n));
+	n->ns = ns;
+	n->name_len = (uint32_t)name.len;
+	memcpy(n->name, name.p, name.len);
+	n->relaxed = s->relaxed_default;
+	s->nns++;
+	return n;
+}
+
+/* ---- the keys ---- */
+
+static void remember_op(struct sync *s, const struct op_head *op, const void *body, uint64_t seq)
+{
+	switch (op->type) {
+	case OP_PUT: {
+		struct memory m;
+		if (!memory_decode(body, op->len, &m))
+			return;
+		recent_write(s->recent, record_id_key(&m.id), seq);
+		recent_write(s->recent, m.content_hash, seq);
+		if (m.external_id.len)
+			recent_write(s->recent, record_external_key(m.ns, m.external_id), seq);
+		break;
+	}
+	case OP_DELETE: {
+		const struct op_delete *d = body;
+		recent_write(s->recent, record_id_key(&d->id), seq);
+		if (d->content_key)
+			recent_write(s->recent, d->content_key, seq);
+		if (d->external_key)
+			recent_write(s->recent, d->external_key, seq);
+		break;
+	}
+	case OP_IDEM:
+		recent_write(s->recent, ((const struct op_idem *)body)->key, seq);
+		break;
+	case OP_NAMESPACE:
+		recent_write(s->recent, record_ns_key(((const struct op_namespace *)body)->ns), seq);
+		break;
+	case OP_NS_DROP:
+		recent_write(s->recent, record_ns_key(((const struct op_ns_drop *)body)->ns), seq);
+		break;
+	}
+}
+
+void sequence_remember(struct sync *s, struct txn_reader *t, uint64_t seq)
+{
+	struct txn_reader r = *t;
+	const struct op_head *op;
+	const void *body;
+	while (txn_next(&r, &op, &body))
+		remember_op(s, op, body, seq);
+	recent_write(s->recent, t->head->id, seq);
+}
+
+/* ---- namespace accounting ---- */
+
+static void account_put(struct sync *s, const struct memory *m)
+{
+	struct ns_state *n = sequence_ns_make(s, m->ns, m->ns_name);
+	if (!n)
+		return;
+	if (!n->exists) {
+		n->exists = 1;
+		n->created_us = m->updated_us;
+	}
+	if (m->dim && !n->dim) {
+		n->dim = m->dim;
+		memcpy(n->embedder, m->embedder.p, m->embedder.len);
+		n->embedder[m->embedder.len] = 0;
+	}
+	if (m->deleted_us)
+		return;
+	n->bytes += memory_quota_bytes(m);
+	if (m->replaces_bytes >= 0)
+		n->bytes -= (uint64_t)m->replaces_bytes;
+	else
+		n->count++;
+}
+
+void sequence_account(struct sync *s, const struct op_head *op, const void *body)
+{
+	struct memory m;
+	struct ns_state *n;
+	switch (op->type) {
+	case OP_PUT:
+		if (memory_decode(body, op->len, &m))
+			account_put(s, &m);
+		break;
+	case OP_DELETE: {
+		const struct op_delete *d = body;
+		n = sequence_ns(s, d->ns);
+		if (n && d->bytes >= 0) { /* -1: it was soft-deleted already and counts no more */
+			n->count -= n->count > 0;
+			n->bytes -= n->bytes < (uint64_t)d->bytes ? n->bytes : (uint64_t)d->bytes;
+		}
+		break;
+	}
+	case OP_NAMESPACE: {
+		const struct op_namespace *o = body;
+		n = sequence_ns_make(s, o->ns, (struct span){(const char *)(o + 1), o->name_len});
+		if (!n)
+			break;
+		if (!n->exists)
+			n->created_us = o->at_us;
+		n->exists = 1;
+		n->quota_bytes = o->quota_bytes;
+		n->quota_count = o->quota_count;
+		n->relaxed = o->relaxed;
+		break;
+	}
+	case OP_NS_DROP:
+		n = sequence_ns(s, ((const struct op_ns_drop *)body)->ns);
+		if (n) {
+			n->exists = n->dim = n->relaxed = 0;
+			n->count = n->bytes = n->quota_bytes = n->quota_count = 0;
+			n->embedder[0] = 0;
+		}
+		break;
+	}
+}
+
+/* ---- validation ---- */
+
+static enum txn_status check_put(struct sync *s, const struct memory *m)
+{
+	struct ns_state *n = sequence_ns_make(s, m->ns, m->ns_name);
+	if (!n)
+		return TXN_NAMESPACES_FULL;
+	if (n->name_len != m->ns_name.len || memcmp(n->name, m->ns_name.p, m->ns_name.len) != 0)
+		return TXN_MALFORMED; /* another name with the same 64-bit number */
+	if (m->dim && m->embedder.len >= sizeof(n->embedder))
+		return TXN_MALFORMED;
+	if (m->dim && n->dim &&
+	    (n->dim != m->dim || !span_eq(SPAN(n->embedder), m->embedder)))
+		return TXN_EMBEDDER_MISMATCH;
+	if (m->replaces_bytes < 0 && n->quota_count && n->count + 1 > n->quota_count)
+		return TXN_QUOTA_COUNT;
+	int64_t grow = (int64_t)memory_quota_bytes(m) - (m->replaces_bytes > 0 ? m->replaces_bytes : 0);
+	if (n->quota_bytes && grow > 0 && n->bytes + (uint64_t)grow > n->quota_bytes)
+		return TXN_QUOTA_BYTES;
+	return TXN_OK;
+}
+
+static bool op_wellformed(const struct op_head *op, const void *body)
+{
+	const struct op_namespace *n = body;
+	const struct op_idem *i = body;
+	switch (op->type) {
+	case OP_PUT:
+		return true; /* memory_decode checks */
+	case OP_DELETE:
+		return op->len >= sizeof(struct op_delete);
+	case OP_IDEM:
+		return op->len >= sizeof(*i) && i->reply_len <= op->len - sizeof(*i);
+	case OP_NAMESPACE:
+		return op->len >= sizeof(*n) && n->name_len <= op->len - sizeof(*n) &&
+		       n->settings_len <= op->len - sizeof(*n) - n->name_len;
+	case OP_NS_DROP:
+		return op->len >= sizeof(struct op_ns_drop);
+	}
+	return false;
+}
+
+/* Checks each operation and folds it into the namespace states at once, so that a bulk is judged
+ * as a whole (its 500th memory against the quota that the first 499 left). On a refusal the states
+ * touched so far are put back: the transaction stored nothing. */
+struct undo {
+	struct ns_state *row, old;
+};
+
+static enum txn_status check_ops(struct sync *s, struct txn_reader t, bool *relaxed_r, uint32_t *arg_r)
+{
+	struct undo undo[4];
+	size_t nundo = 0;
+	enum txn_status st = TXN_OK;
+	const struct op_head *op;
+	const void *body;
+	*relaxed_r = true;
+	for (*arg_r = 0; st == TXN_OK && txn_next(&t, &op, &body); ++*arg_r) {
+		struct memory m;
+		struct ns_state *n = NULL;
+		if (!op_wellformed(op, body) ||
+		    (op->type == OP_PUT && !memory_decode(body, op->len, &m))) {
+			st = TXN_MALFORMED;
+			break;
+		}
+		if (op->type == OP_PUT)
+			n = sequence_ns_make(s, m.ns, m.ns_name);
+		else if (op->type == OP_DELETE)
+			n = sequence_ns(s, ((const struct op_delete *)body)->ns);
+		size_t known = 0;
+		while (known < nundo && undo[known].row != n)
+			known++;
+		if (n && known == nundo) {
+			if (nundo == ARRAY_LEN(undo)) {
+				st = TXN_MALFORMED; /* our own senders write to one namespace at a time */
+				break;
+			}
+			undo[nundo++] = (struct undo){n, *n};
+		}
+		if (op->type == OP_PUT)
+			st = check_put(s, &m);
+		if (st != TXN_OK)
+			break;
+		sequence_account(s, op, body);
+		if (n && !n->relaxed)
+			*relaxed_r = false;
+		if (!n && op->type != OP_IDEM)
+			*relaxed_r = false;
+	}
+	while (st != TXN_OK && nundo--)
+		*undo[nundo].row = undo[nundo].old;
+	return st;
+}
+
+static bool reads_hold(struct sync *s, const struct txn_reader *t)
+{
+	for (uint32_t i = 0; i < t->head->nkeys; i++)
+		if (!recent_unchanged(s->recent, t->keys[i], t->head->read_seq))
+			return false;
+	return true;
+}
+
+static enum txn_status has_room(struct sync *s, const struct txn_reader *t, size_t len)
+{
+	if (s->failed)
+		return TXN_JOURNAL_FAILED;
+	if (pending_full(s->pending, (uint32_t)(s->queued_ops + t->head->nops)))
+		return TXN_BUSY;
+	uint64_t quota = atomic_load_explicit(&s->plant->journal_quota, memory_order_relaxed);
+	if (journal_bytes(s->journal) + s->queued_bytes + len > quota)
+		return TXN_BUSY;
+	return TXN_OK;
+}
+
+static enum txn_status judge(struct sync *s, struct txn_reader *t, size_t len, bool *relaxed_r, uint32_t *arg_r)
+{
+	enum txn_status st = has_room(s, t, len);
+	*arg_r = 0;
+	*relaxed_r = false;
+	if (st != TXN_OK)
+		return st;
+	if (!reads_hold(s, t))
+		return TXN_CONFLICT;
+	return check_ops(s, *t, relaxed_r, arg_r);
+}
+
+/* A transaction that was already numbered comes again: its sender did not hear from a sync that
+ * died. Answered now when it is applied; else its first copy's batch will. */
+static bool is_repeat(struct sync *s, uint32_t slot, const struct txn_head *h)
+{
+	uint64_t seq = recent_seq(s->recent, h->id);
+	if (!seq)
+		return false;
+	if (seq <= atomic_load_explicit(&s->plant->applied_seq, memory_order_relaxed)) {
+		apply_answer(s, slot, h->id, TXN_OK, seq, 0);
+		if (h->flags & TXN_WAIT_STORE)
+			apply_answer(s, slot, h->id, TXN_STORED, seq, 0);
+	}
+	return true;
+}
+
+void sequence_txn(struct sync *s, uint32_t slot, const void *data, size_t len, void *owned)
+{
+	struct batch *g = s->open;
+	struct txn_reader t;
+	if (!txn_open(&t, data, len)) {
+		log_error("a malformed transaction from slot %u is dropped", slot);
+		free(owned);
+		return;
+	}
+	if (is_repeat(s, slot, t.head)) {
+		free(owned);
+		return;
+	}
+	struct item *it = &g->items[g->n++];
+	bool relaxed;
+	*it = (struct item){.data = data, .len = len, .owned = owned, .id = t.head->id, .slot = slot,
+			    .flags = t.head->flags};
+	it->status = judge(s, &t, len, &relaxed, &it->arg);
+	if (!owned) {
+		g->uses_ring[slot] = true;
+		s->peer[slot].held++;
+	}
+	if (it->status != TXN_OK)
+		return;
+	it->seq = s->next_seq++;
+	if (!g->writes++)
+		g->first_seq = it->seq;
+	g->bytes += len;
+	g->all_relaxed = g->all_relaxed && relaxed;
+	s->queued_ops += t.head->nops;
+	s->queued_bytes += len;
+	sequence_remember(s, &t, it->seq);
+}

@@ -1,0 +1,151 @@
+/* sync: makes writes durable, batches them to the store, owns the shared indexes.
+ *
+ * Four threads, one duty each:
+ *   loop     intake.c drains the rings, sequence.c validates and numbers, apply.c makes a durable
+ *            group visible and answers. The only writer of pending table, vector index, L1 write-through,
+ *            namespace rows and sequence numbers.
+ *   journal  commit.c: pwritev + fdatasync of one group while the loop gathers the next.
+ *   flusher  flusher.c: journal → store by its own cursor; collects what expired.
+ *   refill   refill.c: store → vector index, in batches that the loop inserts.
+ *
+ * Order that makes a crash at any instruction harmless: fdatasync → pending_publish → indexes →
+ * applied_seq → ring_advance → answers → flushable. See docs/architecture.md, "A write". */
+#ifndef ORC_SYNC_H
+#define ORC_SYNC_H
+#include <pthread.h>
+#include "cache/cache.h"
+#include "index/vectors.h"
+#include "journal/journal.h"
+#include "pending.h"
+#include "plant.h"
+#include "recent.h"
+#include "record.h"
+#include "rings.h"
+#include "store/store.h"
+#include "worker.h"
+
+#define BATCH_TXNS 512                    /* largest group */
+#define BATCH_BYTES (4u << 20)            /* a group closes when it holds this many bytes */
+#define RECENT_KEYS (1u << 17)            /* keys that optimistic concurrency remembers */
+#define ASSEMBLY_MAX (320u << 20)         /* largest fragmented transaction */
+
+/* One transaction on its way. `data` lies in the sender's ring (owned NULL) or in `owned`. */
+struct item {
+	const void *data;
+	size_t len;
+	void *owned;
+	uint64_t id, seq;
+	uint32_t slot, flags, arg;
+	enum txn_status status; /* TXN_OK: to be written; else a refusal that is answered in order */
+	struct journal_where where;
+};
+struct batch {
+	struct item items[BATCH_TXNS];
+	size_t n, bytes, writes;           /* writes: items with TXN_OK */
+	uint64_t first_seq;
+	bool all_relaxed;
+	uint64_t cursor[SLOT_COUNT];       /* where each ring may be advanced to afterwards */
+	bool uses_ring[SLOT_COUNT];
+	int error;                         /* errno of journal_append / journal_sync */
+};
+
+/* A worker that writes through sync. */
+struct peer {
+	struct ring *requests, *answers;
+	uint64_t peeked;                   /* ring position up to which we have looked */
+	unsigned held;                     /* items of open and in-flight groups inside the ring */
+	char *assembly;                    /* fragmented transaction under way */
+	size_t assembly_len, assembly_total;
+};
+
+/* A namespace as the sequencer sees it: including what is not applied yet. */
+struct ns_state {
+	uint64_t ns, count, bytes, quota_count, quota_bytes;
+	uint32_t dim, exists, relaxed;
+	int64_t created_us;
+	char embedder[64];
+	uint32_t name_len;
+	char name[LIMIT_NAMESPACE];
+};
+
+struct waiter {                        /* TXN_WAIT_STORE, in order of seq */
+	uint64_t id, seq;
+	uint32_t slot;
+	bool scrub;
+};
+
+struct flusher;
+struct refill;
+struct committer;
+
+struct sync {
+	struct worker *w;
+	struct plant *plant;
+	struct pending *pending;
+	struct cache *cache;
+	struct vectors *vectors;
+	struct journal *journal;
+	struct recent *recent;
+	struct peer peer[SLOT_COUNT];
+	struct batch batches[2], *open, *flying; /* flying NULL: the journal thread is idle */
+	uint64_t next_seq;
+	uint64_t queued_ops;               /* operations in open and flying: bound for the pending table */
+	uint64_t queued_bytes;
+	struct ns_state *ns;               /* open addressing by number, PLANT_NAMESPACES rows */
+	size_t nns;
+	struct waiter *waiters;            /* circular, grows */
+	size_t nwaiters, cwaiters;
+	bool relaxed_default;
+	bool failed;                       /* a fdatasync failed: nothing is acknowledged any more */
+	bool draining;
+	const struct store_ops *store_ops;
+	struct store_conf store_conf;
+	struct committer *committer;
+	struct flusher *flusher;
+	struct refill *refill;
+};
+
+/* intake.c */
+void intake_open(struct sync *s);
+void intake_run(struct sync *s);          /* drains all rings into the open group as far as it has room */
+void intake_advance(struct sync *s, struct batch *g); /* gives ring space back after a group */
+void intake_internal(struct sync *s, void *txn, size_t len); /* a transaction of sync's own; takes it over */
+
+/* sequence.c */
+void sequence_txn(struct sync *s, uint32_t slot, const void *data, size_t len, void *owned);
+struct ns_state *sequence_ns(struct sync *s, uint64_t ns);  /* NULL = unknown */
+struct ns_state *sequence_ns_make(struct sync *s, uint64_t ns, struct span name); /* NULL = table full */
+/* Folds one operation into the namespace states; used when sequencing and when replaying. */
+void sequence_account(struct sync *s, const struct op_head *op, const void *body);
+/* Notes every key the transaction writes, and its id. */
+void sequence_remember(struct sync *s, struct txn_reader *t, uint64_t seq);
+
+/* commit.c: the journal thread. */
+struct committer *must_check commit_start(struct sync *s);
+void commit_submit(struct sync *s);       /* loop: hands the open group over if the thread is idle */
+void commit_stop(struct committer **c);
+
+/* apply.c */
+void apply_txn(struct sync *s, uint64_t seq, uint64_t segment, uint64_t offset, const void *data, size_t len);
+void apply_finish(struct sync *s, uint64_t seq); /* publishes everything up to seq */
+void apply_batch(struct sync *s, struct batch *g); /* makes a durable group visible, answers it */
+void apply_answer(struct sync *s, uint32_t slot, uint64_t id, enum txn_status status, uint64_t seq, uint32_t arg);
+void apply_flushed(struct sync *s, uint64_t seq, uint64_t scrubbed_seq); /* the store has it */
+void apply_namespaces(struct sync *s);    /* copies namespace states to the plant */
+void apply_namespace(struct sync *s, const struct ns_state *n);
+
+/* flusher.c */
+struct flusher *must_check flusher_start(struct sync *s, struct store *store, uint64_t flushed_seq);
+void flusher_allow(struct flusher *f, uint64_t seq, bool urgent, bool scrub); /* loop: records ≤ seq are answered */
+void flusher_conf(struct flusher *f, const struct conf *c);
+void flusher_stop(struct flusher **f);    /* flushes everything allowed first */
+
+/* refill.c */
+void refill_start(struct sync *s);        /* no-op when running or done */
+void refill_stop(struct sync *s);
+
+/* role.c */
+void sync_fail(struct sync *s, enum plant_sync state, const char *fmt, ...) printf_like(3, 4);
+/* Runs fn(arg) on the loop thread soon; callable from any thread. */
+void sync_post(struct sync *s, void (*fn)(struct sync *s, void *arg), void *arg);
+#endif
