@@ -5,6 +5,7 @@
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
 #include <event2/listener.h>
+#include <jansson.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -43,34 +44,57 @@ struct reply {
 
 /* ---- commands ---- */
 
-static void command_status(struct supervisor *sv, struct reply *r)
+static void command_status(struct supervisor *sv, struct span rest, struct reply *r)
 {
+	(void)rest;
 	char *json = status_json(sv);
 	control_reply(&r, true, json);
 	free(json);
 }
 
-static void command_reload(struct supervisor *sv, struct reply *r)
+static void command_reload(struct supervisor *sv, struct span rest, struct reply *r)
 {
+	(void)rest;
 	reload_start(sv, r);
 }
 
-static void command_drain(struct supervisor *sv, struct reply *r)
+static void command_drain(struct supervisor *sv, struct span rest, struct reply *r)
 {
+	(void)rest;
 	control_reply(&r, true, "{\"ok\":true,\"state\":\"draining\"}");
 	drain_start(sv, "told so by a command");
 }
 
-static void command_reopen(struct supervisor *sv, struct reply *r)
+static void command_reopen(struct supervisor *sv, struct span rest, struct reply *r)
 {
+	(void)rest;
 	supervisor_reopen_logs(sv);
 	control_reply(&r, true, "{\"ok\":true}");
 }
 
+static void command_config(struct supervisor *sv, struct span rest, struct reply *r)
+{
+	int key = conf_find(rest.p, rest.len);
+	if (key == -1) {
+		control_reply(&r, false, "{\"ok\":false,\"error\":\"there is no such key\"}");
+		return;
+	}
+	char *value = conf_text(sv->conf, (enum conf_key)key);
+	json_t *o = json_pack("{s:b s:s s:s s:s}", "ok", 1, "key", conf_key_name((enum conf_key)key),
+			      "value", reload_is_secret((enum conf_key)key) ? "(secret)" : value,
+			      "source", conf_source(sv->conf, (enum conf_key)key));
+	char *json = o ? json_dumps(o, JSON_COMPACT) : NULL;
+	control_reply(&r, json != NULL, json ? json : "{\"ok\":false,\"error\":\"no UTF-8\"}");
+	free(json);
+	json_decref(o);
+	free(value);
+}
+
 static const struct command {
-	const char *name;
-	void (*run)(struct supervisor *sv, struct reply *r); /* takes r over */
+	const char *name; /* one that ends with a blank takes an argument */
+	void (*run)(struct supervisor *sv, struct span rest, struct reply *r); /* takes r over */
 } commands[] = {
+	{"config get ", command_config},
 	{"status", command_status},
 	{"reload", command_reload},
 	{"drain", command_drain},
@@ -83,13 +107,17 @@ static void run(struct supervisor *sv, struct span line, struct reply *r)
 	while (line.len && (line.p[line.len - 1] == ' ' || line.p[line.len - 1] == '\r'))
 		line.len--;
 	for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
-		if (span_eq(line, SPAN(commands[i].name))) {
-			commands[i].run(sv, r);
-			return;
-		}
+		struct span name = SPAN(commands[i].name), rest = {line.p + name.len, 0};
+		if (line.len < name.len || memcmp(line.p, name.p, name.len) != 0)
+			continue;
+		rest.len = line.len - name.len;
+		if ((rest.len == 0) == (name.p[name.len - 1] == ' '))
+			continue;
+		commands[i].run(sv, rest, r);
+		return;
 	}
 	control_reply(&r, false, "{\"ok\":false,\"error\":\"unknown command; there are status, reload, "
-				 "drain, stop, reopen-logs\"}");
+				 "drain, stop, reopen-logs, config get KEY\"}");
 }
 
 /* ---- answers ---- */

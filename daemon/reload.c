@@ -42,6 +42,11 @@ static const unsigned key_flags[] = {
 #undef CONF
 };
 
+bool reload_is_secret(enum conf_key k)
+{
+	return key_flags[k] & CONF_F_SECRET;
+}
+
 static void add_waiting(struct waiting **list, struct reply *r)
 {
 	struct waiting *w = util_zalloc(sizeof(*w));
@@ -227,7 +232,7 @@ void reload_child_ready(struct supervisor *sv, struct child *c)
 static void note_change(void *arg, enum conf_key k, bool reloadable)
 {
 	struct reload *r = arg;
-	bool secret = key_flags[k] & CONF_F_SECRET;
+	bool secret = reload_is_secret(k);
 	char *from = secret ? NULL : conf_text(r->sv->conf, k);
 	char *to = secret ? NULL : conf_text(r->next, k);
 	json_array_append_new(r->keys, json_pack("{s:s s:s s:s* s:s*}", "key", conf_key_name(k),

@@ -134,6 +134,7 @@ void reload_start(struct supervisor *sv, struct reply *r); /* takes r over; NULL
 void reload_answer(struct supervisor *sv, struct child *c, bool ok, struct span why);
 void reload_child_gone(struct supervisor *sv, struct child *c);
 void reload_child_ready(struct supervisor *sv, struct child *c);
+bool reload_is_secret(enum conf_key k);
 void reload_free(struct supervisor *sv);
 
 /* control.c: commands from PATH.ctl and from api workers. */

@@ -1,0 +1,246 @@
+/* status, reload, drain, config, check: what concerns the daemon itself. They go through the API,
+ * and to the supervisor's own socket when no api worker answers. */
+#include <getopt.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "conf.h"
+#include "ctl.h"
+
+/* The API first: it knows who is allowed to. 404: an api that does not relay this verb. What the
+ * first try complains about is of no interest when the second works, and said by it when not. */
+static int ask(struct ctl *c, const char *method, const char *path, const char *line, struct answer *a)
+{
+	c->quiet = true;
+	int code = client_request(c, method, path, NULL, a);
+	c->quiet = false;
+	if (code == CTL_OK && a->status != 404 && a->status != 503)
+		return CTL_OK;
+	client_free(a);
+	return client_control(c, line, false, a);
+}
+
+static bool plain_arguments(int argc, char **argv, const char *help, int *code_r)
+{
+	if (argc == 2 && strcmp(argv[1], "--help") == 0) {
+		puts(help);
+		*code_r = CTL_OK;
+		return false;
+	}
+	if (argc > 1) {
+		*code_r = ctl_usage("%s: unexpected \"%s\"", argv[0], argv[1]);
+		return false;
+	}
+	return true;
+}
+
+/* ---- status ---- */
+
+static enum colour state_colour(const char *state)
+{
+	if (strcmp(state, "ready") == 0 || strcmp(state, "running") == 0)
+		return C_GREEN;
+	return strcmp(state, "crashed") == 0 ? C_RED : C_YELLOW;
+}
+
+static void show_process(struct ctl *c, const json_t *o, const char *name, const char *tree)
+{
+	char up[16] = "-", rss[16] = "-", pid[16] = "-";
+	const char *state = output_str(o, "state");
+	const json_t *uptime = json_object_get(o, "uptime_seconds");
+	json_int_t id = json_integer_value(json_object_get(o, "pid"));
+	if (uptime)
+		output_duration(json_number_value(uptime), up);
+	if (json_object_get(o, "rss_bytes"))
+		output_bytes(json_number_value(json_object_get(o, "rss_bytes")), rss);
+	if (id)
+		snprintf(pid, sizeof(pid), "%d", (int)id);
+	printf("%s%-*s %8s  %s%-11s%s %9s %9lld %8.1fs %9s  %s\n", tree, 13 - (*tree ? 3 : 0), name, pid,
+	       output_colour(c, state_colour(state)), state, output_colour(c, C_PLAIN), up,
+	       (long long)json_integer_value(json_object_get(o, "restarts")),
+	       json_number_value(json_object_get(o, "cpu_seconds")), rss, output_str(o, "last_exit"));
+}
+
+static void show_tree(struct ctl *c, const json_t *o)
+{
+	size_t i;
+	json_t *w, *workers = json_object_get(o, "workers");
+	const char *tcp = output_str(o, "tcp");
+	printf("%sAI Orchestra %s%s on %s%s%s\n", output_colour(c, C_BOLD), output_str(o, "version"),
+	       output_colour(c, C_PLAIN), tcp, *tcp ? " and " : "", output_str(o, "unix"));
+	printf("data in %s, started %.19s\n\n", output_str(o, "data_dir"), output_str(o, "started_at"));
+	printf("%s%-13s %8s  %-11s %9s %9s %9s %9s  %s%s\n", output_colour(c, C_DIM), "PROCESS", "PID",
+	       "STATE", "UPTIME", "RESTARTS", "CPU", "MEMORY", "LAST EXIT", output_colour(c, C_PLAIN));
+	show_process(c, o, "orchestrad", "");
+	json_array_foreach(workers, i, w)
+		show_process(c, w, output_str(w, "name"),
+			     i + 1 < json_array_size(workers) ? "├─ " : "└─ ");
+}
+
+/* The api may wrap what the supervisor said. */
+static const json_t *find_workers(const json_t *o)
+{
+	const json_t *inner = json_object_get(o, "supervisor");
+	return json_object_get(o, "workers") ? o : json_object_get(inner, "workers") ? inner : NULL;
+}
+
+int admin_status(struct ctl *c, int argc, char **argv)
+{
+	struct answer a;
+	int code;
+	if (!plain_arguments(argc, argv, "Usage: orchestractl status\nShows the process tree.", &code))
+		return code;
+	code = ask(c, "GET", "/v1/admin/status", "status", &a);
+	if (code == CTL_OK && a.status != 200) {
+		code = output_problem(&a);
+	} else if (code == CTL_OK && c->json) {
+		output_raw(&a);
+	} else if (code == CTL_OK) {
+		json_t *o = output_parse(&a);
+		const json_t *tree = find_workers(o);
+		if (tree)
+			show_tree(c, tree);
+		else if (o)
+			fputs("orchestractl: the answer has no process tree\n", stderr);
+		code = tree ? CTL_OK : CTL_FAILED;
+		json_decref(o);
+	}
+	client_free(&a);
+	return code;
+}
+
+/* ---- reload, drain ---- */
+
+static void show_keys(struct ctl *c, const json_t *o)
+{
+	size_t i;
+	json_t *k;
+	json_array_foreach(json_object_get(o, "keys"), i, k) {
+		const char *result = output_str(k, "result");
+		enum colour colour = strcmp(result, "applied") == 0 ? C_GREEN : C_YELLOW;
+		printf("%s%-13s%s %-24s %s → %s\n", output_colour(c, colour), result,
+		       output_colour(c, C_PLAIN), output_str(k, "key"),
+		       json_object_get(k, "from") ? output_str(k, "from") : "(secret)",
+		       json_object_get(k, "to") ? output_str(k, "to") : "(secret)");
+	}
+	printf("Reloaded: %lld applied, %lld unchanged, %lld need a restart\n",
+	       (long long)json_integer_value(json_object_get(o, "applied")),
+	       (long long)json_integer_value(json_object_get(o, "unchanged")),
+	       (long long)json_integer_value(json_object_get(o, "needs_restart")));
+}
+
+int admin_reload(struct ctl *c, int argc, char **argv)
+{
+	struct answer a;
+	int code;
+	if (!plain_arguments(argc, argv, "Usage: orchestractl reload\nMakes the daemon read its "
+			     "configuration again: all of it, or nothing.", &code))
+		return code;
+	code = ask(c, "POST", "/v1/admin/reload", "reload", &a);
+	if (code == CTL_OK && c->json)
+		output_raw(&a);
+	if (code == CTL_OK && a.status != 200) {
+		code = c->json ? CTL_FAILED : output_problem(&a);
+	} else if (code == CTL_OK && !c->json) {
+		json_t *o = output_parse(&a);
+		if (o)
+			show_keys(c, o);
+		code = o ? CTL_OK : CTL_FAILED;
+		json_decref(o);
+	}
+	client_free(&a);
+	return code;
+}
+
+int admin_drain(struct ctl *c, int argc, char **argv)
+{
+	struct answer a;
+	int code;
+	if (!plain_arguments(argc, argv, "Usage: orchestractl drain\nMakes the daemon finish its work "
+			     "and leave; returns when it has.", &code))
+		return code;
+	code = client_control(c, "drain", true, &a);
+	if (code == CTL_OK && c->json)
+		output_raw(&a);
+	else if (code == CTL_OK && a.status == 200)
+		puts("The daemon has left.");
+	if (code == CTL_OK && a.status != 200)
+		code = c->json ? CTL_FAILED : output_problem(&a);
+	client_free(&a);
+	return code;
+}
+
+/* ---- config ---- */
+
+int admin_config(struct ctl *c, int argc, char **argv)
+{
+	struct answer a;
+	struct buf path = {0}, line = {0};
+	if (argc == 2 && strcmp(argv[1], "--help") == 0) {
+		puts("Usage: orchestractl config get KEY\nPrints the effective value of a key.");
+		return CTL_OK;
+	}
+	if (argc != 3 || strcmp(argv[1], "get") != 0 || strchr(argv[2], '\n'))
+		return ctl_usage("config: expected \"get KEY\"");
+	char *key = client_escape(argv[2]);
+	buf_printf(&path, "/v1/admin/config/%s", key);
+	buf_addc(&path, '\0');
+	buf_printf(&line, "config get %s", argv[2]);
+	buf_addc(&line, '\0');
+	int code = ask(c, "GET", path.p, line.p, &a);
+	if (code == CTL_OK && a.status != 200) {
+		code = output_problem(&a);
+	} else if (code == CTL_OK && c->json) {
+		output_raw(&a);
+	} else if (code == CTL_OK) {
+		json_t *o = output_parse(&a);
+		puts(output_str(o, "value"));
+		code = o ? CTL_OK : CTL_FAILED;
+		json_decref(o);
+	}
+	free(key);
+	buf_free(&path);
+	buf_free(&line);
+	client_free(&a);
+	return code;
+}
+
+/* ---- check ---- */
+
+int admin_check(struct ctl *c, int argc, char **argv)
+{
+	static const struct option options[] = {
+		{"config", required_argument, NULL, 'c'},
+		{"set", required_argument, NULL, 's'},
+		{"help", no_argument, NULL, 'h'},
+		{0},
+	};
+	const char *sets[64];
+	struct conf_input input = {.env = environ, .sets = sets};
+	char *error = NULL;
+	int opt;
+	while ((opt = getopt_long(argc, argv, "c:", options, NULL)) != -1) {
+		if (opt == 'c') {
+			input.file = optarg;
+		} else if (opt == 's' && input.nsets < ARRAY_LEN(sets)) {
+			sets[input.nsets++] = optarg;
+		} else if (opt == 'h') {
+			puts("Usage: orchestractl check [-c FILE] [--set KEY=VALUE]...\n"
+			     "Validates a configuration; orchestrad --check looks at paths and permissions too.");
+			return CTL_OK;
+		} else {
+			return CTL_USAGE;
+		}
+	}
+	if (optind < argc)
+		return ctl_usage("check: unexpected \"%s\"", argv[optind]);
+	struct conf *conf = conf_load(&input, &error);
+	if (conf)
+		puts(c->json ? "{\"ok\":true}" : "OK");
+	else
+		fprintf(stderr, "orchestractl: %s\n", error ? error : "the configuration cannot be read");
+	int code = conf ? CTL_OK : CTL_FAILED;
+	conf_free(&conf);
+	free(error);
+	return code;
+}

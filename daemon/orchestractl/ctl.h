@@ -1,0 +1,95 @@
+/* orchestractl: talks to a running daemon over its Unix socket. One file per family of commands. */
+#ifndef ORC_CTL_H
+#define ORC_CTL_H
+
+#include <jansson.h>
+#include <stdio.h>
+
+#include "util.h"
+
+/* What scripts rely on. */
+enum ctl_exit { CTL_OK = 0, CTL_FAILED = 1, CTL_USAGE = 2, CTL_UNREACHABLE = 3 };
+
+struct ctl {
+	const char *socket;    /* Unix socket of the API */
+	const char *namespace; /* NULL: the default one */
+	bool json;             /* print the daemon's JSON as it is */
+	bool terminal;         /* standard output is one */
+	bool colour;
+	bool quiet;            /* somebody else is asked next: do not complain */
+	int width;             /* columns of the terminal; 0 = do not cut lines */
+};
+
+struct command {
+	const char *name, *arguments, *text;
+	int (*run)(struct ctl *c, int argc, char **argv); /* argv[0] is the command's name */
+};
+
+/* ---- client.c ---- */
+struct answer {
+	long status;     /* 0: nothing came */
+	struct buf body; /* NUL-terminated behind len */
+};
+/* One request; body NULL for none. CTL_OK when the daemon answered anything at all;
+ * CTL_UNREACHABLE: said why on standard error. */
+int must_check client_request(struct ctl *c, const char *method, const char *path, const char *body,
+			      struct answer *a);
+void client_free(struct answer *a);
+/* Streams the reply to `out`. on_bytes (may be NULL) sees each piece. */
+typedef void client_piece_fn(void *arg, const char *p, size_t n);
+int must_check client_download(struct ctl *c, const char *path, FILE *out, client_piece_fn *on_piece,
+			       void *arg, struct answer *a);
+/* Streams `in` as the body of a POST. */
+int must_check client_upload(struct ctl *c, const char *path, FILE *in, client_piece_fn *on_piece,
+			     void *arg, struct answer *a);
+/* Percent-encoded for a path or query; the caller frees. */
+char *client_escape(const char *text);
+/* "/v1/x" + "?a=b&c=d" from the pairs whose value is not NULL; the caller frees. */
+char *client_path(const char *path, const char *const (*pairs)[2], size_t n);
+/* A line to PATH.ctl; the answer's line goes to *a (status 200, or 500 when it says ok: false). With
+ * `until_gone`, returns only when the daemon has closed the socket. */
+int must_check client_control(struct ctl *c, const char *line, bool until_gone, struct answer *a);
+
+/* ---- output.c ---- */
+/* Prints the problem of an answer that is no success (RFC 9457) on standard error; CTL_FAILED. */
+int output_problem(const struct answer *a);
+/* Parses the body; NULL: said so on standard error. */
+json_t *output_parse(const struct answer *a);
+void output_raw(const struct answer *a);
+enum colour { C_PLAIN, C_BOLD, C_DIM, C_RED, C_GREEN, C_YELLOW };
+const char *output_colour(const struct ctl *c, enum colour k);
+/* `text` in one line (controls and newlines become blanks), cut to `columns` (0: not) with an ellipsis. */
+void output_line(const char *text, int columns);
+void output_bytes(double bytes, char out[16]);     /* "1.2 MiB" */
+void output_duration(double seconds, char out[16]); /* "3h 12m" */
+const char *output_str(const json_t *o, const char *key); /* "" when missing */
+
+/* Progress on standard error, when that is a terminal; quiet otherwise. */
+struct progress {
+	bool on;
+	const char *verb;
+	int64_t started_us, shown_us;
+	uint64_t bytes, records, total_bytes; /* total 0: unknown */
+};
+void progress_start(struct progress *p, const char *verb, uint64_t total_bytes);
+void progress_piece(void *progress, const char *p, size_t n); /* a client_piece_fn */
+void progress_end(struct progress *p);
+
+/* ---- the commands ---- */
+int memory_add(struct ctl *c, int argc, char **argv);
+int memory_search(struct ctl *c, int argc, char **argv);
+int memory_get(struct ctl *c, int argc, char **argv);
+int memory_list(struct ctl *c, int argc, char **argv);
+int memory_delete(struct ctl *c, int argc, char **argv);
+int transfer_export(struct ctl *c, int argc, char **argv);
+int transfer_import(struct ctl *c, int argc, char **argv);
+int admin_status(struct ctl *c, int argc, char **argv);
+int admin_reload(struct ctl *c, int argc, char **argv);
+int admin_drain(struct ctl *c, int argc, char **argv);
+int admin_config(struct ctl *c, int argc, char **argv);
+int admin_check(struct ctl *c, int argc, char **argv);
+
+/* Says what is wrong with the arguments; CTL_USAGE. */
+int ctl_usage(const char *fmt, ...) printf_like(1, 2);
+
+#endif
