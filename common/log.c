@@ -1,0 +1,106 @@
+#include "log.h"
+
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "clock.h"
+
+#define LINE_MAX_BYTES 4096
+
+static struct {
+	char who[32];
+	_Atomic int level;
+	enum log_format format;
+} sink = {.who = "orchestra", .level = LOG_LV_INFO};
+
+static const char *const names[] = {"error", "warn", "info", "debug"};
+
+void log_open(const char *who, enum log_level level, enum log_format format)
+{
+	snprintf(sink.who, sizeof(sink.who), "%s", who);
+	atomic_store(&sink.level, (int)level);
+	sink.format = format;
+}
+
+void log_set_level(enum log_level level) { atomic_store(&sink.level, (int)level); }
+bool log_enabled(enum log_level level) { return (int)level <= atomic_load_explicit(&sink.level, memory_order_relaxed); }
+
+/* Escapes for a JSON string; controls become spaces (a log line is one line). */
+static size_t escape(char *out, size_t cap, const char *s)
+{
+	size_t n = 0;
+	for (; *s && n + 2 < cap; s++) {
+		if (*s == '"' || *s == '\\')
+			out[n++] = '\\';
+		out[n++] = (unsigned char)*s < 0x20 ? ' ' : *s;
+	}
+	out[n] = 0;
+	return n;
+}
+
+static void emit(enum log_level level, const char *text)
+{
+	char line[2 * LINE_MAX_BYTES + 256], safe[2 * LINE_MAX_BYTES];
+	char when[CLOCK_TEXT];
+	int n;
+	clock_format(clock_real_us(), when);
+	if (sink.format == LOG_JSON) {
+		escape(safe, sizeof(safe), text);
+		n = snprintf(line, sizeof(line), "{\"time\":\"%.*s\",\"level\":\"%s\",\"process\":\"%s\",\"pid\":%d,\"message\":\"%s\"}\n",
+			     CLOCK_TEXT, when, names[level], sink.who, (int)getpid(), safe);
+	} else {
+		n = snprintf(line, sizeof(line), "%.23sZ %-5s %s[%d]: %s\n", when, names[level], sink.who, (int)getpid(), text);
+	}
+	if (n <= 0)
+		return;
+	size_t len = (size_t)n < sizeof(line) ? (size_t)n : sizeof(line) - 1;
+	line[len - 1] = '\n';
+	for (size_t i = 0; i + 1 < len; i++)
+		if (line[i] == '\n' || line[i] == '\r')
+			line[i] = ' ';
+	(void)!write(STDERR_FILENO, line, len);
+}
+
+static void vlog(enum log_level level, const char *fmt, va_list ap)
+{
+	char text[LINE_MAX_BYTES];
+	if (!log_enabled(level))
+		return;
+	vsnprintf(text, sizeof(text), fmt, ap);
+	emit(level, text);
+}
+
+#define LOGGER(name, level)                                                                        \
+	void name(const char *fmt, ...)                                                            \
+	{                                                                                          \
+		va_list ap;                                                                        \
+		va_start(ap, fmt);                                                                 \
+		vlog(level, fmt, ap);                                                              \
+		va_end(ap);                                                                        \
+	}
+LOGGER(log_error, LOG_LV_ERROR)
+LOGGER(log_warn, LOG_LV_WARN)
+LOGGER(log_info, LOG_LV_INFO)
+LOGGER(log_debug, LOG_LV_DEBUG)
+
+void log_warn_limited(struct log_limit *l, unsigned every_s, const char *fmt, ...)
+{
+	char text[LINE_MAX_BYTES];
+	va_list ap;
+	int64_t now = clock_mono_us();
+	if (now < l->next_us) {
+		l->held++;
+		return;
+	}
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	if (l->held)
+		log_warn("%s (%u more like this were held back)", text, l->held);
+	else
+		log_warn("%s", text);
+	l->held = 0;
+	l->next_us = now + (int64_t)every_s * 1000000;
+}

@@ -1,0 +1,179 @@
+#include "record.h"
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+/* ---- keys ---- */
+
+enum { SEED_NS = 1, SEED_ID, SEED_CONTENT, SEED_EXTERNAL, SEED_IDEM, SEED_NS_KEY };
+
+static uint64_t nonzero(uint64_t h) { return h + !h; }
+
+uint64_t record_ns(struct span name) { return nonzero(XXH3_64bits_withSeed(name.p, name.len, SEED_NS)); }
+uint64_t record_id_key(const struct uuid *id) { return nonzero(XXH3_64bits_withSeed(id, sizeof(*id), SEED_ID)); }
+
+static uint64_t within(uint64_t ns, struct span s, uint64_t seed)
+{
+	return nonzero(XXH3_64bits_withSeed(s.p, s.len, ns * 0x9e3779b97f4a7c15ull + seed));
+}
+uint64_t record_content_key(uint64_t ns, struct span content) { return within(ns, content, SEED_CONTENT); }
+uint64_t record_external_key(uint64_t ns, struct span id) { return within(ns, id, SEED_EXTERNAL); }
+uint64_t record_idem_key(uint64_t ns, struct span key) { return within(ns, key, SEED_IDEM); }
+uint64_t record_ns_key(uint64_t ns) { return within(ns, (struct span){NULL, 0}, SEED_NS_KEY); }
+
+/* ---- memories ---- */
+
+enum { TEXTS = 9 }; /* ns_name content kind user_id agent_id session_id external_id embedder body */
+
+struct wire {
+	struct uuid id;
+	uint64_t ns, version;
+	int64_t created_us, updated_us, expires_us, deleted_us, replaces_bytes;
+	uint64_t content_hash;
+	uint32_t flags;
+	float importance;
+	uint32_t dim;
+	uint32_t len[TEXTS];
+};
+_Static_assert(sizeof(struct wire) % 4 == 0, "the vector behind it stays aligned");
+
+static void texts(struct memory *m, struct span *out[TEXTS])
+{
+	struct span *v[TEXTS] = {&m->ns_name, &m->content, &m->kind, &m->user_id, &m->agent_id,
+				 &m->session_id, &m->external_id, &m->embedder, &m->body};
+	memcpy(out, v, sizeof(v));
+}
+
+static void begin_op(struct txn_builder *t, enum op_type type, size_t len)
+{
+	struct op_head h = {(uint16_t)type, 0, (uint32_t)len};
+	AN(len <= UINT32_MAX);
+	buf_reserve(t->b, sizeof(h) + len + 8);
+	buf_add(t->b, &h, sizeof(h));
+	((struct txn_head *)(void *)(t->b->p + t->start))->nops++;
+}
+
+static void pad(struct buf *b, size_t start)
+{
+	static const char zeros[8];
+	buf_add(b, zeros, align_up(b->len - start, 8) - (b->len - start));
+}
+
+void txn_op_put(struct txn_builder *t, const struct memory *m)
+{
+	struct memory copy = *m;
+	struct span *text[TEXTS];
+	struct wire w = {.id = m->id, .ns = m->ns, .version = m->version, .created_us = m->created_us,
+		.updated_us = m->updated_us, .expires_us = m->expires_us, .deleted_us = m->deleted_us,
+		.replaces_bytes = m->replaces_bytes, .content_hash = m->content_hash, .flags = m->flags,
+		.importance = m->importance, .dim = m->embedding ? m->dim : 0};
+	size_t len = sizeof(w) + w.dim * sizeof(float);
+	texts(&copy, text);
+	for (int i = 0; i < TEXTS; i++) {
+		w.len[i] = (uint32_t)text[i]->len;
+		len += text[i]->len;
+	}
+	begin_op(t, OP_PUT, len);
+	buf_add(t->b, &w, sizeof(w));
+	buf_add(t->b, m->embedding, w.dim * sizeof(float));
+	for (int i = 0; i < TEXTS; i++)
+		buf_add(t->b, text[i]->p, text[i]->len);
+	pad(t->b, t->start);
+}
+
+bool memory_decode(const void *body, size_t len, struct memory *m)
+{
+	const struct wire *w = body;
+	struct span *text[TEXTS];
+	if (len < sizeof(*w) || w->dim > 65536)
+		return false;
+	const char *p = (const char *)(w + 1), *end = (const char *)body + len;
+	size_t vector = w->dim * sizeof(float);
+	if ((size_t)(end - p) < vector)
+		return false;
+	*m = (struct memory){.id = w->id, .ns = w->ns, .version = w->version, .created_us = w->created_us,
+		.updated_us = w->updated_us, .expires_us = w->expires_us, .deleted_us = w->deleted_us,
+		.replaces_bytes = w->replaces_bytes, .content_hash = w->content_hash, .flags = w->flags,
+		.importance = w->importance, .dim = w->dim,
+		.embedding = w->dim ? (const float *)(const void *)p : NULL};
+	p += vector;
+	texts(m, text);
+	for (int i = 0; i < TEXTS; i++) {
+		if (w->len[i] > (size_t)(end - p))
+			return false;
+		*text[i] = (struct span){w->len[i] ? p : NULL, w->len[i]};
+		p += w->len[i];
+	}
+	return p == end;
+}
+
+size_t memory_quota_bytes(const struct memory *m) { return m->body.len + m->dim * sizeof(float); }
+
+/* ---- transactions ---- */
+
+void txn_begin(struct txn_builder *t, struct buf *b, uint64_t id, uint32_t slot, uint64_t read_seq, uint32_t flags)
+{
+	struct txn_head h = {.magic = TXN_MAGIC, .flags = flags, .id = id, .read_seq = read_seq, .slot = slot};
+	t->b = b;
+	t->start = b->len;
+	buf_add(b, &h, sizeof(h));
+}
+
+static struct txn_head *head_of(struct txn_builder *t) { return (struct txn_head *)(void *)(t->b->p + t->start); }
+
+void txn_read_key(struct txn_builder *t, uint64_t key)
+{
+	AN(head_of(t)->nops == 0);
+	buf_add(t->b, &key, sizeof(key));
+	head_of(t)->nkeys++;
+}
+
+void txn_op_raw(struct txn_builder *t, enum op_type type, const void *head, size_t head_len, const void *tail,
+		size_t tail_len)
+{
+	begin_op(t, type, head_len + tail_len);
+	buf_add(t->b, head, head_len);
+	buf_add(t->b, tail, tail_len);
+	pad(t->b, t->start);
+}
+
+void txn_ops_from(struct txn_builder *t, const struct buf *other)
+{
+	const struct txn_head *h = (const void *)other->p;
+	size_t skip = sizeof(*h) + h->nkeys * sizeof(uint64_t);
+	AN(other->len >= skip && h->magic == TXN_MAGIC);
+	uint32_t nops = h->nops;
+	buf_add(t->b, other->p + skip, other->len - skip);
+	head_of(t)->nops += nops;
+}
+
+void txn_end(struct txn_builder *t) { AN((t->b->len - t->start) % 8 == 0); }
+
+bool txn_open(struct txn_reader *r, const void *data, size_t len)
+{
+	const struct txn_head *h = data;
+	if (len < sizeof(*h) || h->magic != TXN_MAGIC || h->nkeys > (len - sizeof(*h)) / sizeof(uint64_t))
+		return false;
+	const char *p = (const char *)data + sizeof(*h) + h->nkeys * sizeof(uint64_t);
+	const char *end = (const char *)data + len;
+	*r = (struct txn_reader){h, (const uint64_t *)(const void *)(h + 1), p, end, h->nops};
+	for (uint32_t i = 0; i < h->nops; i++) {
+		const struct op_head *op = (const void *)p;
+		if ((size_t)(end - p) < sizeof(*op) || align_up(op->len, 8) > (size_t)(end - p) - sizeof(*op))
+			return false;
+		p += sizeof(*op) + align_up(op->len, 8);
+	}
+	return p == end;
+}
+
+bool txn_next(struct txn_reader *r, const struct op_head **op_r, const void **body_r)
+{
+	if (!r->left)
+		return false;
+	const struct op_head *op = (const void *)r->p;
+	*op_r = op;
+	*body_r = op + 1;
+	r->p += sizeof(*op) + align_up(op->len, 8);
+	r->left--;
+	return true;
+}

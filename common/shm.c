@@ -1,0 +1,75 @@
+#include "shm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+int shm_create(const char *name, size_t size)
+{
+	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (fd < 0)
+		return -1;
+	if (ftruncate(fd, (off_t)size) == 0 &&
+	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
+		return fd;
+	int e = errno;
+	close(fd);
+	errno = e;
+	return -1;
+}
+
+void *shm_map(int fd, bool huge, size_t *size_r)
+{
+	struct stat st;
+	if (fstat(fd, &st))
+		return NULL;
+	if (st.st_size <= 0) {
+		errno = EINVAL;
+		return NULL;
+	}
+	void *p = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (p == MAP_FAILED)
+		return NULL;
+	/* Neither the bodies of memories nor vectors belong into a core file. */
+	madvise(p, (size_t)st.st_size, MADV_DONTDUMP);
+	if (huge)
+		madvise(p, (size_t)st.st_size, MADV_HUGEPAGE);
+	*size_r = (size_t)st.st_size;
+	return p;
+}
+
+/* Both sides go by 8-byte words where the shared side is aligned, by bytes at the ends. */
+void shm_copy_out(void *dst, const void *src, size_t n)
+{
+	unsigned char *d = dst;
+	const unsigned char *s = src;
+	while (n && ((uintptr_t)s & 7)) {
+		*d++ = __atomic_load_n(s++, __ATOMIC_RELAXED);
+		n--;
+	}
+	for (; n >= 8; n -= 8, s += 8, d += 8) {
+		uint64_t w = __atomic_load_n((const uint64_t *)(const void *)s, __ATOMIC_RELAXED);
+		memcpy(d, &w, 8);
+	}
+	while (n--)
+		*d++ = __atomic_load_n(s++, __ATOMIC_RELAXED);
+}
+
+void shm_copy_in(void *dst, const void *src, size_t n)
+{
+	unsigned char *d = dst;
+	const unsigned char *s = src;
+	while (n && ((uintptr_t)d & 7)) {
+		__atomic_store_n(d++, *s++, __ATOMIC_RELAXED);
+		n--;
+	}
+	for (; n >= 8; n -= 8, s += 8, d += 8) {
+		uint64_t w;
+		memcpy(&w, s, 8);
+		__atomic_store_n((uint64_t *)(void *)d, w, __ATOMIC_RELAXED);
+	}
+	while (n--)
+		__atomic_store_n(d++, *s++, __ATOMIC_RELAXED);
+}

@@ -1,0 +1,143 @@
+#include "util.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+void util_assert_fail(const char *expr, const char *file, int line)
+{
+	char text[256];
+	int n = snprintf(text, sizeof(text), "broken invariant: %s (%s:%d)\n", expr, file, line);
+	if (n > 0)
+		(void)!write(STDERR_FILENO, text, (size_t)n < sizeof(text) ? (size_t)n : sizeof(text) - 1);
+	abort();
+}
+
+void *util_alloc(size_t n)
+{
+	void *p = malloc(n ? n : 1);
+	AN(p);
+	return p;
+}
+
+void *util_zalloc(size_t n)
+{
+	void *p = calloc(1, n ? n : 1);
+	AN(p);
+	return p;
+}
+
+void *util_realloc(void *p, size_t n)
+{
+	p = realloc(p, n ? n : 1);
+	AN(p);
+	return p;
+}
+
+char *util_strndup(const char *s, size_t n)
+{
+	char *p = util_alloc(n + 1);
+	if (n)
+		memcpy(p, s, n);
+	p[n] = 0;
+	return p;
+}
+
+void buf_reserve(struct buf *b, size_t more)
+{
+	size_t need;
+	AN(size_add(b->len, more, &need));
+	if (need <= b->cap)
+		return;
+	size_t cap = b->cap ? b->cap : 128;
+	while (cap < need)
+		AN(size_mul(cap, 2, &cap));
+	b->p = util_realloc(b->p, cap);
+	b->cap = cap;
+}
+
+void buf_add(struct buf *b, const void *p, size_t n)
+{
+	if (!n)
+		return;
+	buf_reserve(b, n);
+	memcpy(b->p + b->len, p, n);
+	b->len += n;
+}
+
+void buf_addc(struct buf *b, char c)
+{
+	buf_reserve(b, 1);
+	b->p[b->len++] = c;
+}
+
+void buf_adds(struct buf *b, const char *s) { buf_add(b, s, strlen(s)); }
+
+void buf_printf(struct buf *b, const char *fmt, ...)
+{
+	va_list ap, again;
+	va_start(ap, fmt);
+	va_copy(again, ap);
+	int n = vsnprintf(NULL, 0, fmt, ap);
+	va_end(ap);
+	AN(n >= 0);
+	buf_reserve(b, (size_t)n + 1);
+	vsnprintf(b->p + b->len, (size_t)n + 1, fmt, again);
+	va_end(again);
+	b->len += (size_t)n;
+}
+
+void buf_free(struct buf *b)
+{
+	free(b->p);
+	*b = (struct buf){NULL, 0, 0};
+}
+
+/* ---- UTF-8 ---- */
+
+static bool continuation(unsigned char c) { return (c & 0xc0) == 0x80; }
+
+/* Length of the well-formed sequence at p, 0 when there is none (RFC 3629 section 4). */
+static size_t sequence(const unsigned char *p, size_t left)
+{
+	unsigned char c = p[0];
+	if (c < 0x80)
+		return 1;
+	if (c < 0xc2)
+		return 0;
+	if (c < 0xe0)
+		return left >= 2 && continuation(p[1]) ? 2 : 0;
+	if (c < 0xf0) {
+		if (left < 3 || !continuation(p[1]) || !continuation(p[2]))
+			return 0;
+		if ((c == 0xe0 && p[1] < 0xa0) || (c == 0xed && p[1] > 0x9f))
+			return 0;
+		return 3;
+	}
+	if (c > 0xf4 || left < 4 || !continuation(p[1]) || !continuation(p[2]) || !continuation(p[3]))
+		return 0;
+	if ((c == 0xf0 && p[1] < 0x90) || (c == 0xf4 && p[1] > 0x8f))
+		return 0;
+	return 4;
+}
+
+bool util_utf8_valid(const char *s, size_t n)
+{
+	const unsigned char *p = (const unsigned char *)s, *end = p + n;
+	while (p < end) {
+		uint64_t eight;
+		if (end - p >= 8) { /* most text is ASCII */
+			memcpy(&eight, p, 8);
+			if (!(eight & 0x8080808080808080ull)) {
+				p += 8;
+				continue;
+			}
+		}
+		size_t len = sequence(p, (size_t)(end - p));
+		if (!len)
+			return false;
+		p += len;
+	}
+	return true;
+}
