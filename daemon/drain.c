@@ -1,9 +1,9 @@
 /* Leaving in order: api workers finish their requests, warmer and pinger follow, and sync goes last,
  * when nobody can hand it anything more, so that everything acknowledged reaches the store.
  *
- * daemon.drain_timeout bounds the whole. At four fifths of it whoever is not sync is killed, so
- * that one client who will not leave cannot take from sync the time to flush; at its end sync is
- * killed too, which is safe: the journal has what the store lacks. */
+ * daemon.drain_timeout bounds the whole. The earlier phases must end before it, so that one client who
+ * will not leave cannot take from sync the time to flush; at its end sync is killed too, which is
+ * safe: the journal has what the store lacks. */
 #include <unistd.h>
 
 #include "log.h"
@@ -11,6 +11,8 @@
 #include "worker.h"
 
 #define PHASES 3
+
+static const int deadlines[PHASES] = {7, 8, 10}; /* of each phase, in tenths of daemon.drain_timeout */
 
 static unsigned phase_of(const struct child *c)
 {
@@ -47,17 +49,23 @@ static void arm(struct supervisor *sv, int64_t us)
 	evtimer_add(sv->drain_timer, &tv);
 }
 
+static int64_t tenths(const struct supervisor *sv, int n)
+{
+	return conf_int(sv->conf, CONF_DRAIN_TIMEOUT) / 10 * n;
+}
+
+/* Whoever was to have left by now is killed; what comes after has the next deadline. */
 static void on_deadline(evutil_socket_t fd, short what, void *arg)
 {
 	struct supervisor *sv = arg;
+	unsigned passed = sv->drain_deadline;
 	(void)fd, (void)what;
-	if (sv->drain_late) {
-		kill_phases(sv, 0, PHASES - 1, "has not left before daemon.drain_timeout");
-		return;
+	kill_phases(sv, 0, passed, passed == PHASES - 1 ? "has not left before daemon.drain_timeout"
+							: "has not left in time for sync to flush");
+	if (passed < PHASES - 1) {
+		sv->drain_deadline++;
+		arm(sv, tenths(sv, deadlines[passed + 1] - deadlines[passed]));
 	}
-	sv->drain_late = true;
-	kill_phases(sv, 0, PHASES - 2, "has not left in time for sync to flush");
-	arm(sv, conf_int(sv->conf, CONF_DRAIN_TIMEOUT) / 5);
 }
 
 static void tell(struct child *c)
@@ -114,7 +122,7 @@ void drain_start(struct supervisor *sv, const char *why)
 	sv->unlink_unix = false;
 	sv->drain_timer = evtimer_new(sv->base, on_deadline, sv);
 	AN(sv->drain_timer);
-	arm(sv, conf_int(sv->conf, CONF_DRAIN_TIMEOUT) / 5 * 4);
+	arm(sv, tenths(sv, deadlines[0]));
 	drain_step(sv);
 }
 

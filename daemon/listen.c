@@ -280,6 +280,18 @@ static bool take_passed(struct supervisor *sv)
 	return true;
 }
 
+/* Clients are told where it really is; PATH.ctl stays beside listen.unix, where we may write. */
+static void name_passed_unix(struct supervisor *sv)
+{
+	struct sockaddr_un un = {0};
+	socklen_t len = sizeof(un) - 1; /* a path of full length has no NUL */
+	if (sv->fd_unix == -1 || getsockname(sv->fd_unix, (struct sockaddr *)&un, &len) == -1 ||
+	    !un.sun_path[0])
+		return;
+	free(sv->unix_path);
+	sv->unix_path = util_strndup(un.sun_path, strlen(un.sun_path));
+}
+
 static bool passed_is_safe(struct supervisor *sv)
 {
 	union address a;
@@ -299,6 +311,7 @@ bool listen_open(struct supervisor *sv)
 	char *error = NULL;
 	if (!take_passed(sv) || !passed_is_safe(sv))
 		return false;
+	name_passed_unix(sv);
 	if (sv->fd_tcp == -1 && *tcp) {
 		sv->fd_tcp = supervisor_high(bind_tcp(tcp, sv->conf, &error));
 		if (sv->fd_tcp == -1)

@@ -238,7 +238,7 @@ static void note_change(void *arg, enum conf_key k, bool reloadable)
 	json_array_append_new(r->keys, json_pack("{s:s s:s s:s* s:s*}", "key", conf_key_name(k),
 						 "result", reloadable ? "applied" : "needs restart",
 						 "from", from, "to", to));
-	log_info("reload: %s: %s → %s%s", conf_key_name(k), from ? from : "(secret)",
+	log_info("reload: %s: %.100s → %.100s%s", conf_key_name(k), from ? from : "(secret)",
 		 to ? to : "(secret)", reloadable ? "" : " needs a restart");
 	reloadable ? r->applied++ : r->refused++;
 	free(from);

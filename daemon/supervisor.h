@@ -89,7 +89,7 @@ struct supervisor {
 	struct control *control;
 	unsigned drain_phase;      /* index into the order of leaving, drain.c */
 	struct event *drain_timer;
-	bool drain_late;           /* the first of its two deadlines has passed */
+	unsigned drain_deadline;   /* the next phase whose deadline passes */
 	int exit_code;
 };
 

@@ -7,13 +7,20 @@
 #include "conf.h"
 #include "ctl.h"
 
+/* The supervisor's listening socket takes connections even when no api worker is there to answer. A
+ * reload needs at most 5 s; one that is asked for twice does no harm. */
+#define API_PATIENCE_MS 7000
+#define VALUE_COLUMNS 40 /* of a key's value in a list */
+
 /* The API first: it knows who is allowed to. 404: an api that does not relay this verb. What the
  * first try complains about is of no interest when the second works, and said by it when not. */
 static int ask(struct ctl *c, const char *method, const char *path, const char *line, struct answer *a)
 {
 	c->quiet = true;
+	c->timeout_ms = API_PATIENCE_MS;
 	int code = client_request(c, method, path, NULL, a);
 	c->quiet = false;
+	c->timeout_ms = 0;
 	if (code == CTL_OK && a->status != 404 && a->status != 503)
 		return CTL_OK;
 	client_free(a);
@@ -118,10 +125,12 @@ static void show_keys(struct ctl *c, const json_t *o)
 	json_array_foreach(json_object_get(o, "keys"), i, k) {
 		const char *result = output_str(k, "result");
 		enum colour colour = strcmp(result, "applied") == 0 ? C_GREEN : C_YELLOW;
-		printf("%s%-13s%s %-24s %s → %s\n", output_colour(c, colour), result,
-		       output_colour(c, C_PLAIN), output_str(k, "key"),
-		       json_object_get(k, "from") ? output_str(k, "from") : "(secret)",
-		       json_object_get(k, "to") ? output_str(k, "to") : "(secret)");
+		printf("%s%-13s%s %-24s ", output_colour(c, colour), result,
+		       output_colour(c, C_PLAIN), output_str(k, "key"));
+		output_line(json_object_get(k, "from") ? output_str(k, "from") : "(secret)", VALUE_COLUMNS);
+		fputs(" → ", stdout);
+		output_line(json_object_get(k, "to") ? output_str(k, "to") : "(secret)", VALUE_COLUMNS);
+		putchar('\n');
 	}
 	printf("Reloaded: %lld applied, %lld unchanged, %lld need a restart\n",
 	       (long long)json_integer_value(json_object_get(o, "applied")),

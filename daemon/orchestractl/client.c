@@ -86,6 +86,7 @@ static CURL *prepare(struct ctl *c, const char *path, struct transfer *t)
 	buf_addc(&url, '\0');
 	curl_easy_setopt(t->easy, CURLOPT_URL, url.p);
 	curl_easy_setopt(t->easy, CURLOPT_UNIX_SOCKET_PATH, c->socket);
+	curl_easy_setopt(t->easy, CURLOPT_TIMEOUT_MS, c->timeout_ms);
 	curl_easy_setopt(t->easy, CURLOPT_NOPROXY, "*");
 	curl_easy_setopt(t->easy, CURLOPT_PROTOCOLS_STR, "http");
 	curl_easy_setopt(t->easy, CURLOPT_USERAGENT, "orchestractl");

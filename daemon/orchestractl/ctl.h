@@ -16,7 +16,8 @@ struct ctl {
 	bool json;             /* print the daemon's JSON as it is */
 	bool terminal;         /* standard output is one */
 	bool colour;
-	bool quiet;            /* somebody else is asked next: do not complain */
+	bool quiet;            /* somebody else is asked next: do not complain … */
+	long timeout_ms;       /* … and do not wait longer than this; 0 = as long as it takes */
 	int width;             /* columns of the terminal; 0 = do not cut lines */
 };
 
