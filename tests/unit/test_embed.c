@@ -216,10 +216,12 @@ static void stop_words_weigh_less(void **state)
 	    "should", "having", "because", "through", "these", "which", "rather"};
 	for (size_t i = 0; i < ARRAY_LEN(stops); i++) {
 		char with[64], other[64];
-		/* the same letters in another order are no stop word, but have as many features */
+		/* every letter moved up by one: no stop word, but as many features */
 		snprintf(with, sizeof(with), "%s volcano", stops[i]);
-		snprintf(other, sizeof(other), "%sx volcano", stops[i]);
-		if (cosine(with, "volcano") <= cosine(other, "volcano") + 0.02)
+		snprintf(other, sizeof(other), "%s volcano", stops[i]);
+		for (char *p = other; *p != ' '; p++)
+			(*p)++;
+		if (cosine(with, "volcano") <= cosine(other, "volcano") + 0.05)
 			fail_msg("'%s' is no stop word", stops[i]);
 	}
 	/* negation is not one */
