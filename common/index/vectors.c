@@ -1,0 +1,217 @@
+/* The vector index: mapping, formatting and the small questions. */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "log.h"
+#include "vectors-private.h"
+#include "vocabulary.h"
+
+size_t vectors_segment_size(uint64_t max_bytes)
+{
+	uint64_t limit = (uint64_t)UINT32_MAX * VECTORS_UNIT; /* 16 TiB: unit numbers have 32 bits */
+	if (max_bytes > limit)
+		max_bytes = limit;
+	if (max_bytes < VECTORS_UNIT)
+		max_bytes = VECTORS_UNIT;
+	return VECTORS_OFF_DATA + (size_t)(max_bytes & ~(uint64_t)(VECTORS_UNIT - 1));
+}
+
+/* Not shm_map(): huge pages need an address that is congruent with the file offset, so a larger piece
+ * of address space is reserved first and the aligned middle of it is used. Readers map read-only: a stray
+ * store in an api worker cannot hurt the index. */
+static char *map_aligned(int fd, size_t size, bool writer)
+{
+	size_t room;
+	if (!size_add(size, VECTORS_HUGE, &room)) {
+		errno = EOVERFLOW;
+		return NULL;
+	}
+	char *p = mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (p == MAP_FAILED)
+		return NULL;
+	char *base = p + (align_up((uintptr_t)p, VECTORS_HUGE) - (uintptr_t)p);
+	if (mmap(base, size, PROT_READ | (writer ? PROT_WRITE : 0), MAP_SHARED | MAP_FIXED, fd, 0) ==
+	    MAP_FAILED) {
+		int saved = errno;
+		munmap(p, room);
+		errno = saved;
+		return NULL;
+	}
+	if (base > p)
+		munmap(p, (size_t)(base - p));
+	(void)madvise(base, size, MADV_DONTDUMP); /* vectors do not belong into a core file */
+	char *end = base + align_up(size, VECTORS_UNIT);
+	if (end < p + room)
+		munmap(end, (size_t)(p + room - end));
+	return base;
+}
+
+static bool header_fits(const struct vectors *v)
+{
+	const struct shm_header *h = &v->super->h;
+	return h->magic == VECTORS_MAGIC && h->layout == VECTORS_LAYOUT && h->size == v->size &&
+	       v->super->data_bytes == v->size - VECTORS_OFF_DATA;
+}
+
+/* The table makes no sense, which no crash can cause. Nothing in it is trusted: the index starts
+ * anew, and every namespace it knew is incomplete, so that the store is asked. */
+static void wipe(struct vectors *v)
+{
+	log_error("vector index: the shared segment is inconsistent; it starts empty, searches use the store");
+	for (uint32_t i = 0; i < VECTORS_CHUNKS; i++) {
+		struct vectors_chunk *c = &v->chunks[i];
+		uint64_t gen = atomic_load_explicit(&c->gen, memory_order_relaxed);
+		if (!gen)
+			continue;
+		atomic_store_explicit(&c->gen, gen | 1, memory_order_relaxed);
+		atomic_thread_fence(memory_order_release);
+		atomic_store_explicit(&v->keys[i], 0, memory_order_relaxed);
+		atomic_store_explicit(&c->ns, 0, memory_order_relaxed);
+		atomic_store_explicit(&c->count, 0, memory_order_relaxed);
+		atomic_store_explicit(&c->gen, (gen | 1) + 1, memory_order_release);
+	}
+	for (uint32_t i = 0; i < VECTORS_NAMESPACES; i++) {
+		if (!atomic_load_explicit(&v->ns[i].ns, memory_order_relaxed))
+			continue;
+		atomic_store_explicit(&v->ns[i].incomplete, 1, memory_order_relaxed);
+		atomic_store_explicit(&v->ns[i].live, 0, memory_order_relaxed);
+	}
+	atomic_store_explicit(&v->super->used, 0, memory_order_relaxed);
+	atomic_store_explicit(&v->super->live, 0, memory_order_relaxed);
+	atomic_store_explicit(&v->super->bytes, 0, memory_order_relaxed);
+	atomic_fetch_add_explicit(&v->super->h.generation, 1, memory_order_relaxed);
+}
+
+static void format(struct vectors *v)
+{
+	struct vectors_super *s = v->super;
+	s->h.magic = VECTORS_MAGIC;
+	s->h.layout = VECTORS_LAYOUT;
+	s->h.size = v->size;
+	s->data_bytes = v->data_bytes;
+	atomic_store_explicit(&s->h.generation, 1, memory_order_relaxed);
+	atomic_store_explicit(&s->h.formatted, 1, memory_order_release);
+}
+
+static void writer_new(struct vectors *v)
+{
+	struct vectors_writer *w = v->w = util_zalloc(sizeof(*w));
+	vectors_pool_init(&w->pool, v->data_bytes);
+	/* calloc, not zalloc + touch: most of these pages are never used */
+	w->open = calloc(VECTORS_NAMESPACES, sizeof(*w->open));
+	w->live = calloc(VECTORS_CHUNKS, sizeof(*w->live));
+	w->queued = calloc(VECTORS_CHUNKS, sizeof(*w->queued));
+	AN(w->open && w->live && w->queued);
+	w->scratch = util_alloc(LIMIT_DIMENSIONS * sizeof(float));
+}
+
+static void writer_free(struct vectors_writer *w)
+{
+	if (!w)
+		return;
+	vectors_map_end(&w->map);
+	vectors_pool_end(&w->pool);
+	free(w->free_chunks.p);
+	free(w->victims.p);
+	free(w->open);
+	free(w->live);
+	free(w->queued);
+	free(w->scratch);
+	free(w);
+}
+
+static void open_writer(struct vectors *v)
+{
+	if (!atomic_load_explicit(&v->super->h.formatted, memory_order_acquire))
+		format(v);
+	writer_new(v);
+	if (!vectors_recover(v)) {
+		writer_free(v->w);
+		wipe(v);
+		writer_new(v);
+		AN(vectors_recover(v));
+	}
+	vectors_reserve(v);
+}
+
+struct vectors *vectors_open(int fd, bool writer)
+{
+	struct stat st;
+	if (fstat(fd, &st))
+		return NULL;
+	if (st.st_size < (off_t)(VECTORS_OFF_DATA + VECTORS_UNIT)) {
+		errno = EINVAL;
+		return NULL;
+	}
+	struct vectors *v = util_zalloc(sizeof(*v));
+	v->size = (size_t)st.st_size;
+	v->base = map_aligned(fd, v->size, writer);
+	if (!v->base) {
+		free(v);
+		return NULL;
+	}
+	v->super = (void *)v->base;
+	v->ns = (void *)(v->base + VECTORS_OFF_NS);
+	v->keys = (void *)(v->base + VECTORS_OFF_KEYS);
+	v->chunks = (void *)(v->base + VECTORS_OFF_CHUNKS);
+	v->data = v->base + VECTORS_OFF_DATA;
+	v->data_bytes = v->size - VECTORS_OFF_DATA;
+	v->kernels = kernels_get();
+	bool formatted = atomic_load_explicit(&v->super->h.formatted, memory_order_acquire);
+	if (formatted ? !header_fits(v) : !writer) {
+		vectors_close(&v);
+		errno = formatted ? EPROTO : EAGAIN;
+		return NULL;
+	}
+	if (writer)
+		open_writer(v);
+	return v;
+}
+
+void vectors_close(struct vectors **v)
+{
+	if (!*v)
+		return;
+	writer_free((*v)->w);
+	munmap((*v)->base, (*v)->size);
+	free(*v);
+	*v = NULL;
+}
+
+/* `ns` numbers are hashes already. */
+struct vectors_ns *vectors_ns_find(const struct vectors *v, uint64_t ns)
+{
+	for (uint32_t i = 0; i < VECTORS_NAMESPACES; i++) {
+		struct vectors_ns *n = &v->ns[(ns + i) & (VECTORS_NAMESPACES - 1)];
+		uint64_t have = atomic_load_explicit(&n->ns, memory_order_acquire);
+		if (!have)
+			return NULL;
+		if (have == ns)
+			return n;
+	}
+	return NULL;
+}
+
+bool vectors_complete(const struct vectors *v, uint64_t ns)
+{
+	const struct vectors_ns *n = vectors_ns_find(v, ns);
+	if (!n)
+		return !atomic_load_explicit(&v->super->ns_full, memory_order_acquire);
+	return !atomic_load_explicit(&n->incomplete, memory_order_acquire);
+}
+
+uint64_t vectors_count(const struct vectors *v, uint64_t ns)
+{
+	if (!ns)
+		return atomic_load_explicit(&v->super->live, memory_order_relaxed);
+	const struct vectors_ns *n = vectors_ns_find(v, ns);
+	return n ? atomic_load_explicit(&n->live, memory_order_relaxed) : 0;
+}
+
+uint64_t vectors_bytes(const struct vectors *v)
+{
+	return atomic_load_explicit(&v->super->bytes, memory_order_relaxed);
+}

@@ -1,0 +1,231 @@
+/* Chunks: how they change hands, get rows and lose them. Writer only. */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "vectors-private.h"
+
+#define HUGE_FROM (64ull << 20) /* bytes of chunks from which on huge pages are worth their grain */
+
+static void push(struct vectors_pool_stack *s, uint32_t x)
+{
+	if (s->n == s->cap) {
+		s->cap = s->cap ? 2 * s->cap : 16;
+		s->p = util_realloc(s->p, s->cap * sizeof(*s->p));
+	}
+	s->p[s->n++] = x;
+}
+
+static void add(_Atomic uint64_t *counter, int64_t delta)
+{
+	uint64_t now = atomic_load_explicit(counter, memory_order_relaxed);
+	atomic_store_explicit(counter, now + (uint64_t)delta, memory_order_relaxed);
+}
+
+/* A namespace's next chunk has about a third of the rows it holds already: small ones stay small,
+ * large ones waste little. */
+static uint32_t wanted_order(uint64_t live, uint32_t dim)
+{
+	uint32_t rows = live < 64 ? 16 : live < 256 ? 64 : live < 1024 ? 256 : 1024, order = 0;
+	struct vectors_shape s;
+	while (order < VECTORS_ORDER_MAX && (!vectors_shape(dim, order, &s) || s.capacity < rows))
+		order++;
+	return order;
+}
+
+void vectors_reserve(struct vectors *v)
+{
+	struct vectors_writer *w = v->w;
+	uint64_t offset;
+	if (w->reserve)
+		return;
+	w->reserve_order = VECTORS_ORDER_MAX;
+	while (w->reserve_order && (uint64_t)VECTORS_UNIT << w->reserve_order > v->data_bytes / 16)
+		w->reserve_order--;
+	if (vectors_pool_take(&w->pool, w->reserve_order, &offset))
+		w->reserve = offset + 1;
+}
+
+/* Near the limit smaller chunks do as well. Only compaction, which frees more than it takes, may
+ * break into the reserve: without one a full index could never be compacted. */
+static bool take_memory(struct vectors *v, uint32_t dim, bool compacting, uint32_t *order_io, uint64_t *offset_r)
+{
+	struct vectors_writer *w = v->w;
+	struct vectors_shape s;
+	for (uint32_t order = *order_io; vectors_shape(dim, order, &s); order--) {
+		if (vectors_pool_take(&w->pool, order, offset_r)) {
+			*order_io = order;
+			return true;
+		}
+		if (!order)
+			break;
+	}
+	if (!compacting || !w->reserve)
+		return false;
+	vectors_pool_give(&w->pool, w->reserve - 1, w->reserve_order);
+	w->reserve = 0;
+	return take_memory(v, dim, false, order_io, offset_r);
+}
+
+static bool take_descriptor(struct vectors *v, uint32_t *chunk_r)
+{
+	struct vectors_pool_stack *s = &v->w->free_chunks;
+	if (s->n) {
+		*chunk_r = s->p[--s->n];
+		return true;
+	}
+	uint32_t used = atomic_load_explicit(&v->super->used, memory_order_relaxed);
+	if (used == VECTORS_CHUNKS)
+		return false;
+	*chunk_r = used;
+	return true;
+}
+
+static void use_huge_pages(struct vectors *v)
+{
+	if (v->w->huge || vectors_bytes(v) < HUGE_FROM)
+		return;
+	v->w->huge = true;
+	(void)madvise(v->data, v->data_bytes, MADV_HUGEPAGE); /* advice: refusal costs speed only */
+}
+
+/* The seqlock's writing side. Odd first; the fence keeps every later store into the descriptor and
+ * into the chunk's memory behind it: a reader that sees any of them also sees that `gen` moved. A
+ * writer that dies in between leaves an odd `gen`, which readers skip and recovery frees. */
+static uint64_t begin(struct vectors_chunk *c)
+{
+	uint64_t gen = atomic_load_explicit(&c->gen, memory_order_relaxed);
+	atomic_store_explicit(&c->gen, gen + 1, memory_order_relaxed);
+	atomic_thread_fence(memory_order_release);
+	return gen + 2;
+}
+
+static void assign(struct vectors *v, uint32_t chunk, uint64_t ns, uint32_t dim, uint32_t order,
+		   uint64_t offset)
+{
+	struct vectors_chunk *c = &v->chunks[chunk];
+	uint64_t gen = begin(c);
+	atomic_store_explicit(&c->ns, ns, memory_order_relaxed);
+	atomic_store_explicit(&c->serial, ++v->w->serial, memory_order_relaxed);
+	atomic_store_explicit(&c->offset, offset, memory_order_relaxed);
+	atomic_store_explicit(&c->dim, dim, memory_order_relaxed);
+	atomic_store_explicit(&c->order, order, memory_order_relaxed);
+	atomic_store_explicit(&c->count, 0, memory_order_relaxed);
+	for (uint32_t i = 0; i < VECTORS_WORDS; i++)
+		atomic_store_explicit(&vectors_tombs(v, offset)[i], 0, memory_order_relaxed);
+	atomic_store_explicit(&c->gen, gen, memory_order_release);
+	atomic_store_explicit(&v->keys[chunk], ns, memory_order_release);
+	if (chunk == atomic_load_explicit(&v->super->used, memory_order_relaxed))
+		atomic_store_explicit(&v->super->used, chunk + 1, memory_order_release);
+	v->w->live[chunk] = 0;
+	v->w->queued[chunk] = 0;
+	add(&v->super->bytes, (int64_t)VECTORS_UNIT << order);
+}
+
+void vectors_chunk_free(struct vectors *v, uint32_t chunk)
+{
+	struct vectors_chunk *c = &v->chunks[chunk];
+	struct vectors_ns *n = vectors_ns_find(v, c->ns);
+	uint64_t offset = c->offset, gen = begin(c);
+	uint32_t order = c->order;
+	atomic_store_explicit(&v->keys[chunk], 0, memory_order_relaxed);
+	atomic_store_explicit(&c->ns, 0, memory_order_relaxed);
+	atomic_store_explicit(&c->count, 0, memory_order_relaxed);
+	atomic_store_explicit(&c->gen, gen, memory_order_release);
+	if (n && v->w->open[n - v->ns] == chunk + 1)
+		v->w->open[n - v->ns] = 0;
+	v->w->live[chunk] = 0;
+	v->w->queued[chunk] = 0;
+	add(&v->super->bytes, -((int64_t)VECTORS_UNIT << order));
+	vectors_pool_give(&v->w->pool, offset, order);
+	push(&v->w->free_chunks, chunk);
+	vectors_reserve(v);
+}
+
+/* Gives the namespace a new newest chunk. The previous one never gets another row: whatever of it
+ * is dead already is compaction's business from now on. */
+static int open_chunk(struct vectors *v, struct vectors_ns *n, uint32_t dim, bool compacting)
+{
+	uint32_t order = wanted_order(n->live, dim), chunk, *open = &v->w->open[n - v->ns];
+	uint64_t offset;
+	if (!take_memory(v, dim, compacting, &order, &offset))
+		return ENOSPC;
+	if (!take_descriptor(v, &chunk)) {
+		vectors_pool_give(&v->w->pool, offset, order);
+		return ENOSPC;
+	}
+	uint32_t previous = *open;
+	use_huge_pages(v);
+	assign(v, chunk, n->ns, dim, order, offset);
+	*open = chunk + 1;
+	/* After `used` and `gen`: who sees this serial finds the chunk. Before its first row. */
+	atomic_store_explicit(&n->newest, v->w->serial, memory_order_release);
+	if (previous)
+		vectors_compact_offer(v, previous - 1);
+	return 0;
+}
+
+static void write_row(char *chunk, const struct vectors_shape *s, uint32_t i, const struct vectors_row *row)
+{
+	uint32_t bits;
+	memcpy(&bits, &row->norm, sizeof(bits));
+	atomic_store_explicit((_Atomic uint64_t *)(void *)(chunk + s->versions) + i, row->version,
+			      memory_order_relaxed);
+	atomic_store_explicit((_Atomic uint64_t *)(void *)(chunk + s->expiries) + i,
+			      (uint64_t)row->expires_us, memory_order_relaxed);
+	atomic_store_explicit((_Atomic uint32_t *)(void *)(chunk + s->norms) + i, bits, memory_order_relaxed);
+	shm_copy_in(chunk + s->ids + 16 * (size_t)i, row->id.b, 16);
+	size_t bytes = s->stride * sizeof(float);
+	shm_copy_in(chunk + s->rows + i * bytes, row->x, bytes);
+}
+
+static bool has_room(const struct vectors *v, uint32_t open, uint32_t dim)
+{
+	struct vectors_shape s;
+	if (!open)
+		return false;
+	const struct vectors_chunk *c = &v->chunks[open - 1];
+	return c->dim == dim && vectors_shape(dim, c->order, &s) && c->count < s.capacity;
+}
+
+int vectors_append(struct vectors *v, struct vectors_ns *n, const struct vectors_row *row, bool compacting,
+		   uint64_t *ref_r)
+{
+	uint32_t *open = &v->w->open[n - v->ns];
+	if (!has_room(v, *open, row->dim)) {
+		int rc = open_chunk(v, n, row->dim, compacting);
+		if (rc)
+			return rc;
+	}
+	uint32_t chunk = *open - 1;
+	struct vectors_chunk *c = &v->chunks[chunk];
+	struct vectors_shape s;
+	AN(vectors_shape(c->dim, c->order, &s));
+	uint32_t i = atomic_load_explicit(&c->count, memory_order_relaxed);
+	write_row(v->data + c->offset, &s, i, row);
+	atomic_store_explicit(&c->count, i + 1, memory_order_release); /* published */
+	v->w->live[chunk]++;
+	add(&n->live, 1);
+	add(&v->super->live, 1);
+	*ref_r = vectors_ref(v, chunk, i);
+	return 0;
+}
+
+void vectors_kill_row(struct vectors *v, uint64_t ref)
+{
+	uint32_t chunk = vectors_ref_chunk(ref), row = vectors_ref_row(ref);
+	struct vectors_chunk *c = &v->chunks[chunk];
+	struct vectors_ns *n = vectors_ns_find(v, c->ns);
+	_Atomic uint64_t *word = &vectors_tombs(v, c->offset)[row / 64];
+	uint64_t bits = atomic_load_explicit(word, memory_order_relaxed), bit = 1ull << (row % 64);
+	AN(n && !(bits & bit) && v->w->live[chunk]);
+	/* Release: whoever sees the tombstone sees the row that replaced this one. */
+	atomic_store_explicit(word, bits | bit, memory_order_release);
+	v->w->live[chunk]--;
+	add(&n->live, -1);
+	add(&v->super->live, -1);
+	if (!v->w->live[chunk])
+		vectors_chunk_free(v, chunk);
+	else if (v->w->open[n - v->ns] != chunk + 1)
+		vectors_compact_offer(v, chunk);
+}

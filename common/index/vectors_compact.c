@@ -1,0 +1,76 @@
+/* Compaction: a chunk that is no longer appended to and at least half dead is emptied, a few rows
+ * per write, into its namespace's newest chunk. To a reader a move is an update to the same
+ * version. Half dead means that at most one row is moved per row that died. */
+#include "vectors-private.h"
+#include <stdlib.h>
+
+#define ROWS_PER_WRITE 8 /* bounds what an insert can cost: 8 copies */
+
+void vectors_compact_offer(struct vectors *v, uint32_t chunk)
+{
+	struct vectors_writer *w = v->w;
+	struct vectors_shape s;
+	const struct vectors_chunk *c = &v->chunks[chunk];
+	AN(vectors_shape(c->dim, c->order, &s));
+	uint32_t count = c->count; /* a chunk that was closed early has fewer rows than room */
+	if (w->queued[chunk] || 2U * w->live[chunk] > count)
+		return;
+	w->queued[chunk] = 1;
+	if (w->victims.n == w->victims.cap) {
+		w->victims.cap = w->victims.cap ? 2 * w->victims.cap : 16;
+		w->victims.p = util_realloc(w->victims.p, w->victims.cap * sizeof(*w->victims.p));
+	}
+	w->victims.p[w->victims.n++] = chunk;
+}
+
+static uint32_t first_live(const struct vectors *v, const struct vectors_chunk *c)
+{
+	for (uint32_t i = 0; i < VECTORS_WORDS; i++) {
+		uint64_t bits = ~vectors_tombs(v, c->offset)[i];
+		if (bits)
+			return i * 64 + (uint32_t)__builtin_ctzll(bits);
+	}
+	return VECTORS_ROWS_MAX;
+}
+
+static bool move_one(struct vectors *v, uint32_t chunk)
+{
+	const struct vectors_chunk *c = &v->chunks[chunk];
+	const char *base = v->data + c->offset;
+	struct vectors_shape s;
+	AN(vectors_shape(c->dim, c->order, &s));
+	struct vectors_ns *n = vectors_ns_find(v, c->ns);
+	uint32_t i = first_live(v, c);
+	AN(n && i < c->count);
+	uint32_t open = v->w->open[n - v->ns];
+	if (open && v->chunks[open - 1].dim != c->dim)
+		return false; /* would close the newest chunk at every turn */
+	struct vectors_row row = {.ns = c->ns, .dim = c->dim,
+		.version = vectors_load_u64(base, s.versions, i),
+		.expires_us = (int64_t)vectors_load_u64(base, s.expiries, i),
+		.id = vectors_load_id(base, &s, i), .norm = vectors_load_norm(base, &s, i)};
+	/* The writer reads its own row: no one else writes. */
+	row.x = (const float *)(const void *)(base + s.rows) + (size_t)i * s.stride;
+	uint64_t from = vectors_ref(v, chunk, i), to;
+	if (vectors_append(v, n, &row, true, &to))
+		return false;
+	vectors_map_set(v, &row.id, to);
+	vectors_kill_row(v, from); /* the last one gives the chunk back and clears `queued` */
+	return true;
+}
+
+void vectors_compact(struct vectors *v)
+{
+	struct vectors_pool_stack *s = &v->w->victims;
+	for (int budget = ROWS_PER_WRITE; budget && s->n; budget--) {
+		uint32_t chunk = s->p[s->n - 1];
+		size_t at = s->n - 1;
+		if (v->w->queued[chunk] && move_one(v, chunk))
+			continue;
+		/* Given back, or no memory to move to: offered again with its next loss. A move may have
+		 * pushed other victims, so this one is not necessarily on top any more. */
+		v->w->queued[chunk] = 0;
+		s->p[at] = s->p[s->n - 1];
+		s->n--;
+	}
+}

@@ -1,0 +1,118 @@
+/* Memory of the index: a buddy allocator over units of 4 KiB, blocks up to 8 MiB. Its books are
+ * private to the writer and rebuilt from the chunk table after a crash. Chunks of all sizes share
+ * the limit this way, and what small ones leave free merges into room for large ones. */
+#include <stdlib.h>
+
+#include "vectors-private.h"
+
+#define ROOT (1U << VECTORS_ORDER_MAX) /* units of the largest block */
+
+static void push(struct vectors_pool_stack *s, uint32_t unit)
+{
+	if (s->n == s->cap) {
+		s->cap = s->cap ? 2 * s->cap : 16;
+		s->p = util_realloc(s->p, s->cap * sizeof(*s->p));
+	}
+	s->p[s->n++] = unit;
+}
+
+static void add_free(struct vectors_pool *p, uint32_t unit, uint32_t order)
+{
+	while (order < VECTORS_ORDER_MAX) {
+		uint32_t buddy = unit ^ (1U << order);
+		if (buddy >= p->units || p->state[buddy] != order + 1)
+			break;
+		p->state[buddy] = 0; /* its entry in the stack is void now */
+		unit &= ~(1U << order);
+		order++;
+	}
+	p->state[unit] = (uint8_t)(order + 1);
+	push(&p->free[order], unit);
+}
+
+static bool pop_free(struct vectors_pool *p, uint32_t order, uint32_t *unit_r)
+{
+	struct vectors_pool_stack *s = &p->free[order];
+	while (s->n) {
+		uint32_t unit = s->p[--s->n];
+		if (p->state[unit] == order + 1) {
+			p->state[unit] = 0;
+			*unit_r = unit;
+			return true;
+		}
+	}
+	return false;
+}
+
+void vectors_pool_init(struct vectors_pool *p, uint64_t bytes)
+{
+	uint64_t units = bytes / VECTORS_UNIT;
+	AN(units <= UINT32_MAX);
+	*p = (struct vectors_pool){.units = (uint32_t)units};
+	p->state = calloc(units + 1, 1); /* calloc: large tables stay untouched until used */
+	AN(p->state);
+}
+
+void vectors_pool_end(struct vectors_pool *p)
+{
+	for (size_t i = 0; i < ARRAY_LEN(p->free); i++)
+		free(p->free[i].p);
+	free(p->state);
+}
+
+/* Units that were never used come last: an index that shrinks and grows stays where it was. */
+static bool take_fresh(struct vectors_pool *p, uint32_t *unit_r, uint32_t *order_r)
+{
+	if (p->fresh >= p->units)
+		return false;
+	uint32_t order = VECTORS_ORDER_MAX;
+	while (p->fresh & ((1U << order) - 1) || p->units - p->fresh < 1U << order)
+		order--;
+	*unit_r = p->fresh;
+	*order_r = order;
+	p->fresh += 1U << order;
+	return true;
+}
+
+bool vectors_pool_take(struct vectors_pool *p, uint32_t order, uint64_t *offset_r)
+{
+	uint32_t unit = 0, got = order;
+	while (got <= VECTORS_ORDER_MAX && !pop_free(p, got, &unit))
+		got++;
+	while (got > VECTORS_ORDER_MAX) {
+		if (!take_fresh(p, &unit, &got))
+			return false;
+		if (got < order) { /* the odd end of the segment: keep it for smaller requests */
+			add_free(p, unit, got);
+			got = VECTORS_ORDER_MAX + 1;
+		}
+	}
+	while (got > order) {
+		got--;
+		add_free(p, unit + (1U << got), got); /* its buddy is in our hands: no merge */
+	}
+	*offset_r = (uint64_t)unit * VECTORS_UNIT;
+	return true;
+}
+
+void vectors_pool_give(struct vectors_pool *p, uint64_t offset, uint32_t order)
+{
+	add_free(p, (uint32_t)(offset / VECTORS_UNIT), order);
+}
+
+void vectors_pool_gap(struct vectors_pool *p, uint64_t from, uint64_t to)
+{
+	uint32_t unit = (uint32_t)(from / VECTORS_UNIT), end = (uint32_t)(to / VECTORS_UNIT);
+	while (unit < end) {
+		uint32_t order = VECTORS_ORDER_MAX;
+		while (unit & ((1U << order) - 1) || end - unit < 1U << order)
+			order--;
+		add_free(p, unit, order);
+		unit += 1U << order;
+	}
+}
+
+void vectors_pool_fresh(struct vectors_pool *p, uint64_t from)
+{
+	p->fresh = (uint32_t)(from / VECTORS_UNIT);
+}

@@ -1,0 +1,182 @@
+/* What a killed writer left. Everything shared is either published whole or invisible; what is
+ * rebuilt here is private (free memory, id → row) or derived (counters). Readers keep searching
+ * meanwhile, so nothing here makes a visible row invisible but its tombstone, and `newest` never
+ * goes back. */
+#include <stdlib.h>
+
+#include "vectors-private.h"
+
+struct piece {
+	uint64_t offset, end;
+};
+
+static int by_offset(const void *a, const void *b)
+{
+	const struct piece *x = a, *y = b;
+	return (x->offset > y->offset) - (x->offset < y->offset);
+}
+
+static bool sane(const struct vectors *v, const struct vectors_chunk *c)
+{
+	struct vectors_shape s;
+	return c->order <= VECTORS_ORDER_MAX && c->dim && c->dim <= UINT16_MAX &&
+	       vectors_shape(c->dim, c->order, &s) && c->count <= s.capacity &&
+	       c->offset % ((uint64_t)VECTORS_UNIT << c->order) == 0 && c->offset <= v->data_bytes &&
+	       (uint64_t)VECTORS_UNIT << c->order <= v->data_bytes - c->offset;
+}
+
+/* Caught while it changed hands: it holds nothing that was visible. */
+static void settle(struct vectors *v, uint32_t chunk)
+{
+	struct vectors_chunk *c = &v->chunks[chunk];
+	uint64_t gen = atomic_load_explicit(&c->gen, memory_order_relaxed);
+	if (gen & 1) {
+		atomic_store_explicit(&c->ns, 0, memory_order_relaxed);
+		atomic_store_explicit(&c->count, 0, memory_order_relaxed);
+		atomic_store_explicit(&c->gen, gen + 1, memory_order_release);
+	}
+	atomic_store_explicit(&v->keys[chunk], c->ns, memory_order_release);
+}
+
+static bool rebuild_pool(struct vectors *v, uint32_t used)
+{
+	struct piece *pieces = util_alloc((used + 1) * sizeof(*pieces));
+	uint32_t n = 0;
+	uint64_t end = 0, bytes = 0;
+	bool ok = true;
+	for (uint32_t i = used; i-- > 0;) {
+		const struct vectors_chunk *c = &v->chunks[i];
+		struct vectors_pool_stack *s = &v->w->free_chunks;
+		if (c->ns) {
+			pieces[n++] = (struct piece){c->offset, c->offset + ((uint64_t)VECTORS_UNIT << c->order)};
+			continue;
+		}
+		if (s->n == s->cap) {
+			s->cap = s->cap ? 2 * s->cap : 16;
+			s->p = util_realloc(s->p, s->cap * sizeof(*s->p));
+		}
+		s->p[s->n++] = i;
+	}
+	qsort(pieces, n, sizeof(*pieces), by_offset);
+	for (uint32_t i = 0; i < n && ok; i++) {
+		ok = pieces[i].offset >= end;
+		if (ok)
+			vectors_pool_gap(&v->w->pool, end, pieces[i].offset);
+		end = pieces[i].end;
+		bytes += pieces[i].end - pieces[i].offset;
+	}
+	vectors_pool_fresh(&v->w->pool, end);
+	atomic_store_explicit(&v->super->bytes, bytes, memory_order_relaxed);
+	free(pieces);
+	return ok;
+}
+
+static uint32_t live_rows(const struct vectors *v, const struct vectors_chunk *c)
+{
+	uint32_t live = 0, count = c->count;
+	for (uint32_t i = 0; i * 64 < count; i++) {
+		uint64_t mask = count - i * 64 >= 64 ? ~0ull : (1ull << (count - i * 64)) - 1;
+		live += (uint32_t)__builtin_popcountll(mask & ~vectors_tombs(v, c->offset)[i]);
+	}
+	return live;
+}
+
+/* Counters, and each namespace's newest chunk. */
+static bool recount(struct vectors *v, uint32_t used)
+{
+	struct vectors_writer *w = v->w;
+	uint64_t *live = calloc(VECTORS_NAMESPACES, sizeof(*live)), all = 0;
+	bool ok = live != NULL;
+	for (uint32_t i = 0; i < used && ok; i++) {
+		const struct vectors_chunk *c = &v->chunks[i];
+		struct vectors_ns *n = c->ns ? vectors_ns_make(v, c->ns) : NULL;
+		if (!c->ns)
+			continue;
+		ok = n != NULL;
+		if (!ok)
+			break;
+		uint32_t *open = &w->open[n - v->ns];
+		if (!*open || v->chunks[*open - 1].serial < c->serial)
+			*open = i + 1;
+		if (n->newest < c->serial) /* killed between the descriptor and this */
+			atomic_store_explicit(&n->newest, c->serial, memory_order_release);
+		w->live[i] = (uint16_t)live_rows(v, c);
+		live[n - v->ns] += w->live[i];
+		all += w->live[i];
+	}
+	for (uint32_t i = 0; i < VECTORS_NAMESPACES && ok; i++) {
+		struct vectors_ns *n = &v->ns[i];
+		if (!n->ns)
+			continue;
+		atomic_store_explicit(&n->live, live[i], memory_order_relaxed);
+		if (n->newest > w->serial)
+			w->serial = n->newest;
+	}
+	atomic_store_explicit(&v->super->live, all, memory_order_relaxed);
+	free(live);
+	return ok;
+}
+
+static bool newer(const struct vectors *v, uint64_t a, uint64_t b)
+{
+	const struct vectors_chunk *x = &v->chunks[vectors_ref_chunk(a)], *y = &v->chunks[vectors_ref_chunk(b)];
+	struct vectors_shape sx, sy;
+	AN(vectors_shape(x->dim, x->order, &sx) && vectors_shape(y->dim, y->order, &sy));
+	uint64_t vx = vectors_load_u64(v->data + x->offset, sx.versions, vectors_ref_row(a));
+	uint64_t vy = vectors_load_u64(v->data + y->offset, sy.versions, vectors_ref_row(b));
+	if (vx != vy)
+		return vx > vy;
+	/* an interrupted move: both are the same; the later copy stays */
+	return x->serial != y->serial ? x->serial > y->serial : vectors_ref_row(a) > vectors_ref_row(b);
+}
+
+/* An id that is found twice: an update or a move was under way. */
+static void map_chunk(struct vectors *v, uint32_t chunk)
+{
+	const struct vectors_chunk *c = &v->chunks[chunk];
+	struct vectors_shape s;
+	AN(vectors_shape(c->dim, c->order, &s));
+	/* The last kill may give this very chunk back: count is 0 then. */
+	for (uint32_t i = 0; i < c->count; i++) {
+		if (vectors_tombs(v, c->offset)[i / 64] >> (i % 64) & 1)
+			continue;
+		struct uuid id = vectors_load_id(v->data + c->offset, &s, i);
+		uint64_t here = vectors_ref(v, chunk, i), other = vectors_map_find(v, &id);
+		bool keep = !other || newer(v, here, other);
+		if (keep)
+			vectors_map_set(v, &id, here);
+		if (other)
+			vectors_kill_row(v, keep ? other : here);
+	}
+}
+
+bool vectors_recover(struct vectors *v)
+{
+	uint32_t used = atomic_load_explicit(&v->super->used, memory_order_acquire);
+	if (used > VECTORS_CHUNKS)
+		return false;
+	/* A writer may have died after it took the next descriptor and before it moved `used`. */
+	if (used < VECTORS_CHUNKS && atomic_load_explicit(&v->chunks[used].gen, memory_order_relaxed))
+		atomic_store_explicit(&v->super->used, ++used, memory_order_release);
+	for (uint32_t i = 0; i < used; i++) {
+		settle(v, i);
+		if (v->chunks[i].ns && !sane(v, &v->chunks[i]))
+			return false;
+	}
+	if (!rebuild_pool(v, used) || !recount(v, used))
+		return false;
+	for (uint32_t i = 0; i < used; i++) {
+		if (v->chunks[i].ns && !v->w->live[i])
+			vectors_chunk_free(v, i);
+	}
+	for (uint32_t i = 0; i < used; i++) {
+		if (v->chunks[i].ns)
+			map_chunk(v, i);
+	}
+	for (uint32_t i = 0; i < used; i++) {
+		struct vectors_ns *n = v->chunks[i].ns ? vectors_ns_find(v, v->chunks[i].ns) : NULL;
+		if (n && v->w->open[n - v->ns] != i + 1)
+			vectors_compact_offer(v, i);
+	}
+	return true;
+}
