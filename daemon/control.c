@@ -14,7 +14,7 @@
 #include "log.h"
 #include "supervisor.h"
 
-#define CLIENTS_MAX 16
+#define CLIENTS_MAX 64
 #define LINE_MAX_BYTES 1024
 #define CLIENT_IDLE_S 60
 

@@ -25,6 +25,7 @@ struct command {
 
 struct worker_private {
 	struct event *control, *wake, *heartbeat, *start;
+	struct conf *born;          /* kept to the end: roles may hold its paths, which never change */
 	struct conf *next;          /* between PREPARE and COMMIT or ABORT */
 	struct command *commands;   /* sent, not answered */
 	uint32_t last_token;
@@ -186,7 +187,8 @@ static void conf_commit(struct worker *w)
 	log_set_level(level_of(w->conf));
 	if (w->role->conf_commit && w->priv->inited)
 		w->role->conf_commit(w);
-	conf_free(&old);
+	if (old != w->priv->born)
+		conf_free(&old);
 }
 
 static bool take_answer(struct worker *w, const struct imsg *m)
@@ -402,7 +404,9 @@ static void detach(struct worker *w)
 	}
 	conf_free(&p->next);
 	event_base_free(w->base);
-	conf_free(&w->conf);
+	if (w->conf != p->born)
+		conf_free(&w->conf);
+	conf_free(&p->born);
 }
 
 int worker_main(const char *role, unsigned slot)
@@ -423,6 +427,7 @@ int worker_main(const char *role, unsigned slot)
 		conf_free(&w.conf);
 		return WORKER_EXIT_FATAL;
 	}
+	priv.born = w.conf;
 	register_birth(&w);
 	make_events(&w);
 	event_base_dispatch(w.base);

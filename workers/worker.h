@@ -63,7 +63,8 @@ struct worker_role {
 	/* Reload, phase 1: is `next` usable here? -1 and *error_r (malloc'ed) refuse it for all.
 	 * Nothing may change yet. Anything made ready is kept in role_data until commit or abort. */
 	int (*conf_prepare)(struct worker *w, const struct conf *next, char **error_r);
-	/* Phase 2: w->conf is the new one now. Must not fail. The old one is freed on return. */
+	/* Phase 2: w->conf is the new one now. Must not fail. The old one is freed on return, except
+	 * the one of birth: strings taken from it in init() stay valid. */
 	void (*conf_commit)(struct worker *w);
 	void (*conf_abort)(struct worker *w);
 

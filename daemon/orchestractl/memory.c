@@ -168,20 +168,22 @@ out:
 
 /* ---- search and list ---- */
 
+/* On a narrow terminal the content is worth more than the time. */
 static void show_row(struct ctl *c, const json_t *m, bool scored)
 {
 	char created[20];
-	int used = 36 + 2 + 19 + 2;
+	bool timed = !c->width || c->width >= 110;
+	int used = 36 + 2 + (timed ? 19 + 2 : 0) + (scored ? 8 : 0);
 	snprintf(created, sizeof(created), "%s", output_str(m, "created_at"));
 	if (strlen(created) > 10)
 		created[10] = ' ';
-	if (scored) {
+	if (scored)
 		printf("%s%6.3f%s  ", output_colour(c, C_GREEN),
 		       json_number_value(json_object_get(m, "score")), output_colour(c, C_PLAIN));
-		used += 8;
-	}
-	printf("%s%-36s  %-19s%s  ", output_colour(c, C_DIM), output_str(m, "id"), created,
-	       output_colour(c, C_PLAIN));
+	printf("%s%-36s  ", output_colour(c, C_DIM), output_str(m, "id"));
+	if (timed)
+		printf("%-19s  ", created);
+	fputs(output_colour(c, C_PLAIN), stdout);
 	output_line(output_str(m, "content"), c->width > used + 20 ? c->width - used : c->width ? 60 : 0);
 	putchar('\n');
 }
