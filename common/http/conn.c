@@ -268,7 +268,7 @@ static void begin(struct http_conn *c)
 	}
 	if (r->expect_continue) {
 		r->expect_continue = false;
-		if (c->in_pos == c->in_len) /* else the client did not wait for it */
+		if (c->in_pos == c->in_len && !r->answered) /* else the client did not wait for it */
 			http_reply_continue(c);
 	}
 }

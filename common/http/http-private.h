@@ -74,7 +74,7 @@ struct http_request {
 	bool stream_out, tx_chunked, no_body, want_drain;
 	bool ended;          /* the answer is complete: release */
 	bool aborted;        /* http_abort(): the answer must not look complete */
-	bool frame_cr;       /* chunked: the last framing byte was CR */
+	char frame_last;     /* chunked: the last framing byte */
 	char id[HTTP_ID_MAX];
 	unsigned cap_fields;
 	struct http_field fields[];
@@ -207,6 +207,7 @@ void http_wheel_on_tick(evutil_socket_t fd, short what, void *arg);
 /* server.c */
 struct http_conn *http_server_conn(struct http_server *s, int fd);
 void http_server_queue(struct http_conn *c);
+void http_server_turn(struct http_server *s);
 void http_server_now(struct http_server *s);
 void http_server_gone(struct http_conn *c); /* a connection lost its socket */
 

@@ -5,6 +5,8 @@
  * case that fails if it does not). No lenient flag is ever set. On top of that the head is scanned
  * before (scan.c) and its meaning checked after (check_*), and the framing bytes of chunked bodies
  * go through the same CR/LF rule here, because llhttp alone is known to forgive some of them.
+ * (The other way round: llhttp 8.1 refuses a second extension of one chunk and a tab behind a
+ * Content-Length, both legal and both unheard of. A 400 is safe there, so they stay refused.)
  *
  * llhttp never sees a Content-Length body: on_headers_complete answers 1 ("no body") and conn.c
  * counts the bytes itself, which is what lets large bodies be read straight into their buffer. */
@@ -28,9 +30,11 @@ static int on_field(llhttp_t *parser, const char *at, size_t n)
 			return refuse(r, 431, "too many trailer fields");
 		return 0;
 	}
+	if (n == 0)
+		return refuse(r, 400, "header field without a name");
 	if (r->n_fields >= r->cap_fields || r->n_fields >= r->c->s->lim.headers)
 		return refuse(r, 431, "too many header fields");
-	r->fields[r->n_fields++] = (struct http_field){at, "", (uint32_t)n, 0};
+	r->fields[r->n_fields++] = (struct http_field){at, NULL, (uint32_t)n, 0};
 	return 0;
 }
 
@@ -43,6 +47,8 @@ static int on_value(llhttp_t *parser, const char *at, size_t n)
 			return refuse(r, 431, "trailer section too large");
 		return 0;
 	}
+	if (r->n_fields == 0 || r->fields[r->n_fields - 1].value) /* the head is fed whole: a span never comes in parts */
+		return refuse(r, 400, "malformed header fields");
 	struct http_field *f = &r->fields[r->n_fields - 1];
 	while (n && (at[n - 1] == ' ' || at[n - 1] == '\t'))
 		n--;
@@ -58,6 +64,7 @@ static int on_headers_complete(llhttp_t *parser)
 	r->head_done = true;
 	r->keep = llhttp_should_keep_alive(parser) && !(parser->flags & F_CONNECTION_CLOSE);
 	r->chunked = (parser->flags & F_CHUNKED) != 0;
+	r->frame_last = '\n';
 	return r->chunked ? 0 : 1;
 }
 
@@ -69,14 +76,16 @@ static int on_message_complete(llhttp_t *parser)
 }
 
 /* Framing bytes are all bytes of a chunked body that are not data: sizes, extensions, trailers.
- * CR only before LF, LF only after CR, no other control character. */
+ * CR only before LF, LF only after CR, no other control character, no folded or nameless trailer. */
 static bool check_frame(struct http_request *r, const char *end)
 {
 	for (const char *p = r->frame; p < end; p++) {
 		unsigned char ch = (unsigned char)*p;
-		if ((ch == '\n') != r->frame_cr)
+		if ((ch == '\n') != (r->frame_last == '\r'))
 			return false;
-		r->frame_cr = ch == '\r';
+		if (r->frame_last == '\n' && (ch == ':' || ch == ' ' || ch == '\t'))
+			return false;
+		r->frame_last = (char)ch;
 		if ((ch < 0x20 || ch == 0x7f) && ch != '\r' && ch != '\n' && ch != '\t')
 			return false;
 	}
@@ -112,6 +121,7 @@ static int on_chunk_data(llhttp_t *parser, const char *at, size_t n)
 	if (!check_frame(r, at))
 		return refuse(r, 400, "malformed chunk framing");
 	r->frame = at + n;
+	r->frame_last = 0;
 	if (r->ended) /* answered early: the connection will be closed */
 		return 0;
 	if (r->stream_in) {
@@ -216,12 +226,15 @@ static int parse_line(struct http_request *r, char *p, size_t n, const char **wh
 {
 	const char *sp = memchr(p, ' ', n);
 	*why_r = "malformed request line";
-	if (!sp || sp == p || n < 10)
+	if (!sp || sp == p)
 		return 400;
 	r->method_text = (struct span){p, (size_t)(sp - p)};
 	for (const char *m = p; m < sp; m++)
 		if (!is_token_char((unsigned char)*m))
 			return 400;
+	r->method = find_method(p, r->method_text.len); /* early: a refusal must know whether it is a HEAD */
+	if (n < 10)
+		return 400;
 	char *v = p + n - 9; /* " HTTP/1.1" */
 	if (v < sp || memcmp(v, " HTTP/", 6) != 0 || v[7] != '.' || v[6] < '0' || v[6] > '9' || v[8] < '0' || v[8] > '9')
 		return 400;
@@ -229,7 +242,6 @@ static int parse_line(struct http_request *r, char *p, size_t n, const char **wh
 		*why_r = "this server speaks HTTP/1.1 and HTTP/1.0";
 		return 505;
 	}
-	r->method = find_method(p, r->method_text.len);
 	if (r->method == HTTP_M_OTHER) {
 		*why_r = "method not implemented";
 		return 501;
@@ -367,6 +379,8 @@ static int check_framing(struct http_request *r, const char **why_r)
 static int check_head(struct http_request *r, const char **why_r)
 {
 	for (unsigned i = 0; i < r->n_fields; i++) {
+		if (!r->fields[i].value)
+			r->fields[i].value = "";
 		int status = take_field(r, &r->fields[i], why_r);
 		if (status)
 			return status;
@@ -400,7 +414,6 @@ int http_parse_head(struct http_request *r, char *p, size_t len, size_t first_le
 		*why_r = r->why;
 		return r->refuse;
 	}
-	/* Transfer-Encoding that does not end in chunked: llhttp's error is 400 for all of them */
 	if (err != HPE_OK && err != HPE_PAUSED) {
 		const char *reason = llhttp_get_error_reason(&r->parser);
 		*why_r = reason ? reason : "malformed request";

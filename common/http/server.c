@@ -64,12 +64,9 @@ static void free_conn(struct http_conn *c)
 	free(c);
 }
 
-static void on_turn(evutil_socket_t fd, short what, void *arg)
+void http_server_turn(struct http_server *s)
 {
-	struct http_server *s = arg;
 	struct http_conn *c = s->turn_first, *next;
-	(void)fd;
-	(void)what;
 
 	http_server_now(s);
 	s->in_turn = true;
@@ -86,6 +83,13 @@ static void on_turn(evutil_socket_t fd, short what, void *arg)
 	s->in_turn = false;
 	if (s->n_conns == 0)
 		http_io_pools_free(s);
+}
+
+static void on_turn(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd;
+	(void)what;
+	http_server_turn(arg);
 }
 
 /* ---- connections ---- */
