@@ -1,5 +1,6 @@
 /* The life of any worker process: birth by contract.h, heartbeat, control messages, leaving. */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -348,6 +349,20 @@ static void register_birth(struct worker *w)
 	atomic_store_explicit(&self->incarnation, w->incarnation, memory_order_release);
 }
 
+/* -1 for a socket that was not handed down. Its number is then taken, or the next descriptor that
+ * anybody opens would look like a listening socket. */
+static int listening(int fd)
+{
+	if (fcntl(fd, F_GETFD) != -1)
+		return fd;
+	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	if (null != -1 && null != fd) {
+		(void)dup3(null, fd, O_CLOEXEC);
+		close(null);
+	}
+	return -1;
+}
+
 static bool attach(struct worker *w)
 {
 	static const char *const formats[] = {"text", "json"};
@@ -356,6 +371,8 @@ static bool attach(struct worker *w)
 	w->incarnation = incarnation ? strtoull(incarnation, NULL, 10) : 1;
 	snprintf(title, sizeof(title), "orc:%.11s", w->name);
 	prctl(PR_SET_NAME, title, 0, 0, 0);
+	w->fd_tcp = listening(FD_LISTEN_TCP);
+	w->fd_unix = listening(FD_LISTEN_UNIX);
 	w->conf = conf_load_effective(FD_CONF);
 	if (!w->conf) {
 		log_error("no configuration from the supervisor: a worker is not started by hand");

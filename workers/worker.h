@@ -8,7 +8,7 @@
  *
  *	static int api_init(struct worker *w)
  *	{
- *		w->role_data = server_new(w->base, w->conf, FD_LISTEN_TCP, FD_LISTEN_UNIX);
+ *		w->role_data = server_new(w->base, w->conf, w->fd_tcp, w->fd_unix);
  *		return w->role_data ? 0 : WORKER_EXIT_FAIL;
  *	}
  *	static void api_on_wake(struct worker *w)      // the answer ring may hold something
@@ -89,6 +89,8 @@ struct worker {
 	struct plant *plant;
 	struct plant_worker *self;
 	struct stats_slot *stats;
+	int fd_tcp, fd_unix;     /* listening sockets; -1 = not configured or not wanted. Use these, not
+				  * the numbers of contract.h: a closed number may be anything by now. */
 	bool ready, draining, orphan;
 	void *role_data;         /* the role's own */
 	struct worker_private *priv;
