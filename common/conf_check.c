@@ -1,0 +1,234 @@
+/* After all sources are read: defaults that depend on the machine or on other keys, and checks
+ * that no single value can answer. */
+#include <arpa/inet.h>
+#include <jansson.h>
+#include <limits.h>
+#include <pwd.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "conf-private.h"
+
+#define API_WORKERS_DEFAULT_MAX 4
+
+/* ---- defaults ---- */
+
+static void computed(struct conf *c, enum conf_key k, const char *text, int64_t num)
+{
+	conf_replace(c, k, text, num);
+	free(c->v[k].source);
+	c->v[k].source = util_strndup("default", strlen("default"));
+}
+
+/* An absolute path from the environment; systemd may name several, with colons: the first. */
+static bool env_dir(const struct conf_input *in, const char *name, const char *below, struct buf *out)
+{
+	const char *v = conf_env_get(in->env, name);
+	size_t len = v ? strcspn(v, ":") : 0;
+	if (len < 2 || *v != '/' || !util_utf8_valid(v, len))
+		return false;
+	buf_add(out, v, len);
+	buf_adds(out, below);
+	buf_addc(out, '\0');
+	return true;
+}
+
+static bool home_dir(const struct conf_input *in, const char *below, struct buf *out)
+{
+	const struct passwd *pw;
+	if (env_dir(in, "HOME", below, out))
+		return true;
+	pw = getpwuid(geteuid());
+	if (!pw || !pw->pw_dir || *pw->pw_dir != '/' || !pw->pw_dir[1])
+		return false;
+	buf_printf(out, "%s%s", pw->pw_dir, below);
+	buf_addc(out, '\0');
+	return true;
+}
+
+static void complete_data_dir(struct conf_loading *l)
+{
+	struct buf b = {0};
+	if (*conf_str(l->c, CONF_DATA_DIR))
+		return;
+	if (!env_dir(l->in, "STATE_DIRECTORY", "", &b)) {
+		if (geteuid() == 0) {
+			buf_adds(&b, "/var/lib/orchestra");
+			buf_addc(&b, '\0');
+		} else if (!env_dir(l->in, "XDG_STATE_HOME", "/orchestra", &b) &&
+			   !home_dir(l->in, "/.local/state/orchestra", &b)) {
+			conf_error(l, "data.dir: no home directory to put a default in; "
+				   "say --set data.dir=/some/folder");
+			return;
+		}
+	}
+	computed(l->c, CONF_DATA_DIR, b.p, 0);
+	buf_free(&b);
+}
+
+static void complete_listen_unix(struct conf_loading *l)
+{
+	struct buf b = {0};
+	if (*conf_str(l->c, CONF_LISTEN_UNIX))
+		return;
+	if (!env_dir(l->in, "RUNTIME_DIRECTORY", "/orchestra.sock", &b)) {
+		if (geteuid() == 0)
+			buf_adds(&b, "/run/orchestra/orchestra.sock");
+		else if (!env_dir(l->in, "XDG_RUNTIME_DIR", "/orchestra/orchestra.sock", &b))
+			buf_printf(&b, "%s/orchestra.sock", conf_str(l->c, CONF_DATA_DIR));
+		buf_addc(&b, '\0');
+	}
+	computed(l->c, CONF_LISTEN_UNIX, b.p, 0);
+	buf_free(&b);
+}
+
+/* A path typed relative means the folder where the daemon was started, and keeps meaning it. */
+static void make_absolute(struct conf *c, enum conf_key k)
+{
+	char cwd[PATH_MAX];
+	const char *text = conf_str(c, k);
+	if (!*text || *text == '/' || !getcwd(cwd, sizeof(cwd)))
+		return;
+	struct buf b = {0};
+	buf_printf(&b, "%s/%s", strcmp(cwd, "/") == 0 ? "" : cwd, text);
+	buf_addc(&b, '\0');
+	conf_replace(c, k, b.p, 0);
+	buf_free(&b);
+}
+
+void conf_check_complete(struct conf_loading *l)
+{
+	char workers[16];
+	complete_data_dir(l);
+	make_absolute(l->c, CONF_DATA_DIR);
+	complete_listen_unix(l);
+	make_absolute(l->c, CONF_LISTEN_UNIX);
+	make_absolute(l->c, CONF_AUTH_TOKENS_FILE);
+	if (!*conf_str(l->c, CONF_STORE_DSN)) {
+		struct buf b = {0};
+		buf_printf(&b, "%s/store.db", conf_str(l->c, CONF_DATA_DIR));
+		buf_addc(&b, '\0');
+		computed(l->c, CONF_STORE_DSN, b.p, 0);
+		buf_free(&b);
+	}
+	make_absolute(l->c, CONF_STORE_DSN);
+	if (conf_int(l->c, CONF_API_WORKERS) == 0) {
+		unsigned n = conf_env_cores();
+		n = n > API_WORKERS_DEFAULT_MAX ? API_WORKERS_DEFAULT_MAX : n < 1 ? 1 : n;
+		snprintf(workers, sizeof(workers), "%u", n);
+		computed(l->c, CONF_API_WORKERS, workers, n);
+	}
+}
+
+/* ---- checks ---- */
+
+static void wrong(struct conf_loading *l, enum conf_key k, const char *fmt, ...) printf_like(3, 4);
+static void wrong(struct conf_loading *l, enum conf_key k, const char *fmt, ...)
+{
+	const char *source = conf_source(l->c, k);
+	char *text = NULL;
+	va_list ap;
+	va_start(ap, fmt);
+	if (vasprintf(&text, fmt, ap) == -1)
+		text = NULL;
+	va_end(ap);
+	struct buf shown = {0};
+	conf_value_show(&conf_options[k], SPAN(l->c->v[k].text), &shown);
+	buf_addc(&shown, '\0');
+	bool file = strncmp(source, "file:", 5) == 0, env = strncmp(source, "env ", 4) == 0;
+	conf_error(l, "%s%s: %s = %s: %s", env ? "environment " : "",
+		   file ? source + 5 : env ? source + 4 : strcmp(source, "flag") == 0 ? "--set" : source,
+		   conf_options[k].name, shown.p, text ? text : "is refused");
+	buf_free(&shown);
+	free(text);
+}
+
+/* Splits host:port; brackets around IPv6 go. */
+static bool split_address(const char *text, char *host, size_t cap, long *port_r)
+{
+	const char *colon = strrchr(text, ':');
+	size_t len = colon ? (size_t)(colon - text) : 0;
+	size_t digits = colon ? strspn(colon + 1, "0123456789") : 0;
+	if (!colon || digits == 0 || digits > 5 || colon[1 + digits])
+		return false;
+	*port_r = strtol(colon + 1, NULL, 10);
+	if (len >= 2 && text[0] == '[' && text[len - 1] == ']') {
+		text++;
+		len -= 2;
+	} else if (memchr(text, ':', len)) {
+		return false; /* ::1:7700 could be read in two ways */
+	}
+	if (len == 0 || len >= cap || *port_r > 65535)
+		return false;
+	memcpy(host, text, len);
+	host[len] = '\0';
+	return true;
+}
+
+static void check_tcp(struct conf_loading *l)
+{
+	char host[INET6_ADDRSTRLEN];
+	struct in_addr v4;
+	struct in6_addr v6;
+	bool loopback;
+	long port;
+	if (!*conf_str(l->c, CONF_LISTEN_TCP))
+		return;
+	if (!split_address(conf_str(l->c, CONF_LISTEN_TCP), host, sizeof(host), &port)) {
+		wrong(l, CONF_LISTEN_TCP, "expected host:port with a port up to 65535, for example "
+		      "\"127.0.0.1:7700\" or \"[::1]:7700\"");
+		return;
+	}
+	if (inet_pton(AF_INET, host, &v4) == 1) {
+		loopback = ntohl(v4.s_addr) >> 24 == 127;
+	} else if (inet_pton(AF_INET6, host, &v6) == 1) {
+		loopback = IN6_IS_ADDR_LOOPBACK(&v6) || (IN6_IS_ADDR_V4MAPPED(&v6) && v6.s6_addr[12] == 127);
+	} else if (strcmp(host, "localhost") == 0 || strcmp(host, "*") == 0) {
+		loopback = *host == 'l';
+	} else {
+		wrong(l, CONF_LISTEN_TCP, "the host must be an address, localhost or *; names are not looked up");
+		return;
+	}
+	if (!loopback && !*conf_str(l->c, CONF_AUTH_TOKENS_FILE))
+		wrong(l, CONF_LISTEN_TCP, "others than this machine could connect, and there is no authentication; "
+		      "set auth.tokens_file, or listen on 127.0.0.1");
+}
+
+static void check_names(struct conf_loading *l)
+{
+	json_t *list = json_loads(conf_str(l->c, CONF_LISTEN_NAMES), 0, NULL), *item;
+	size_t i;
+	json_array_foreach(list, i, item) {
+		const char *name = json_string_value(item);
+		if (!name || !*name || strlen(name) > 253 || strpbrk(name, " /:@?#")) {
+			wrong(l, CONF_LISTEN_NAMES, "item %zu is no host name; expected a list such as "
+			      "[\"memory.example.org\"], names without scheme and port", i + 1);
+			break;
+		}
+	}
+	json_decref(list);
+}
+
+static void check_unix(struct conf_loading *l)
+{
+	const char *mode = conf_str(l->c, CONF_LISTEN_UNIX_MODE);
+	size_t len = strlen(mode), most = sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1;
+	if (len < 3 || len > 4 || strspn(mode, "01234567") != len || (len == 4 && *mode != '0'))
+		wrong(l, CONF_LISTEN_UNIX_MODE, "expected octal permissions such as \"0660\"");
+	/* PATH.ctl stands beside it and must fit, too. */
+	if (strlen(conf_str(l->c, CONF_LISTEN_UNIX)) + strlen(".ctl") > most)
+		wrong(l, CONF_LISTEN_UNIX, "is longer than the %zu bytes that a socket's path may have; "
+		      "choose a shorter one", most - strlen(".ctl"));
+}
+
+void conf_check_whole(struct conf_loading *l)
+{
+	uint64_t ring = (uint64_t)conf_int(l->c, CONF_RING_BYTES);
+	check_tcp(l);
+	check_names(l);
+	check_unix(l);
+	if (ring & (ring - 1))
+		wrong(l, CONF_RING_BYTES, "is no power of two; take for example \"8 MiB\"");
+}
