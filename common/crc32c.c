@@ -1,107 +1,129 @@
 #include "crc32c.h"
 
-#include <pthread.h>
+#include <stdlib.h>
 
-#define POLY 0x82f63b78u
+#include "contract.h"
 
-static uint32_t table[256];
-static pthread_once_t once = PTHREAD_ONCE_INIT;
+#define POLY 0x82f63b78u /* Castagnoli, reflected */
 
-static uint32_t table_crc(uint32_t crc, const void *data, size_t n)
+/* table[k][b]: the CRC of byte b followed by k zero bytes. */
+static uint32_t table[8][256];
+
+static uint64_t load64(const unsigned char *p)
+{
+	uint64_t v;
+	memcpy(&v, p, sizeof(v));
+	return v;
+}
+
+static void make_table(void)
+{
+	for (uint32_t b = 0; b < 256; b++) {
+		uint32_t c = b;
+		for (int i = 0; i < 8; i++)
+			c = c & 1 ? c >> 1 ^ POLY : c >> 1;
+		table[0][b] = c;
+	}
+	for (uint32_t b = 0; b < 256; b++)
+		for (int k = 1; k < 8; k++)
+			table[k][b] = table[k - 1][b] >> 8 ^ table[0][table[k - 1][b] & 0xff];
+}
+
+uint32_t crc32c_portable(uint32_t crc, const void *data, size_t len)
 {
 	const unsigned char *p = data;
-	crc = ~crc;
-	while (n--)
-		crc = crc >> 8 ^ table[(crc ^ *p++) & 255];
-	return ~crc;
+	uint32_t c = ~crc;
+	for (; len >= 8; len -= 8, p += 8) {
+		uint64_t v = load64(p) ^ c;
+		c = table[7][v & 0xff] ^ table[6][v >> 8 & 0xff] ^ table[5][v >> 16 & 0xff] ^
+		    table[4][v >> 24 & 0xff] ^ table[3][v >> 32 & 0xff] ^ table[2][v >> 40 & 0xff] ^
+		    table[1][v >> 48 & 0xff] ^ table[0][v >> 56];
+	}
+	for (; len; len--)
+		c = c >> 8 ^ table[0][(c ^ *p++) & 0xff];
+	return ~c;
 }
 
 #if defined(__x86_64__)
 #include <nmmintrin.h>
 
-/* The instruction has a latency of 3 and a throughput of 1: three streams in step hide it. Their
- * CRCs are joined by multiplying with x^(8·BLOCK) modulo the polynomial, by table. */
-#define BLOCK 2048
-static uint32_t shift[4][256]; /* shift of a CRC over BLOCK zero bytes, by byte of the CRC */
+/* The instruction takes 3 cycles and one can start in every cycle: three independent streams, each
+ * `part` bytes long, keep it busy. The sums of the first two are then moved over the bytes that
+ * follow them. A CRC without its inversions is linear, so "append n zero bytes" is a 32×32 bit
+ * matrix, kept as four tables of 256 (one for each byte of the sum). */
+#define LONG_PART 1024
+#define SHORT_PART 128
+static uint32_t over_long[4][256], over_short[4][256];
 
-static uint32_t advance(uint32_t crc)
+static uint32_t over(const uint32_t zeros[4][256], uint32_t c)
 {
-	return shift[0][crc & 255] ^ shift[1][crc >> 8 & 255] ^ shift[2][crc >> 16 & 255] ^ shift[3][crc >> 24];
+	return zeros[0][c & 0xff] ^ zeros[1][c >> 8 & 0xff] ^ zeros[2][c >> 16 & 0xff] ^ zeros[3][c >> 24];
 }
 
-static void make_shift(void)
+static void make_over(uint32_t zeros[4][256], size_t part)
 {
-	uint32_t unit[32];
-	for (int bit = 0; bit < 32; bit++) {
-		uint32_t c = 1u << bit;
-		for (int i = 0; i < BLOCK; i++)
-			c = c >> 8 ^ table[c & 255];
-		unit[bit] = c;
+	uint32_t bit[32];
+	for (int i = 0; i < 32; i++) {
+		uint32_t c = 1u << i;
+		for (size_t n = 0; n < part; n++)
+			c = c >> 8 ^ table[0][c & 0xff];
+		bit[i] = c;
 	}
-	for (int byte = 0; byte < 4; byte++)
-		for (uint32_t v = 0; v < 256; v++) {
-			shift[byte][v] = 0;
-			for (int bit = 0; bit < 8; bit++)
-				if (v >> bit & 1)
-					shift[byte][v] ^= unit[byte * 8 + bit];
+	for (int k = 0; k < 4; k++)
+		for (uint32_t b = 0; b < 256; b++) {
+			zeros[k][b] = 0;
+			for (int i = 0; i < 8; i++)
+				if (b >> i & 1)
+					zeros[k][b] ^= bit[8 * k + i];
 		}
 }
 
-static inline uint64_t load(const unsigned char *p)
+__attribute__((target("sse4.2"))) static uint32_t three_streams(uint32_t crc, const unsigned char *p, size_t part,
+								const uint32_t zeros[4][256])
 {
-	uint64_t v;
-	memcpy(&v, p, 8);
-	return v;
+	uint64_t a = crc, b = 0, c = 0;
+	for (size_t i = 0; i < part; i += 8) {
+		a = _mm_crc32_u64(a, load64(p + i));
+		b = _mm_crc32_u64(b, load64(p + part + i));
+		c = _mm_crc32_u64(c, load64(p + 2 * part + i));
+	}
+	return over(zeros, over(zeros, (uint32_t)a) ^ (uint32_t)b) ^ (uint32_t)c;
 }
 
-__attribute__((target("sse4.2"))) static uint32_t hardware(uint32_t crc, const void *data, size_t n)
+__attribute__((target("sse4.2"))) static uint32_t with_sse42(uint32_t crc, const void *data, size_t len)
 {
 	const unsigned char *p = data;
-	uint64_t a = ~crc;
-	for (; n >= 3 * BLOCK; n -= 3 * BLOCK, p += 3 * BLOCK) {
-		uint64_t b = 0, c = 0;
-		for (int i = 0; i < BLOCK; i += 8) {
-			a = _mm_crc32_u64(a, load(p + i));
-			b = _mm_crc32_u64(b, load(p + BLOCK + i));
-			c = _mm_crc32_u64(c, load(p + 2 * BLOCK + i));
-		}
-		a = advance((uint32_t)a) ^ b;
-		a = advance((uint32_t)a) ^ c;
-	}
-	for (; n >= 8; n -= 8, p += 8)
-		a = _mm_crc32_u64(a, load(p));
-	while (n--)
-		a = _mm_crc32_u8((uint32_t)a, *p++);
-	return ~(uint32_t)a;
+	uint32_t c = ~crc;
+	for (; len >= 3 * LONG_PART; len -= 3 * LONG_PART, p += 3 * LONG_PART)
+		c = three_streams(c, p, LONG_PART, over_long);
+	for (; len >= 3 * SHORT_PART; len -= 3 * SHORT_PART, p += 3 * SHORT_PART)
+		c = three_streams(c, p, SHORT_PART, over_short);
+	for (; len >= 8; len -= 8, p += 8)
+		c = (uint32_t)_mm_crc32_u64(c, load64(p));
+	for (; len; len--)
+		c = _mm_crc32_u8(c, *p++);
+	return ~c;
 }
 #endif
 
-static uint32_t (*best)(uint32_t, const void *, size_t) = table_crc;
+static uint32_t (*chosen)(uint32_t, const void *, size_t) = crc32c_portable;
 
-static void init(void)
+/* Before main(), when there is one thread: no reader ever sees a half-made table. */
+__attribute__((constructor)) static void choose(void)
 {
-	for (uint32_t i = 0; i < 256; i++) {
-		uint32_t c = i;
-		for (int k = 0; k < 8; k++)
-			c = c >> 1 ^ (POLY & -(c & 1));
-		table[i] = c;
-	}
+	const char *simd = getenv(ENV_SIMD);
+	make_table();
 #if defined(__x86_64__)
-	if (__builtin_cpu_supports("sse4.2")) {
-		make_shift();
-		best = hardware;
+	__builtin_cpu_init();
+	if (__builtin_cpu_supports("sse4.2") && !(simd && strcmp(simd, "scalar") == 0)) {
+		make_over(over_long, LONG_PART);
+		make_over(over_short, SHORT_PART);
+		chosen = with_sse42;
 	}
+#else
+	(void)simd;
 #endif
 }
 
-uint32_t crc32c_table(uint32_t crc, const void *data, size_t n)
-{
-	pthread_once(&once, init);
-	return table_crc(crc, data, n);
-}
-
-uint32_t crc32c(uint32_t crc, const void *data, size_t n)
-{
-	pthread_once(&once, init);
-	return best(crc, data, n);
-}
+uint32_t crc32c(uint32_t crc, const void *data, size_t len) { return chosen(crc, data, len); }
+bool crc32c_hardware(void) { return chosen != crc32c_portable; }

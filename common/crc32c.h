@@ -1,10 +1,15 @@
-/* CRC-32C (Castagnoli, RFC 3720 B.4): hardware where the CPU has it, a table elsewhere. */
+/* CRC32C (Castagnoli), the checksum of the journal. Chains: crc32c(crc32c(0, a), b) is the sum of
+ * a followed by b; start with 0.
+ *
+ * Chosen once, before main(): the crc32 instruction of SSE4.2 on three interleaved streams, else
+ * tables. ORCHESTRA_SIMD=scalar forces the tables (contract.h). */
 #ifndef ORC_CRC32C_H
 #define ORC_CRC32C_H
 #include "util.h"
 
-/* Continues `crc` (0 to start) over n bytes. */
-uint32_t crc32c(uint32_t crc, const void *data, size_t n);
-/* The table version, the specification that tests hold the other one to. */
-uint32_t crc32c_table(uint32_t crc, const void *data, size_t n);
+uint32_t must_check crc32c(uint32_t crc, const void *data, size_t len);
+/* The specification of the above: works everywhere, eight table look-ups per eight bytes. */
+uint32_t must_check crc32c_portable(uint32_t crc, const void *data, size_t len);
+/* True when crc32c() uses the processor's instruction. */
+bool crc32c_hardware(void);
 #endif
