@@ -17,6 +17,8 @@ enum memory_flags {
 	MEMORY_SUPERSEDED = 1u << 2,       /* valid_to is set; superseded_by names the successor */
 };
 
+#define RECORD_EMBEDDER_MAX 63 /* bytes of a vector space's id */
+
 /* A decoded view: spans and pointers lie in the buffer it was decoded from. `body` is the
  * canonical JSON object that GET answers (built once, at write time, by api/memory_json.c);
  * the other fields repeat what stores and indexes need without parsing JSON. */

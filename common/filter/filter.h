@@ -10,7 +10,9 @@
  * pinned version id metadata.*   Comparison is typed: a string never equals a number; ranges compare
  * numbers with numbers and strings with strings (bytewise); timestamps are RFC 3339 strings, compared
  * as times on created_at/updated_at/expires_at. A missing field matches only {"exists":false}, ne and nin.
- * `eq` on a metadata array matches when any element equals. */
+ * `eq` on a metadata array matches when any element equals (so do in, ne and nin); ranges on one never.
+ * In a path a backslash makes the next character an ordinary one: "metadata.a\\.b" is the key "a.b".
+ * A path goes through objects only. importance has the precision of a float. */
 #ifndef ORC_FILTER_H
 #define ORC_FILTER_H
 #include <jansson.h>
@@ -18,7 +20,7 @@
 
 struct filter;
 /* Parses; NULL and *error_r (malloc'ed, names field, limit and remedy) when invalid. At most 64 conditions,
- * depth 8, 1000 values per `in`. A NULL or empty object gives a filter that matches everything. */
+ * depth 8, 1000 values per `in`, 10,000 values altogether. A NULL or empty object gives a filter that matches everything. */
 struct filter *must_check filter_parse(const json_t *j, char **error_r);
 /* Adds `field eq value` with and (scopes from query parameters). */
 void filter_and_eq(struct filter **f, const char *field, struct span value);
@@ -29,8 +31,13 @@ bool filter_match(const struct filter *f, const struct memory *m);
 
 /* Appends a SQLite boolean expression over table alias `m` (columns of the memories table) to `sql`
  * and the values to bind, in order, to *args. */
-struct filter_arg { enum { FARG_TEXT, FARG_INT, FARG_REAL, FARG_BLOB } type; struct span s; int64_t i; double d; };
+struct filter_arg { enum { FARG_TEXT, FARG_INT, FARG_REAL, FARG_BLOB } type; struct span s; int64_t i; double d; bool owned; };
 struct filter_args { struct filter_arg *v; size_t n, cap; };
 void filter_sql(const struct filter *f, struct buf *sql, struct filter_args *args);
 void filter_args_free(struct filter_args *a);
+/* Defines the SQL function orc_meta() that the expressions use for conditions on metadata.*: the same
+ * code as filter_match, so that no JSON dialect of SQLite's comes in between. */
+#define FILTER_POINTER "orc-filter"
+struct sqlite3;
+bool must_check filter_sql_install(struct sqlite3 *db);
 #endif

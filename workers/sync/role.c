@@ -113,7 +113,7 @@ static void load_namespace(void *arg, const struct store_ns *row)
 	n->bytes = row->bytes;
 	n->quota_count = row->quota_count;
 	n->quota_bytes = row->quota_bytes;
-	n->relaxed = row->relaxed;
+	n->relaxed = row->relaxed || s->relaxed_default;
 	n->exists = row->exists;
 	n->created_us = row->created_us;
 	n->dim = row->dim;

@@ -1,0 +1,59 @@
+/* What the files of the SQLite store share. */
+#ifndef ORC_SQLITE_PRIVATE_H
+#define ORC_SQLITE_PRIVATE_H
+#include <sqlite3.h>
+
+#include "store/store.h"
+
+/* Prepared once per connection, on first use. */
+enum sq {
+	SQ_BEGIN, SQ_COMMIT, SQ_ROLLBACK, SQ_CURSOR_GET, SQ_CURSOR_SET,
+	SQ_ROW_BY_ID, SQ_INSERT, SQ_UPDATE, SQ_REMOVE, SQ_HISTORY_KEEP, SQ_HISTORY_DROP,
+	SQ_VECTOR_PUT, SQ_VECTOR_DROP, SQ_WORDS_ADD, SQ_WORDS_DROP, SQ_SOFT_DELETE,
+	SQ_IDEM_PUT, SQ_IDEM_GET, SQ_IDEM_COLLECT, SQ_NS_GET, SQ_NS_PUT, SQ_NS_COUNT, SQ_NS_SPACE, SQ_NS_ALL,
+	SQ_GET, SQ_GET_VECTOR, SQ_BY_EXTERNAL, SQ_BY_CONTENT, SQ_HISTORY, SQ_COLLECT, SQ_NEIGHBOUR_HOME,
+	SQ_NEIGHBOURS_UP, SQ_NEIGHBOURS_DOWN, SQ_VECTORS, SQ_VECTOR_COUNT, SQ_RECENT,
+	SQ_DF, SQ_EXTRA_CLEAR, SQ_EXTRA_ADD, SQ_EXTRA_TERMS, SQ_TOTALS,
+	SQ_COUNT
+};
+struct store {
+	sqlite3 *db;
+	sqlite3_stmt *st[SQ_COUNT];
+	bool writer, extra_ready;
+	char error[512];
+};
+
+/* The statement, reset and ready to bind; NULL: s->error says why. */
+sqlite3_stmt *must_check sq_get(struct store *s, enum sq which);
+/* Steps a statement that returns no rows. */
+enum store_rc must_check sq_run(struct store *s, sqlite3_stmt *st);
+enum store_rc sq_fail(struct store *s);
+void sq_bind_text(sqlite3_stmt *st, int i, struct span text); /* empty = NULL */
+void sq_bind_uuid(sqlite3_stmt *st, int i, const struct uuid *u);
+struct span sq_text(sqlite3_stmt *st, int i);
+
+/* Columns that every query for whole memories selects, in this order. */
+#define SQ_MEMORY "m.id,m.ns,m.version,m.created_us,m.updated_us,m.expires_us,m.deleted_us,m.flags,m.importance," \
+		  "m.kind,m.user_id,m.agent_id,m.session_id,m.external_id,m.content_key,m.embedder,m.dim,m.body,s.name"
+#define SQ_MEMORY_COLUMNS 19
+void sq_memory(sqlite3_stmt *st, struct memory *m_r);
+/* The content of a canonical body, unescaped, appended to b. */
+void sq_content(struct span body, struct buf *b);
+
+/* open.c */
+struct store *must_check sq_open(const struct store_conf *c, bool writer, char **error_r);
+void sq_close(struct store *s);
+const char *sq_error(struct store *s);
+/* write.c */
+enum store_rc sq_begin(struct store *s);
+enum store_rc sq_apply(struct store *s, uint64_t seq, struct txn_reader *t);
+enum store_rc sq_commit(struct store *s, uint64_t seq);
+void sq_rollback(struct store *s);
+enum store_rc sq_scrub(struct store *s);
+/* text.c */
+enum store_rc sq_text_search(struct store *s, const struct store_text *q, struct store_text_hit *out, size_t *n_r);
+/* read.c */
+void sq_where(const struct store_list *q, struct buf *sql, struct filter_args *args);
+void sq_bind_args(sqlite3_stmt *st, int from, const struct filter_args *a);
+extern const struct store_ops sqlite_store;
+#endif
