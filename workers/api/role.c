@@ -1,9 +1,6 @@
 /* api's life. */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "api.h"
 #include "handlers.h"
@@ -79,13 +76,6 @@ static int open_shared(struct api *a)
 	return WORKER_EXIT_FAIL;
 }
 
-static int listen_on(struct api *a, int fd)
-{
-	if (fcntl(fd, F_GETFD) < 0)
-		return 0; /* not configured */
-	return http_server_listen(a->http, fd);
-}
-
 static int api_init(struct worker *w)
 {
 	static const struct http_callbacks callbacks = {.on_head = router_head, .on_request = router_request,
@@ -106,7 +96,8 @@ static int api_init(struct worker *w)
 	a->writes = writes_open(a);
 	a->jobs = jobs_start(a, (unsigned)conf_int(w->conf, CONF_API_READER_THREADS));
 	a->http = http_server_new(w->base, &limits, &callbacks, a, w->stats);
-	if (!a->http || listen_on(a, FD_LISTEN_TCP) || listen_on(a, FD_LISTEN_UNIX)) {
+	if (!a->http || (w->fd_tcp >= 0 && http_server_listen(a->http, w->fd_tcp)) ||
+	    (w->fd_unix >= 0 && http_server_listen(a->http, w->fd_unix))) {
 		log_error("cannot serve on the listening sockets: %s", strerror(errno));
 		return WORKER_EXIT_FAIL;
 	}
