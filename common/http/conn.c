@@ -385,6 +385,31 @@ void http_resume(struct http_request *r)
 	http_conn_touch(r->c);
 }
 
+static void on_eof(struct http_conn *c)
+{
+	c->eof = true;
+	if (c->rx == HTTP_RX_WAIT)
+		/* A client may close its half and still wait for the answer. The handler hears of it and
+		 * may give up; if it answers, the answer is sent. */
+		tell_gone(c);
+	else if (!c->r && http_out_pending(c))
+		c->rx = HTTP_RX_OFF;
+	else
+		http_conn_close(c);
+}
+
+static bool read_once(struct http_conn *c)
+{
+	ssize_t n = http_io_fill(c);
+	if (n > 0)
+		http_conn_run(c);
+	else if (n == 0)
+		on_eof(c);
+	else if (n == -2)
+		http_conn_close(c);
+	return n > 0;
+}
+
 /* ---- the end of a turn ---- */
 
 static void linger(struct http_conn *c)
@@ -489,40 +514,26 @@ void http_conn_settle(struct http_conn *c)
 	set_deadline(c);
 	set_reading(c);
 	http_wheel_set(c);
+	if (c->more && c->reading)
+		http_server_queue(c); /* others first */
+}
+
+void http_conn_turn(struct http_conn *c)
+{
+	http_conn_run(c);
+	if (c->more && c->reading)
+		read_once(c);
+	http_conn_settle(c);
 }
 
 /* ---- events ---- */
-
-static void on_eof(struct http_conn *c)
-{
-	c->eof = true;
-	if (c->rx == HTTP_RX_WAIT)
-		/* A client may close its half and still wait for the answer. The handler hears of it and
-		 * may give up; if it answers, the answer is sent. */
-		tell_gone(c);
-	else if (!c->r && http_out_pending(c))
-		c->rx = HTTP_RX_OFF;
-	else
-		http_conn_close(c);
-}
-
-static bool read_once(struct http_conn *c)
-{
-	ssize_t n = http_io_fill(c);
-	if (n > 0)
-		http_conn_run(c);
-	else if (n == 0)
-		on_eof(c);
-	else if (n == -2)
-		http_conn_close(c);
-	return n > 0;
-}
 
 void http_conn_on_read(evutil_socket_t fd, short what, void *arg)
 {
 	struct http_conn *c = arg;
 	(void)fd;
-	(void)what;
+	if (what & EV_CLOSED)
+		c->hup = true;
 	http_server_now(c->s);
 	read_once(c);
 	http_conn_settle(c);

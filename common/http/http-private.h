@@ -105,6 +105,8 @@ struct http_conn {
 	char *out;
 	size_t out_cap, out_len, out_off;
 	int64_t in_deadline, out_deadline;
+	bool more; /* edge-triggered: there may be unread bytes that no event will report */
+	bool hup;  /* the peer has closed its side: read until the end */
 	bool running, queued, reading, writing, paused, eof, dead, broken, closing, lingering, unread, served;
 	bool unix_peer, loopback, has_uid;
 	unsigned uid;
@@ -136,6 +138,7 @@ struct http_server {
 	bool draining, in_turn, accept_paused;
 	struct http_conn *turn_first, **turn_last;
 	struct event *ev_turn, *ev_tick, *ev_accept;
+	short ev_read_flags;
 	int64_t now_ms;
 	struct http_conn *slot[HTTP_WHEEL_SLOTS];
 	uint64_t tick, armed;
@@ -176,6 +179,7 @@ void http_conn_init(struct http_conn *c);
 void http_conn_run(struct http_conn *c);    /* parses and answers as far as possible */
 void http_conn_touch(struct http_conn *c);  /* a handler did something: there will be a turn for it */
 void http_conn_settle(struct http_conn *c); /* end of turn: flush, deadlines, buffers, events */
+void http_conn_turn(struct http_conn *c);   /* what the turn list does for each */
 void http_conn_refuse(struct http_conn *c, int status, const char *why);
 void http_conn_close(struct http_conn *c);  /* socket and events go; the struct stays until the turn */
 void http_conn_cut(struct http_conn *c);    /* the same with a reset */

@@ -110,7 +110,9 @@ static ssize_t receive(struct http_conn *c, char *p, size_t room)
 	while (n < 0 && errno == EINTR);
 	if (n > 0)
 		stats_add(c->s->stats, STAT_BYTES_IN, (uint64_t)n);
-	else if (n < 0)
+	/* Edge-triggered: a read that filled its room leaves bytes nobody will be woken for again. */
+	c->more = c->hup || n == (ssize_t)room;
+	if (n < 0)
 		return errno == EAGAIN ? -1 : -2;
 	return n;
 }
@@ -134,8 +136,10 @@ ssize_t http_io_fill(struct http_conn *c)
 		}
 		return n;
 	}
-	if (!http_io_make_room(c))
+	if (!http_io_make_room(c)) {
+		c->more = true;
 		return -1;
+	}
 	n = receive(c, c->in + c->in_len, c->in_cap - c->in_len);
 	if (n > 0)
 		c->in_len += (uint32_t)n;

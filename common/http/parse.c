@@ -152,11 +152,25 @@ void http_parse_settings(llhttp_settings_t *s)
 
 /* ---- the request line ---- */
 
-static bool is_token_char(unsigned char ch)
+/* What a byte may be part of. */
+enum { IN_TOKEN = 1, IN_AUTHORITY = 2, IN_TARGET = 4 };
+static const uint8_t byte_class[256] = {
+	/* tokens: letters, digits, !#$%&'*+-.^_`|~ (RFC 9110 5.6.2); authority: letters, digits,
+	 * -._~%!$&'()*+,;=:[] (RFC 3986 3.2 without user information); target: visible ASCII but '#' */
+	[32] = 0, 7, 4, 1, 7, 7, 7, 7, 6, 6, 7, 7, 6, 7, 7, 4,
+	[48] = 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 6, 6, 4, 6, 4, 4,
+	[64] = 4, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7,
+	[80] = 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 6, 4, 6, 5, 7,
+	[96] = 5, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7,
+	[112] = 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 4, 5, 4, 7, 0,
+};
+
+static bool all_are(const char *p, size_t n, uint8_t class)
 {
-	if ((ch >= '0' && ch <= '9') || ((ch | 0x20) >= 'a' && (ch | 0x20) <= 'z'))
-		return true;
-	return ch && strchr("!#$%&'*+-.^_`|~", ch);
+	for (size_t i = 0; i < n; i++)
+		if (!(byte_class[(unsigned char)p[i]] & class))
+			return false;
+	return true;
 }
 
 static enum http_method find_method(const char *p, size_t n)
@@ -176,25 +190,12 @@ static enum http_method find_method(const char *p, size_t n)
 	return HTTP_M_OTHER;
 }
 
-static bool valid_authority(const char *p, size_t n)
-{
-	for (size_t i = 0; i < n; i++) {
-		unsigned char ch = (unsigned char)p[i];
-		if ((ch >= '0' && ch <= '9') || ((ch | 0x20) >= 'a' && (ch | 0x20) <= 'z'))
-			continue;
-		if (!ch || !strchr("-._~%!$&'()*+,;=:[]", ch))
-			return false;
-	}
-	return true;
-}
-
 /* Origin form, absolute form (its authority counts as the Host), or `*` for OPTIONS. */
 static int parse_target(struct http_request *r, const char *p, size_t n, const char **why_r)
 {
 	*why_r = "malformed request target";
-	for (size_t i = 0; i < n; i++)
-		if ((unsigned char)p[i] <= 0x20 || (unsigned char)p[i] >= 0x7f || p[i] == '#')
-			return 400;
+	if (!all_are(p, n, IN_TARGET))
+		return 400;
 	if (n == 1 && *p == '*') {
 		r->path = (struct span){p, 1};
 		return r->method == HTTP_M_OPTIONS ? 0 : 400;
@@ -206,7 +207,7 @@ static int parse_target(struct http_request *r, const char *p, size_t n, const c
 		size_t end = scheme;
 		while (end < n && p[end] != '/' && p[end] != '?')
 			end++;
-		if (end == scheme || !valid_authority(p + scheme, end - scheme))
+		if (end == scheme || !all_are(p + scheme, end - scheme, IN_AUTHORITY))
 			return 400;
 		r->known[HTTP_H_HOST] = (struct span){p + scheme, end - scheme};
 		p += end;
@@ -229,11 +230,8 @@ static int parse_line(struct http_request *r, char *p, size_t n, const char **wh
 	if (!sp || sp == p)
 		return 400;
 	r->method_text = (struct span){p, (size_t)(sp - p)};
-	for (const char *m = p; m < sp; m++)
-		if (!is_token_char((unsigned char)*m))
-			return 400;
 	r->method = find_method(p, r->method_text.len); /* early: a refusal must know whether it is a HEAD */
-	if (n < 10)
+	if (n < 10 || (r->method == HTTP_M_OTHER && !all_are(p, r->method_text.len, IN_TOKEN)))
 		return 400;
 	char *v = p + n - 9; /* " HTTP/1.1" */
 	if (v < sp || memcmp(v, " HTTP/", 6) != 0 || v[7] != '.' || v[6] < '0' || v[6] > '9' || v[8] < '0' || v[8] > '9')
@@ -322,7 +320,7 @@ static int take_field(struct http_request *r, const struct http_field *f, const 
 	struct span v = {f->value, f->value_len}, *to;
 	if (k->header == HTTP_H_HOST) {
 		*why_r = "more than one Host, or not a valid one";
-		if (r->has_host || !valid_authority(v.p, v.len))
+		if (r->has_host || !all_are(v.p, v.len, IN_AUTHORITY))
 			return 400;
 		r->has_host = true;
 		if (r->known[HTTP_H_HOST].p) /* the authority of an absolute target goes before */

@@ -194,6 +194,18 @@ static bool sane_id(struct span v)
 	return true;
 }
 
+/* Eight hex digits of v, most significant first, without a loop. */
+static void hex8(uint32_t v, char out[8])
+{
+	uint64_t x = v;
+	x = ((x & 0xffff) << 32) | (x >> 16);
+	x = ((x & 0x000000ff000000ffu) << 16) | ((x & 0x0000ff000000ff00u) >> 8);
+	x = ((x & 0x000f000f000f000fu) << 8) | ((x & 0x00f000f000f000f0u) >> 4);
+	uint64_t letters = ((x + 0x0606060606060606u) >> 4) & 0x0101010101010101u;
+	x += 0x3030303030303030u + letters * ('a' - '9' - 1);
+	memcpy(out, &x, 8);
+}
+
 /* A bijection of a counter (splitmix64's finish): 16 hex digits that never repeat in a process. */
 void http_request_make_id(struct http_server *s, char out[16])
 {
@@ -201,8 +213,8 @@ void http_request_make_id(struct http_server *s, char out[16])
 	x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
 	x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
 	x ^= x >> 31;
-	for (int i = 15; i >= 0; i--, x >>= 4)
-		out[i] = "0123456789abcdef"[x & 15];
+	hex8((uint32_t)(x >> 32), out);
+	hex8((uint32_t)x, out + 8);
 }
 
 struct span http_request_id(struct http_request *r)

@@ -959,6 +959,14 @@ static void test_client_gone(void **state)
 	assert_true(c.eof);
 	assert_non_null(strstr(c.in, "late"));
 	hang_up(&c);
+	c = dial(); /* request and end in one go: one event for both */
+	send_all(&c, WITH(GOOD "\r\n"));
+	shutdown(c.fd, SHUT_WR);
+	settle(&c);
+	assert_true(c.eof);
+	assert_non_null(strstr(c.in, "hello"));
+	hang_up(&c);
+	assert_int_equal(t.s->n_conns, 0);
 	for (int how = 0; how < 4; how++) { /* gone for good; each way to answer only frees */
 		t.n_held = 0;
 		c = ask(WITH("GET /defer HTTP/1.1\r\nHost: h\r\n\r\n"));
