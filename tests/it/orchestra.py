@@ -1,0 +1,263 @@
+"""The real daemon under test: own directory, own port, signals, log, no leftovers."""
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from urllib.parse import quote, urlencode
+
+BUILD = os.environ.get("ORCHESTRA_BUILD") or os.path.join(
+    os.path.dirname(os.path.abspath(__file__)), "..", "..", "build")
+SLOW = float(os.environ.get("ORCHESTRA_TEST_SLOW", "1"))  # sanitizer builds need longer waits
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Reply:
+    def __init__(self, status, headers, body):
+        self.status, self.headers, self.body = status, headers, body
+
+    @property
+    def json(self):
+        return json.loads(self.body)
+
+    def __repr__(self):
+        return f"<{self.status} {self.body[:300]!r}>"
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path, timeout):
+        super().__init__("localhost", timeout=timeout)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+class Orchestra:
+    def __init__(self, directory=None, sets=(), env=None, conf=None, prefix=(), start=True):
+        self.own_dir = directory is None
+        self.dir = directory or tempfile.mkdtemp(prefix="orchestra-it-")
+        self.data = os.path.join(self.dir, "data")
+        self.socket = os.path.join(self.dir, "s.sock")
+        self.log_path = os.path.join(self.dir, "log")
+        self.port = free_port()
+        self.sets, self.env, self.conf, self.prefix = list(sets), dict(env or {}), conf, list(prefix)
+        self.process = None
+        self._conn = None
+        if start:
+            self.start()
+
+    # ---- life ----
+    def command(self):
+        args = [*self.prefix, os.path.join(BUILD, "orchestrad"), "--foreground"]
+        if self.conf is not None:
+            path = os.path.join(self.dir, "orchestra.conf")
+            with open(path, "w") as f:
+                f.write(self.conf)
+            args += ["-c", path]
+        base = [f"listen.tcp=127.0.0.1:{self.port}", f"listen.unix={self.socket}", f"data.dir={self.data}"]
+        for s in base + self.sets:
+            args += ["--set", s]
+        return args
+
+    def start(self, wait=True):
+        env = {**os.environ, **self.env}
+        self.close_connection()
+        with open(self.log_path, "ab") as log:
+            self.log_start = log.tell()
+            self.process = subprocess.Popen(self.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                                            env=env, start_new_session=True)
+        if wait:
+            self.wait_ready()
+        return self
+
+    def wait_ready(self, timeout=10, status=200):
+        deadline = time.monotonic() + timeout * SLOW
+        last = None
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise AssertionError(f"orchestrad exited with {self.process.returncode}:\n{self.log()}")
+            try:
+                last = self.get("/readyz")
+                if last.status == status:
+                    return last
+            except (OSError, http.client.HTTPException):
+                pass
+            time.sleep(0.005)
+        raise AssertionError(f"not ready (last {last}):\n{self.log()}")
+
+    def signal(self, sig):
+        self.process.send_signal(sig)
+
+    def kill(self):
+        """SIGKILL to the supervisor; its workers must leave by themselves."""
+        self.process.kill()
+        self.process.wait()
+        self.close_connection()
+
+    def stop(self, timeout=15):
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(timeout * SLOW)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                raise AssertionError(f"did not drain in {timeout} s:\n{self.log()}")
+        self.close_connection()
+        return self.process.returncode if self.process else None
+
+    def workers(self):
+        """{name: pid} of living workers, by their command lines."""
+        out = {}
+        for pid in os.listdir("/proc"):
+            if not pid.isdigit():
+                continue
+            try:
+                with open(f"/proc/{pid}/stat") as f:
+                    stat = f.read()
+                if int(stat.rsplit(")", 1)[1].split()[1]) != self.process.pid or ") Z " in stat:
+                    continue
+                with open(f"/proc/{pid}/environ", "rb") as f:
+                    f.read(1)
+                with open(f"/proc/{pid}/status") as f:
+                    name = f.readline().split(None, 1)[1].strip()
+                out[name] = int(pid)
+            except (OSError, IndexError):
+                continue
+        return out
+
+    def cleanup(self):
+        try:
+            if self.process and self.process.poll() is None:
+                self.stop()
+        finally:
+            if self.process and self.process.poll() is None:
+                self.process.kill()
+                self.process.wait()
+            self.close_connection()
+            if self.own_dir:
+                shutil.rmtree(self.dir, ignore_errors=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.cleanup()
+
+    # ---- log ----
+    def log(self):
+        with open(self.log_path, errors="replace") as f:
+            return f.read()
+
+    def wait_log(self, text, timeout=5):
+        deadline = time.monotonic() + timeout * SLOW
+        while time.monotonic() < deadline:
+            if text in self.log():
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"{text!r} not in the log:\n{self.log()}")
+
+    # ---- HTTP ----
+    def close_connection(self):
+        if self._conn:
+            self._conn.close()
+        self._conn = None
+
+    def request(self, method, path, body=None, headers=None, timeout=30, fresh=False):
+        if isinstance(body, (dict, list)):
+            body = json.dumps(body).encode()
+        elif isinstance(body, str):
+            body = body.encode()
+        for attempt in (0, 1):
+            conn = self._conn if self._conn and not fresh else http.client.HTTPConnection(
+                "127.0.0.1", self.port, timeout=timeout * SLOW)
+            try:
+                conn.request(method, path, body, {**({"Content-Type": "application/json"} if body else {}),
+                                                  **(headers or {})})
+                r = conn.getresponse()
+                reply = Reply(r.status, r.headers, r.read())
+                if fresh or r.will_close:
+                    conn.close()
+                    conn = None
+                self._conn = conn if not fresh else self._conn
+                return reply
+            except (OSError, http.client.HTTPException):
+                reused = conn is self._conn
+                conn.close()
+                if conn is self._conn:
+                    self._conn = None
+                if not reused or attempt:
+                    raise
+
+    def get(self, path, **kw):
+        return self.request("GET", path, **kw)
+
+    def post(self, path, body=None, **kw):
+        return self.request("POST", path, body, **kw)
+
+    def patch(self, path, body=None, **kw):
+        return self.request("PATCH", path, body, **kw)
+
+    def delete(self, path, **kw):
+        return self.request("DELETE", path, **kw)
+
+    def raw(self, data, timeout=5, half_close=False):
+        """Sends bytes as they are, returns everything that comes back until the server closes or is silent."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout * SLOW) as s:
+            s.sendall(data)
+            if half_close:
+                s.shutdown(socket.SHUT_WR)
+            out = b""
+            try:
+                while chunk := s.recv(65536):
+                    out += chunk
+            except (socket.timeout, ConnectionResetError):
+                pass
+            return out
+
+    # ---- the API in short ----
+    def add(self, content, **fields):
+        r = self.post("/v1/memories", {"content": content, **fields})
+        assert r.status == 201, r
+        return r.json
+
+    def memory(self, id_):
+        return self.get(f"/v1/memories/{id_}")
+
+    def search(self, query=None, **fields):
+        body = {**({"query": query} if query is not None else {}), **fields}
+        r = self.post("/v1/memories/search", body)
+        assert r.status == 200, r
+        return r.json["results"]
+
+    def list(self, **params):
+        if isinstance(params.get("filter"), dict):
+            params["filter"] = json.dumps(params["filter"])
+        r = self.get("/v1/memories?" + urlencode(params, quote_via=quote))
+        assert r.status == 200, r
+        return r.json
+
+    def list_all(self, **params):
+        out, cursor = [], None
+        while True:
+            page = self.list(**params, **({"cursor": cursor} if cursor else {}))
+            out += page["memories"]
+            cursor = page["next_cursor"]
+            if not cursor:
+                return out
+
+    def ctl(self, *args, stdin=None, timeout=60):
+        return subprocess.run([os.path.join(BUILD, "orchestractl"), "--socket", self.socket, *args],
+                              input=stdin, capture_output=True, text=True, timeout=timeout * SLOW)
