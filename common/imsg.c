@@ -35,6 +35,8 @@ bool imsg_send(int sock, enum ctl_type type, const void *data, size_t len, int f
 	do
 		n = sendmsg(sock, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
 	while (n < 0 && errno == EINTR);
+	if (n < 0 && errno == ECONNRESET)
+		errno = EPIPE; /* gone with our messages unread: gone all the same */
 	return n >= 0;
 }
 

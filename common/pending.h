@@ -7,9 +7,9 @@
  * the previous one of its chain. A link to an index < head ends the chain, so removal is one
  * store to `head` and nothing is ever unlinked.
  *
- * Publication: entry fields and links, then chain heads, then `tail` (release). An entry that a
- * killed sync left half-linked is re-applied by its successor from the journal: the same entry
- * twice is harmless, readers take the highest version.
+ * Publication: entry fields and links, then chain heads, then `tail` (release). What a killed sync
+ * appended but did not publish is forgotten (pending_recover) and applied again by its successor
+ * from the journal; what it did publish, pending_append() recognises by its sequence and drops.
  *
  * Readers: an entry copied out is valid if its index is still >= head afterwards (acquire). When
  * it is not, the store has it: read the store. Therefore: PENDING FIRST, THEN THE STORE. */
@@ -43,7 +43,9 @@ void pending_close(struct pending **p);
 
 /* Writer. */
 bool pending_full(const struct pending *p, uint32_t more);
-void pending_append(struct pending *p, const struct pending_entry *e); /* links are filled in here */
+/* Links are filled in here. Sequences must not descend; an entry at or below the newest published
+ * sequence is in the table already and is dropped. Publish whole transactions. */
+void pending_append(struct pending *p, const struct pending_entry *e);
 void pending_publish(struct pending *p); /* makes all appended visible as one step of `tail` */
 void pending_release(struct pending *p, uint64_t flushed_seq); /* drops entries with seq <= it */
 /* The successor of a killed writer: forgets what was appended but not published. */
@@ -59,7 +61,7 @@ bool pending_find_idem(struct pending *p, uint64_t key, struct pending_entry *e_
 size_t pending_versions(struct pending *p, const struct uuid *id, struct pending_entry *out, size_t max);
 /* A consistent copy of all entries of namespace ns (0 = all), the newest per id, of types PUT,
  * DELETE and NS_DROP (NS_DROP stays as an entry of its own and hides older entries of its namespace).
- * *out_r is malloc'ed, the caller frees. Returns the count. */
+ * Newest first. *out_r is malloc'ed (or NULL when none), the caller frees. Returns the count. */
 size_t pending_snapshot(struct pending *p, uint64_t ns, struct pending_entry **out_r);
 uint64_t pending_count(const struct pending *p);
 #endif

@@ -2,6 +2,8 @@
 
 #include "record.h"
 
+_Static_assert(sizeof(((struct plant_namespace *)0)->embedder) == RECORD_EMBEDDER_MAX + 1, "NUL-terminated");
+
 /* Rows are made by one writer and never move: a reader that sees `ns` (acquire) sees the name that
  * was written before it (release). Linear probing; a free row (ns 0) ends a search, and rows are never
  * freed, so a probe that passes a row once passes it for ever. */
@@ -20,21 +22,38 @@ struct plant_namespace *plant_find(struct plant *p, uint64_t ns)
 	return NULL;
 }
 
+/* Rows in use. Only sync makes rows, in one plant; counted once in its life, then kept. */
+static size_t rows_used(const struct plant *p, bool one_more)
+{
+	static const struct plant *of;
+	static size_t used;
+	if (of != p) {
+		used = 0;
+		for (size_t i = 0; i < PLANT_NAMESPACES; i++)
+			used += atomic_load_explicit(&p->namespaces[i].ns, memory_order_relaxed) != 0;
+		of = p;
+	}
+	return used += one_more;
+}
+
+/* A sync that is killed before the last store has changed a free row only: its successor writes it
+ * again. After that store the row is whole. */
 struct plant_namespace *plant_make(struct plant *p, struct span name)
 {
 	uint64_t ns = record_ns(name);
 	struct plant_namespace *row = plant_find(p, ns);
-	if (row || name.len > LIMIT_NAMESPACE)
+	if (row)
 		return row;
-	size_t i = home(ns), probed = 0;
-	while (atomic_load_explicit(&p->namespaces[i].ns, memory_order_relaxed)) {
-		if (++probed >= PLANT_NAMESPACES / 8 * 7)
-			return NULL;
-		i = (i + 1) & (PLANT_NAMESPACES - 1);
-	}
+	if (name.len > LIMIT_NAMESPACE || rows_used(p, false) >= PLANT_NAMESPACES / 8 * 7)
+		return NULL;
+	size_t i = home(ns);
+	while (atomic_load_explicit(&p->namespaces[i].ns, memory_order_relaxed))
+		i = (i + 1) & (PLANT_NAMESPACES - 1); /* ends: an eighth is free */
 	row = &p->namespaces[i];
 	row->name_len = (uint32_t)name.len;
-	memcpy(row->name, name.p, name.len);
+	if (name.len)
+		memcpy(row->name, name.p, name.len);
 	atomic_store_explicit(&row->ns, ns, memory_order_release);
+	rows_used(p, true);
 	return row;
 }

@@ -1,4 +1,5 @@
 #include "record.h"
+#include "vocabulary.h"
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -23,7 +24,7 @@ uint64_t record_ns_key(uint64_t ns) { return within(ns, (struct span){NULL, 0}, 
 
 /* ---- memories ---- */
 
-enum { TEXTS = 9 }; /* ns_name content kind user_id agent_id session_id external_id embedder body */
+enum { NS_NAME, CONTENT, KIND, USER, AGENT, SESSION, EXTERNAL, EMBEDDER, BODY, TEXTS };
 
 struct wire {
 	struct uuid id;
@@ -34,14 +35,20 @@ struct wire {
 	float importance;
 	uint32_t dim;
 	uint32_t len[TEXTS];
-};
+}; /* behind it: the vector, then the texts in order */
 _Static_assert(sizeof(struct wire) % 4 == 0, "the vector behind it stays aligned");
 
 static void texts(struct memory *m, struct span *out[TEXTS])
 {
-	struct span *v[TEXTS] = {&m->ns_name, &m->content, &m->kind, &m->user_id, &m->agent_id,
-				 &m->session_id, &m->external_id, &m->embedder, &m->body};
-	memcpy(out, v, sizeof(v));
+	out[NS_NAME] = &m->ns_name;
+	out[CONTENT] = &m->content;
+	out[KIND] = &m->kind;
+	out[USER] = &m->user_id;
+	out[AGENT] = &m->agent_id;
+	out[SESSION] = &m->session_id;
+	out[EXTERNAL] = &m->external_id;
+	out[EMBEDDER] = &m->embedder;
+	out[BODY] = &m->body;
 }
 
 static void begin_op(struct txn_builder *t, enum op_type type, size_t len)
@@ -81,13 +88,19 @@ void txn_op_put(struct txn_builder *t, const struct memory *m)
 	pad(t->b, t->start);
 }
 
+/* The fixed part is copied before it is judged: the bytes may lie in a ring, whose producer could change
+ * a length between the check and its use. */
 bool memory_decode(const void *body, size_t len, struct memory *m)
 {
-	const struct wire *w = body;
+	struct wire copy;
+	const struct wire *w = &copy;
 	struct span *text[TEXTS];
-	if (len < sizeof(*w) || w->dim > 65536)
+	if (len < sizeof(copy))
 		return false;
-	const char *p = (const char *)(w + 1), *end = (const char *)body + len;
+	memcpy(&copy, body, sizeof(copy));
+	if (w->dim > LIMIT_DIMENSIONS || w->len[NS_NAME] > LIMIT_NAMESPACE || w->len[EMBEDDER] > RECORD_EMBEDDER_MAX)
+		return false;
+	const char *p = (const char *)body + sizeof(copy), *end = (const char *)body + len;
 	size_t vector = w->dim * sizeof(float);
 	if ((size_t)(end - p) < vector)
 		return false;
@@ -114,6 +127,7 @@ size_t memory_quota_bytes(const struct memory *m) { return m->body.len + m->dim 
 void txn_begin(struct txn_builder *t, struct buf *b, uint64_t id, uint32_t slot, uint64_t read_seq, uint32_t flags)
 {
 	struct txn_head h = {.magic = TXN_MAGIC, .flags = flags, .id = id, .read_seq = read_seq, .slot = slot};
+	AN(b->len % 8 == 0); /* bodies must be aligned in memory, not only within the transaction */
 	t->b = b;
 	t->start = b->len;
 	buf_add(b, &h, sizeof(h));
@@ -171,6 +185,9 @@ bool txn_next(struct txn_reader *r, const struct op_head **op_r, const void **bo
 	if (!r->left)
 		return false;
 	const struct op_head *op = (const void *)r->p;
+	/* txn_open() has seen this; seen again, because a producer could have changed it since. */
+	if ((size_t)(r->end - r->p) < sizeof(*op) || align_up(op->len, 8) > (size_t)(r->end - r->p) - sizeof(*op))
+		return false;
 	*op_r = op;
 	*body_r = op + 1;
 	r->p += sizeof(*op) + align_up(op->len, 8);

@@ -51,6 +51,7 @@ const void *must_check ring_peek(struct ring *r, uint64_t *cursor, size_t *len_r
 void ring_advance(struct ring *r, uint64_t cursor);
 /* True when nothing is unread (acquire load of tail). */
 bool ring_empty(const struct ring *r);
-/* Bytes in use, for statistics. */
+/* Bytes in use: ring_head() + this is the producer's tail, also of a broken producer, so advancing to
+ * that position drops everything unread and starts afresh. */
 size_t ring_used(const struct ring *r);
 #endif

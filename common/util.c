@@ -76,15 +76,18 @@ void buf_adds(struct buf *b, const char *s) { buf_add(b, s, strlen(s)); }
 
 void buf_printf(struct buf *b, const char *fmt, ...)
 {
-	va_list ap, again;
+	va_list ap;
+	buf_reserve(b, 64); /* most texts fit, then one pass does */
 	va_start(ap, fmt);
-	va_copy(again, ap);
-	int n = vsnprintf(NULL, 0, fmt, ap);
+	int n = vsnprintf(b->p + b->len, b->cap - b->len, fmt, ap);
 	va_end(ap);
 	AN(n >= 0);
-	buf_reserve(b, (size_t)n + 1);
-	vsnprintf(b->p + b->len, (size_t)n + 1, fmt, again);
-	va_end(again);
+	if ((size_t)n >= b->cap - b->len) {
+		buf_reserve(b, (size_t)n + 1);
+		va_start(ap, fmt);
+		AN(vsnprintf(b->p + b->len, b->cap - b->len, fmt, ap) == n);
+		va_end(ap);
+	}
 	b->len += (size_t)n;
 }
 

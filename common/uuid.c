@@ -1,7 +1,7 @@
 #include "uuid.h"
 
+#include <pthread.h>
 #include <sys/random.h>
-#include <unistd.h>
 
 #include "clock.h"
 
@@ -9,18 +9,18 @@
 static struct {
 	int64_t ms;
 	uint32_t counter; /* 12 bits used */
-	uint8_t pool[512];
+	uint8_t pool[256]; /* getrandom() up to 256 bytes is neither short nor interrupted */
 	size_t left;
-	pid_t pid;
+	bool watched;
 } state;
 
-/* The kernel's random bytes, fetched 512 at a time. A child of fork starts with a fresh pool. */
+/* A child of fork must not give out its parent's random bytes again. */
+static void forget(void) { state.left = 0; }
+
 static void random_bytes(uint8_t *out, size_t n)
 {
-	if (state.pid != getpid()) {
-		state.pid = getpid();
-		state.left = 0;
-	}
+	if (!state.watched)
+		state.watched = pthread_atfork(NULL, NULL, forget) == 0;
 	if (state.left < n) {
 		AN(getrandom(state.pool, sizeof(state.pool), 0) == (ssize_t)sizeof(state.pool));
 		state.left = sizeof(state.pool);
