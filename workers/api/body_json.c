@@ -17,6 +17,11 @@ bool body_json_parse(struct call *c, struct span text, struct body_json *b)
 		problem(c, 400, "invalid-json", "body: is empty; send a JSON object");
 		return false;
 	}
+	const char *nul = memchr(text.p, 0, text.len);
+	if (nul) { /* jansson takes it for the end of what it reads */
+		problem(c, 400, "invalid-json", "body: byte %zu is NUL, which JSON does not allow", (size_t)(nul - text.p));
+		return false;
+	}
 	switch (floats_extract(text.p, text.len, LIMIT_DIMENSIONS, FLOATS_MAX, &b->found, &b->text)) {
 	case FLOATS_EXTRACT_NUMBER:
 		problem(c, 400, "invalid-field", "embedding: must be an array of numbers, or base64 of little-endian float32");
@@ -27,7 +32,7 @@ bool body_json_parse(struct call *c, struct span text, struct body_json *b)
 	case FLOATS_EXTRACT_OK:
 		break;
 	}
-	b->root = json_loadb(b->text.p, b->text.len, JSON_REJECT_DUPLICATES, &e);
+	b->root = json_loadb(b->text.p, b->text.len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
 	if (!b->root)
 		problem(c, 400, "invalid-json", "body: %s (line %d, column %d%s)", e.text, e.line, e.column,
 			b->found.items ? ", counted without embeddings" : "");

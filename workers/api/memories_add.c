@@ -2,6 +2,7 @@
  * external id, idempotency keys. */
 #include <stdio.h>
 #include <stdlib.h>
+#define XXH_INLINE_ALL
 #include <xxhash.h>
 
 #include "clock.h"

@@ -1,6 +1,7 @@
 /* Export and import: NDJSON of any size in constant memory. */
 #include <stdio.h>
 #include <stdlib.h>
+#define XXH_INLINE_ALL
 #include <xxhash.h>
 
 #include "clock.h"
