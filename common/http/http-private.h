@@ -1,6 +1,6 @@
 /* For the files of common/http only: the connection, the request and what they borrow from the server.
  *
- * Who may free what: a request is released only by http_conn_run(), a connection only by the turn
+ * Who may free what: a request is released only by http_step_run(), a connection only by the turn
  * (server.c), both with no handler of that connection on the stack. Everything a handler can call
  * merely appends output, sets flags and puts the connection on the turn list. */
 #ifndef ORC_HTTP_PRIVATE_H
@@ -16,6 +16,8 @@
 #define HTTP_POOL_MAX 64u            /* free buffers kept of each kind */
 #define HTTP_SKIP_MAX (64u * 1024)   /* rest of a body after an early answer: up to this it is skipped */
 #define HTTP_FRAME_MAX (16u * 1024)  /* chunk extensions of a whole request */
+#define HTTP_HEAD_CEILING (16u * 1024 * 1024) /* whatever the limits say: positions in a head have 32 bits */
+#define HTTP_FIELDS_CEILING 10000u
 #define HTTP_LINGER_MS 1000
 #define HTTP_TICK_MS 100
 #define HTTP_WHEEL_SLOTS 256u
@@ -174,9 +176,12 @@ void http_request_body_charge(struct http_request *r, size_t n);
 void http_reply_refusal(struct http_conn *c, int status, const char *why, bool no_body);
 void http_reply_continue(struct http_conn *c);
 
+/* step.c */
+void http_step_run(struct http_conn *c); /* parses and answers as far as possible */
+bool http_step_keeps(const struct http_conn *c); /* can another request follow this answer? */
+
 /* conn.c */
 void http_conn_init(struct http_conn *c);
-void http_conn_run(struct http_conn *c);    /* parses and answers as far as possible */
 void http_conn_touch(struct http_conn *c);  /* a handler did something: there will be a turn for it */
 void http_conn_settle(struct http_conn *c); /* end of turn: flush, deadlines, buffers, events */
 void http_conn_turn(struct http_conn *c);   /* what the turn list does for each */
@@ -185,7 +190,6 @@ void http_conn_close(struct http_conn *c);  /* socket and events go; the struct 
 void http_conn_cut(struct http_conn *c);    /* the same with a reset */
 void http_conn_timeout(struct http_conn *c);
 void http_conn_drain(struct http_conn *c);
-bool http_conn_keeps(const struct http_conn *c); /* can another request follow this answer? */
 void http_conn_on_read(evutil_socket_t fd, short what, void *arg);
 void http_conn_on_write(evutil_socket_t fd, short what, void *arg);
 /* Takes bytes as if a read had returned them (also the fuzzer's way in). */

@@ -5,6 +5,9 @@
  * once or later: until then parsing of that connection rests (one request in flight per
  * connection), so replies keep their order. The write event is armed only after EAGAIN.
  *
+ * Whatever a handler calls (http_reply() etc.) only appends output and returns: sending, freeing and the
+ * next request of the connection come after the handler, or in a later pass of the loop.
+ *
  * Every wait has a limit: idle keep-alive, an absolute deadline for the head and for the body of a
  * request (slow writers get 408), no progress on output (slow readers are dropped). After an error
  * answer: half-close, drain at most 1 s, close. */
@@ -15,6 +18,7 @@
 #include "util.h"
 #include "stats.h"
 
+/* Other methods are refused with 501 by the engine; no handler sees HTTP_M_OTHER. */
 enum http_method { HTTP_M_GET, HTTP_M_HEAD, HTTP_M_POST, HTTP_M_PUT, HTTP_M_PATCH, HTTP_M_DELETE, HTTP_M_OPTIONS, HTTP_M_OTHER };
 
 struct http_limits {
@@ -38,15 +42,20 @@ enum http_header {
 
 struct http_callbacks {
 	/* After the head, before any body byte. Fill *stream_r with true to receive the body in pieces
-	 * (on_body) instead of buffered. May answer at once (e.g. 401): the body is then drained or the
-	 * connection closed. NULL: all bodies are buffered. */
+	 * (on_body) instead of buffered; body_bytes does not limit it then, but it must come at 64 KiB per
+	 * body_timeout at least. May answer at once (e.g. 401): the body is then drained or the connection
+	 * closed. Unless it answers or streams, the request is not the handler's before on_request: it may
+	 * leave a pointer in http_user(), but not keep `r`. NULL: all bodies are buffered. */
 	void (*on_head)(void *arg, struct http_request *r, bool *stream_r);
 	/* The whole request is here (body complete in the buffer; for streamed ones: the last piece was delivered). */
 	void (*on_request)(void *arg, struct http_request *r);
-	/* A piece of a streamed body. Return false to pause reading; http_resume() goes on. */
+	/* A piece of a streamed body. Return false to pause reading; a later http_resume() goes on. */
 	bool (*on_body)(void *arg, struct http_request *r, const char *p, size_t n);
-	/* The client went away before the answer: the request stays valid until http_reply()/http_end() is called,
-	 * which then only frees it. May be NULL. */
+	/* The client went away before the answer, or closed its sending half while waiting for it (which
+	 * looks the same on TCP): the moment to give up expensive work. The request stays valid until
+	 * http_reply()/http_end()/http_abort() is called, which then only frees it, or, for the half-closed
+	 * client, still sends (http_gone() tells which). Called once. For a request that failed before
+	 * on_request it is called only if http_user() was set; then it need not be answered. May be NULL. */
 	void (*on_gone)(void *arg, struct http_request *r);
 	/* The engine refuses a request by itself (400, 408, 413, 414, 417, 431, 501, 503, 505): writes the
 	 * problem body of that answer into `b`. NULL: empty bodies. */
@@ -73,14 +82,15 @@ struct span http_header_named(const struct http_request *r, const char *lower_na
 struct span http_body(const struct http_request *r);
 /* Takes the body buffer over (malloc'ed, caller frees); for handing it to a thread. */
 char *http_body_take(struct http_request *r, size_t *len_r);
-bool http_gone(const struct http_request *r);
+bool http_gone(const struct http_request *r); /* nobody will get the answer any more */
 /* Unix socket peer: true and uid; TCP: false. */
 bool http_peer_uid(const struct http_request *r, unsigned *uid_r);
 bool http_peer_loopback(const struct http_request *r); /* loopback TCP or Unix socket */
 void **http_user(struct http_request *r); /* a pointer for the handler's own state */
 /* A request id: the client's X-Request-Id when sane, else ours. ≤ 64 bytes. */
 struct span http_request_id(struct http_request *r);
-/* Decodes %XX (and + when `plus`) of a query or path part into out (cap ≥ in.len). -1: malformed. */
+/* Decodes %XX (and + when `plus`) of a query or path part into out (cap ≥ in.len). -1: malformed; so is
+ * %00: nothing of ours has a NUL in its name, and C strings end at one. */
 ptrdiff_t http_percent_decode(struct span in, bool plus, char *out);
 /* Finds `name` in the query string; the decoded value is malloc'ed into *out_r. 0 = absent, 1 = found, -1 = malformed. */
 int http_query_get(const struct http_request *r, const char *name, char **out_r, size_t *len_r);

@@ -31,7 +31,9 @@ void http_io_pools_free(struct http_server *s)
 
 void http_io_in_give(struct http_conn *c)
 {
-	if (c->in && c->in_cap == HTTP_IN_SIZE)
+	if (!c->in)
+		return;
+	if (c->in_cap == HTTP_IN_SIZE)
 		pool_give(c->s->in_free, &c->s->n_in_free, c->in);
 	else
 		free(c->in);

@@ -150,7 +150,7 @@ static struct reply_head head_for(struct http_request *r, int status, const char
 	AN(!r->answered && !r->ended);
 	r->answered = true;
 	r->no_body = r->method == HTTP_M_HEAD || status_has_no_body(status);
-	struct reply_head h = {.status = status, .type = type, .extra = extra, .keep = http_conn_keeps(c), .minor = r->minor};
+	struct reply_head h = {.status = status, .type = type, .extra = extra, .keep = http_step_keeps(c), .minor = r->minor};
 	h.framing = status_has_no_body(status) ? FRAME_NONE : FRAME_LENGTH;
 	if (!h.keep)
 		c->closing = true;

@@ -206,13 +206,22 @@ static void on_accept(evutil_socket_t fd, short what, void *arg)
 
 /* ---- public ---- */
 
+void http_server_set_limits(struct http_server *s, const struct http_limits *l)
+{
+	s->lim = *l;
+	if (s->lim.head_bytes > HTTP_HEAD_CEILING)
+		s->lim.head_bytes = HTTP_HEAD_CEILING;
+	if (s->lim.headers > HTTP_FIELDS_CEILING)
+		s->lim.headers = HTTP_FIELDS_CEILING;
+}
+
 struct http_server *http_server_new(struct event_base *base, const struct http_limits *l, const struct http_callbacks *cb,
 				    void *arg, struct stats_slot *stats)
 {
 	struct http_server *s = util_zalloc(sizeof(*s));
 
 	s->base = base;
-	s->lim = *l;
+	http_server_set_limits(s, l);
 	s->cb = *cb;
 	s->arg = arg;
 	s->stats = stats;
@@ -270,11 +279,6 @@ int http_server_listen(struct http_server *s, int fd)
 	return 0;
 }
 
-void http_server_set_limits(struct http_server *s, const struct http_limits *l)
-{
-	s->lim = *l;
-}
-
 static void stop_accepting(struct http_server *s)
 {
 	while (s->listeners) {
@@ -315,7 +319,7 @@ void http_server_free(struct http_server **sp)
 		http_conn_close(c); /* handlers with a request are told, and may answer within on_gone */
 	for (c = s->conns; c; c = next) {
 		next = c->next;
-		http_conn_run(c);
+		http_step_run(c);
 		if (c->r)
 			http_request_release(c->r); /* and may not answer after it */
 		c->r = NULL;
