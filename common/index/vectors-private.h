@@ -1,8 +1,9 @@
 /* Inside the vector index: the shared layout and the writer's private state.
  *
- *   super | namespace rows | chunk keys | chunk descriptors | data
+ *   super | namespace slots | namespace rows | chunk keys | chunk descriptors | data
  *
- * All tables have a fixed size, so every offset is a constant; untouched pages cost nothing.
+ * All tables have a fixed size, so every offset is a constant. Untouched pages cost nothing, and
+ * merely reading a hole of a memfd fills it: no walk goes past what is in use.
  * Who writes: only the writer (sync's loop thread). Readers map the segment read-only.
  *
  * Publication, from small to large:
@@ -25,7 +26,8 @@
 #define VECTORS_MAGIC 0x31534345564c434full
 #define VECTORS_LAYOUT 1
 #define VECTORS_CHUNKS (1U << 18)    /* descriptors; a search walks as many keys as were ever in use */
-#define VECTORS_NAMESPACES (1U << 15) /* rows, twice the plant's */
+#define VECTORS_SLOTS (1U << 15)     /* namespaces: open addressing by number */
+#define VECTORS_NAMESPACES (VECTORS_SLOTS / 8 * 7)
 #define VECTORS_ROWS_MAX 2048U       /* rows of a chunk */
 #define VECTORS_WORDS (VECTORS_ROWS_MAX / 64)
 #define VECTORS_UNIT 4096U           /* smallest piece of data memory */
@@ -36,11 +38,12 @@ struct vectors_super {
 	struct shm_header h;
 	uint64_t data_bytes;
 	_Alignas(CACHE_LINE) _Atomic uint32_t used; /* descriptors at and above were never in use */
+	_Atomic uint32_t namespaces;                /* rows in use */
 	_Atomic uint32_t ns_full;                   /* a namespace found no row: unknown ones are incomplete */
 	_Atomic uint64_t live, bytes;
 };
-struct vectors_ns { /* open addressing by ns; a row is never given back */
-	_Alignas(CACHE_LINE) _Atomic uint64_t ns; /* 0 = free; stored last */
+struct vectors_ns { /* a row is never given back */
+	_Alignas(CACHE_LINE) _Atomic uint64_t ns;
 	_Atomic uint64_t live, newest;
 	_Atomic uint32_t incomplete;
 };
@@ -51,7 +54,8 @@ struct vectors_chunk {
 	_Atomic uint32_t dim, order, count;
 };
 
-#define VECTORS_OFF_NS ((size_t)VECTORS_UNIT)
+#define VECTORS_OFF_SLOTS ((size_t)VECTORS_UNIT)
+#define VECTORS_OFF_NS (VECTORS_OFF_SLOTS + sizeof(uint32_t) * VECTORS_SLOTS)
 #define VECTORS_OFF_KEYS (VECTORS_OFF_NS + sizeof(struct vectors_ns) * VECTORS_NAMESPACES)
 #define VECTORS_OFF_CHUNKS (VECTORS_OFF_KEYS + sizeof(uint64_t) * VECTORS_CHUNKS)
 #define VECTORS_OFF_DATA                                                                           \
@@ -138,6 +142,7 @@ struct vectors {
 	char *base;
 	size_t size;
 	struct vectors_super *super;
+	_Atomic uint32_t *slots; /* row + 1; 0 = free */
 	struct vectors_ns *ns;
 	_Atomic uint64_t *keys; /* per chunk its namespace: the dense copy that searches walk */
 	struct vectors_chunk *chunks;
@@ -213,16 +218,18 @@ void vectors_reserve(struct vectors *v);
 /* vectors_compact.c: moves a few rows out of mostly dead chunks */
 void vectors_compact(struct vectors *v);
 void vectors_compact_offer(struct vectors *v, uint32_t chunk);
-/* vectors_top.c: the best `cap` rows seen so far, worst at the root of a heap */
+/* vectors_top.c: the k best rows seen so far */
 struct vectors_top {
 	struct vectors_hit *hits;
-	size_t n, cap;
-	float floor; /* min_score, or the worst kept score once full: below it nothing gets in */
+	uint32_t *slots; /* hash table of dedupe() */
+	size_t n, cap, k, mask;
+	float floor; /* below it nothing gets in */
 };
+void vectors_top_init(struct vectors_top *t, size_t k, float min_score);
 void vectors_top_push(struct vectors_top *t, const struct vectors_hit *h);
-/* Sorts, drops the lower version of what is there twice, cuts to k. Returns the count; *short_r:
- * more was dropped than the spare room had, so something better may have been pushed out. */
-size_t vectors_top_finish(struct vectors_top *t, size_t k, bool *short_r);
+/* Best first, ties by id, each id once. Returns the count, at most k. */
+size_t vectors_top_finish(struct vectors_top *t, struct vectors_hit *out);
+void vectors_top_end(struct vectors_top *t);
 /* vectors_recover.c: rebuilds the writer's private state. False: the segment makes no sense. */
 bool must_check vectors_recover(struct vectors *v);
 #endif

@@ -61,11 +61,12 @@ static bool header_fits(const struct vectors *v)
 static void wipe(struct vectors *v)
 {
 	log_error("vector index: the shared segment is inconsistent; it starts empty, searches use the store");
+	uint32_t rows = atomic_load_explicit(&v->super->namespaces, memory_order_relaxed);
 	for (uint32_t i = 0; i < VECTORS_CHUNKS; i++) {
 		struct vectors_chunk *c = &v->chunks[i];
 		uint64_t gen = atomic_load_explicit(&c->gen, memory_order_relaxed);
 		if (!gen)
-			continue;
+			break; /* never used, nor any after it */
 		atomic_store_explicit(&c->gen, gen | 1, memory_order_relaxed);
 		atomic_thread_fence(memory_order_release);
 		atomic_store_explicit(&v->keys[i], 0, memory_order_relaxed);
@@ -73,9 +74,9 @@ static void wipe(struct vectors *v)
 		atomic_store_explicit(&c->count, 0, memory_order_relaxed);
 		atomic_store_explicit(&c->gen, (gen | 1) + 1, memory_order_release);
 	}
-	for (uint32_t i = 0; i < VECTORS_NAMESPACES; i++) {
-		if (!atomic_load_explicit(&v->ns[i].ns, memory_order_relaxed))
-			continue;
+	rows = rows < VECTORS_NAMESPACES ? rows : VECTORS_NAMESPACES;
+	atomic_store_explicit(&v->super->namespaces, rows, memory_order_relaxed);
+	for (uint32_t i = 0; i < rows; i++) {
 		atomic_store_explicit(&v->ns[i].incomplete, 1, memory_order_relaxed);
 		atomic_store_explicit(&v->ns[i].live, 0, memory_order_relaxed);
 	}
@@ -154,6 +155,7 @@ struct vectors *vectors_open(int fd, bool writer)
 		return NULL;
 	}
 	v->super = (void *)v->base;
+	v->slots = (void *)(v->base + VECTORS_OFF_SLOTS);
 	v->ns = (void *)(v->base + VECTORS_OFF_NS);
 	v->keys = (void *)(v->base + VECTORS_OFF_KEYS);
 	v->chunks = (void *)(v->base + VECTORS_OFF_CHUNKS);
@@ -184,13 +186,12 @@ void vectors_close(struct vectors **v)
 /* `ns` numbers are hashes already. */
 struct vectors_ns *vectors_ns_find(const struct vectors *v, uint64_t ns)
 {
-	for (uint32_t i = 0; i < VECTORS_NAMESPACES; i++) {
-		struct vectors_ns *n = &v->ns[(ns + i) & (VECTORS_NAMESPACES - 1)];
-		uint64_t have = atomic_load_explicit(&n->ns, memory_order_acquire);
-		if (!have)
+	for (uint32_t i = 0; i < VECTORS_SLOTS; i++) {
+		uint32_t row = atomic_load_explicit(&v->slots[(ns + i) & (VECTORS_SLOTS - 1)], memory_order_acquire);
+		if (!row || row > VECTORS_NAMESPACES)
 			return NULL;
-		if (have == ns)
-			return n;
+		if (atomic_load_explicit(&v->ns[row - 1].ns, memory_order_relaxed) == ns)
+			return &v->ns[row - 1];
 	}
 	return NULL;
 }

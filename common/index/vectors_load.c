@@ -139,7 +139,7 @@ static const char *take(struct vectors *v, struct in *f, uint64_t seq)
 
 static void drop_all(struct vectors *v)
 {
-	for (uint32_t i = 0; i < VECTORS_NAMESPACES; i++) {
+	for (uint32_t i = 0; i < v->super->namespaces; i++) {
 		uint64_t ns = v->ns[i].ns;
 		if (ns)
 			vectors_drop(v, ns);

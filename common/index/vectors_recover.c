@@ -104,10 +104,8 @@ static bool recount(struct vectors *v, uint32_t used)
 		live[n - v->ns] += w->live[i];
 		all += w->live[i];
 	}
-	for (uint32_t i = 0; i < VECTORS_NAMESPACES && ok; i++) {
+	for (uint32_t i = 0; i < v->super->namespaces && ok; i++) {
 		struct vectors_ns *n = &v->ns[i];
-		if (!n->ns)
-			continue;
 		atomic_store_explicit(&n->live, live[i], memory_order_relaxed);
 		if (n->newest > w->serial)
 			w->serial = n->newest;
@@ -153,7 +151,7 @@ static void map_chunk(struct vectors *v, uint32_t chunk)
 bool vectors_recover(struct vectors *v)
 {
 	uint32_t used = atomic_load_explicit(&v->super->used, memory_order_acquire);
-	if (used > VECTORS_CHUNKS)
+	if (used > VECTORS_CHUNKS || v->super->namespaces > VECTORS_NAMESPACES)
 		return false;
 	/* A writer may have died after it took the next descriptor and before it moved `used`. */
 	if (used < VECTORS_CHUNKS && atomic_load_explicit(&v->chunks[used].gen, memory_order_relaxed))

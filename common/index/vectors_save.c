@@ -106,7 +106,7 @@ static int write_incomplete(const struct vectors *v, struct out *o)
 {
 	struct file_section s = {.kind = FILE_INCOMPLETE};
 	o->payload.len = 0;
-	for (uint32_t i = 0; i < VECTORS_NAMESPACES; i++) {
+	for (uint32_t i = 0; i < v->super->namespaces; i++) {
 		uint64_t ns = v->ns[i].ns;
 		if (!ns || !v->ns[i].incomplete)
 			continue;

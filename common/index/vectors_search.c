@@ -18,9 +18,7 @@
 #include "vectors-private.h"
 #include "vocabulary.h"
 
-#define SPARE 32  /* room in the heap for entries that are seen twice */
 #define ROUNDS 64 /* chunks that may be opened during one search; far more than ever are */
-#define TRIES 3   /* whole searches, when more entries than fit into the spare room were seen twice */
 
 struct scan {
 	const struct vectors *v;
@@ -129,8 +127,8 @@ static float final_score(const struct scan *s, const struct view *w, uint32_t ro
 	return raw;
 }
 
-/* Hits enter the heap only after the generation was found unmoved behind everything that was read of
- * them: what is in the heap need never be taken back. False: the chunk moved. */
+/* Hits are kept only after the generation was found unmoved behind everything that was read of
+ * them: what is kept need never be taken back. False: the chunk moved. */
 static bool scan_64(struct scan *s, const struct view *w, uint32_t first)
 {
 	float scores[64];
@@ -212,19 +210,10 @@ static float *prepare(const struct vectors_query *q)
 	return x;
 }
 
-/* More than the namespace holds is never asked of the heap: k comes from outside. */
-static size_t heap_size(const struct vectors_ns *n, size_t k)
-{
-	uint64_t live = atomic_load_explicit(&n->live, memory_order_relaxed);
-	size_t cap = k < live + 1 ? k : (size_t)live + 1;
-	return cap + SPARE + cap / 8;
-}
-
 size_t vectors_search(struct vectors *v, const struct vectors_query *q, struct vectors_hit *out,
 		      size_t *scanned_r)
 {
 	struct scan s = {.v = v, .q = q};
-	size_t found = 0;
 	if (scanned_r)
 		*scanned_r = 0;
 	const struct vectors_ns *n = q->ns ? vectors_ns_find(v, q->ns) : NULL;
@@ -232,19 +221,12 @@ size_t vectors_search(struct vectors *v, const struct vectors_query *q, struct v
 		return 0;
 	float *x = prepare(q);
 	s.x = x;
-	s.top.cap = heap_size(n, q->k);
-	s.top.hits = util_alloc(s.top.cap * sizeof(*s.top.hits));
-	bool again = true;
-	for (int try = 0; try < TRIES && again; try++) {
-		s.top.n = 0;
-		s.top.floor = isnan(q->min_score) ? -INFINITY : q->min_score;
-		scan_namespace(&s, n);
-		found = vectors_top_finish(&s.top, q->k, &again);
-	}
-	memcpy(out, s.top.hits, found * sizeof(*out));
+	vectors_top_init(&s.top, q->k, isnan(q->min_score) ? -INFINITY : q->min_score);
+	scan_namespace(&s, n);
+	size_t found = vectors_top_finish(&s.top, out);
+	vectors_top_end(&s.top);
 	if (scanned_r)
 		*scanned_r = s.scanned;
-	free(s.top.hits);
 	free(x);
 	return found;
 }

@@ -5,19 +5,21 @@
 #include "vectors-private.h"
 #include "vocabulary.h"
 
+/* The row counts as used before its slot names it: killed in between, a row is lost, never shared
+ * by two namespaces. */
 struct vectors_ns *vectors_ns_make(struct vectors *v, uint64_t ns)
 {
-	for (uint32_t i = 0; i < VECTORS_NAMESPACES / 8 * 7; i++) {
-		struct vectors_ns *n = &v->ns[(ns + i) & (VECTORS_NAMESPACES - 1)];
-		uint64_t have = atomic_load_explicit(&n->ns, memory_order_relaxed);
-		if (have == ns)
-			return n;
-		if (!have) { /* an unused row is all zeros */
-			atomic_store_explicit(&n->ns, ns, memory_order_release);
-			return n;
-		}
-	}
-	return NULL;
+	struct vectors_ns *n = vectors_ns_find(v, ns);
+	uint32_t row = atomic_load_explicit(&v->super->namespaces, memory_order_relaxed), i = 0;
+	if (n || row >= VECTORS_NAMESPACES)
+		return n;
+	while (atomic_load_explicit(&v->slots[(ns + i) & (VECTORS_SLOTS - 1)], memory_order_relaxed))
+		i++; /* ends: there are more slots than rows */
+	atomic_store_explicit(&v->super->namespaces, row + 1, memory_order_relaxed);
+	n = &v->ns[row];
+	atomic_store_explicit(&n->ns, ns, memory_order_relaxed);
+	atomic_store_explicit(&v->slots[(ns + i) & (VECTORS_SLOTS - 1)], row + 1, memory_order_release);
+	return n;
 }
 
 void vectors_incomplete(struct vectors *v, uint64_t ns)

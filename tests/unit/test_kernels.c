@@ -38,8 +38,8 @@ static float value(enum fill f, size_t i)
 		return r * 1e-39F;
 	case DUPLICATES:
 		return 0.1F;
-	case LARGE: /* squares are near the end of the range, and 4,096 of them still fit */
-		return r * 2.8e17F;
+	case LARGE: /* squares are near the end of the range, and sums of 4,099 still fit */
+		return r * 5e16F;
 	case MIXED: /* magnitudes that differ by 1e12, signs that cancel */
 		return r * powf(10, (float)(next() % 12) - 6);
 	case SPARSE:

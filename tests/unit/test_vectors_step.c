@@ -1,0 +1,371 @@
+/* The vector index, its writer killed at EVERY instruction: the writer runs one operation under
+ * ptrace, a step at a time; whenever a step changed the shared memory, a copy of that memory is what
+ * a kill would leave. The copy is searched as it is (readers go on without a writer), then
+ * recovered, verified, used and emptied.
+ * And interleavings that chance seldom finds: the writer acts in the middle of a search. */
+#include <malloc.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+
+#include "index/vectors-private.h"
+#include "vectors_model.h"
+
+enum { DIM = 12, IDS = 120, LIMIT = 1 << 20 };
+
+static void vector_of(uint32_t id, uint64_t version, float x[DIM])
+{
+	for (uint32_t i = 0; i < DIM; i++)
+		x[i] = sinf((float)(id * 31 + i * 7) + (float)version * 1.7F) + 0.01F;
+}
+
+static int insert(struct vectors *v, uint64_t ns, uint32_t id, uint64_t version)
+{
+	float x[DIM];
+	struct uuid u = model_id(id);
+	vector_of(id, version, x);
+	return vectors_insert(v, ns, &u, version, 0, DIM, x);
+}
+
+static void remove_id(struct vectors *v, uint32_t id)
+{
+	struct uuid u = model_id(id);
+	vectors_remove(v, &u, UINT64_MAX);
+}
+
+/* What may be found in namespace 1: per id the lowest and the highest version; low 0: may be absent. */
+struct expect {
+	uint64_t low[IDS], high[IDS];
+};
+
+static void verify(struct vectors *v, const struct expect *e, const char *who)
+{
+	struct vectors_hit hits[2 * IDS];
+	float q[DIM], x[DIM];
+	uint64_t found[IDS] = {0};
+	vector_of(5, 99, q);
+	struct vectors_query query = {1, DIM, q, 2 * IDS, VECTORS_COSINE, NULL, 0, -INFINITY};
+	size_t n = vectors_search(v, &query, hits, NULL);
+	for (size_t i = 0; i < n; i++) {
+		uint32_t id = model_number(&hits[i].id);
+		if (id >= IDS || found[id])
+			fail_msg("%s: %u is a stranger or there twice", who, id);
+		found[id] = hits[i].version;
+		vector_of(id, hits[i].version, x);
+		if (fabs(model_score(&query, x) - hits[i].score) > 1e-5)
+			fail_msg("%s: %u has a wrong score", who, id);
+	}
+	for (uint32_t id = 0; id < IDS; id++) {
+		if (found[id] ? found[id] < e->low[id] || found[id] > e->high[id] : e->low[id])
+			fail_msg("%s: version of %u is %llu", who, id, (unsigned long long)found[id]);
+		if (v->w) {
+			struct uuid u = model_id(id);
+			uint64_t version = vectors_version(v, &u);
+			/* ids of namespace 1 only */
+			if (e->high[id] && version != found[id])
+				fail_msg("%s: the map says %llu of %u, the search %llu", who,
+					 (unsigned long long)version, id, (unsigned long long)found[id]);
+		}
+	}
+	if (v->w)
+		assert_int_equal(vectors_count(v, 1), n);
+}
+
+/* The parts of the segment that these small tests touch. */
+static const struct {
+	size_t at, len;
+} parts[] = {{0, 512}, {VECTORS_OFF_SLOTS, sizeof(uint32_t) * VECTORS_SLOTS}, {VECTORS_OFF_NS, 64 * 16},
+	     {VECTORS_OFF_KEYS, 8 * 64}, {VECTORS_OFF_CHUNKS, 64 * 64}, {VECTORS_OFF_DATA, 256 << 10}};
+
+static bool changed(const char *now, char *last)
+{
+	bool any = false;
+	for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
+		if (i == 1) /* only two namespaces are made; their slots suffice */
+			continue;
+		if (memcmp(now + parts[i].at, last + parts[i].at, parts[i].len) != 0) {
+			memcpy(last + parts[i].at, now + parts[i].at, parts[i].len);
+			any = true;
+		}
+	}
+	return any;
+}
+
+static void verify_copy(const char *segment, size_t size, const struct expect *e)
+{
+	int fd = shm_create("copy", size);
+	char *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	assert_true(p != MAP_FAILED);
+	for (size_t i = 0; i < ARRAY_LEN(parts); i++)
+		memcpy(p + parts[i].at, segment + parts[i].at, parts[i].len);
+	munmap(p, size);
+	struct vectors *reader = vectors_open(fd, false);
+	assert_non_null(reader);
+	verify(reader, e, "reader of a dead writer");
+	struct vectors *v = vectors_open(fd, true);
+	assert_non_null(v);
+	verify(v, e, "recovered");
+	verify(reader, e, "reader after recovery");
+	struct expect after = *e;
+	assert_int_equal(insert(v, 1, IDS - 1, 999), 0); /* the very next row is seen */
+	after.low[IDS - 1] = after.high[IDS - 1] = 999;
+	verify(reader, &after, "first write after recovery");
+	for (uint32_t id = 0; id < IDS; id++) { /* in use again: moves and new chunks collide with nothing */
+		after.low[id] = after.high[id] = 1000;
+		assert_int_equal(insert(v, 1, id, 1000), 0);
+	}
+	verify(reader, &after, "written on");
+	vectors_drop(v, 1);
+	vectors_drop(v, 2);
+	assert_int_equal(vectors_bytes(v), 0);
+	assert_int_equal(vectors_count(v, 0), 0);
+	vectors_close(&reader);
+	vectors_close(&v);
+	close(fd);
+}
+
+typedef void operation(struct vectors *v);
+
+static void child(int fd, operation *op)
+{
+	struct vectors *v = op ? vectors_open(fd, true) : NULL;
+	if (ptrace(PTRACE_TRACEME, 0, NULL, NULL))
+		_exit(77);
+	raise(SIGSTOP);
+	if (op)
+		op(v);
+	else
+		v = vectors_open(fd, true);
+	_exit(0);
+}
+
+/* `op` NULL: recovery itself is what gets killed. */
+static void each_step(int fd, operation *op, const struct expect *e)
+{
+	size_t size = vectors_segment_size(LIMIT), steps = 0, states = 0;
+	int status;
+	char *segment = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0), *last = calloc(size, 1);
+	pid_t pid = fork();
+	if (!pid)
+		child(fd, op);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 77) {
+		free(last);
+		munmap(segment, size);
+		skip(); /* no ptrace here */
+	}
+	for (; WIFSTOPPED(status); steps++) {
+		if (changed(segment, last)) {
+			verify_copy(segment, size, e);
+			states++;
+		}
+		assert_int_equal(ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL), 0);
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+	}
+	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	print_message("%zu instructions, %zu states\n", steps, states);
+	free(last);
+	munmap(segment, size);
+}
+
+static void fill(struct vectors *v, uint64_t ns, uint32_t from, uint32_t to, uint64_t version)
+{
+	for (uint32_t id = from; id < to; id++)
+		assert_int_equal(insert(v, ns, id, version), 0);
+}
+
+static void expect_range(struct expect *e, uint32_t from, uint32_t to, uint64_t low, uint64_t high)
+{
+	for (uint32_t id = from; id < to; id++) {
+		e->low[id] = low;
+		e->high[id] = high;
+	}
+}
+
+static struct vectors *start(int *fd_r, struct expect *e)
+{
+	memset(e, 0, sizeof(*e));
+	return model_open(LIMIT, fd_r);
+}
+
+static void run(struct vectors *v, int fd, operation *op, const struct expect *e)
+{
+	vectors_close(&v);
+	each_step(fd, op, e);
+	close(fd);
+}
+
+static void op_first(struct vectors *v) { AN(insert(v, 1, 0, 1) == 0); }
+
+static void test_first_insert(void **state)
+{
+	(void)state;
+	struct expect e;
+	int fd;
+	struct vectors *v = start(&fd, &e);
+	expect_range(&e, 0, 1, 0, 1);
+	run(v, fd, op_first, &e);
+}
+
+static void op_update(struct vectors *v) { AN(insert(v, 1, 3, 2) == 0); }
+
+static void test_update(void **state)
+{
+	(void)state;
+	struct expect e;
+	int fd;
+	struct vectors *v = start(&fd, &e);
+	fill(v, 1, 0, 10, 1);
+	expect_range(&e, 0, 10, 1, 1);
+	e.high[3] = 2;
+	run(v, fd, op_update, &e);
+}
+
+/* Fills chunk after chunk with updates of the same ids: chunks die, are given back and taken
+ * again, also by the other namespace, and the last rows of old ones are moved by compaction. */
+static void op_turnover(struct vectors *v)
+{
+	for (uint64_t version = 2; version < 9; version++) {
+		for (uint32_t id = 0; id < 6; id++)
+			AN(insert(v, 1, id, version) == 0);
+		AN(insert(v, 2, 1000 + (uint32_t)version, 1) == 0);
+		if (version == 5)
+			vectors_drop(v, 2);
+		remove_id(v, 60 + (uint32_t)version);
+	}
+}
+
+static void test_turnover(void **state)
+{
+	(void)state;
+	struct expect e;
+	int fd;
+	struct vectors *v = start(&fd, &e);
+	fill(v, 2, 1000, 1030, 1);
+	fill(v, 1, 0, 80, 1);
+	expect_range(&e, 0, 80, 1, 1);
+	expect_range(&e, 0, 6, 1, 8);
+	expect_range(&e, 62, 69, 0, 1);
+	run(v, fd, op_turnover, &e);
+}
+
+static void op_drop(struct vectors *v) { vectors_drop(v, 1); }
+
+static void test_drop(void **state)
+{
+	(void)state;
+	struct expect e;
+	int fd;
+	struct vectors *v = start(&fd, &e);
+	fill(v, 2, 1000, 1030, 1);
+	fill(v, 1, 0, IDS, 1);
+	expect_range(&e, 0, IDS, 0, 1);
+	run(v, fd, op_drop, &e);
+}
+
+/* Makes what only a kill between two stores leaves, then kills recovery as well. */
+static void test_recovery(void **state)
+{
+	(void)state;
+	struct expect e;
+	int fd;
+	struct vectors *v = start(&fd, &e);
+	fill(v, 1, 0, 100, 1);
+	fill(v, 1, 0, 3, 2);
+	for (uint32_t i = 0; i < 3; i++) { /* updated, the old row not yet dead */
+		_Atomic uint64_t *word = &vectors_tombs(v, v->chunks[0].offset)[0];
+		*word &= ~(1ull << i);
+	}
+	expect_range(&e, 0, 100, 1, 1);
+	expect_range(&e, 0, 3, 2, 2);
+	run(v, fd, NULL, &e);
+}
+
+/* ---- the writer acts in the middle of a search ---- */
+
+static struct {
+	struct vectors *writer;
+	operation *op;
+	unsigned at, calls;
+	const struct kernels *real;
+	struct kernels hooked;
+} hook;
+
+static void hooked_dot_rows(const float *q, const float *rows, size_t nrows, size_t n, float *out)
+{
+	if (hook.calls++ == hook.at)
+		hook.op(hook.writer);
+	hook.real->dot_rows(q, rows, nrows, n, out);
+}
+
+static void search_while(struct vectors *v, int fd, unsigned at, operation *op, const struct expect *e)
+{
+	struct vectors *reader = vectors_open(fd, false);
+	assert_non_null(reader);
+	hook.writer = v;
+	hook.op = op;
+	hook.at = at;
+	hook.calls = 0;
+	hook.real = reader->kernels;
+	hook.hooked = *reader->kernels;
+	hook.hooked.dot_rows = hooked_dot_rows;
+	reader->kernels = &hook.hooked;
+	verify(reader, e, "search that was overtaken");
+	assert_true(hook.calls > at);
+	vectors_close(&reader);
+}
+
+static void op_reuse(struct vectors *v)
+{
+	vectors_drop(v, 1);
+	fill(v, 2, 1000, 1000 + IDS, 7);
+}
+
+/* The chunk is dropped, taken by another namespace and overwritten under the reader's feet. */
+static void test_overwritten(void **state)
+{
+	(void)state;
+	for (unsigned at = 0; at < 3; at++) {
+		struct expect e;
+		int fd;
+		struct vectors *v = start(&fd, &e);
+		fill(v, 1, 0, IDS, 1);
+		expect_range(&e, 0, IDS, 0, 1);
+		search_while(v, fd, at, op_reuse, &e);
+		vectors_close(&v);
+		close(fd);
+	}
+}
+
+static void op_update_all(struct vectors *v) { fill(v, 1, 0, IDS, 2); }
+
+/* All entries move behind the reader's first chunk: each is found, those seen twice in the later version. */
+static void test_overtaken(void **state)
+{
+	(void)state;
+	for (unsigned at = 0; at < 3; at++) {
+		struct expect e;
+		int fd;
+		struct vectors *v = start(&fd, &e);
+		fill(v, 1, 0, IDS, 1);
+		expect_range(&e, 0, IDS, 1, 2);
+		if (at == 0) /* in the midst of the first chunk: all the new ones are still to come */
+			expect_range(&e, 0, IDS, 2, 2);
+		search_while(v, fd, at, op_update_all, &e);
+		vectors_close(&v);
+		close(fd);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_first_insert), cmocka_unit_test(test_update),	    cmocka_unit_test(test_turnover),
+	    cmocka_unit_test(test_drop),	 cmocka_unit_test(test_recovery),   cmocka_unit_test(test_overwritten),
+	    cmocka_unit_test(test_overtaken),
+	};
+	/* Large zeroed tables come from mmap then, not from a memset that takes a million steps. */
+	mallopt(M_MMAP_THRESHOLD, 64 << 10);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
