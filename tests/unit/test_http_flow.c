@@ -34,6 +34,24 @@ static void test_pipelining(void **state)
 	assert_int_equal(n, 3000);
 	assert_string_equal(t.last_path, "/2999");
 	hang_up(&c);
+	/* heads too large to be parked: what is left at the end of the buffer moves to its beginning */
+	b.len = 0;
+	for (int i = 0; i < 40; i++) {
+		buf_printf(&b, "GET /%d HTTP/1.1\r\nHost: h\r\nX-Request-Id: id-%d\r\nX: ", i, i);
+		buf_add(&b, big, 3000 + (size_t)i * 100);
+		buf_adds(&b, "\r\n\r\n");
+	}
+	c = dial();
+	send_all(&c, b.p, b.len);
+	settle(&c);
+	p = c.in;
+	for (int i = 0; i < 40; i++) {
+		char want[64];
+		snprintf(want, sizeof(want), "X-Request-Id: id-%d\r\n", i);
+		p = p ? strstr(p, want) : NULL;
+	}
+	assert_non_null(p);
+	hang_up(&c);
 	buf_free(&b);
 }
 
@@ -589,6 +607,44 @@ static void test_accessors(void **state)
 	assert_int_equal(http_percent_decode(SPAN("%41"), false, out), 1);
 }
 
+static void test_tcp_peer(void **state)
+{
+	struct sockaddr_in6 a = {.sin6_family = AF_INET6};
+	socklen_t len = sizeof(a);
+	unsigned uid;
+	int one = 0;
+	(void)state;
+	int fd = socket(AF_INET6, SOCK_STREAM | SOCK_NONBLOCK, 0);
+	if (fd < 0 || bind(fd, (struct sockaddr *)&a, sizeof(a)) || listen(fd, 4))
+		skip(); /* no IPv6 here */
+	getsockname(fd, (struct sockaddr *)&a, &len);
+	assert_int_equal(http_server_listen(t.s, fd), 0);
+	for (int v4 = 0; v4 < 2; v4++) {
+		a.sin6_addr = in6addr_loopback;
+		if (v4)
+			inet_pton(AF_INET6, "::ffff:127.0.0.1", &a.sin6_addr);
+		struct client c = {.fd = socket(AF_INET6, SOCK_STREAM, 0)};
+		if (connect(c.fd, (struct sockaddr *)&a, sizeof(a)))
+			skip();
+		fcntl(c.fd, F_SETFL, O_NONBLOCK);
+		send_all(&c, WITH("GET /defer HTTP/1.1\r\nHost: h\r\n\r\n"));
+		for (int i = 0; i < 100 && !t.n_held; i++)
+			wait_bytes(&c, 1, 10);
+		assert_int_equal(t.n_held, 1);
+		assert_true(http_peer_loopback(t.held[0]));
+		assert_false(http_peer_uid(t.held[0], &uid));
+		len = sizeof(one); /* inherited from the listening socket */
+		assert_int_equal(getsockopt(t.s->conns->fd, IPPROTO_TCP, TCP_NODELAY, &one, &len), 0);
+		assert_true(one);
+		http_reply(t.held[0], 200, NULL, "", NULL, 0);
+		t.n_held = 0;
+		wait_bytes(&c, 1, 1000);
+		assert_non_null(strstr(c.in, "200 OK"));
+		hang_up(&c);
+	}
+	close(fd);
+}
+
 static void test_unix_peer(void **state)
 {
 	struct sockaddr_un a = {.sun_family = AF_UNIX};
@@ -636,7 +692,7 @@ int main(void)
 		T(test_pipelining), T(test_head_and_none), T(test_bodies), T(test_chunked_splits), T(test_expect),
 		T(test_early_answer), T(test_timeouts), T(test_slow_reader), T(test_deferred),
 		T(test_deferred_flood), T(test_client_gone), T(test_stream_out), T(test_stream_in), T(test_duplex),
-		T(test_drain), T(test_idle_memory), T(test_accessors), T(test_unix_peer), T(test_free_in_flight),
+		T(test_drain), T(test_idle_memory), T(test_accessors), T(test_tcp_peer), T(test_unix_peer), T(test_free_in_flight),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
