@@ -32,6 +32,7 @@ struct seg_head {
 	uint64_t first_seq;   /* sequence of the first record */
 	uint64_t epoch;
 	uint64_t size;        /* bytes of the file */
+	uint64_t start;       /* offset of the first record: SEG_DATA_START, more after a scrub */
 };
 struct rec_head {
 	uint32_t magic;

@@ -1,52 +1,66 @@
-/* Reading the journal from any process, while its writer goes on.
+/* Reading a known place of the journal, from any process, beside the one that writes.
  *
- * A segment file may be recycled under a reader's feet. Recycling first invalidates the head, and only
- * then may anything else be written to the file; a reader reads first what it wants and then the head
- * again. If the head still names the segment and its epoch, what was read before is what was written
- * there in that life; if not, the store has the record. */
-#include <dirent.h>
+ * Why a reader gets the right bytes or `false`. Two things overwrite bytes of a record: the next life of the
+ * file, and a scrub. Both change the head first:
+ *
+ *   writer   W1  head: another number (writer.c, enlist), zeros (recycle_wipe), or `start` behind the record
+ *                (scrub.c)
+ *            W2  overwrites bytes of the record
+ *   reader   R1  pread of the record
+ *            R2  pread of the head
+ *
+ * Suppose R2 finds the old number and a `start` in front of the record. Then R2 came before W1, so
+ * R1, which ended before R2 began, came before W1 and hence before W2: R1 saw nothing of it. (All four
+ * are system calls on one inode's page cache; each ends before the next of its thread begins, with locked
+ * instructions on the way in the kernel, so the order is kept on every machine we run on.) A head that
+ * is read while it is being written may be torn: its CRC says so, and it is read again.
+ * Numbers are never given twice, so the number alone tells one life from another. */
+#include "journal/journal-private.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
-#include "journal-private.h"
 #include "log.h"
 
-#define OPEN_FILES 4
-#define WINDOW (1u << 20)
-
-struct opened {
-	uint64_t number, epoch, first_seq, size;
-	int fd;
-};
-struct journal_reader {
-	int dirfd;
-	struct opened file[OPEN_FILES];
-	unsigned turn;
-	/* the cursor */
-	struct opened at;
-	bool placed;
-	uint64_t offset;
-	char *window;
-	uint64_t window_at, window_len;
-	size_t window_cap;
-};
+bool reader_head(int fd, struct seg_head *h_r)
+{
+	static const struct timespec pause = {0, 50000};
+	for (int i = 0; i < 40; i++) {
+		if (segment_read_head(fd, h_r))
+			return false;
+		if (segment_head_valid(h_r))
+			return true;
+		if (h_r->magic != SEG_MAGIC)
+			return false;
+		if (i >= 4) /* its writer was interrupted in the middle of 4 KiB */
+			nanosleep(&pause, NULL);
+	}
+	return false;
+}
 
 struct journal_reader *journal_reader_open(const char *data_dir)
 {
-	char path[4096];
-	if (snprintf(path, sizeof(path), "%s/journal", data_dir) >= (int)sizeof(path))
-		return NULL;
-	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0)
-		return NULL;
 	struct journal_reader *r = util_zalloc(sizeof(*r));
-	r->dirfd = fd;
-	r->at.fd = -1;
-	for (int i = 0; i < OPEN_FILES; i++)
-		r->file[i].fd = -1;
+	struct buf path = {0};
+	buf_printf(&path, "%s/" JOURNAL_SUBDIR, data_dir);
+	r->path = util_strndup(path.p, path.len);
+	buf_free(&path);
+	r->fd = -1;
+	r->scan.window = 1u << 20;
+	for (size_t i = 0; i < READER_FILES; i++)
+		r->files[i].fd = -1;
+	r->dirfd = open(r->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	if (r->dirfd == -1) {
+		int e = errno;
+		log_error("cannot open the journal directory %s for reading: %s", r->path, strerror(e));
+		journal_reader_close(&r);
+		errno = e;
+	}
 	return r;
 }
 
@@ -55,215 +69,96 @@ void journal_reader_close(struct journal_reader **rp)
 	struct journal_reader *r = *rp;
 	if (!r)
 		return;
-	for (int i = 0; i < OPEN_FILES; i++)
-		if (r->file[i].fd >= 0)
-			close(r->file[i].fd);
-	if (r->at.fd >= 0)
-		close(r->at.fd);
-	close(r->dirfd);
-	free(r->window);
+	for (size_t i = 0; i < READER_FILES; i++)
+		if (r->files[i].fd != -1)
+			close(r->files[i].fd);
+	if (r->fd != -1)
+		close(r->fd);
+	if (r->dirfd != -1)
+		close(r->dirfd);
+	scan_free(&r->scan);
+	free(r->path);
 	free(r);
 	*rp = NULL;
 }
 
-static bool open_number(struct journal_reader *r, uint64_t number, struct opened *o)
+static void drop(struct reader_file *f)
 {
-	char name[32];
-	struct seg_head h;
-	segment_name(number, name);
-	*o = (struct opened){.number = number, .fd = openat(r->dirfd, name, O_RDONLY | O_CLOEXEC)};
-	if (o->fd < 0)
-		return false;
-	if (segment_read_head(o->fd, &h) && h.segment == number) {
-		o->epoch = h.epoch;
-		o->first_seq = h.first_seq;
-		o->size = h.size;
-		return true;
+	if (f->fd != -1)
+		close(f->fd);
+	f->fd = -1;
+}
+
+/* A removed file takes disk space as long as somebody has it open. */
+static void drop_removed(struct journal_reader *r)
+{
+	struct stat st;
+	for (size_t i = 0; i < READER_FILES; i++)
+		if (r->files[i].fd != -1 && fstat(r->files[i].fd, &st) == 0 && st.st_nlink == 0)
+			drop(&r->files[i]);
+}
+
+static void explain(const struct journal_reader *r, int e)
+{
+	static _Thread_local struct log_limit limit;
+	struct stat st;
+	if (e == ENOENT && fstat(r->dirfd, &st) == 0 && st.st_nlink > 0)
+		return; /* recycled: the usual case */
+	log_warn_limited(&limit, 10, "segments in %s cannot be read: %s", r->path,
+			 e == ENOENT ? "the directory was removed" : strerror(e));
+}
+
+static struct reader_file *file_of(struct journal_reader *r, uint64_t number)
+{
+	struct reader_file *oldest = &r->files[0];
+	for (size_t i = 0; i < READER_FILES; i++) {
+		struct reader_file *f = &r->files[i];
+		if (f->fd != -1 && f->number == number) {
+			f->used = ++r->clock;
+			return f;
+		}
+		if (f->fd == -1 ? oldest->fd != -1 : oldest->fd != -1 && f->used < oldest->used)
+			oldest = f;
 	}
-	close(o->fd);
-	o->fd = -1;
-	return false;
+	drop_removed(r);
+	drop(oldest);
+	oldest->fd = openat(r->dirfd, segment_name(KIND_SEG, number).text, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (oldest->fd == -1) {
+		explain(r, errno);
+		return NULL;
+	}
+	oldest->number = number;
+	oldest->used = ++r->clock;
+	return oldest;
 }
 
-static bool still_valid(const struct opened *o)
+static bool read_all(int fd, char *buf, size_t len, uint64_t off)
 {
-	struct seg_head h;
-	return segment_read_head(o->fd, &h) && h.segment == o->number && h.epoch == o->epoch;
-}
-
-static struct opened *find_open(struct journal_reader *r, uint64_t number)
-{
-	for (int i = 0; i < OPEN_FILES; i++)
-		if (r->file[i].fd >= 0 && r->file[i].number == number)
-			return &r->file[i];
-	struct opened *o = &r->file[r->turn++ % OPEN_FILES];
-	if (o->fd >= 0)
-		close(o->fd);
-	o->fd = -1;
-	return open_number(r, number, o) ? o : NULL;
-}
-
-static void forget(struct opened *o)
-{
-	close(o->fd);
-	o->fd = -1;
+	while (len) {
+		ssize_t n = pread(fd, buf, len, (off_t)off);
+		if (n == -1 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return false;
+		buf += n;
+		off += (uint64_t)n;
+		len -= (size_t)n;
+	}
+	return true;
 }
 
 bool journal_read(struct journal_reader *r, uint64_t segment, uint64_t offset, void *buf, size_t len)
 {
-	struct opened *o = find_open(r, segment);
-	if (!o)
-		return false;
-	char *p = buf;
-	while (len) {
-		ssize_t n = pread(o->fd, p, len, (off_t)offset);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			break;
-		p += n;
-		offset += (uint64_t)n;
-		len -= (size_t)n;
+	/* Twice at most: a descriptor of a file that lives on under another name is replaced. */
+	for (int i = 0; i < 2; i++) {
+		struct seg_head h;
+		struct reader_file *f = file_of(r, segment);
+		if (!f || offset > INT64_MAX)
+			return false;
+		bool got = read_all(f->fd, buf, len, offset);
+		if (reader_head(f->fd, &h) && h.segment == segment)
+			return got && offset >= h.start + sizeof(struct rec_head) && offset <= h.size && len <= h.size - offset;
+		drop(f);
 	}
-	if (!len && still_valid(o))
-		return true;
-	forget(o);
 	return false;
-}
-
-/* ---- the cursor ---- */
-
-/* The segment that holds `seq`: the one with the highest first_seq <= seq. */
-static bool place(struct journal_reader *r, uint64_t seq)
-{
-	int fd = dup(r->dirfd);
-	DIR *d = fd < 0 ? NULL : fdopendir(fd);
-	struct dirent *e;
-	struct opened best = {.fd = -1};
-	if (!d)
-		return false;
-	rewinddir(d);
-	while ((e = readdir(d))) {
-		struct opened o;
-		if (strlen(e->d_name) != 20 || strcmp(e->d_name + 16, ".seg") != 0 ||
-		    !open_number(r, strtoull(e->d_name, NULL, 16), &o))
-			continue;
-		bool better = o.first_seq <= seq && (best.fd < 0 || o.number > best.number);
-		if (better && best.fd >= 0)
-			close(best.fd);
-		if (better)
-			best = o;
-		else
-			close(o.fd);
-	}
-	closedir(d);
-	if (r->at.fd >= 0)
-		close(r->at.fd);
-	r->at = best;
-	r->offset = SEG_DATA_START;
-	r->window_len = 0;
-	return best.fd >= 0;
-}
-
-/* Makes [offset, offset + need) of the current segment available. */
-static const char *view(struct journal_reader *r, uint64_t offset, size_t need)
-{
-	if (offset >= r->window_at && offset + need <= r->window_at + r->window_len)
-		return r->window + (offset - r->window_at);
-	size_t want = need > WINDOW ? need : WINDOW;
-	if (r->window_cap < want) {
-		free(r->window);
-		r->window = util_alloc(want);
-		r->window_cap = want;
-	}
-	ssize_t n;
-	do
-		n = pread(r->at.fd, r->window, want, (off_t)offset);
-	while (n < 0 && errno == EINTR);
-	r->window_at = offset;
-	r->window_len = n > 0 ? (uint64_t)n : 0;
-	return r->window_len >= need ? r->window : NULL;
-}
-
-/* The record at the cursor when it is good and its sequence is at least `seq`... NULL otherwise. */
-static const struct rec_head *good_record(struct journal_reader *r)
-{
-	const char *p = view(r, r->offset, sizeof(struct rec_head));
-	const struct rec_head *h = (const void *)p;
-	if (!p || h->magic != REC_MAGIC || h->epoch != r->at.epoch || r->offset + rec_bytes(h->len) > r->at.size)
-		return NULL;
-	size_t len = rec_bytes(h->len);
-	p = view(r, r->offset, len);
-	h = (const void *)p;
-	if (!p || h->magic != REC_MAGIC || rec_bytes(h->len) != len)
-		return NULL;
-	return scan_crc(h, h + 1) == h->crc ? h : NULL;
-}
-
-/* Behind damage in this segment: the next good record. Replay has reported the loss. */
-static const struct rec_head *skip_damage(struct journal_reader *r, uint64_t seq, uint64_t to)
-{
-	size_t n = (size_t)(r->at.size - r->offset);
-	const char *map = view(r, r->offset, n);
-	const struct rec_head *h = map ? scan_forward(map, n, 0, r->at.epoch, seq) : NULL;
-	if (!h || h->seq > to)
-		return NULL;
-	r->offset += (uint64_t)((const char *)h - map);
-	return good_record(r);
-}
-
-/* No good record at the cursor: the window is older than the last writes, or the segment ends here
- * and another one goes on, or there is damage. */
-static const struct rec_head *look_again(struct journal_reader *r, uint64_t want, uint64_t to)
-{
-	uint64_t number = r->at.number, offset = r->offset;
-	const struct rec_head *h;
-	r->window_len = 0;
-	if ((h = good_record(r)))
-		return h;
-	if (!place(r, want))
-		return NULL;
-	if (r->at.number == number)
-		r->offset = offset;
-	else if ((h = good_record(r)))
-		return h;
-	return skip_damage(r, want, to);
-}
-
-int journal_next(struct journal_reader *r, uint64_t *after_seq, uint64_t to_seq, const void **payload_r,
-		 size_t *len_r, struct journal_where *where_r)
-{
-	uint64_t want = *after_seq + 1;
-	if (*after_seq >= to_seq)
-		return 0;
-	if (!r->placed && !(r->placed = place(r, want))) {
-		errno = ENOENT;
-		return -1;
-	}
-	for (;;) {
-		const struct rec_head *h = good_record(r);
-		if (h && h->seq < want) { /* on the way to the first one wanted */
-			r->offset += rec_bytes(h->len);
-			continue;
-		}
-		if (!h && !(h = look_again(r, want, to_seq))) {
-			r->placed = false;
-			errno = EIO;
-			return -1;
-		}
-		if (h->seq > to_seq)
-			return 0;
-		*after_seq = h->seq;
-		*where_r = (struct journal_where){r->at.number, r->offset + sizeof(*h)};
-		r->offset += rec_bytes(h->len);
-		if (h->flags & REC_VOID) {
-			want = h->seq + 1;
-			if (h->seq == to_seq)
-				return 0;
-			continue;
-		}
-		*payload_r = h + 1;
-		*len_r = h->len;
-		return 1;
-	}
 }

@@ -1,179 +1,253 @@
-/* Reading everything back at start.
+/* Replay: every good record behind after_seq, in order, once; what is missing is said aloud.
  *
- * A hole is what follows the last good record of a segment. Which kind it is, the records behind it tell: a
- * group is written only after the group before it was made durable, so
- *   - nothing good behind it, or only records of the group that the hole lies in: a torn tail; it
- *     was never acknowledged and is cut;
- *   - a good record of a later group, or a later segment that begins beyond it: acknowledged records
- *     are damaged. The segment is copied to quarantine, the loss is reported, the rest is delivered. */
-#include <dirent.h>
+ * One number carries the whole account: `want`, the sequence that nobody has yet (neither store nor
+ * caller). Whenever something proves that records from `want` up to b existed (a good record behind them, or
+ * the head of a later segment, which is written only after everything in front of it), they are lost and
+ * reported as such, and the segment that should have held them goes to the quarantine. A bad record with
+ * nothing behind it proves nothing: it was never acknowledged, and is cut. */
+#include "journal/journal-private.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-#include <sys/sendfile.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#include "journal-private.h"
 #include "log.h"
 
-static int by_number(const void *a, const void *b)
-{
-	const struct segment *x = a, *y = b;
-	return x->number < y->number ? -1 : x->number > y->number;
-}
+#define WINDOW (4u << 20)
 
-static bool is_segment(const char *name, uint64_t *number)
-{
-	char *end;
-	if (strlen(name) != 20 || strcmp(name + 16, ".seg") != 0)
-		return false;
-	*number = strtoull(name, &end, 16);
-	return end == name + 16;
-}
-
-static bool open_segment(int dirfd, const char *name, uint64_t number, struct segment *s)
-{
-	struct seg_head h;
-	struct stat st;
-	*s = (struct segment){.number = number, .fd = openat(dirfd, name, O_RDWR | O_CLOEXEC)};
-	if (s->fd < 0)
-		return false;
-	if (fstat(s->fd, &st) || !segment_read_head(s->fd, &h) || h.segment != number ||
-	    (uint64_t)st.st_size < SEG_DATA_START) {
-		/* A crash between naming and heading a new segment leaves this: nothing was written to it. A
-		 * damaged head shows as a gap in the sequences of the others. */
-		log_warn("journal segment %s has no valid head; it is left out", name);
-		close(s->fd);
-		return false;
-	}
-	s->first_seq = h.first_seq;
-	s->last_seq = h.first_seq - 1;
-	s->epoch = h.epoch;
-	s->size = s->stale = (uint64_t)st.st_size;
-	return true;
-}
-
-bool replay_find(int dirfd, struct found *f, char **error_r)
-{
-	int fd = dup(dirfd);
-	DIR *d = fd < 0 ? NULL : fdopendir(fd);
-	struct dirent *e;
-	size_t cap = 0;
-	*f = (struct found){NULL, 0};
-	if (!d) {
-		*error_r = util_strndup("cannot list the journal's directory", 35);
-		return false;
-	}
-	rewinddir(d);
-	while ((e = readdir(d))) {
-		uint64_t number;
-		if (!is_segment(e->d_name, &number))
-			continue;
-		if (f->n == cap) {
-			cap = cap ? cap * 2 : 16;
-			f->v = util_realloc(f->v, cap * sizeof(*f->v));
-		}
-		f->n += open_segment(dirfd, e->d_name, number, &f->v[f->n]);
-	}
-	closedir(d);
-	if (f->n)
-		qsort(f->v, f->n, sizeof(*f->v), by_number);
-	return true;
-}
-
-static void quarantine(const char *data_dir, const struct segment *s)
-{
-	char dir[4096], path[4224];
-	off_t at = 0;
-	snprintf(dir, sizeof(dir), "%s/quarantine", data_dir);
-	mkdir(dir, 0700);
-	snprintf(path, sizeof(path), "%s/%016llx.seg", dir, (unsigned long long)s->number);
-	int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	if (fd < 0)
-		return; /* quarantined at an earlier start */
-	while (at < (off_t)s->size && sendfile(fd, s->fd, &at, s->size - (uint64_t)at) > 0)
-		;
-	fsync(fd);
-	close(fd);
-	log_error("the damaged journal segment was copied to %s", path);
-}
-
-struct replaying {
-	const char *data_dir;
-	uint64_t after, next;      /* next: the sequence that must come */
+struct replay {
+	struct journal *j;
+	uint64_t after_seq, want;
+	uint64_t told;            /* losses up to here have been reported */
 	journal_replay_fn *fn;
 	void *arg;
+	struct scan scan;
+	bool whole;               /* the segment at hand: undamaged */
+	uint64_t dirty;           /* … end of what looks like a torn record behind its last good one */
+	uint64_t before;          /* number and epoch of the segment in front of the one at hand; 0 = none */
+	uint64_t before_epoch;
 };
 
-static void report_loss(struct replaying *r, const struct segment *s, uint64_t upto)
+static void lost(struct replay *r, uint64_t from, uint64_t to, uint64_t number, uint64_t epoch, uint64_t at)
 {
-	if (upto <= r->after)
-		return; /* the store has them */
-	log_error("the journal is damaged: acknowledged records %llu to %llu cannot be read",
-		  (unsigned long long)(r->next > r->after ? r->next : r->after + 1), (unsigned long long)upto);
-	if (s)
-		quarantine(r->data_dir, s);
+	char copy[PATH_MAX] = "";
+	if (from < r->want)
+		from = r->want;
+	if (from <= r->told)
+		from = r->told + 1;
+	if (from > to)
+		return;
+	r->told = to;
+	if (!number) {
+		log_error("journal: records %llu to %llu are lost: the store ends at %llu and the journal in %s begins "
+			  "behind them (was the store restored from an older copy?)", (unsigned long long)from,
+			  (unsigned long long)to, (unsigned long long)r->after_seq, r->j->path);
+		return;
+	}
+	quarantine_copy(r->j, number, epoch, copy);
+	log_error("journal: records %llu to %llu are lost: %s/%s is damaged at byte %llu. %s%s%s. Records behind the damage "
+		  "are kept; what is lost may be found in a backup", (unsigned long long)from, (unsigned long long)to,
+		  r->j->path, segment_name(KIND_SEG, number).text, (unsigned long long)at,
+		  copy[0] ? "A copy of the file lies in " : "No copy", copy, copy[0] ? "" : " could be kept");
 }
 
-static void deliver(struct replaying *r, struct segment *s, const char *map, const struct rec_head *h)
+static void deliver(struct replay *r, const struct seg *g, const struct scan_hit *h)
 {
-	uint64_t at = (uint64_t)((const char *)h - map);
-	if (h->seq > r->after && !(h->flags & REC_VOID))
-		r->fn(r->arg, h->seq, s->number, at + sizeof(*h), h + 1, h->len);
-	r->next = h->seq + 1;
-	s->last_seq = h->seq;
-	s->used = at + rec_bytes(h->len);
+	if (h->head.seq < r->want)
+		return; /* the store has it */
+	r->want = h->head.seq + 1;
+	r->fn(r->arg, h->head.seq, g->number, h->off + sizeof(struct rec_head), h->payload, h->head.len);
 }
 
-static void replay_segment(struct replaying *r, struct segment *s, const char *map, uint64_t next_first)
+/* From g->start on. Fills end and last_seq. */
+static void walk(struct replay *r, struct seg *g)
 {
-	const struct rec_head *h;
-	s->used = SEG_DATA_START;
-	if (s->first_seq > r->next && r->next)
-		report_loss(r, NULL, s->first_seq - 1);
-	if (s->first_seq >= r->next)
-		r->next = s->first_seq;
+	struct scan_hit h;
+	uint64_t off = g->start, seq = g->first_seq;
 	for (;;) {
-		h = scan_record(map, s->size, s->used, s->epoch);
-		if (!h || h->seq != r->next || h->seq >= next_first) {
-			/* a hole, or the end */
-			h = scan_forward(map, s->size, s->used, s->epoch, r->next);
-			if (!h || h->seq >= next_first)
-				return;
-			uint64_t group_first = h->seq - (h->flags & ~REC_VOID);
-			if (group_first <= r->next)
-				return; /* the rest of a group that never became durable */
-			report_loss(r, s, h->seq - 1);
+		if (!scan_at(&r->scan, off, &h) || h.head.seq != seq) {
+			if (!scan_search(&r->scan, off, seq, &h, &r->dirty))
+				break;
+			r->whole = false;
+			lost(r, seq, h.head.seq - 1, g->number, g->epoch, off);
 		}
-		deliver(r, s, map, h);
+		deliver(r, g, &h);
+		off = h.off + record_room(h.head.len);
+		seq = h.head.seq + 1;
+		g->last_seq = h.head.seq;
 	}
+	g->end = off;
 }
 
-uint64_t replay_run(const char *data_dir, struct found *f, uint64_t after, journal_replay_fn *fn, void *arg)
+/* The head is damaged, so the epoch is not known. Any record with a right CRC that is newer than all before
+ * tells it: what an earlier life of the file left is older. */
+static bool salvage(struct replay *r, const struct found *f, int fd, struct seg *g)
 {
-	struct replaying r = {.data_dir = data_dir, .after = after, .fn = fn, .arg = arg};
-	for (size_t i = 0; i < f->n; i++) {
-		struct segment *s = &f->v[i];
-		uint64_t next_first = i + 1 < f->n ? f->v[i + 1].first_seq : UINT64_MAX;
-		if (next_first <= after + 1) { /* all of it is in the store: not even mapped */
-			s->last_seq = next_first - 1;
-			s->used = s->size;
-			r.next = next_first;
-			continue;
-		}
-		char *map = mmap(NULL, s->size, PROT_READ, MAP_SHARED, s->fd, 0);
-		if (map == MAP_FAILED) {
-			log_error("cannot read journal segment %016llx: %s", (unsigned long long)s->number, strerror(errno));
-			continue;
-		}
-		madvise(map, s->size, MADV_SEQUENTIAL);
-		replay_segment(&r, s, map, next_first);
-		munmap(map, s->size);
-		if (next_first != UINT64_MAX && s->last_seq + 1 < next_first)
-			report_loss(&r, s, next_first - 1);
+	struct scan_hit h;
+	uint64_t dirty;
+	char copy[PATH_MAX];
+	scan_start(&r->scan, fd, 0, f->size);
+	bool some = scan_search(&r->scan, SEG_DATA_START, r->want, &h, &dirty) && h.head.seq <= INT64_MAX;
+	quarantine_copy(r->j, f->number, some ? h.head.epoch : 0, copy);
+	log_error("journal: the head of %s/%s is damaged (copy: %s); %s", r->j->path,
+		  segment_name(KIND_SEG, f->number).text, copy[0] ? copy : "none",
+		  some ? "its records are read nevertheless" : "it holds no record that the store lacks, or none that can be read");
+	if (!some)
+		return false;
+	r->whole = false;
+	*g = (struct seg){.number = f->number, .epoch = h.head.epoch, .size = f->size & ~7ull,
+			  .first_seq = h.head.seq, .start = h.off, .end = h.off, .stale = true};
+	/* Readers of this and other processes need a head as well. */
+	int e = segment_head_write(fd, g);
+	if (!e)
+		e = segment_datasync(fd);
+	if (e)
+		log_error("journal: the head of segment %llu cannot be repaired: %s", (unsigned long long)g->number,
+			  strerror(e));
+	return true;
+}
+
+/* Nothing in the file counts: it waits for its next life. */
+static int make_spare(struct replay *r, const struct found *f)
+{
+	struct journal *j = r->j;
+	struct spare s = {.id = j->next_id++, .size = f->size, .stale = true};
+	if (renameat(j->dirfd, segment_name(KIND_SEG, f->number).text, j->dirfd,
+		     segment_name(KIND_SPARE, s.id).text) == -1)
+		return errno;
+	list_push_spare(j, &s);
+	return 0;
+}
+
+static int segment_fd(struct replay *r, const struct found *f, int *fd_r)
+{
+	*fd_r = openat(r->j->dirfd, segment_name(KIND_SEG, f->number).text, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+	return *fd_r == -1 ? errno : 0;
+}
+
+/* Decides what the file is. *g_r.number 0: a spare now. */
+static int identify(struct replay *r, const struct found *f, int fd, struct seg *g_r)
+{
+	const struct seg_head *h = &f->head;
+	char copy[PATH_MAX];
+	*g_r = (struct seg){0};
+	r->whole = f->size == h->size && f->size % 8 == 0;
+	if (!f->head_ok)
+		return salvage(r, f, fd, g_r) ? 0 : make_spare(r, f);
+	if (h->segment != f->number) {
+		/* A name given shortly before a power cut, whose head did not reach the disk (writer.c, enlist):
+		 * nothing was acknowledged in it. The file's former life had a lower number. */
+		if (h->segment > f->number)
+			quarantine_copy(r->j, f->number, h->epoch, copy);
+		return make_spare(r, f);
 	}
-	return r.next ? r.next - 1 : 0;
+	uint64_t size = (h->size < f->size ? h->size : f->size) & ~7ull;
+	*g_r = (struct seg){.number = f->number, .epoch = h->epoch, .size = size, .first_seq = h->first_seq,
+			    .start = h->start, .end = h->start, .stale = true};
+	return 0;
+}
+
+static int replay_file(struct replay *r, const struct found *f, const struct found *next)
+{
+	struct journal *j = r->j;
+	struct seg g;
+	int fd, e = segment_fd(r, f, &fd);
+	if (e)
+		return e;
+	e = identify(r, f, fd, &g);
+	if (!e && g.number) {
+		/* Somebody is missing between the segment in front and this one. */
+		lost(r, r->want, g.first_seq - 1, r->before, r->before_epoch,
+		     j->nsegs ? j->segs[j->nsegs - 1].end : 0);
+		if (next && next->head_ok && next->head.segment == next->number && g.first_seq < next->head.first_seq &&
+		    next->head.first_seq <= r->want && f->head_ok) {
+			g.last_seq = next->head.first_seq - 1; /* the store has all of it */
+			g.end = g.size;
+		} else {
+			scan_start(&r->scan, fd, g.epoch, g.size);
+			walk(r, &g);
+		}
+		r->before = g.number;
+		r->before_epoch = g.epoch;
+		if (g.last_seq > atomic_load(&j->last_seq))
+			atomic_store(&j->last_seq, g.last_seq);
+		list_push_seg(j, &g);
+	}
+	close(fd);
+	return e;
+}
+
+/* A process that was killed between pwrite and fdatasync left records in the page cache only; we are about
+ * to treat them as durable. After a *failed* fdatasync their pages even count as clean, so they are
+ * written once more before they are synced. */
+static int settle(struct replay *r, int fd, const struct seg *g)
+{
+	size_t cap = WINDOW;
+	char *buf = util_alloc(cap);
+	uint64_t done;
+	int e = 0;
+	for (uint64_t off = g->start; !e && g->last_seq > r->after_seq && off < g->end;) {
+		size_t n = g->end - off < cap ? (size_t)(g->end - off) : cap;
+		if (segment_read(fd, buf, n, off) != n)
+			break; /* shorter than a moment ago: nothing left to settle */
+		struct iovec iov = {buf, n};
+		e = segment_writev(fd, &iov, 1, off, &done);
+		off += n;
+	}
+	free(buf);
+	return e;
+}
+
+static int finish_last(struct replay *r, const struct found *f)
+{
+	struct journal *j = r->j;
+	if (!j->nsegs)
+		return 0;
+	struct seg *g = &j->segs[j->nsegs - 1];
+	int fd, e;
+	if (g->number != f->number)
+		return 0; /* the last file became a spare: what precedes it was synced before it was named */
+	e = segment_fd(r, f, &fd);
+	if (e)
+		return e;
+	if (r->dirty > g->end) {
+		log_warn("journal: %llu bytes of an unfinished record behind record %llu are cut from %s/%s (never acknowledged)",
+			 (unsigned long long)(r->dirty - g->end), (unsigned long long)g->last_seq, j->path,
+			 segment_name(KIND_SEG, g->number).text);
+		/* Left there, a piece of it might complete a later record by accident. */
+		e = segment_zero(fd, g->end, r->dirty);
+	}
+	if (!e && r->whole)
+		e = settle(r, fd, g);
+	if (!e)
+		e = segment_datasync(fd);
+	close(fd);
+	return e;
+}
+
+int replay_run(struct journal *j, struct found *f, size_t n, uint64_t after_seq, journal_replay_fn *fn, void *arg,
+	       bool *reuse_r)
+{
+	struct replay r = {.j = j, .after_seq = after_seq, .want = after_seq + 1, .fn = fn, .arg = arg,
+			   .scan = {.window = WINDOW}};
+	int e = 0;
+	for (size_t i = 0; i < n && !e; i++) {
+		r.dirty = 0;
+		e = replay_file(&r, &f[i], i + 1 < n ? &f[i + 1] : NULL);
+	}
+	if (!e && n)
+		e = finish_last(&r, &f[n - 1]);
+	scan_free(&r.scan);
+	if (e)
+		return e;
+	j->released = after_seq;
+	j->next_seq = (j->last_seq > after_seq ? j->last_seq : after_seq) + 1;
+	*reuse_r = false;
+	if (j->nsegs && r.whole && j->segs[j->nsegs - 1].number == f[n - 1].number) {
+		const struct seg *g = &j->segs[j->nsegs - 1];
+		*reuse_r = (g->last_seq ? g->last_seq + 1 : g->first_seq) == j->next_seq;
+	}
+	return 0;
 }
