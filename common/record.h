@@ -97,7 +97,7 @@ enum txn_flags {
 struct txn_head {
 	uint32_t magic;
 	uint32_t flags;
-	uint64_t id;       /* incarnation of the sender << 32 | counter: unique, re-sent unchanged */
+	uint64_t id;       /* unique over all lives of the daemon (random start + counter); re-sent unchanged */
 	uint64_t read_seq; /* plant->applied_seq that the sender had loaded before it read anything */
 	int64_t at_us;
 	uint32_t slot;     /* sender's worker slot */

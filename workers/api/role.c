@@ -123,6 +123,10 @@ static void api_drain(struct worker *w)
 	struct api *a = w->role_data;
 	struct timeval t = {0, DRAIN_POLL_MS * 1000};
 	a->draining = true;
+	if (w->orphan) { /* the successor waits for the data lock; whoever has no answer yet asks again */
+		worker_exit(w, WORKER_EXIT_OK);
+		return;
+	}
 	http_server_drain(a->http);
 	if (http_server_connections(a->http) == 0 && writes_idle(a->writes)) {
 		worker_exit(w, WORKER_EXIT_OK);

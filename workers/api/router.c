@@ -156,10 +156,17 @@ static bool credential_ok(struct call *c)
 	return true;
 }
 
+/* Until sync has replayed its journal once, shared memory does not show all that was acknowledged.
+ * Later restarts of sync alone change nothing for readers. */
+static bool served(const struct api *a)
+{
+	return atomic_load_explicit(&a->plant->served_once, memory_order_acquire);
+}
+
 const struct auth_principal *router_admit_fast(struct api *a, struct http_request *r, unsigned right)
 {
 	struct span host = http_header(r, HTTP_H_HOST);
-	if (host.p && !auth_host_ok(host, a->names, a->nnames))
+	if (!served(a) || (host.p && !auth_host_ok(host, a->names, a->nnames)))
 		return NULL;
 	const struct auth_principal *who = who_is(a, r);
 	return who && who->rights & (right | AUTH_ADMIN) ? who : NULL;
@@ -202,7 +209,21 @@ static struct call *call_new(struct api *a, struct http_request *r)
 	return c;
 }
 
-static bool admit(struct call *c) { return host_ok(c) && resolve(c) && credential_ok(c); }
+static bool started(struct call *c)
+{
+	struct plant *p = c->api->plant;
+	uint32_t n = atomic_load_explicit(&p->reason_len, memory_order_acquire);
+	if (served(c->api) || !c->route->right || c->route->handle == admin_status || c->route->handle == admin_reload ||
+	    c->route->handle == admin_drain || c->route->handle == probes_metrics)
+		return true;
+	if (n && c->api->errors_full)
+		problem(c, 503, "not-serving", "%.*s", (int)n, p->reason);
+	else
+		problem_starting(c);
+	return false;
+}
+
+static bool admit(struct call *c) { return host_ok(c) && resolve(c) && credential_ok(c) && started(c); }
 
 void router_request(void *arg, struct http_request *r)
 {

@@ -4,6 +4,7 @@
  * the successor finds ids that reached the journal there and answers without writing twice. */
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/random.h>
 
 #include "api.h"
 #include "log.h"
@@ -12,7 +13,7 @@
 struct writes {
 	struct api *api;
 	struct ring *requests, *answers;
-	uint64_t counter;
+	_Atomic uint64_t next_id; /* starts at random: ids that an earlier life left in the journal never come again */
 	struct call *table[4096];         /* in flight, by txn id; chains through call->next */
 	size_t in_flight;
 	struct call **outbox;             /* waiting for ring space, in order; circular */
@@ -143,7 +144,7 @@ void writes_on_wake(struct writes *w)
 static int by_id(const void *a, const void *b)
 {
 	const struct call *const *x = a, *const *y = b;
-	return (*x)->txn_id < (*y)->txn_id ? -1 : (*x)->txn_id > (*y)->txn_id;
+	return (int64_t)((*x)->txn_id - (*y)->txn_id) < 0 ? -1 : 1; /* the counter may wrap */
 }
 
 void writes_resend(struct writes *w)
@@ -165,12 +166,15 @@ void writes_resend(struct writes *w)
 
 bool writes_idle(const struct writes *w) { return w->in_flight == 0; }
 
-uint64_t writes_next_id(struct writes *w) { return (w->api->w->incarnation << 32) | (++w->counter & 0xffffffffu); }
+uint64_t writes_next_id(struct writes *w) { return atomic_fetch_add_explicit(&w->next_id, 1, memory_order_relaxed); }
 
 struct writes *writes_open(struct api *a)
 {
 	struct writes *w = util_zalloc(sizeof(*w));
 	size_t bytes = (size_t)conf_int(a->w->conf, CONF_RING_BYTES);
+	uint64_t start;
+	AN(getrandom(&start, sizeof(start), 0) == sizeof(start));
+	atomic_init(&w->next_id, start);
 	w->api = a;
 	w->requests = ring_open(FD_SHM_RINGS, rings_request_offset(bytes, a->w->slot), bytes);
 	w->answers = ring_open(FD_SHM_RINGS, rings_answer_offset(bytes, a->w->slot), RINGS_ANSWER_BYTES);

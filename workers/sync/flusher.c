@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/random.h>
 #include <time.h>
 
 #include "clock.h"
@@ -171,9 +172,9 @@ static void on_collected(struct sync *s, void *arg)
 static void collect(struct flusher *f, int64_t trash_us)
 {
 	const struct store_ops *ops = f->s->store_ops;
-	static uint32_t counter;
 	uint64_t read_seq = f->flushed; /* the store's own state: anything newer makes it a conflict */
-	uint64_t id = (f->s->w->incarnation << 32) | ++counter;
+	uint64_t id;
+	AN(getrandom(&id, sizeof(id), 0) == sizeof(id));
 	int64_t now = clock_real_us();
 	struct collected c = {.n = 0};
 	txn_begin(&c.t, &c.b, id, SLOT_SYNC, read_seq, 0);
