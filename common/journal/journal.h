@@ -76,7 +76,8 @@ int must_check journal_append(struct journal *j, const struct iovec *payload, si
 /* fdatasync of what was appended. 0 or errno; after an error always the same error. */
 int must_check journal_sync(struct journal *j);
 
-/* Any thread: zero-fills a spare segment when fewer than two wait. 0, or errno when it could not
+/* Any thread: zero-fills spare segments when fewer than two wait (not before a quarter of the very first
+ * segment is used) and removes surplus ones. 0, or errno when it could not
  * (reported by the next append only if that needs it). */
 int journal_prepare(struct journal *j);
 /* Any thread: records ≤ seq are in the store; whole segments below are recycled. */

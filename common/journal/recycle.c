@@ -119,10 +119,22 @@ static bool take_surplus(struct journal *j, struct spare *s_r)
 	return pick != SIZE_MAX;
 }
 
+/* The small first segment is all that a quiet daemon ever needs: no start pays for two large ones. */
+static bool is_quiet(struct journal *j)
+{
+	pthread_mutex_lock(&j->list);
+	const struct seg *cur = list_current(j);
+	bool quiet = j->nsegs == 1 && !j->nspares && cur->number == 1 && cur->end < cur->size / 4;
+	pthread_mutex_unlock(&j->list);
+	return quiet;
+}
+
 int journal_prepare(struct journal *j)
 {
 	struct spare s;
 	int e = 0;
+	if (is_quiet(j))
+		return 0;
 	pthread_mutex_lock(&j->upkeep);
 	while (!e && full_spares(j) < SPARES_READY)
 		e = make_spare(j);
