@@ -347,6 +347,8 @@ bool draft_read(struct call *c, const struct body_json *b, json_t *o, enum draft
 	json_object_foreach(o, key, v)
 		if (strcmp(key, "embedding") != 0 && !read_field(&r, key, v))
 			return false;
+	if (mode == DRAFT_IMPORT && !d->embedding_set)
+		d->embedder = (struct span){NULL, 0}; /* exported without its vector: ours makes it again */
 	if (d->embedder.p && !d->embedding_set)
 		return bad(&r, "embedding_model", "is given without an embedding; send both or neither");
 	if (!d->embedding_set)

@@ -403,7 +403,7 @@ static void write_answer(struct call *c, struct search *s, const struct lists *l
 	buf_adds(b, "{\"results\":[");
 	for (size_t i = 0; i < s->c.n && n < s->limit; i++) {
 		struct candidate *x = &s->c.v[i];
-		if (!x->body || (s->have_min && x->score < s->min_score))
+		if (!x->body || (s->have_min && (float)x->score < (float)s->min_score))
 			continue;
 		if (n++)
 			buf_addc(b, ',');

@@ -1,0 +1,163 @@
+"""The daemon as an operator meets it: flags, reload, drain, restart policy, orchestractl."""
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+
+from orchestra import BUILD, SLOW
+
+
+def run(*args, **kw):
+    return subprocess.run([os.path.join(BUILD, "orchestrad"), *args], capture_output=True, text=True, timeout=20 * SLOW, **kw)
+
+
+def test_flags(tmp_path):
+    assert re.match(r"orchestrad \d+\.\d+", run("--version").stdout)
+    out = run("--dump-config", "--set", "sync.batch_max=7")
+    assert out.returncode == 0 and "batch_max" in out.stdout and "7" in out.stdout
+    bad = run("--check", "--set", "sync.batch_max=soon")
+    assert bad.returncode != 0 and "sync.batch_max" in bad.stderr + bad.stdout
+    conf = tmp_path / "c.conf"
+    conf.write_text("sync: {\n  batch_max = 10;\n  colour = \"red\";\n};\n")
+    r = run("--check", "-c", str(conf))
+    assert r.returncode != 0 and "c.conf:3" in r.stderr + r.stdout and "colour" in r.stderr + r.stdout
+    assert run("--check", "--set", f"data.dir={tmp_path}/d").returncode == 0
+    pub = run("--check", "--set", "listen.tcp=0.0.0.0:7700")
+    assert pub.returncode != 0 and "auth.tokens_file" in pub.stderr + pub.stdout
+
+
+def test_drain_answers_what_is_in_flight(make):
+    o = make()
+    ids = [o.add(f"{i}")["id"] for i in range(20)]
+    assert o.stop() == 0
+    assert not o.workers() and not os.path.exists(o.socket)
+    o.start()
+    assert all(o.memory(i).status == 200 for i in ids)
+
+
+def test_reload_good_bad_good(make):
+    o = make(conf='log: { level = "info"; };\nhttp: { head_timeout = "5 s"; };\n')
+    path = os.path.join(o.dir, "orchestra.conf")
+
+    def reload(text):
+        with open(path, "w") as f:
+            f.write(text)
+        return o.ctl("reload")
+    assert reload('log: { level = "debug"; };\n').returncode == 0
+    bad = reload('log: { level = "loud"; };\n')
+    assert bad.returncode != 0 and "log.level" in bad.stdout + bad.stderr
+    assert o.get("/livez").status == 200
+    assert reload('log: { level = "info"; };\n').returncode == 0
+    o.signal(signal.SIGHUP)
+    time.sleep(0.3 * SLOW)
+    assert o.get("/livez").status == 200
+
+
+def test_workers_come_back_with_new_pids(make):
+    o = make()
+    before = o.workers()
+    for name, pid in before.items():
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 5 * SLOW
+        while time.monotonic() < deadline:
+            now = o.workers()
+            if now.get(name, pid) != pid:
+                break
+            time.sleep(0.02)
+        assert o.workers()[name] != pid
+    o.wait_ready()
+    assert o.add("alive")
+
+
+def test_tokens_bound_the_namespace(make, tmp_path):
+    import hashlib
+    tokens = tmp_path / "tokens"
+    tokens.write_text("".join(f"{n} sha256:{hashlib.sha256(t.encode()).hexdigest()} {r} {ns}\n" for n, t, r, ns in
+                              [("root", "t-root", "admin", "*"), ("team", "t-team", "read,write", "team"), ("eye", "t-eye", "read", "team")]))
+    tokens.chmod(0o600)
+    o = make(sets=[f"auth.tokens_file={tokens}"])
+
+    def call(token, method, path, body=None):
+        return o.request(method, path, body, headers={"Authorization": f"Bearer {token}"} if token else {})
+    assert call(None, "GET", "/v1/memories").status == 401 and call("wrong", "GET", "/v1/memories").status == 401
+    assert call(None, "GET", "/livez").status == 200
+    m = call("t-team", "POST", "/v1/memories", {"content": "ours", "namespace": "team"})
+    assert m.status == 201
+    assert call("t-team", "POST", "/v1/memories", {"content": "x"}).status == 403
+    assert call("t-eye", "POST", "/v1/memories", {"content": "x", "namespace": "team"}).status == 403
+    other = call("t-root", "POST", "/v1/memories", {"content": "theirs", "namespace": "other"}).json["id"]
+    assert call("t-team", "GET", f"/v1/memories/{other}").status == 404
+    assert call("t-team", "DELETE", f"/v1/memories/{other}").status == 404
+    assert call("t-eye", "GET", f"/v1/memories/{m.json['id']}").status == 200
+    assert call("t-team", "POST", "/v1/memories/search", {"query": "x", "namespace": "other"}).status == 403
+    assert [n["name"] for n in call("t-team", "GET", "/v1/namespaces").json["namespaces"]] == ["team"]
+    assert call("t-team", "GET", "/v1/admin/status").status == 403
+
+
+def test_pinger_keeps_targets_warm(make):
+    import http.server
+    import threading
+    hits = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            hits.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *a):
+            pass
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    target = json.dumps([{"name": "t", "url": f"http://127.0.0.1:{server.server_port}/warm", "interval": "200 ms"}])
+    o = make(sets=[f"pinger.targets={target}"])
+    time.sleep(1.5 * SLOW)
+    server.shutdown()
+    assert len(hits) >= 3 and set(hits) == {"/warm"}
+    assert b"orchestra_pings_total" in o.get("/metrics").body
+
+
+def test_orchestractl(make, tmp_path):
+    o = make()
+    r = o.ctl("--json", "add", "Ada likes tea", "--user", "u1", "--metadata", '{"k": 1}')
+    assert r.returncode == 0, r.stderr
+    m = json.loads(r.stdout)
+    assert "Ada likes tea" in o.ctl("search", "tea").stdout
+    assert "Ada likes tea" in o.ctl("get", m["id"]).stdout
+    assert "Ada likes tea" in o.ctl("list", "--user", "u1").stdout
+    assert o.ctl("add", "-", stdin="from a pipe").returncode == 0
+    out = tmp_path / "out.ndjson"
+    assert o.ctl("export", str(out)).returncode == 0 and len(out.read_text().splitlines()) == 2
+    lines = "".join(json.dumps({"content": f"imported {i}"}) + "\n" for i in range(1200))
+    (tmp_path / "in.ndjson").write_text(lines)
+    r = o.ctl("import", str(tmp_path / "in.ndjson"))
+    assert r.returncode == 0 and "1,200" in r.stdout.replace("1200", "1,200"), r.stdout + r.stderr
+    assert o.get("/v1/memories:count").json["count"] == 1202
+    s = o.ctl("status")
+    assert s.returncode == 0 and "sync" in s.stdout and "api" in s.stdout
+    assert o.ctl("delete", m["id"]).returncode == 0 and o.ctl("get", m["id"]).returncode != 0
+    assert o.ctl("check").returncode == 0
+    assert o.ctl("frobnicate").returncode == 2
+    o.stop()
+    assert o.ctl("status").returncode == 3
+
+
+def test_status_when_no_api_answers(make):
+    o = make(sets=["api.workers=1"])
+    api = [p for n, p in o.workers().items() if "api" in n][0]
+    os.kill(api, signal.SIGSTOP)
+    try:
+        r = o.ctl("status")
+        assert r.returncode == 0 and "api" in r.stdout
+    finally:
+        os.kill(api, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("flag", ["WEB_CONCURRENCY", "ORCHESTRA_API_WORKERS"])
+def test_worker_count_from_the_environment(make, flag):
+    o = make(env={flag: "3"})
+    assert len([n for n in o.workers() if "api" in n]) == 3
