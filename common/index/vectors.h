@@ -24,7 +24,8 @@ struct vectors *must_check vectors_open(int fd, bool writer);
 void vectors_close(struct vectors **v);
 
 /* Writer. `x` is copied (normalised for cosine). An entry with a version ≤ the indexed one is ignored (returns 0).
- * Errors: ENOSPC = memory limit: the vector is not resident and vectors_complete() turns false for ns. */
+ * Errors: ENOSPC = memory limit: the vector is not resident (nor is an older version of it) and vectors_complete()
+ * turns false for ns until it is dropped. EINVAL: ns 0, dim not in 1…LIMIT_DIMENSIONS, x not finite. */
 int must_check vectors_insert(struct vectors *v, uint64_t ns, const struct uuid *id, uint64_t version,
 			      int64_t expires_us, uint32_t dim, const float *x);
 void vectors_remove(struct vectors *v, const struct uuid *id, uint64_t version); /* unknown id: no-op */
@@ -65,7 +66,8 @@ uint64_t vectors_bytes(const struct vectors *v);
 
 /* Writer: writes an immutable, checksummed generation that reflects everything ≤ seq to dir (temporary file, fsync,
  * rename), and reads the newest valid one back into an empty index: *seq_r = its seq, 0 when none
- * or damaged (a notice is logged; the caller refills from the store). 0 or errno. */
+ * or damaged (a notice is logged; the caller refills from the store). 0 or errno; EBUSY: the index is not
+ * empty. Both take seconds for gigabytes. */
 int must_check vectors_save(struct vectors *v, const char *dir, uint64_t seq);
 int must_check vectors_load(struct vectors *v, const char *dir, uint64_t *seq_r);
 #endif
