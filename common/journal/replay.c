@@ -97,7 +97,7 @@ static bool salvage(struct replay *r, const struct found *f, int fd, struct seg 
 	if (!some)
 		return false;
 	r->whole = false;
-	*g = (struct seg){.number = f->number, .epoch = h.head.epoch, .size = f->size & ~7ull,
+	*g = (struct seg){.number = f->number, .epoch = h.head.epoch, .size = f->size,
 			  .first_seq = h.head.seq, .start = h.off, .end = h.off, .stale = true};
 	/* Readers of this and other processes need a head as well. */
 	int e = segment_head_write(fd, g);
@@ -143,7 +143,7 @@ static int identify(struct replay *r, const struct found *f, int fd, struct seg 
 			quarantine_copy(r->j, f->number, h->epoch, copy);
 		return make_spare(r, f);
 	}
-	uint64_t size = (h->size < f->size ? h->size : f->size) & ~7ull;
+	uint64_t size = h->size < f->size ? h->size : f->size;
 	*g_r = (struct seg){.number = f->number, .epoch = h->epoch, .size = size, .first_seq = h->first_seq,
 			    .start = h->start, .end = h->start, .stale = true};
 	return 0;
