@@ -33,6 +33,7 @@ enum ctl_type {
 	CTL_ANSWER,         /* supervisor → worker: u32 token + i32 exit status + text (JSON) */
 	CTL_PEER_RESTARTED, /* supervisor → worker: u32 slot; a peer was started again */
 	CTL_REOPEN_LOGS,    /* supervisor → worker */
+	CTL_PROGRESS,       /* worker → supervisor: not ready yet, but alive and at work; no payload */
 	CTL_COUNT
 };
 

@@ -144,6 +144,12 @@ static void backing_off(struct child *c, int64_t delay_us)
 	evtimer_add(c->timer, &tv);
 }
 
+static void limit_start(struct child *c)
+{
+	static const struct timeval limit = {READY_TIMEOUT_S, 0};
+	evtimer_add(c->timer, &limit);
+}
+
 static bool handle(struct child *c, const struct imsg *m)
 {
 	struct supervisor *sv = c->sv;
@@ -158,6 +164,10 @@ static bool handle(struct child *c, const struct imsg *m)
 		child_set_state(c, CHILD_READY);
 		supervisor_child_ready(sv, c);
 		return true;
+	case CTL_PROGRESS:
+		if (c->state == CHILD_STARTING)
+			limit_start(c);
+		return m->len == 0;
 	case CTL_CONF_OK:
 		reload_answer(sv, c, true, SPAN_LIT(""));
 		return m->len == 0;
@@ -246,7 +256,6 @@ static pid_t fork_masked(void)
 
 void child_start(struct child *c)
 {
-	static const struct timeval limit = {READY_TIMEOUT_S, 0};
 	int theirs = -1;
 	c->incarnation = ++c->sv->incarnation;
 	c->conf_generation = c->sv->conf_generation;
@@ -269,7 +278,7 @@ void child_start(struct child *c)
 	close(theirs);
 	c->pid = pid;
 	child_set_state(c, CHILD_STARTING);
-	evtimer_add(c->timer, &limit);
+	limit_start(c);
 	supervisor_child_started(c->sv, c);
 	log_debug("%s: started, pid %d, incarnation %llu", c->name, (int)pid,
 		  (unsigned long long)c->incarnation);

@@ -31,6 +31,7 @@ struct worker_private {
 	struct command *commands;   /* sent, not answered */
 	uint32_t last_token;
 	unsigned format_poll_us;
+	int64_t progress_us;        /* last CTL_PROGRESS */
 	bool inited, ready_later;
 	int exit_code;
 };
@@ -67,6 +68,16 @@ void worker_ready(struct worker *w)
 	atomic_store_explicit(&w->self->ready, 1, memory_order_release);
 	send_control(w, CTL_READY, NULL, 0);
 	log_debug("ready");
+}
+
+void worker_progress(struct worker *w)
+{
+	int64_t now = clock_mono_us();
+	if (now - w->priv->progress_us < 1000000)
+		return;
+	w->priv->progress_us = now;
+	atomic_store_explicit(&w->self->heartbeat_us, now, memory_order_relaxed);
+	send_control(w, CTL_PROGRESS, NULL, 0);
 }
 
 void worker_wake_peer(struct worker *w, unsigned slot)

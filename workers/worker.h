@@ -124,6 +124,8 @@ int worker_main(const char *role, unsigned slot);
  * (the supervisor kills a worker that is not ready within 30 s of its start). */
 void worker_ready_later(struct worker *w);
 void worker_ready(struct worker *w);
+/* Called now and then from long work in init(): the 30 s begin anew. Sends one message a second at most. */
+void worker_progress(struct worker *w);
 
 /* Leaves the loop soon, with this exit code. */
 void worker_exit(struct worker *w, int code);

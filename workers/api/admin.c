@@ -12,15 +12,35 @@ static void on_answer(void *arg, int status, struct span json)
 	call_reply(c);
 }
 
-static void relay(struct call *c, const char *command)
+static void relay(struct call *c, const char *command, worker_answer_fn *answer)
 {
-	if (worker_command(c->api->w, command, on_answer, c) == 0)
+	if (worker_command(c->api->w, command, answer, c) == 0)
 		return;
 	problem(c, 503, "supervisor-busy", "the supervisor takes no commands at the moment (%s); try again",
 		errno == EAGAIN ? "its queue is full" : "it is gone");
 	call_reply(c);
 }
 
-void admin_status(struct call *c) { relay(c, "status"); }
-void admin_reload(struct call *c) { relay(c, "reload"); }
-void admin_drain(struct call *c) { relay(c, "drain"); }
+static void on_value(void *arg, int status, struct span json)
+{
+	struct call *c = arg;
+	if (status) {
+		problem(c, 404, "not-found", "there is no configuration key \"%s\"; see docs/configuration.md", c->name);
+		call_reply(c);
+		return;
+	}
+	on_answer(arg, status, json);
+}
+
+void admin_config(struct call *c)
+{
+	struct buf line = {0};
+	buf_printf(&line, "config get %s", c->name);
+	buf_addc(&line, '\0');
+	relay(c, line.p, on_value);
+	buf_free(&line);
+}
+
+void admin_status(struct call *c) { relay(c, "status", on_answer); }
+void admin_reload(struct call *c) { relay(c, "reload", on_answer); }
+void admin_drain(struct call *c) { relay(c, "drain", on_answer); }

@@ -69,10 +69,27 @@ static const struct row {
 #undef STAT
 };
 
+/* The one counter that is told by role: which of them keeps dying is what one wants to know. */
+static void restarts(struct plant *p, struct buf *b)
+{
+	const struct row *r = &rows[STAT_WORKER_RESTARTS];
+	uint64_t n[ROLE_COUNT] = {0};
+	for (unsigned s = 0; s < SLOT_COUNT; s++)
+		n[worker_role_of_slot(s)] += atomic_load_explicit(&p->worker[s].stats.v[STAT_WORKER_RESTARTS],
+								  memory_order_relaxed);
+	buf_printf(b, "# HELP %s %s\n# TYPE %s %s\n", r->name, r->help, r->name, r->type);
+	for (unsigned i = 0; i < ROLE_COUNT; i++)
+		buf_printf(b, "%s{role=\"%s\"} %llu\n", r->name, worker_rows[i].name, (unsigned long long)n[i]);
+}
+
 static void counters(struct plant *p, struct buf *b)
 {
 	for (size_t i = 0; i < STAT_COUNT; i++) {
 		uint64_t n = 0;
+		if (i == STAT_WORKER_RESTARTS) {
+			restarts(p, b);
+			continue;
+		}
 		for (unsigned s = 0; s < SLOT_COUNT; s++)
 			n += atomic_load_explicit(&p->worker[s].stats.v[i], memory_order_relaxed);
 		if (!i || strcmp(rows[i].name, rows[i - 1].name) != 0)

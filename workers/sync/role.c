@@ -134,6 +134,7 @@ static void replay_record(void *arg, uint64_t seq, uint64_t segment, uint64_t of
 	struct txn_reader t, ops;
 	const struct op_head *op;
 	const void *body;
+	worker_progress(r->s->w);
 	if (!txn_open(&t, data, len)) {
 		log_error("journal record %llu holds no transaction; skipped", (unsigned long long)seq);
 		return;
@@ -287,6 +288,13 @@ static void sync_on_wake(struct worker *w)
 	}
 }
 
+/* A producer killed between publishing a record and ringing our bell leaves it unseen. */
+static void sync_peer_restarted(struct worker *w, unsigned slot)
+{
+	(void)slot;
+	worker_wake_self(w);
+}
+
 static void finish(struct sync *s)
 {
 	refill_stop(s);
@@ -337,4 +345,5 @@ const struct worker_role sync_role = {
 	.conf_prepare = sync_conf_prepare,
 	.conf_commit = sync_conf_commit,
 	.drain = sync_drain,
+	.peer_restarted = sync_peer_restarted,
 };
