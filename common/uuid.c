@@ -32,7 +32,7 @@ static void random_bytes(uint8_t *out, size_t n)
 
 struct uuid uuid_make(void)
 {
-	struct uuid u;
+	struct uuid u = {0};
 	int64_t now = clock_real_us() / 1000;
 	random_bytes(u.b + 6, 10);
 	if (now > state.ms) {

@@ -55,7 +55,7 @@ static bool hashed_is_stop(const struct fold *f)
 {
 	if (f->len > STOP_LONGEST)
 		return false;
-	char w[STOP_LONGEST];
+	char w[STOP_LONGEST] = {0};
 	for (size_t i = 0; i < f->len; i++) {
 		if (f->word[i] >= 0x80)
 			return false;

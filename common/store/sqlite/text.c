@@ -185,8 +185,9 @@ static enum store_rc totals(struct store *s, double *rows, double *tokens)
 	if (!st)
 		return STORE_ERROR;
 	if (sqlite3_step(st) == SQLITE_ROW) {
-		const unsigned char *p = sqlite3_column_blob(st, 0), *end = p + sqlite3_column_bytes(st, 0);
+		const unsigned char *p = sqlite3_column_blob(st, 0);
 		if (p) {
+			const unsigned char *end = p + sqlite3_column_bytes(st, 0);
 			*rows = (double)varint(&p, end);
 			*tokens = (double)varint(&p, end);
 			*tokens += (double)varint(&p, end); /* the scope column counts for lengths, as in FTS5 */
