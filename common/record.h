@@ -154,6 +154,7 @@ enum txn_status {
 	TXN_QUOTA_BYTES,
 	TXN_QUOTA_COUNT,
 	TXN_NAMESPACES_FULL,
+	TXN_NAMESPACE_DROPPING, /* it was dropped and the store still has its rows: try again */
 	TXN_BUSY,             /* journal quota or pending table full: 503 + Retry-After */
 	TXN_DISK_FULL,        /* 507 */
 	TXN_JOURNAL_FAILED,   /* fdatasync failed: 503, plant->reason says why */

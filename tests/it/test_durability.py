@@ -180,3 +180,21 @@ def test_two_daemons_one_directory(make):
     assert other.process.wait(10 * SLOW) != 0
     assert str(o.process.pid) in other.log()
     assert o.get("/livez").status == 200
+
+
+def test_pending_max_lowered_below_what_waits(make):
+    """The daemon refuses to start and names the key; raised again, nothing is lost."""
+    o = make(sets=["sync.debounce_ms=60000", "sync.batch_max=100000"])
+    ids = []
+    for part in range(3):
+        r = o.post("/v1/memories", {"memories": [{"content": f"m{part}.{i}"} for i in range(500)]})
+        ids += [m["id"] for m in r.json["memories"]]
+    o.kill()
+    while o.workers():
+        time.sleep(0.01)
+    o.sets += ["journal.pending_max=1024"]
+    o.start(wait=False)
+    assert o.process.wait(30) != 0 and "journal.pending_max (1024) is less than what waits" in o.log()
+    o.sets.pop()
+    o.start()
+    assert all(o.memory(i).status == 200 for i in ids)

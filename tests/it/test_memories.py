@@ -280,6 +280,28 @@ def test_namespaces(shared, ns):
     assert [m["content"] for m in shared.list(namespace=ns)["memories"]] == ["new life"]
 
 
+def test_namespace_is_made_again_only_when_the_old_rows_are_gone(make):
+    """While the store still has them, adding answers 503 with Retry-After, and an old id stays away."""
+    o = make(sets=["sync.debounce_ms=1500"])
+    old = o.add("old life", namespace="phoenix")
+    drop = threading.Thread(target=lambda: o.request("DELETE", "/v1/namespaces/phoenix?confirm=true", fresh=True))
+    drop.start()
+    seen = []
+    while True:
+        r = o.request("POST", "/v1/memories", {"content": "new life", "namespace": "phoenix", "on_duplicate": "keep"}, fresh=True)
+        gone = o.request("GET", "/v1/namespaces/phoenix", fresh=True).status == 404
+        seen.append(r.status)
+        assert r.status in (201, 503) and (r.status == 201 or r.headers["Retry-After"])
+        if r.status == 201 and 503 in seen:
+            break
+        if r.status == 201 and not gone and len(seen) > 200:
+            raise AssertionError(f"never refused: {seen}")
+        time.sleep(0.01)
+    drop.join()
+    assert o.memory(old["id"]).status == 404
+    assert [m["content"] for m in o.list(namespace="phoenix")["memories"]] == ["new life"]
+
+
 def test_read_your_writes_under_load(shared, ns):
     """Every later read sees the write, whatever tier it comes from."""
     errors = []

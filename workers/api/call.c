@@ -117,6 +117,9 @@ static void refused(struct call *c, uint32_t status)
 	case TXN_NAMESPACES_FULL:
 		problem(c, 507, "namespaces-full", "this daemon holds %d namespaces, its limit; use an existing one", PLANT_NAMESPACES / 8 * 7);
 		break;
+	case TXN_NAMESPACE_DROPPING:
+		problem(c, 503, "namespace-dropping", "the namespace is being deleted; try again when that is done, in a moment");
+		break;
 	case TXN_BUSY:
 		problem(c, 503, "journal-full", "the journal has reached journal.quota or journal.pending_max because the store is behind; try again after Retry-After seconds");
 		break;

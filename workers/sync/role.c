@@ -142,7 +142,12 @@ static void replay_record(void *arg, uint64_t seq, uint64_t segment, uint64_t of
 	sequence_remember(r->s, &t, seq);
 	ops = t;
 	while (txn_next(&ops, &op, &body))
-		sequence_account(r->s, op, body);
+		sequence_account(r->s, op, body, seq);
+	if (seq > r->applied && pending_full(r->s->pending, t.head->nops)) {
+		log_error("journal.pending_max (%lld) is less than what waits for the store since the last run: raise it again",
+			  (long long)conf_int(r->s->w->conf, CONF_JOURNAL_PENDING_MAX));
+		exit(WORKER_EXIT_FATAL);
+	}
 	if (seq > r->applied)
 		apply_txn(r->s, seq, segment, offset, data, len);
 	r->last = seq;

@@ -108,7 +108,7 @@ static void account_put(struct sync *s, const struct memory *m)
 		n->count++;
 }
 
-void sequence_account(struct sync *s, const struct op_head *op, const void *body)
+void sequence_account(struct sync *s, const struct op_head *op, const void *body, uint64_t seq)
 {
 	struct memory m;
 	struct ns_state *n;
@@ -145,6 +145,7 @@ void sequence_account(struct sync *s, const struct op_head *op, const void *body
 			n->exists = n->dim = n->relaxed = 0;
 			n->count = n->bytes = n->quota_bytes = n->quota_count = 0;
 			n->embedder[0] = 0;
+			n->dropped_seq = seq;
 		}
 		break;
 	}
@@ -152,11 +153,19 @@ void sequence_account(struct sync *s, const struct op_head *op, const void *body
 
 /* ---- validation ---- */
 
+/* Rows of the old life would show in the new one until the store has dropped them. */
+static bool dropping(const struct sync *s, const struct ns_state *n)
+{
+	return !n->exists && n->dropped_seq > atomic_load_explicit(&s->plant->flushed_seq, memory_order_relaxed);
+}
+
 static enum txn_status check_put(struct sync *s, const struct memory *m)
 {
 	struct ns_state *n = sequence_ns_make(s, m->ns, m->ns_name);
 	if (!n)
 		return TXN_NAMESPACES_FULL;
+	if (dropping(s, n))
+		return TXN_NAMESPACE_DROPPING;
 	if (n->name_len != m->ns_name.len || memcmp(n->name, m->ns_name.p, m->ns_name.len) != 0)
 		return TXN_MALFORMED; /* another name with the same 64-bit number */
 	if (m->dim && m->embedder.len >= sizeof(n->embedder))
@@ -170,6 +179,12 @@ static enum txn_status check_put(struct sync *s, const struct memory *m)
 	if (n->quota_bytes && grow > 0 && n->bytes + (uint64_t)grow > n->quota_bytes)
 		return TXN_QUOTA_BYTES;
 	return TXN_OK;
+}
+
+static enum txn_status check_namespace(struct sync *s, const struct op_namespace *o)
+{
+	const struct ns_state *n = sequence_ns(s, o->ns);
+	return n && dropping(s, n) ? TXN_NAMESPACE_DROPPING : TXN_OK;
 }
 
 static bool op_wellformed(const struct op_head *op, const void *body)
@@ -231,9 +246,11 @@ static enum txn_status check_ops(struct sync *s, struct txn_reader t, bool *rela
 		}
 		if (op->type == OP_PUT)
 			st = check_put(s, &m);
+		else if (op->type == OP_NAMESPACE)
+			st = check_namespace(s, body);
 		if (st != TXN_OK)
 			break;
-		sequence_account(s, op, body);
+		sequence_account(s, op, body, s->next_seq);
 		if (n && !n->relaxed)
 			*relaxed_r = false;
 		if (!n && op->type != OP_IDEM)

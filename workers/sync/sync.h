@@ -63,6 +63,7 @@ struct ns_state {
 	uint64_t ns, count, bytes, quota_count, quota_bytes;
 	uint32_t dim, exists, relaxed;
 	int64_t created_us;
+	uint64_t dropped_seq;              /* made again only when the store no longer has the old rows */
 	char embedder[64];
 	uint32_t name_len;
 	char name[LIMIT_NAMESPACE];
@@ -116,7 +117,7 @@ void sequence_txn(struct sync *s, uint32_t slot, const void *data, size_t len, v
 struct ns_state *sequence_ns(struct sync *s, uint64_t ns);  /* NULL = unknown */
 struct ns_state *sequence_ns_make(struct sync *s, uint64_t ns, struct span name); /* NULL = table full */
 /* Folds one operation into the namespace states; used when sequencing and when replaying. */
-void sequence_account(struct sync *s, const struct op_head *op, const void *body);
+void sequence_account(struct sync *s, const struct op_head *op, const void *body, uint64_t seq);
 /* Notes every key the transaction writes, and its id. */
 void sequence_remember(struct sync *s, struct txn_reader *t, uint64_t seq);
 
