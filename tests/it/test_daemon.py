@@ -161,3 +161,12 @@ def test_status_when_no_api_answers(make):
 def test_worker_count_from_the_environment(make, flag):
     o = make(env={flag: "3"})
     assert len([n for n in o.workers() if "api" in n]) == 3
+
+
+def test_files_are_private(daemon):
+    daemon.add("private")
+    modes = {}
+    for root, dirs, files in os.walk(daemon.data):
+        for name in [*dirs, *files]:
+            modes[os.path.join(root, name)] = os.stat(os.path.join(root, name)).st_mode & 0o077
+    assert modes and not any(modes.values()), modes
