@@ -1,9 +1,10 @@
 /* An HTTP load client that costs less than the servers it measures: one epoll, pre-built requests,
  * and of every answer only status, Content-Length and the end of the head are read.
  *
- * usage: hload [-c CONNS] [-p PIPELINE] [-t SECONDS | -n REQUESTS] [-m METHOD] [-b BODY | -B FILE]
+ * usage: hload [-c CONNS] [-p PIPELINE] [-t SECONDS | -n REQUESTS] [-m METHOD] [-b BODY | -B FILE | -L FILE]
  *              [-H 'Name: value']... [-s STATUS] [-w WARMUP_S] [-P SERVER_PID] HOST:PORT|/unix/path TARGET
  * prints one JSON object; exit 1 if an answer had another status or a connection broke.
+ * -L: every line of the file is the body of one request; they are sent in turns, from the top again at the end.
  * -P adds the server's CPU time (utime + stime of that process): requests per CPU-second. */
 #include <errno.h>
 #include <fcntl.h>
@@ -28,6 +29,7 @@ struct conn {
 	int fd;
 	char *in;
 	size_t in_len, skip; /* skip: body bytes still to come */
+	const char *out;
 	size_t out_off, out_len;
 	unsigned waiting;
 	uint64_t *sent_ns;
@@ -41,8 +43,11 @@ static struct {
 	uint64_t count;
 	int status, pid;
 	const char *method, *where, *target;
-	char *request, *batch;
-	size_t request_len;
+	struct batch {
+		char *p;
+		size_t len;
+	} *batches; /* o.pipeline requests each */
+	size_t nbatches, next_batch;
 } o = {.conns = 64, .pipeline = 1, .seconds = 3, .warmup = 0.3, .status = 200, .method = "GET"};
 
 static uint64_t done, wrong, broken, bytes_in, hist[BUCKETS];
@@ -116,7 +121,7 @@ static void arm(struct conn *c, bool write)
 static void push(struct conn *c)
 {
 	while (c->out_off < c->out_len) {
-		ssize_t n = send(c->fd, o.batch + c->out_off, c->out_len - c->out_off, MSG_NOSIGNAL);
+		ssize_t n = send(c->fd, c->out + c->out_off, c->out_len - c->out_off, MSG_NOSIGNAL);
 		if (n < 0) {
 			if (errno == EAGAIN) {
 				arm(c, true);
@@ -138,8 +143,11 @@ static void start_batch(struct conn *c)
 		c->sent_ns[i] = t;
 	c->first = 0;
 	c->waiting = o.pipeline;
+	const struct batch *b = &o.batches[o.next_batch];
+	o.next_batch = (o.next_batch + 1) % o.nbatches;
+	c->out = b->p;
 	c->out_off = 0;
-	c->out_len = o.request_len * o.pipeline;
+	c->out_len = b->len;
 	push(c);
 }
 
@@ -254,30 +262,44 @@ static char *read_file(const char *path, size_t *len)
 static void build_request(const char *headers, const char *body, size_t body_len)
 {
 	size_t cap = strlen(headers) + body_len + strlen(o.target) + 512;
-	o.request = malloc(cap);
-	if (!o.request)
+	char *p = malloc(cap);
+	o.batches = realloc(o.batches, (o.nbatches + 1) * sizeof(*o.batches));
+	if (!p || !o.batches)
 		exit(2);
-	int n = snprintf(o.request, cap, "%s %s HTTP/1.1\r\nHost: localhost\r\n%s", o.method, o.target, headers);
+	int n = snprintf(p, cap, "%s %s HTTP/1.1\r\nHost: localhost\r\n%s", o.method, o.target, headers);
 	if (body)
-		n += snprintf(o.request + n, cap - (size_t)n, "Content-Length: %zu\r\n", body_len);
-	n += snprintf(o.request + n, cap - (size_t)n, "\r\n");
+		n += snprintf(p + n, cap - (size_t)n, "Content-Length: %zu\r\n", body_len);
+	n += snprintf(p + n, cap - (size_t)n, "\r\n");
 	if (body_len)
-		memcpy(o.request + n, body, body_len);
-	o.request_len = (size_t)n + body_len;
-	o.batch = malloc(o.request_len * o.pipeline);
-	if (!o.batch)
+		memcpy(p + n, body, body_len);
+	size_t len = (size_t)n + body_len;
+	struct batch *b = &o.batches[o.nbatches++];
+	*b = (struct batch){malloc(len * o.pipeline), len * o.pipeline};
+	if (!b->p)
 		exit(2);
 	for (unsigned i = 0; i < o.pipeline; i++)
-		memcpy(o.batch + i * o.request_len, o.request, o.request_len);
+		memcpy(b->p + i * len, p, len);
+	free(p);
+}
+
+static void build_requests(const char *headers, const char *lines, size_t len)
+{
+	for (const char *p = lines, *end = lines + len; p < end;) {
+		const char *nl = memchr(p, '\n', (size_t)(end - p));
+		size_t n = (size_t)((nl ? nl : end) - p);
+		if (n)
+			build_request(headers, p, n);
+		p += n + 1;
+	}
 }
 
 static void options(int argc, char **argv)
 {
 	static char headers[8192];
-	const char *body = NULL;
-	size_t body_len = 0;
+	const char *body = NULL, *lines = NULL;
+	size_t body_len = 0, lines_len = 0;
 	int ch;
-	while ((ch = getopt(argc, argv, "c:p:t:n:m:b:B:H:s:w:P:")) != -1) {
+	while ((ch = getopt(argc, argv, "c:p:t:n:m:b:B:L:H:s:w:P:")) != -1) {
 		size_t h = strlen(headers);
 		switch (ch) {
 		case 'c': o.conns = (unsigned)atoi(optarg); break;
@@ -287,6 +309,7 @@ static void options(int argc, char **argv)
 		case 'm': o.method = optarg; break;
 		case 'b': body = optarg; body_len = strlen(optarg); break;
 		case 'B': body = read_file(optarg, &body_len); break;
+		case 'L': lines = read_file(optarg, &lines_len); break;
 		case 'H': snprintf(headers + h, sizeof(headers) - h, "%s\r\n", optarg); break;
 		case 's': o.status = atoi(optarg); break;
 		case 'w': o.warmup = atof(optarg); break;
@@ -300,7 +323,12 @@ static void options(int argc, char **argv)
 	}
 	o.where = argv[optind];
 	o.target = argv[optind + 1];
-	build_request(headers, body, body_len);
+	if (lines)
+		build_requests(headers, lines, lines_len);
+	else
+		build_request(headers, body, body_len);
+	if (!o.nbatches)
+		exit(2);
 }
 
 static void connect_all(struct conn *conns)
