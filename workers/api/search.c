@@ -358,12 +358,20 @@ static enum read_rc rank(struct search *s, struct reader *rd)
 
 /* ---- the answer ---- */
 
+#define SCORE_FORMAT "%.7g" /* what a float knows */
+
 static void write_score(struct buf *b, const char *name, double x, bool first)
 {
-	if (isnan(x))
-		return;
-	buf_printf(b, "%s\"%s\":", first ? "" : ",", name);
-	json_out_double(b, (double)(float)x);
+	if (!isnan(x))
+		buf_printf(b, "%s\"%s\":" SCORE_FORMAT, first ? "" : ",", name, x);
+}
+
+/* A min_score copied from a result must find that result again, so what counts is what was shown. */
+static double shown(double score)
+{
+	char text[32];
+	snprintf(text, sizeof(text), SCORE_FORMAT, score);
+	return strtod(text, NULL);
 }
 
 static void write_result(struct buf *b, const struct search *s, const struct candidate *c)
@@ -403,7 +411,7 @@ static void write_answer(struct call *c, struct search *s, const struct lists *l
 	buf_adds(b, "{\"results\":[");
 	for (size_t i = 0; i < s->c.n && n < s->limit; i++) {
 		struct candidate *x = &s->c.v[i];
-		if (!x->body || (s->have_min && (float)x->score < (float)s->min_score))
+		if (!x->body || (s->have_min && shown(x->score) < s->min_score))
 			continue;
 		if (n++)
 			buf_addc(b, ',');
