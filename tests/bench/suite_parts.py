@@ -1,0 +1,18 @@
+"""L1, ring and journal on their own (bench_micro.c), and the vector index (bench_vectors.c)."""
+import rig as r
+
+NAMES = {"l1_get_1kb_60000_random": ("L1 get, 1 KB, 60,000 keys at random", "gets/s", 1.5e6),
+         "l1_get_1kb_500_hot": ("L1 get, 1 KB, 500 hot keys", "gets/s", 8e6),
+         "l1_put_1kb": ("L1 put, 1 KB", "puts/s", None),
+         "l1_fill_1kb_fresh_pages": ("L1 fill, 1 KB, fresh pages", "fills/s", None),
+         "ring_64b": ("ring, 64 B", "messages/s", 10e6),
+         "ring_6600b": ("ring, 6,600 B", "messages/s", None),
+         "journal_append_sync_group_1": ("journal, 6,528 B, groups of 1", "records/s", None),
+         "journal_append_sync_group_64": ("journal, 6,528 B, groups of 64", "records/s", None),
+         "journal_append_sync_group_500": ("journal, 6,528 B, groups of 500", "records/s", None)}
+
+
+def run(rig, report):
+    rounds = [rig.tool("bench_micro", 0.3 if rig.quick else 1, rig.path(f"micro{i}")) for i in range(1 if rig.quick else 3)]
+    for key, (name, unit, goal) in NAMES.items():
+        report.add("parts", name, r.median(x[key] for x in rounds), unit, goal=goal)
