@@ -57,3 +57,57 @@ struct plant_namespace *plant_make(struct plant *p, struct span name)
 	rows_used(p, true);
 	return row;
 }
+
+static void rename_target(struct plant_target *t, const char *name)
+{
+	uint32_t change = atomic_load_explicit(&t->change, memory_order_relaxed) | 1; /* odd already: left by a killed pinger */
+	size_t len = strlen(name);
+	atomic_store_explicit(&t->change, change, memory_order_relaxed);
+	atomic_thread_fence(memory_order_release);
+	AN(len <= LIMIT_TARGET_NAME);
+	char text[sizeof(t->name)] = {0};
+	memcpy(text, name, len);
+	shm_copy_in(t->name, text, sizeof(text));
+	atomic_store_explicit(&t->pings, 0, memory_order_relaxed);
+	atomic_store_explicit(&t->failures, 0, memory_order_relaxed);
+	atomic_store_explicit(&t->change, change + 1, memory_order_release);
+}
+
+struct plant_target *plant_target_take(struct plant *p, const char *name)
+{
+	struct plant_target *row = NULL;
+	for (size_t i = 0; i < PLANT_TARGETS; i++) {
+		struct plant_target *t = &p->targets[i];
+		bool whole = !(atomic_load_explicit(&t->change, memory_order_relaxed) & 1);
+		if (whole && strcmp(t->name, name) == 0) {
+			row = t;
+			break;
+		}
+		/* A row that nobody used yet before one whose counters may come back into use. */
+		if (!atomic_load_explicit(&t->live, memory_order_relaxed) && (!row || (row->name[0] && !t->name[0])))
+			row = t;
+	}
+	if (!row)
+		return NULL;
+	if (strcmp(row->name, name) != 0 || atomic_load_explicit(&row->change, memory_order_relaxed) & 1)
+		rename_target(row, name);
+	atomic_store_explicit(&row->well, 0, memory_order_relaxed);
+	atomic_store_explicit(&row->live, 1, memory_order_release);
+	return row;
+}
+
+void plant_target_drop(struct plant_target *t)
+{
+	atomic_store_explicit(&t->live, 0, memory_order_release);
+}
+
+bool plant_target_name(const struct plant_target *t, char out[LIMIT_TARGET_NAME + 1])
+{
+	uint32_t change = atomic_load_explicit(&t->change, memory_order_acquire);
+	if (change & 1 || !atomic_load_explicit(&t->live, memory_order_acquire))
+		return false;
+	shm_copy_out(out, t->name, LIMIT_TARGET_NAME + 1);
+	atomic_thread_fence(memory_order_acquire);
+	out[LIMIT_TARGET_NAME] = 0;
+	return atomic_load_explicit(&t->change, memory_order_relaxed) == change;
+}

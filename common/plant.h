@@ -39,6 +39,16 @@ struct plant_worker {
 	struct stats_slot stats;
 };
 
+/* What is known of a keep-warm target. Writer: pinger. A row belongs to a name until a reload drops the
+ * target and another one needs the row. `change` is odd while the name is being written, and moves with it. */
+#define PLANT_TARGETS 512
+struct plant_target {
+	_Atomic uint32_t change, live;
+	char name[LIMIT_TARGET_NAME + 1]; /* NUL-terminated */
+	_Atomic uint64_t pings, failures;
+	_Atomic uint32_t well;            /* the last ping was answered as expected */
+};
+
 struct plant {
 	struct shm_header h;
 	struct wake wake[SLOT_COUNT];
@@ -58,6 +68,7 @@ struct plant {
 	_Atomic uint64_t warm_loaded; /* writer: warmer */
 	_Atomic uint32_t draining;    /* writer: the supervisor's only word in here, via CTL_DRAIN → sync */
 	struct plant_worker worker[SLOT_COUNT];
+	struct plant_target targets[PLANT_TARGETS];
 	struct plant_namespace namespaces[PLANT_NAMESPACES];
 };
 
@@ -65,4 +76,11 @@ struct plant {
 struct plant_namespace *plant_find(struct plant *p, uint64_t ns);
 /* sync only: the row of `name`, made when missing. NULL: the table is full. */
 struct plant_namespace *plant_make(struct plant *p, struct span name);
+
+/* pinger only: the row of a target: the one that its name had before, else a fresh one. NULL: all rows are live. */
+struct plant_target *plant_target_take(struct plant *p, const char *name);
+/* pinger only: the target is no longer configured. */
+void plant_target_drop(struct plant_target *t);
+/* Copies the name of a live row (lock-free). False: the row is free or is changing hands. */
+bool plant_target_name(const struct plant_target *t, char out[LIMIT_TARGET_NAME + 1]);
 #endif

@@ -144,3 +144,13 @@ bool util_utf8_valid(const char *s, size_t n)
 	}
 	return true;
 }
+
+void util_utf8_scrub(char *s, size_t n)
+{
+	for (size_t i = 0; i < n;) {
+		size_t len = sequence((const unsigned char *)s + i, n - i);
+		if (!len)
+			s[i] = '?';
+		i += len ? len : 1;
+	}
+}

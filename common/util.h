@@ -73,5 +73,7 @@ void buf_free(struct buf *b);
 
 /* True when [p,p+n) is well-formed UTF-8 (RFC 3629: no surrogates, no overlongs) . */
 bool util_utf8_valid(const char *p, size_t n);
+/* Replaces every byte that belongs to no well-formed sequence with '?'. */
+void util_utf8_scrub(char *p, size_t n);
 
 #endif

@@ -46,6 +46,7 @@ enum worker_exit {
 
 /* Limits of the memory model (SPEC 2.1): one place, cited by validation, docs and tests. */
 enum {
+	LIMIT_TARGET_NAME = 64,
 	LIMIT_CONTENT = 64 * 1024,
 	LIMIT_METADATA = 16 * 1024,
 	LIMIT_SCOPE = 256,          /* bytes of kind, user_id, agent_id, session_id, external_id */

@@ -306,7 +306,7 @@ void http_reply_refusal(struct http_conn *c, int status, const char *why, bool n
 		h.id = (struct span){made, sizeof(made)};
 	}
 	if (s->cb.on_refused)
-		s->cb.on_refused(s->arg, status, why, &body);
+		s->cb.on_refused(s->arg, status, why, h.id, &body);
 	if (body.len)
 		h.type = "application/problem+json";
 	if (status == 503)

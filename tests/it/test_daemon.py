@@ -116,9 +116,15 @@ def test_pinger_keeps_targets_warm(make):
     target = json.dumps([{"name": "t", "url": f"http://127.0.0.1:{server.server_port}/warm", "interval": "200 ms"}])
     o = make(sets=[f"pinger.targets={target}"])
     time.sleep(1.5 * SLOW)
+    metrics = o.get("/metrics").body.decode()
     server.shutdown()
+    server.server_close()
     assert len(hits) >= 3 and set(hits) == {"/warm"}
-    assert b"orchestra_pings_total" in o.get("/metrics").body
+    assert int(re.search(r'orchestra_pings_total\{target="t"\} (\d+)', metrics).group(1)) >= 3
+    assert 'orchestra_ping_up{target="t"} 1' in metrics and 'orchestra_ping_failures_total{target="t"} 0' in metrics
+    time.sleep(1 * SLOW)  # nobody listens any more
+    metrics = o.get("/metrics").body.decode()
+    assert 'orchestra_ping_up{target="t"} 0' in metrics and 'orchestra_ping_failures_total{target="t"} 0' not in metrics
 
 
 def test_orchestractl(make, tmp_path):

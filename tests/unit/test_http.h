@@ -140,8 +140,9 @@ static void on_gone(void *arg, struct http_request *r)
 	t.n_gone++;
 }
 
-static void on_refused(void *arg, int status, const char *detail, struct buf *b)
+static void on_refused(void *arg, int status, const char *detail, struct span id, struct buf *b)
 {
+	assert_true(id.len > 0);
 	(void)arg;
 	assert_non_null(detail);
 	snprintf(t.why, sizeof(t.why), "%s", detail);

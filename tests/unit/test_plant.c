@@ -110,9 +110,41 @@ static void test_names(void **state)
 	assert_memory_equal(row->name, name, LIMIT_NAMESPACE);
 }
 
+/* A target keeps its figures over a reload and a restart of the pinger; a row changes hands only when no
+ * free one is left, and then starts at nought; a name half written (by a killed pinger) is not shown. */
+static void test_target_rows(void **state)
+{
+	(void)state;
+	char name[32], out[LIMIT_TARGET_NAME + 1];
+	struct plant_target *a = plant_target_take(p, "a");
+	assert_non_null(a);
+	assert_true(plant_target_name(a, out));
+	assert_string_equal(out, "a");
+	atomic_store(&a->pings, 7);
+	plant_target_drop(a);
+	assert_false(plant_target_name(a, out));
+	for (unsigned i = 0; i < PLANT_TARGETS - 1; i++) {
+		name_of(i, name);
+		assert_ptr_not_equal(plant_target_take(p, name), a); /* others come first: "a" may come back */
+	}
+	assert_ptr_equal(plant_target_take(p, "a"), a);
+	assert_int_equal(atomic_load(&a->pings), 7);
+	assert_null(plant_target_take(p, "one more"));
+	plant_target_drop(a);
+	assert_ptr_equal(plant_target_take(p, "one more"), a);
+	assert_int_equal(atomic_load(&a->pings), 0);
+	atomic_fetch_add(&a->change, 1); /* killed while writing the name */
+	assert_false(plant_target_name(a, out));
+	plant_target_drop(a);
+	assert_ptr_equal(plant_target_take(p, "one more"), a);
+	assert_true(plant_target_name(a, out));
+	assert_string_equal(out, "one more");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test_setup(test_names, open_plant),
-					   cmocka_unit_test_setup(test_fill, open_plant)};
+					   cmocka_unit_test_setup(test_fill, open_plant),
+					   cmocka_unit_test_setup(test_target_rows, open_plant)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

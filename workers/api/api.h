@@ -35,10 +35,13 @@ struct api {
 	const struct embedder *embedder;  /* NULL: embedder.kind = none */
 	const char **names;               /* Host and Origin names accepted besides loopback */
 	size_t nnames;
+	char host[64];                    /* the Host header that was accepted last, under these names */
+	size_t host_len;                  /* 0 = none */
 	bool errors_full, draining;
 	char *scratch;                    /* loop thread: one memory's body */
 };
 #define SCRATCH_BYTES (1u << 20)
+#define API_HEADERS_MAX 100           /* header fields of a request */
 
 /* An answer under construction. */
 struct reply {
@@ -88,7 +91,7 @@ struct route {
 };
 void router_request(void *arg, struct http_request *r);
 void router_head(void *arg, struct http_request *r, bool *stream_r);
-void router_refused(void *arg, int status, const char *detail, struct buf *b);
+void router_refused(void *arg, int status, const char *why, struct span id, struct buf *b);
 void router_gone(void *arg, struct http_request *r);
 bool router_body(void *arg, struct http_request *r, const char *p, size_t n);
 /* For the path that makes no call: the principal when host and credential are in order, else NULL. */
@@ -115,8 +118,10 @@ bool must_check call_namespace(struct call *c, struct span given, unsigned right
 			       struct span *name_r);
 /* ?wait=store, or sync.ack = store. False: problem set. */
 bool must_check call_wait(struct call *c);
-/* The value of If-Match / If-None-Match matches `version`: "*" or a list with "<version>". */
-bool call_etag_matches(struct span header, uint64_t version);
+/* The value of If-Match / If-None-Match matches `version`: "*" or a list with "<version>". If-Match compares
+ * strongly: W/"1" never matches (RFC 9110 13.1.1). valid: "*" or a list of quoted tags. */
+bool call_etag_matches(struct span header, uint64_t version, bool weak_ok);
+bool call_etag_valid(struct span header);
 bool call_may(const struct call *c, unsigned right, struct span ns);
 
 /* ---- problems (problem.c): RFC 9457 ---- */

@@ -50,10 +50,8 @@ void problem(struct call *c, int status, const char *type, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(detail, sizeof(detail), fmt, ap);
 	va_end(ap);
-	/* vsnprintf may cut a character in two */
-	size_t n = strlen(detail);
-	while (n && !util_utf8_valid(detail, n))
-		detail[--n] = 0;
+	/* A precision may cut a character in two, and paths may hold any byte. */
+	util_utf8_scrub(detail, strlen(detail));
 	c->reply.status = status;
 	c->reply.content_type = "application/problem+json";
 	c->reply.head.len = c->reply.body.len = 0;

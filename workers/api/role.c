@@ -15,7 +15,7 @@ static struct http_limits limits_of(const struct conf *c)
 	return (struct http_limits){
 		.head_bytes = (size_t)conf_int(c, CONF_HTTP_HEAD_BYTES),
 		.body_bytes = (size_t)conf_int(c, CONF_HTTP_BODY_BYTES),
-		.headers = 100,
+		.headers = API_HEADERS_MAX,
 		.head_timeout_ms = (unsigned)(conf_int(c, CONF_HTTP_HEAD_TIMEOUT) / 1000),
 		.body_timeout_ms = (unsigned)(conf_int(c, CONF_HTTP_BODY_TIMEOUT) / 1000),
 		.idle_timeout_ms = (unsigned)(conf_int(c, CONF_HTTP_IDLE_TIMEOUT) / 1000),
@@ -30,7 +30,7 @@ static void free_names(struct api *a)
 		free((char *)(uintptr_t)a->names[i]);
 	free(a->names);
 	a->names = NULL;
-	a->nnames = 0;
+	a->nnames = a->host_len = 0;
 }
 
 static void take_conf(struct api *a, const struct conf *c)

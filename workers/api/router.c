@@ -1,6 +1,7 @@
 /* From a request to its handler: host and origin, route, credential. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <strings.h>
 
 #include "api.h"
 #include "clock.h"
@@ -163,13 +164,44 @@ static bool served(const struct api *a)
 	return atomic_load_explicit(&a->plant->served_once, memory_order_acquire);
 }
 
+/* Clients send the same Host again and again: the last one that was accepted needs no second look. */
+static bool host_ok_fast(struct api *a, struct span host)
+{
+	if (host.len && host.len == a->host_len && memcmp(host.p, a->host, host.len) == 0)
+		return true;
+	if (!auth_host_ok(host, a->names, a->nnames))
+		return false;
+	a->host_len = host.len <= sizeof(a->host) ? host.len : 0;
+	memcpy(a->host, host.p, a->host_len);
+	return true;
+}
+
 const struct auth_principal *router_admit_fast(struct api *a, struct http_request *r, unsigned right)
 {
 	struct span host = http_header(r, HTTP_H_HOST);
-	if (!served(a) || (host.p && !auth_host_ok(host, a->names, a->nnames)))
+	if (!served(a) || (host.p && !host_ok_fast(a, host)))
 		return NULL;
 	const struct auth_principal *who = who_is(a, r);
 	return who && who->rights & (right | AUTH_ADMIN) ? who : NULL;
+}
+
+/* 405 must say what is allowed (RFC 9110 15.5.6). */
+static void refuse_method(struct call *c)
+{
+	struct buf allowed = {0};
+	for (size_t i = 0; i < ROUTES; i++) {
+		struct match m = {.route = NULL};
+		if (!pattern_matches(routes[i].pattern, http_path(c->req), &m) || m.bad_id)
+			continue;
+		buf_printf(&allowed, "%s%s%s", allowed.len ? ", " : "", method_names[routes[i].method],
+			   routes[i].method == HTTP_M_GET ? ", HEAD" : "");
+	}
+	if (!allowed.len) /* /v1/memories/{id} with something that is no id */
+		buf_adds(&allowed, "GET, HEAD, PATCH, DELETE");
+	buf_addc(&allowed, 0);
+	problem(c, 405, "method-not-allowed", "this resource takes %s", allowed.p);
+	buf_printf(&c->reply.head, "Allow: %s\r\n", allowed.p);
+	buf_free(&allowed);
 }
 
 static bool resolve(struct call *c)
@@ -180,7 +212,7 @@ static bool resolve(struct call *c)
 		return false;
 	}
 	if (!m.route) {
-		problem(c, 405, "method-not-allowed", "this resource does not support the method");
+		refuse_method(c);
 		return false;
 	}
 	c->route = m.route;
@@ -223,7 +255,22 @@ static bool started(struct call *c)
 	return false;
 }
 
-static bool admit(struct call *c) { return host_ok(c) && resolve(c) && credential_ok(c) && started(c); }
+/* A compressed body would only be refused as malformed JSON: say what is wrong. */
+static bool encoding_ok(struct call *c)
+{
+	struct span e = http_header_named(c->req, "content-encoding");
+	if (!e.p || !e.len || (e.len == 8 && strncasecmp(e.p, "identity", 8) == 0))
+		return true;
+	problem(c, 415, "encoding-unsupported", "Content-Encoding: bodies are taken as they are; send this one without compression");
+	buf_adds(&c->reply.head, "Accept-Encoding: identity\r\n");
+	return false;
+}
+
+static bool admit(struct call *c)
+{
+	return host_ok(c) && resolve(c) && credential_ok(c) && started(c) &&
+	       (c->route->method == HTTP_M_GET || encoding_ok(c));
+}
 
 void router_request(void *arg, struct http_request *r)
 {
@@ -243,8 +290,18 @@ void router_request(void *arg, struct http_request *r)
 	c->route->handle(c);
 }
 
+/* Methods that some streaming route has: no other request is matched at its head, and again when whole. */
+enum {
+	STREAMING = 0
+#define ROUTE(m, pattern, right, handler, streams) | ((streams) ? 1 << HTTP_M_##m : 0)
+#include "routes.def"
+#undef ROUTE
+};
+
 void router_head(void *arg, struct http_request *r, bool *stream_r)
 {
+	if (!(STREAMING & 1 << http_method(r)))
+		return;
 	struct match m = find_route(http_method(r), http_path(r));
 	if (!m.route || !m.route->streams_body)
 		return;
@@ -271,8 +328,53 @@ void router_gone(void *arg, struct http_request *r)
 		transfer_gone(*http_user(r));
 }
 
-void router_refused(void *arg, int status, const char *detail, struct buf *b)
+/* What the engine refuses by itself: its words, with the limit and what to do. */
+static void refusal_text(const struct conf *conf, int status, const char *why, char *out, size_t size)
 {
-	(void)arg;
-	problem_write(b, status, "http", detail, (struct span){NULL, 0});
+	long long head = (long long)conf_int(conf, CONF_HTTP_HEAD_BYTES);
+	switch (status) {
+	case 408:
+		snprintf(out, size, "request: its headers did not arrive within http.head_timeout (%lld ms) or its body within http.body_timeout "
+			 "(%lld ms); send it faster or raise the limit", (long long)conf_int(conf, CONF_HTTP_HEAD_TIMEOUT) / 1000,
+			 (long long)conf_int(conf, CONF_HTTP_BODY_TIMEOUT) / 1000);
+		break;
+	case 413:
+		snprintf(out, size, "body: is larger than http.body_bytes (%lld bytes); split it, or stream NDJSON to POST /v1/memories:import",
+			 (long long)conf_int(conf, CONF_HTTP_BODY_BYTES));
+		break;
+	case 414:
+		snprintf(out, size, "request line: is longer than http.head_bytes (%lld bytes); long filters fit into the body of POST /v1/memories/search", head);
+		break;
+	case 431:
+		snprintf(out, size, "headers: %s; a request may have %d of them in http.head_bytes (%lld bytes); send fewer or shorter ones", why,
+			 API_HEADERS_MAX, head);
+		break;
+	case 503:
+		snprintf(out, size, "%s: this worker takes http.max_connections (%lld) and bodies of http.buffered_bytes (%lld bytes); try again after "
+			 "Retry-After seconds", why, (long long)conf_int(conf, CONF_HTTP_MAX_CONNECTIONS),
+			 (long long)conf_int(conf, CONF_HTTP_BUFFERED_BYTES));
+		break;
+	case 501:
+		snprintf(out, size, "request: %s; docs/api.md lists what this server understands", why);
+		break;
+	default:
+		snprintf(out, size, "request: %s; send well-formed HTTP/1.1 (RFC 9112)", why);
+	}
+}
+
+void router_refused(void *arg, int status, const char *why, struct span id, struct buf *b)
+{
+	static const struct { int status; const char *type; } types[] = {
+		{400, "malformed-request"}, {408, "request-timeout"}, {413, "body-too-large"}, {414, "target-too-long"},
+		{417, "expectation-unknown"}, {431, "head-too-large"}, {501, "not-implemented"}, {503, "overloaded"},
+		{505, "version-unsupported"}};
+	struct api *a = arg;
+	const char *type = "http";
+	char detail[512];
+	for (size_t i = 0; i < ARRAY_LEN(types); i++)
+		if (types[i].status == status)
+			type = types[i].type;
+	refusal_text(a->w->conf, status, why, detail, sizeof(detail));
+	count(a, ROUTES, status_class(status));
+	problem_write(b, status, type, detail, id);
 }

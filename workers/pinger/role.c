@@ -17,6 +17,7 @@ struct pinger;
 struct ping {
 	struct pinger *p;
 	const struct target *target; /* in p->targets */
+	struct plant_target *row;    /* where its figures are shown */
 	struct event *timer;         /* when it is due next */
 	struct exchange *exchange;   /* under way, or NULL */
 	bool queued;                 /* due, but PINGS_AT_ONCE are under way */
@@ -71,7 +72,7 @@ static void on_done(void *arg, long status, const char *error)
 	p->active--;
 	bool well = !error && target_expected(t, status);
 	if (!well) {
-		stats_add(p->w->stats, STAT_PING_FAILURES, 1);
+		atomic_fetch_add_explicit(&g->row->failures, 1, memory_order_relaxed);
 		if (error)
 			log_warn_limited(&g->limit, WARN_EVERY_S, "target %s: %s", t->name, error);
 		else
@@ -80,6 +81,7 @@ static void on_done(void *arg, long status, const char *error)
 	} else if (g->failures >= WORTH_A_NOTE) {
 		log_info("target %s: answers well again (%ld)", t->name, status);
 	}
+	atomic_store_explicit(&g->row->well, well, memory_order_relaxed);
 	g->failures = well ? 0 : g->failures + 1;
 	start_queued(p);
 }
@@ -89,7 +91,7 @@ static void start(struct ping *g)
 	struct pinger *p = g->p;
 	g->queued = false;
 	p->active++;
-	stats_add(p->w->stats, STAT_PINGS, 1);
+	atomic_fetch_add_explicit(&g->row->pings, 1, memory_order_relaxed);
 	g->exchange = transport_start(p->transport, g->target, on_done, g);
 }
 
@@ -118,7 +120,8 @@ static void on_due(evutil_socket_t fd, short what, void *arg)
 static struct ping *ping_new(struct pinger *p, const struct target *t)
 {
 	struct ping *g = util_zalloc(sizeof(*g));
-	*g = (struct ping){.p = p, .target = t};
+	*g = (struct ping){.p = p, .target = t, .row = plant_target_take(p->w->plant, t->name)};
+	AN(g->row); /* TARGETS_MAX leaves as many rows as two configurations need */
 	g->timer = evtimer_new(p->w->base, on_due, g);
 	AN(g->timer);
 	return g;
@@ -130,6 +133,7 @@ static void ping_free(struct ping *g)
 		transport_cancel(&g->exchange);
 		g->p->active--;
 	}
+	plant_target_drop(g->row);
 	event_free(g->timer);
 	free(g);
 }
@@ -164,19 +168,21 @@ static void use_targets(struct pinger *p, struct target_list *next)
 	}
 	for (size_t i = 0; i < n; i++) {
 		pings[i] = take_equal(p, &next->v[i]);
-		if (pings[i]) {
+		if (pings[i])
 			pings[i]->target = &next->v[i];
-			continue;
-		}
-		pings[i] = ping_new(p, &next->v[i]);
-		arm_first(pings[i], i, n);
-		added++;
 	}
 	for (size_t i = 0; i < p->npings; i++) {
 		if (p->pings[i]) {
 			ping_free(p->pings[i]);
 			removed++;
 		}
+	}
+	for (size_t i = 0; i < n; i++) {
+		if (pings[i])
+			continue;
+		pings[i] = ping_new(p, &next->v[i]);
+		arm_first(pings[i], i, n);
+		added++;
 	}
 	free(p->pings);
 	target_free(&p->targets);

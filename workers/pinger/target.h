@@ -1,10 +1,10 @@
 /* pinger.targets: what is kept warm, parsed and checked. */
 #ifndef ORC_TARGET_H
 #define ORC_TARGET_H
-#include "util.h"
+#include "plant.h"
 
-#define TARGETS_MAX 256
-#define TARGET_NAME_MAX 64
+#define TARGETS_MAX (PLANT_TARGETS / 2) /* a reload may exchange all of them */
+#define TARGET_NAME_MAX LIMIT_TARGET_NAME
 #define TARGET_EXPECT_MAX 8
 
 struct target {
