@@ -49,6 +49,7 @@ enum {
 	LIMIT_TARGET_NAME = 64,
 	LIMIT_CONTENT = 64 * 1024,
 	LIMIT_METADATA = 16 * 1024,
+	LIMIT_METADATA_DEPTH = 64,  /* levels; SQLite's JSON functions and many clients end at 1,000 or 2,000 */
 	LIMIT_SCOPE = 256,          /* bytes of kind, user_id, agent_id, session_id, external_id */
 	LIMIT_NAMESPACE = 128,      /* bytes of a namespace's name */
 	LIMIT_DIMENSIONS = 4096,

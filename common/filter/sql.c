@@ -69,13 +69,32 @@ static void column_sql(const struct filter *f, struct buf *sql, struct filter_ar
 	buf_adds(sql, negative ? "))" : ")");
 }
 
+/* SQLite compares a path's keys with the JSON text as it stands, so escapes are written as jansson writes them. */
+static void add_key(struct buf *b, const char *p)
+{
+	static const char letters[] = "btn\0fr"; /* U+0008 to U+000D */
+	buf_adds(b, ".\"");
+	for (; *p; p++) {
+		unsigned char c = (unsigned char)*p;
+		if (c == '\\')
+			buf_adds(b, "\\\\");
+		else if (c >= 8 && c <= 13 && letters[c - 8])
+			buf_printf(b, "\\%c", letters[c - 8]);
+		else if (c < 0x20)
+			buf_printf(b, "\\u%04X", c);
+		else
+			buf_addc(b, *p);
+	}
+	buf_addc(b, '"');
+}
+
 /* '$.metadata."a"."b"' as a bound argument: keys hold no quotes (parse.c). */
 static void bind_path(const struct filter *f, struct filter_args *args)
 {
 	struct buf b = {0};
 	buf_adds(&b, "$.metadata");
 	for (const char *p = f->path; *p; p += strlen(p) + 1)
-		buf_printf(&b, ".\"%s\"", p);
+		add_key(&b, p);
 	arg(args, (struct filter_arg){.type = FARG_TEXT, .s = {b.p, b.len}, .owned = true});
 }
 

@@ -80,6 +80,14 @@ static void test_utf8_overlong(void **state)
 }
 
 /* A bad or a good sequence at every offset of text long enough for the fast path. */
+static void test_utf8_scrub(void **state)
+{
+	char text[] = "a\xc3(\xe2\x82\xac\xff\xc3\xa9\xe2\x82";
+	(void)state;
+	util_utf8_scrub(text, sizeof(text) - 1);
+	assert_string_equal(text, "a?(\xe2\x82\xac?\xc3\xa9??");
+}
+
 static void test_utf8_offsets(void **state)
 {
 	(void)state;
@@ -305,7 +313,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_utf8_code_points), cmocka_unit_test(test_utf8_overlong),
-		cmocka_unit_test(test_utf8_offsets), cmocka_unit_test(test_buf),
+		cmocka_unit_test(test_utf8_offsets), cmocka_unit_test(test_utf8_scrub), cmocka_unit_test(test_buf),
 		cmocka_unit_test(test_checked_sizes), cmocka_unit_test(test_assertion),
 		cmocka_unit_test(test_log_text), cmocka_unit_test(test_log_json),
 		cmocka_unit_test(test_log_limited), cmocka_unit_test(test_shm),

@@ -1,4 +1,5 @@
 /* The life of a request between the handler and its answer. */
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "api.h"
@@ -185,29 +186,49 @@ bool call_wait(struct call *c)
 	return ok;
 }
 
-bool call_etag_matches(struct span h, uint64_t version)
+/* The next tag of a list; false at the end or where the list is malformed (*ok_r). `tag` is between the quotes. */
+static bool next_etag(struct span *left, struct span *tag, bool *weak, bool *ok_r)
 {
-	const char *p = h.p, *end = h.p + h.len;
-	while (p < end) {
-		while (p < end && (*p == ' ' || *p == '\t' || *p == ','))
-			p++;
-		if (p < end && *p == '*')
+	const char *p = left->p, *end = left->p + left->len;
+	*ok_r = true;
+	while (p < end && (*p == ' ' || *p == '\t' || *p == ','))
+		p++;
+	if (p == end)
+		return false;
+	*weak = end - p > 2 && p[0] == 'W' && p[1] == '/';
+	p += *weak ? 2 : 0;
+	const char *open = p, *close = *p == '"' ? memchr(p + 1, '"', (size_t)(end - p - 1)) : NULL;
+	*ok_r = close && (close + 1 == end || close[1] == ',' || close[1] == ' ' || close[1] == '\t');
+	if (!*ok_r)
+		return false;
+	*tag = (struct span){open + 1, (size_t)(close - open - 1)};
+	*left = (struct span){close + 1, (size_t)(end - close - 1)};
+	return true;
+}
+
+static bool any(struct span h) { return h.len == 1 && *h.p == '*'; }
+
+bool call_etag_valid(struct span h)
+{
+	struct span tag;
+	bool weak, ok;
+	size_t n = 0;
+	while (next_etag(&h, &tag, &weak, &ok))
+		n++;
+	return any(h) || (ok && n);
+}
+
+bool call_etag_matches(struct span h, uint64_t version, bool weak_ok)
+{
+	struct span tag;
+	char text[24];
+	bool weak, ok;
+	size_t len = (size_t)snprintf(text, sizeof(text), "%llu", (unsigned long long)version);
+	if (any(h))
+		return true;
+	while (next_etag(&h, &tag, &weak, &ok))
+		if ((!weak || weak_ok) && tag.len == len && memcmp(tag.p, text, len) == 0)
 			return true;
-		if (end - p > 2 && p[0] == 'W' && p[1] == '/')
-			p += 2;
-		if (p == end || *p++ != '"')
-			return false;
-		uint64_t v = 0;
-		const char *digits = p;
-		while (p < end && *p >= '0' && *p <= '9' && p - digits < 19)
-			v = v * 10 + (uint64_t)(*p++ - '0');
-		bool number = p > digits && p < end && *p == '"';
-		if (number && v == version)
-			return true;
-		while (p < end && *p != '"')
-			p++;
-		p += p < end;
-	}
 	return false;
 }
 
@@ -227,7 +248,12 @@ bool call_namespace(struct call *c, struct span given, unsigned right, char out[
 {
 	char *query = NULL;
 	size_t len = 0;
-	if (!given.p && c->req && http_query_get(c->req, "namespace", &query, &len) == 1)
+	int found = given.p || !c->req ? 0 : http_query_get(c->req, "namespace", &query, &len);
+	if (found < 0) { /* never the default instead of what was meant */
+		problem(c, 400, "invalid-parameter", "namespace: malformed percent escape");
+		return false;
+	}
+	if (found)
 		given = (struct span){query, len};
 	if (!given.p)
 		given = SPAN_LIT("default");

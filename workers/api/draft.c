@@ -82,6 +82,27 @@ static bool has_nul(const json_t *v)
 	return false;
 }
 
+/* Levels of objects and arrays; stops counting above the limit. */
+static unsigned depth(const json_t *v, unsigned above)
+{
+	unsigned deepest = above, d;
+	const char *key;
+	size_t i;
+	json_t *e;
+	if ((!json_is_array(v) && !json_is_object(v)) || above > LIMIT_METADATA_DEPTH)
+		return above;
+	deepest++;
+	json_array_foreach(v, i, e) {
+		d = depth(e, above + 1);
+		deepest = d > deepest ? d : deepest;
+	}
+	json_object_foreach((json_t *)(uintptr_t)v, key, e) {
+		d = depth(e, above + 1);
+		deepest = d > deepest ? d : deepest;
+	}
+	return deepest;
+}
+
 static bool read_metadata(const struct reading *r, json_t *v)
 {
 	struct draft *d = r->d;
@@ -94,6 +115,8 @@ static bool read_metadata(const struct reading *r, json_t *v)
 		return bad(r, "metadata", "must be a JSON object");
 	if (has_nul(v))
 		return bad(r, "metadata", "strings must not contain U+0000");
+	if (depth(v, 0) > LIMIT_METADATA_DEPTH)
+		return bad(r, "metadata", "must be at most 64 levels deep; flatten it, or store deep structures as a string");
 	json_t *merged = r->mode == DRAFT_PATCH ? json_loads(d->metadata, 0, NULL) : NULL;
 	if (r->mode == DRAFT_PATCH) {
 		if (!merged)

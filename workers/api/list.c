@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "clock.h"
+#include "draft.h"
 #include "handlers.h"
 
 #define PAGE_BYTES (8u << 20)
@@ -33,9 +34,14 @@ static bool select_scopes(struct call *c, struct filter **f)
 		size_t len;
 		if (!parameter(c, scopes[i], &v, &len))
 			return false;
-		if (v)
+		bool ok = !v || (len <= LIMIT_SCOPE && util_utf8_valid(v, len));
+		if (v && ok)
 			filter_and_eq(f, scopes[i], (struct span){v, len});
 		free(v);
+		if (!ok) {
+			problem(c, 400, "invalid-parameter", "%s: must be at most %d bytes of UTF-8", scopes[i], LIMIT_SCOPE);
+			return false;
+		}
 	}
 	return true;
 }
@@ -70,7 +76,7 @@ static bool select_limit(struct call *c, struct list_select *s)
 		return false;
 	if (v) {
 		long n = strtol(v, &end, 10);
-		bool ok = len && *end == 0 && n >= 1 && n <= LIMIT_LIST;
+		bool ok = len && *v >= '0' && *v <= '9' && *end == 0 && n >= 1 && n <= LIMIT_LIST;
 		free(v);
 		if (!ok) {
 			problem(c, 400, "invalid-parameter", "limit: must be a whole number from 1 to %d; page on with next_cursor", LIMIT_LIST);
@@ -115,6 +121,20 @@ static bool select_flag(struct call *c, const char *name, const char *no, const 
 	return ok;
 }
 
+bool list_include(struct call *c, bool *embedding_r)
+{
+	char *v;
+	size_t len;
+	if (!parameter(c, "include", &v, &len))
+		return false;
+	*embedding_r = v && strcmp(v, "embedding") == 0;
+	bool ok = !v || !len || *embedding_r;
+	free(v);
+	if (!ok)
+		problem(c, 400, "invalid-parameter", "include: must be embedding, or absent");
+	return ok;
+}
+
 void list_select_free(void *state)
 {
 	struct list_select *s = state;
@@ -126,17 +146,13 @@ void list_select_free(void *state)
 struct list_select *list_select(struct call *c, unsigned right)
 {
 	struct list_select *s = util_zalloc(sizeof(*s));
-	char *include = NULL;
-	size_t len;
 	s->q.descending = true;
 	s->q.limit = LIST_DEFAULT;
 	bool ok = call_namespace(c, (struct span){NULL, 0}, right, s->ns_name, &s->ns) &&
 		  select_filter(c, &s->filter) && select_scopes(c, &s->filter) && select_limit(c, s) &&
 		  select_flag(c, "order", "asc", "desc", &s->q.descending) && select_cursor(c, s) &&
 		  select_flag(c, "deleted", "false", "true", &s->q.deleted) &&
-		  parameter(c, "include", &include, &len);
-	s->q.with_embedding = include && strcmp(include, "embedding") == 0;
-	free(include);
+		  list_include(c, &s->q.with_embedding);
 	if (!ok) {
 		list_select_free(s);
 		return NULL;
@@ -287,29 +303,35 @@ static void by_ids_read(struct call *c, struct reader *rd)
 	buf_free(&missing);
 }
 
+static bool by_ids_parse(struct call *c, struct by_ids *s, json_t *root)
+{
+	json_t *ids = json_object_get(root, "ids"), *v;
+	size_t i;
+	if (!json_is_array(ids) || json_object_size(root) != 1 || !json_array_size(ids) || json_array_size(ids) > LIMIT_BULK) {
+		problem(c, 400, "invalid-field", "ids: the body must be {\"ids\": [1 to %d UUIDs]}", LIMIT_BULK);
+		return false;
+	}
+	s->ids = util_alloc(json_array_size(ids) * sizeof(*s->ids));
+	json_array_foreach(ids, i, v)
+		if (!json_is_string(v) || !uuid_parse(json_string_value(v), json_string_length(v), &s->ids[s->n++])) {
+			problem(c, 400, "invalid-field", "ids[%zu]: must be a UUID", i);
+			return false;
+		}
+	return true;
+}
+
 void list_by_ids(struct call *c)
 {
-	struct span body = http_body(c->req);
 	struct by_ids *s = util_zalloc(sizeof(*s));
-	json_t *root = json_loadb(body.p ? body.p : "", body.len, JSON_REJECT_DUPLICATES, NULL), *v;
-	json_t *ids = json_object_get(root, "ids");
-	size_t i;
+	struct body_json b;
 	c->state = s;
 	c->free_state = by_ids_free;
-	bool ok = json_is_array(ids) && json_array_size(ids) >= 1 && json_array_size(ids) <= LIMIT_BULK &&
-		  json_object_size(root) == 1;
+	bool ok = body_json_parse(c, http_body(c->req), &b) && by_ids_parse(c, s, b.root);
+	body_json_free(&b);
 	if (ok)
-		s->ids = util_alloc(json_array_size(ids) * sizeof(*s->ids));
-	json_array_foreach(ids, i, v)
-		ok = ok && json_is_string(v) &&
-		     uuid_parse(json_string_value(v), json_string_length(v), &s->ids[s->n++]);
-	json_decref(root);
-	if (ok) {
 		call_read(c, by_ids_read);
-		return;
-	}
-	problem(c, 400, "invalid-field", "ids: the body must be {\"ids\": [1 to %d UUIDs]}", LIMIT_BULK);
-	call_reply(c);
+	else
+		call_reply(c);
 }
 
 /* ---- DELETE /v1/memories?…&confirm=true ---- */

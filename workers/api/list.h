@@ -12,6 +12,8 @@ struct list_select {
 /* Reads the parameters of c's request; becomes c->state. NULL: problem set. */
 struct list_select *must_check list_select(struct call *c, unsigned right);
 void list_select_free(void *state);
+/* ?include=embedding. False: problem set. */
+bool must_check list_include(struct call *c, bool *embedding_r);
 /* Splices the vector into a memory's JSON that ends b. */
 void list_vector(struct buf *b, const struct memory *m);
 #endif

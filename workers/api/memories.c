@@ -73,7 +73,7 @@ static bool get_checks(struct call *c, const struct memory *m)
 	if (m->deleted_us || !call_may(c, AUTH_READ, m->ns_name))
 		return not_found(c);
 	struct span inm = http_header(c->req, HTTP_H_IF_NONE_MATCH);
-	if (inm.p && call_etag_matches(inm, m->version)) {
+	if (inm.p && call_etag_matches(inm, m->version, true)) {
 		c->reply.status = 304;
 		buf_printf(&c->reply.head, "ETag: \"%llu\"\r\n", (unsigned long long)m->version);
 		return false;
@@ -81,20 +81,13 @@ static bool get_checks(struct call *c, const struct memory *m)
 	return true;
 }
 
-static bool wants_embedding(struct call *c)
-{
-	char *v = NULL;
-	size_t len = 0;
-	bool yes = http_query_get(c->req, "include", &v, &len) == 1 && strcmp(v, "embedding") == 0;
-	free(v);
-	return yes;
-}
-
 static void get_read(struct call *c, struct reader *rd)
 {
 	struct held h = {.bytes = NULL};
 	struct shared *s = rd->shared;
-	bool vector = wants_embedding(c);
+	bool vector = false;
+	if (!list_include(c, &vector))
+		return;
 	uint64_t epoch = cache_epoch(s->cache, CACHE_MEMORY, &c->id);
 	switch (reader_get(rd, &c->id, vector, &h)) {
 	case READ_ERROR:
@@ -142,7 +135,10 @@ static bool load(struct call *c, struct reader *rd, bool deleted_too, struct hel
 	struct span im = http_header(c->req, HTTP_H_IF_MATCH);
 	if ((h->m.deleted_us && !deleted_too) || !call_may(c, AUTH_WRITE, h->m.ns_name)) {
 		ok = not_found(c);
-	} else if (im.p && !call_etag_matches(im, h->m.version)) {
+	} else if (im.p && !call_etag_valid(im)) {
+		problem(c, 400, "invalid-header", "If-Match: must be * or a list of ETags in double quotes, such as \"3\"");
+		ok = false;
+	} else if (im.p && !call_etag_matches(im, h->m.version, false)) {
 		problem(c, 412, "version-conflict", "If-Match: the memory is at version %llu; read it again and decide anew",
 			(unsigned long long)h->m.version);
 		buf_printf(&c->reply.head, "ETag: \"%llu\"\r\n", (unsigned long long)h->m.version);

@@ -61,7 +61,11 @@ static bool read_envelope(struct call *c, struct add *a, json_t **list_r)
 	json_object_foreach(a->body.root, key, v) {
 		if (strcmp(key, "memories") == 0) {
 			*list_r = v;
-		} else if (strcmp(key, "namespace") == 0 && json_is_string(v)) {
+		} else if (strcmp(key, "namespace") == 0 && (json_is_string(v) || a->bulk)) {
+			if (!json_is_string(v)) {
+				problem(c, 400, "invalid-field", "namespace: must be a string");
+				return false;
+			}
 			a->ns_given = (struct span){json_string_value(v), json_string_length(v)};
 		} else if (strcmp(key, "on_duplicate") == 0) {
 			const char *s = json_is_string(v) ? json_string_value(v) : "";

@@ -97,7 +97,10 @@ static bool read_change(struct call *c, struct ns_change *n, json_t *root)
 		const char *s = json_is_string(v) ? json_string_value(v) : "";
 		bool ok = true;
 		if (strcmp(key, "name") == 0 && n->create) {
-			given = (struct span){s, json_string_length(v)};
+			given = (struct span){s, strlen(s)}; /* a NUL in it is refused below */
+			ok = json_is_string(v) && strlen(s) == json_string_length(v);
+			if (!ok)
+				problem(c, 400, "invalid-field", "name: must be a string without U+0000");
 		} else if (strcmp(key, "quota_bytes") == 0) {
 			ok = read_quota(c, key, v, &n->quota_bytes, &n->quota_bytes_set);
 		} else if (strcmp(key, "quota_count") == 0) {
@@ -165,17 +168,13 @@ static void change_committed(struct call *c)
 static void change(struct call *c, bool create)
 {
 	struct ns_change *n = util_zalloc(sizeof(*n));
-	struct span body = http_body(c->req);
-	json_error_t je;
-	json_t *root = json_loadb(body.p ? body.p : "", body.len, JSON_REJECT_DUPLICATES, &je);
+	struct body_json b;
 	n->create = create;
 	c->state = n;
 	c->free_state = free;
 	c->committed = change_committed;
-	if (!root)
-		problem(c, 400, "invalid-json", "body: %s at byte %d", je.text, je.position);
-	bool ok = root && call_wait(c) && read_change(c, n, root);
-	json_decref(root);
+	bool ok = body_json_parse(c, http_body(c->req), &b) && call_wait(c) && read_change(c, n, b.root);
+	body_json_free(&b);
 	if (ok)
 		call_write(c, change_evaluate, true);
 	else

@@ -115,8 +115,8 @@ static bool read_search_field(struct call *c, struct search *s, const char *key,
 		return json_is_boolean(v) || refuse(c, key, "must be true or false");
 	}
 	if (is_scope(key)) {
-		if (!json_is_string(v))
-			return refuse(c, key, "must be a string");
+		if (!json_is_string(v) || json_string_length(v) > LIMIT_SCOPE)
+			return refuse(c, key, "must be a string of at most 256 bytes");
 		filter_and_eq(&s->filter, key, (struct span){json_string_value(v), json_string_length(v)});
 		return true;
 	}

@@ -390,6 +390,8 @@ static size_t cut_lines(struct import *x)
 		at = x->input.len;
 	}
 	x->work.len = 0;
+	if (!at)
+		return 0; /* an empty body, or the end behind the last newline */
 	buf_add(&x->work, x->input.p, at);
 	memmove(x->input.p, x->input.p + at, x->input.len - at);
 	x->input.len -= at;
@@ -483,9 +485,11 @@ void transfer_body_end(struct call *c)
 
 void transfer_gone(struct call *c)
 {
-	if (c->finish == import_done) {
-		struct import *x = c->state;
-		x->gone = true;
-		import_step(c);
-	}
+	struct import *x = c->state;
+	if (c->finish != import_done)
+		return;
+	if (x->ended && !http_gone(c->req))
+		return; /* half-closed: it has said all and waits for the answer */
+	x->gone = true;
+	import_step(c);
 }
