@@ -19,6 +19,7 @@ struct token {
 struct auth {
 	struct token *v;
 	size_t n;
+	size_t more_owners;
 };
 
 /* ---- the file ---- */
@@ -140,10 +141,18 @@ struct auth *auth_load(const char *path, char **error_r)
 	return fail(error_r, path, number, bad);
 }
 
+struct auth *auth_ref(struct auth *a)
+{
+	if (a)
+		a->more_owners++;
+	return a;
+}
+
 void auth_free(struct auth **ap)
 {
 	struct auth *a = *ap;
-	if (!a)
+	*ap = NULL;
+	if (!a || a->more_owners--)
 		return;
 	for (size_t i = 0; i < a->n; i++) {
 		for (size_t k = 0; k < a->v[i].who.nnamespaces; k++)
@@ -153,7 +162,6 @@ void auth_free(struct auth **ap)
 	}
 	free(a->v);
 	free(a);
-	*ap = NULL;
 }
 
 /* ---- checking ---- */

@@ -14,6 +14,8 @@ struct auth_principal {
 /* File: one token per line, `name sha256:<hex of the token> rights[,rights] namespace[,namespace]|*`; # starts a comment.
  * NULL: *error_r says line and remedy; a file that others may write is refused. */
 struct auth *must_check auth_load(const char *path, char **error_r);
+/* Another owner of the same tokens: each of them calls auth_free(). One thread only. NULL stays NULL. */
+struct auth *auth_ref(struct auth *a);
 void auth_free(struct auth **a);
 /* Checks `Authorization: Bearer …`; constant-time in the token. NULL: unknown. */
 const struct auth_principal *auth_check(const struct auth *a, struct span authorization);

@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -322,7 +321,6 @@ int supervisor_run(const struct conf_input *input)
 		return WORKER_EXIT_FATAL;
 	}
 	supervisor_log_open(conf);
-	umask(0077); /* what we and our workers create is for us alone; sockets say their mode */
 	set_limits();
 	struct supervisor *sv = supervisor_new(input, conf);
 	catch_signals(sv);

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 #include <unistd.h>
 
@@ -451,6 +452,7 @@ int worker_main(const char *role, unsigned slot)
 	w.instance = slot >= SLOT_API0 ? slot - SLOT_API0 : 0;
 	worker_slot_name(slot, w.name);
 	ignore_signals();
+	umask(0077); /* memories are private, and so is every file that holds them */
 	if (!attach(&w)) {
 		conf_free(&w.conf);
 		return WORKER_EXIT_FATAL;

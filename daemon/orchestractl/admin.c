@@ -12,8 +12,9 @@
 #define API_PATIENCE_MS 7000
 #define VALUE_COLUMNS 40 /* of a key's value in a list */
 
-/* The API first: it knows who is allowed to. 404: an api that does not relay this verb. What the
- * first try complains about is of no interest when the second works, and said by it when not. */
+/* The API first: it knows who is allowed to. 404: an api that does not relay this verb. 401: we have no token;
+ * the supervisor's own socket lets in who owns the daemon. What the first try complains about is of no
+ * interest when the second works, and said by it when not. */
 static int ask(struct ctl *c, const char *method, const char *path, const char *line, struct answer *a)
 {
 	c->quiet = true;
@@ -21,7 +22,7 @@ static int ask(struct ctl *c, const char *method, const char *path, const char *
 	int code = client_request(c, method, path, NULL, a);
 	c->quiet = false;
 	c->timeout_ms = 0;
-	if (code == CTL_OK && a->status != 404 && a->status != 503)
+	if (code == CTL_OK && a->status != 401 && a->status != 404 && a->status != 503)
 		return CTL_OK;
 	client_free(a);
 	return client_control(c, line, false, a);

@@ -99,6 +99,8 @@ static CURL *prepare(struct ctl *c, const char *path, struct transfer *t)
 static int perform(struct ctl *c, struct transfer *t, struct curl_slist *headers)
 {
 	headers = curl_slist_append(headers, "Expect:");
+	if (c->authorization)
+		headers = curl_slist_append(headers, c->authorization);
 	curl_easy_setopt(t->easy, CURLOPT_HTTPHEADER, headers);
 	CURLcode rc = curl_easy_perform(t->easy);
 	curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &t->answer->status);

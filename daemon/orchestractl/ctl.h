@@ -12,6 +12,7 @@ enum ctl_exit { CTL_OK = 0, CTL_FAILED = 1, CTL_USAGE = 2, CTL_UNREACHABLE = 3 }
 
 struct ctl {
 	const char *socket;    /* Unix socket of the API */
+	char *authorization;   /* "Authorization: Bearer …", or NULL */
 	const char *namespace; /* NULL: the default one */
 	bool json;             /* print the daemon's JSON as it is */
 	bool terminal;         /* standard output is one */

@@ -48,6 +48,7 @@ static void help(void)
 	}
 	puts("\n"
 	     "  --socket PATH      the daemon's Unix socket; else $ORCHESTRA_SOCKET, else the default\n"
+	     "  --token-file FILE  its first line is the token to present; else $ORCHESTRA_TOKEN\n"
 	     "  --namespace NAME   the namespace of memories; default \"default\"\n"
 	     "  --json             prints the daemon's JSON\n"
 	     "  --version, --help\n"
@@ -84,6 +85,35 @@ static char *default_socket(void)
 	return path;
 }
 
+/* The token from --token-file (its first line) or $ORCHESTRA_TOKEN: never from the command line, which everybody
+ * may read. False: said why. */
+static bool take_token(struct ctl *c, const char *file)
+{
+	char line[1024] = "";
+	const char *token = getenv("ORCHESTRA_TOKEN");
+	if (file) {
+		FILE *f = fopen(file, "re");
+		bool ok = f && fgets(line, sizeof(line), f);
+		int error = f ? EINVAL : errno;
+		if (f)
+			fclose(f);
+		if (!ok) {
+			fprintf(stderr, "orchestractl: --token-file %s: %s\n", file,
+				error == EINVAL ? "holds no token" : strerror(error));
+			return false;
+		}
+		token = line;
+	}
+	size_t len = token ? strcspn(token, "\r\n") : 0;
+	if (len) {
+		struct buf b = {0};
+		buf_printf(&b, "Authorization: Bearer %.*s", (int)len, token);
+		buf_addc(&b, 0);
+		c->authorization = b.p;
+	}
+	return true;
+}
+
 static void look_at_terminal(struct ctl *c)
 {
 	struct winsize w;
@@ -97,16 +127,21 @@ static void look_at_terminal(struct ctl *c)
 /* Options before the command. -1: go on with argv[optind]; else the exit status. */
 static int parse(struct ctl *c, int argc, char **argv)
 {
+	const char *token_file = NULL;
 	static const struct option options[] = {
 		{"socket", required_argument, NULL, 's'}, {"namespace", required_argument, NULL, 'n'},
 		{"json", no_argument, NULL, 'j'},         {"version", no_argument, NULL, 'V'},
-		{"help", no_argument, NULL, 'h'},         {0},
+		{"help", no_argument, NULL, 'h'},         {"token-file", required_argument, NULL, 't'},
+		{0},
 	};
 	int opt;
 	while ((opt = getopt_long(argc, argv, "+s:n:jVh", options, NULL)) != -1) {
 		switch (opt) {
 		case 's':
 			c->socket = optarg;
+			break;
+		case 't':
+			token_file = optarg;
 			break;
 		case 'n':
 			c->namespace = optarg;
@@ -124,7 +159,9 @@ static int parse(struct ctl *c, int argc, char **argv)
 			return ctl_usage("wrong option");
 		}
 	}
-	return optind == argc ? ctl_usage("which command?") : -1;
+	if (optind == argc)
+		return ctl_usage("which command?");
+	return take_token(c, token_file) ? -1 : CTL_USAGE;
 }
 
 int main(int argc, char **argv)
@@ -149,6 +186,7 @@ int main(int argc, char **argv)
 	optind = 0; /* glibc: begin anew */
 	code = command->run(&c, argc, argv);
 	free(path);
+	free(c.authorization);
 	if (fflush(stdout) != 0 || ferror(stdout)) {
 		fprintf(stderr, "orchestractl: cannot write: %s\n", strerror(errno));
 		code = code ? code : CTL_FAILED;

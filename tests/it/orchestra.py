@@ -258,6 +258,7 @@ class Orchestra:
             if not cursor:
                 return out
 
-    def ctl(self, *args, stdin=None, timeout=60):
+    def ctl(self, *args, stdin=None, timeout=60, env=None):
         return subprocess.run([os.path.join(BUILD, "orchestractl"), "--socket", self.socket, *args],
-                              input=stdin, capture_output=True, text=True, timeout=timeout * SLOW)
+                              input=stdin, capture_output=True, text=True, timeout=timeout * SLOW,
+                              env={**os.environ, **(env or {})})

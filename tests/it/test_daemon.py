@@ -176,3 +176,39 @@ def test_files_are_private(daemon):
         for name in [*dirs, *files]:
             modes[os.path.join(root, name)] = os.stat(os.path.join(root, name)).st_mode & 0o077
     assert modes and not any(modes.values()), modes
+
+
+def test_reload_reads_tokens_again(make, tmp_path):
+    import hashlib
+    tokens = tmp_path / "tokens"
+
+    def write(*names):
+        tokens.write_text("".join(f"{n} sha256:{hashlib.sha256(n.encode()).hexdigest()} admin *\n" for n in names))
+        tokens.chmod(0o600)
+
+    def status(token):
+        return o.request("GET", "/v1/memories", headers={"Authorization": f"Bearer {token}"}).status
+    write("old", "both")
+    o = make(sets=[f"auth.tokens_file={tokens}"])
+    assert (status("old"), status("both"), status("new")) == (200, 200, 401)
+    write("both", "new")
+    assert o.ctl("reload").returncode == 0  # by the supervisor's own socket: no token given
+    assert (status("old"), status("both"), status("new")) == (401, 200, 200)
+    tokens.write_text("garbage\n")
+    r = o.ctl("reload")
+    assert r.returncode == 1 and "auth.tokens_file" in r.stderr and ":1:" in r.stderr
+    assert (status("old"), status("both"), status("new")) == (401, 200, 200)
+    secret = tmp_path / "secret"
+    secret.write_text("new\n")
+    assert o.ctl("add", "without a token").returncode == 1
+    assert o.ctl("--token-file", str(secret), "add", "with a token").returncode == 0
+    assert "with a token" in o.ctl("search", "token", env={"ORCHESTRA_TOKEN": "both"}).stdout
+    assert o.ctl("--token-file", str(tmp_path / "none"), "list").returncode == 2
+
+
+def test_socket_of_a_group_is_reachable(make, tmp_path):
+    """Files are private, the runtime directory is not: listen.unix_mode decides who may connect."""
+    run = tmp_path / "run"
+    o = make(sets=[f"listen.unix={run}/s.sock"])
+    assert o.get("/livez").status == 200
+    assert os.stat(run).st_mode & 0o777 == 0o755 and os.stat(run / "s.sock").st_mode & 0o777 == 0o660

@@ -200,3 +200,14 @@ def test_pending_max_lowered_below_what_waits(make):
     o.sets.pop()
     o.start()
     assert all(o.memory(i).status == 200 for i in ids)
+
+
+def test_clean_stop_leaves_a_whole_database(make):
+    """After a drain store.db alone holds everything: no write-ahead log beside it."""
+    o = make()
+    ids = {o.add(f"m{i}")["id"] for i in range(20)}
+    assert o.stop() == 0
+    assert not os.path.exists(os.path.join(o.data, "store.db-wal"))
+    shutil.rmtree(os.path.join(o.data, "journal"))
+    o.start()
+    assert {m["id"] for m in o.list()["memories"]} == ids

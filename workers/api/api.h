@@ -31,7 +31,7 @@ struct api {
 	struct jobs *jobs;
 	struct writes *writes;
 	struct shared shared;             /* what reader threads need; attached once sync has formatted it */
-	struct auth *auth;                /* NULL: local callers are admin */
+	struct auth *auth, *next_auth;    /* NULL: local callers are admin; next: between prepare and commit */
 	const struct embedder *embedder;  /* NULL: embedder.kind = none */
 	const char **names;               /* Host and Origin names accepted besides loopback */
 	size_t nnames;
@@ -59,6 +59,7 @@ struct call {
 	struct http_request *req;         /* NULL: the client has gone */
 	const struct route *route;
 	const struct auth_principal *who;
+	struct auth *auth;                /* keeps `who` over a reload of the tokens */
 	struct uuid id;                   /* of /{id} routes */
 	char *name;                       /* of /{name} routes; malloc'ed */
 	struct reply reply;

@@ -14,6 +14,7 @@ void call_free(struct call *c)
 	buf_free(&c->reply.head);
 	buf_free(&c->reply.body);
 	buf_free(&c->txn);
+	auth_free(&c->auth);
 	free(c->name);
 	free(c);
 }

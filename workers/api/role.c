@@ -46,17 +46,30 @@ static void take_conf(struct api *a, const struct conf *c)
 	a->errors_full = strcmp(conf_str(c, CONF_ERRORS_DETAIL), "full") == 0;
 }
 
-static int open_auth(struct api *a, const struct conf *c)
+/* The tokens of the configured file, NULL without one. False: *error_r (malloc'ed) says why it is unusable. */
+static bool read_tokens(const struct conf *c, struct auth **auth_r, char **error_r)
 {
 	const char *path = conf_str(c, CONF_AUTH_TOKENS_FILE);
 	char *error = NULL;
-	if (!*path)
-		return 0;
-	a->auth = auth_load(path, &error);
-	if (!a->auth)
-		log_error("auth.tokens_file: %s", error ? error : "cannot be read");
+	struct buf b = {0};
+	*auth_r = *path ? auth_load(path, &error) : NULL;
+	if (*auth_r || !*path)
+		return true;
+	buf_printf(&b, "auth.tokens_file: %s", error ? error : "cannot be read");
+	buf_addc(&b, 0);
 	free(error);
-	return a->auth ? 0 : WORKER_EXIT_FATAL;
+	*error_r = b.p;
+	return false;
+}
+
+static int open_auth(struct api *a, const struct conf *c)
+{
+	char *error = NULL;
+	if (read_tokens(c, &a->auth, &error))
+		return 0;
+	log_error("%s", error);
+	free(error);
+	return WORKER_EXIT_FATAL;
 }
 
 static int open_shared(struct api *a)
@@ -137,14 +150,24 @@ static void api_drain(struct worker *w)
 
 static int api_conf_prepare(struct worker *w, const struct conf *next, char **error_r)
 {
-	(void)w, (void)next, (void)error_r; /* the table's own validation is all that api needs */
-	return 0;
+	struct api *a = w->role_data;
+	auth_free(&a->next_auth);
+	return read_tokens(next, &a->next_auth, error_r) ? 0 : -1;
+}
+
+static void api_conf_abort(struct worker *w)
+{
+	struct api *a = w->role_data;
+	auth_free(&a->next_auth);
 }
 
 static void api_conf_commit(struct worker *w)
 {
 	struct api *a = w->role_data;
 	struct http_limits limits = limits_of(w->conf);
+	auth_free(&a->auth);
+	a->auth = a->next_auth;
+	a->next_auth = NULL;
 	take_conf(a, w->conf);
 	http_server_set_limits(a->http, &limits);
 }
@@ -163,6 +186,7 @@ static void api_stop(struct worker *w)
 	jobs_stop(&a->jobs);
 	free_names(a);
 	auth_free(&a->auth);
+	auth_free(&a->next_auth);
 	free(a->scratch);
 }
 
@@ -172,6 +196,7 @@ const struct worker_role api_role = {
 	.on_wake = api_on_wake,
 	.conf_prepare = api_conf_prepare,
 	.conf_commit = api_conf_commit,
+	.conf_abort = api_conf_abort,
 	.drain = api_drain,
 	.peer_restarted = api_peer_restarted,
 	.stop = api_stop,

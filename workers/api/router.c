@@ -142,6 +142,7 @@ static bool credential_ok(struct call *c)
 {
 	unsigned right = c->route->right;
 	c->who = who_is(c->api, c->req);
+	c->auth = auth_ref(c->api->auth);
 	if (!right)
 		return true;
 	if (!c->who) {

@@ -99,7 +99,7 @@ static void index_put(struct sync *s, const struct memory *m)
 		}
 	} else if (m->dim) {
 		if (vectors_insert(s->vectors, m->ns, &m->id, m->version, m->expires_us, m->dim, m->embedding))
-			log_warn_limited(&full, 60, "vectors.max_bytes is reached: new vectors are searched in the store");
+			log_warn_limited(&full, 60, "vectors.max_bytes is reached: new vectors are stored but not searched; raise it");
 	} else {
 		vectors_remove(s->vectors, &m->id, m->version);
 	}

@@ -32,7 +32,7 @@ struct flusher {
 	uint64_t batch_max;
 	/* the thread's own */
 	uint64_t flushed, scrubbed;
-	bool store_failed;
+	bool store_failed, scrub_failed;
 	int64_t next_collect_us;
 };
 
@@ -119,13 +119,17 @@ static bool flush_batch(struct flusher *f, uint64_t to, uint64_t max)
 
 static void scrub(struct flusher *f, uint64_t to)
 {
+	f->scrub_failed = false;
 	if (f->s->store_ops->scrub(f->store) != STORE_OK) {
 		store_trouble(f);
 		return;
 	}
 	int e = journal_scrub(f->s->journal, to);
 	if (e) {
-		log_error("erased content could not be scrubbed from the journal: %s", strerror(e));
+		static struct log_limit limit;
+		log_warn_limited(&limit, 10, "erased content could not be scrubbed from the journal, trying again: %s",
+				 strerror(e));
+		f->scrub_failed = true;
 		return;
 	}
 	f->scrubbed = to;
@@ -266,7 +270,7 @@ static void *flusher_main(void *arg)
 		pthread_mutex_lock(&f->lock);
 		if (stop)
 			break;
-		if (f->store_failed)
+		if (f->store_failed || f->scrub_failed)
 			wait_until(f, clock_mono_us() + RETRY_US);
 	}
 	pthread_mutex_unlock(&f->lock);
@@ -332,6 +336,7 @@ void flusher_stop(struct flusher **fp)
 	pthread_cond_signal(&f->wake);
 	pthread_mutex_unlock(&f->lock);
 	pthread_join(f->thread, NULL);
+	f->s->store_ops->close(f->store); /* checkpoints: the database file alone is whole then */
 	journal_reader_close(&f->reader);
 	free(f);
 	*fp = NULL;
