@@ -101,7 +101,7 @@ def memories(c):
     c.call("POST", M + ":get", M + ":get", 400, {"ids": []})
     c.call("GET", M + ":count", M + ":count", 200)
     c.call("GET", M + ":export", M + ":export", 200)
-    c.call("POST", M + ":import", M + ":import", 200, json.dumps({"content": "i"}) + "\n")
+    c.call("POST", M + ":import", M + ":import", 200, json.dumps({"content": "i"}) + "\n{}\n")
     c.call("DELETE", M, M, 400)
     c.call("DELETE", M + "?confirm=true", M, 200)
     c.call("DELETE", M + "?confirm=true&erase=true", M, 200)

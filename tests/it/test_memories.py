@@ -139,6 +139,7 @@ def test_idempotency_key(shared, ns):
     a = shared.post("/v1/memories", body, headers=h)
     b = shared.post("/v1/memories", body, headers=h)
     assert a.status == b.status == 201 and a.body == b.body and b.headers["Idempotent-Replayed"] == "true"
+    assert [a.headers[h] for h in ("ETag", "Location")] == [b.headers[h] for h in ("ETag", "Location")]
     time.sleep(0.3 * SLOW)                             # now from the store
     assert shared.post("/v1/memories", body, headers=h).body == a.body
     c = shared.post("/v1/memories", {**body, "content": "other"}, headers=h)
@@ -199,6 +200,23 @@ def test_supersede_keeps_the_old_fact(shared, ns):
         assert [x["id"] for x in shared.search("where does Ada live", namespace=ns)] == [r.json["id"]]
         time.sleep(0.3 * SLOW)
     assert shared.post(f"/v1/memories/{old['id']}/supersede", {"content": "again"}).status == 409
+
+
+def test_supersede_moves_the_external_id(shared, ns):
+    old = shared.add("v1", namespace=ns, external_id="fact")
+    other = shared.add("other", namespace=ns, external_id="taken")
+    path = f"/v1/memories/{old['id']}/supersede"
+    r = shared.post(path, {"content": "v2", "external_id": "taken"})
+    assert r.status == 409 and r.json["type"].endswith("external-id-taken")
+    r = shared.post(path, {"content": "v2", "namespace": "elsewhere"})
+    assert r.status == 400 and "namespace" in r.json["detail"]
+    new = shared.post(path, {"content": "v2"})
+    assert new.status == 201 and new.json["external_id"] == "fact" and "external_id" not in shared.memory(old["id"]).json
+    for _ in range(2):  # pending, then stored
+        r = shared.post("/v1/memories", {"content": "v3", "namespace": ns, "external_id": "fact"})
+        assert r.status == 200 and r.json["id"] == new.json["id"]
+        time.sleep(0.3 * SLOW)
+    assert shared.memory(old["id"]).json["content"] == "v1" and shared.memory(other["id"]).json["content"] == "other"
 
 
 def test_ttl_expires_everywhere_at_once(shared, ns):
@@ -371,3 +389,14 @@ def test_json_test_suite(shared):
                "y_object_duplicated_key_and_value.json", "y_object_escaped_null_in_key.json", "y_object_empty_key.json",
                "n_structure_close_unopened_array.json"}
     assert [w for w in wrong if w[0] not in allowed] == []
+
+
+def test_import_waits_and_stays_json(shared, ns):
+    """A refused line does not make the answer a problem; wait=store means the store."""
+    path = f"/v1/memories:import?namespace={ns}"
+    r = shared.request("POST", path, b'{"content":"good"}\n{"contents":"bad"}\n')
+    assert r.status == 200 and r.headers["Content-Type"] == "application/json", r
+    assert (r.json["imported"], r.json["failed"], r.json["durability"]) == (1, 1, "journal")
+    r = shared.request("POST", path + "&wait=store", b'{"content":"stored"}\n')
+    assert r.json["imported"] == 1 and r.json["durability"] == "store"
+    assert shared.request("POST", path + "&wait=later", b'{"content":"x"}\n').status == 400

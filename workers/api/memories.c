@@ -228,14 +228,15 @@ static void commit_put(struct call *c, uint64_t read_seq, struct draft *d, const
 	buf_free(&body);
 }
 
-/* True when another live memory holds the external id that this one wants. */
-static bool external_taken(struct call *c, struct reader *rd, const struct draft *d, uint64_t ns)
+/* True when a live memory other than `holder` has the external id that this one wants. */
+static bool external_taken(struct call *c, struct reader *rd, const struct draft *d, const struct uuid *holder,
+			   uint64_t ns)
 {
 	struct held other = {.bytes = NULL};
 	if (!d->external_id.len)
 		return false;
 	enum read_rc rc = reader_by_external(rd, ns, d->external_id, &other);
-	bool taken = rc == READ_OK && uuid_cmp(&other.m.id, &d->id) != 0;
+	bool taken = rc == READ_OK && uuid_cmp(&other.m.id, holder) != 0;
 	if (rc == READ_ERROR)
 		problem_store(c, rd->error);
 	else if (taken)
@@ -255,7 +256,7 @@ static enum verdict patch_evaluate(struct call *c, struct reader *rd)
 		return CALL_REPLY;
 	if (json_is_object(p->body.root) && json_object_size(p->body.root) == 0) {
 		reply_memory(c, &old.m, 200); /* an empty patch changes nothing */
-	} else if (apply_patch(c, p, &old, &d) && !external_taken(c, rd, &d, old.m.ns)) {
+	} else if (apply_patch(c, p, &old, &d) && !external_taken(c, rd, &d, &d.id, old.m.ns)) {
 		commit_put(c, read_seq, &d, &old, 200);
 		v = CALL_COMMIT;
 	}
@@ -355,7 +356,7 @@ static enum verdict restore_evaluate(struct call *c, struct reader *rd)
 		reply_memory(c, &old.m, 200); /* nothing to do */
 	} else if (!draft_from_memory(&d, &old.m)) {
 		problem(c, 500, "internal", "the stored memory cannot be read");
-	} else if (!external_taken(c, rd, &d, old.m.ns)) {
+	} else if (!external_taken(c, rd, &d, &d.id, old.m.ns)) {
 		d.updated_us = clock_real_us();
 		commit_put(c, read_seq, &d, &old, 200);
 		v = CALL_COMMIT;
@@ -387,14 +388,21 @@ static bool supersede_drafts(struct call *c, struct patch *p, const struct held 
 		return false;
 	}
 	draft_init(now);
-	/* scopes carry over unless the request names them */
+	/* Scopes carry over unless the request names them. An external id names what holds now: it moves on. */
+	now->external_id = was->external_id;
+	was->external_id = (struct span){NULL, 0};
 	now->kind = was->kind;
 	now->user_id = was->user_id;
 	now->agent_id = was->agent_id;
 	now->session_id = was->session_id;
 	now->importance = was->importance;
-	if (!draft_read(c, &p->body, p->body.root, DRAFT_ADD, "", now) ||
-	    !draft_embed(c, now, plant_find(c->api->plant, old->m.ns), ""))
+	if (!draft_read(c, &p->body, p->body.root, DRAFT_ADD, "", now))
+		return false;
+	if (now->ns_given.len && !span_eq(now->ns_given, old->m.ns_name)) {
+		problem(c, 400, "invalid-field", "namespace: the new memory lives where the old one does; leave it out");
+		return false;
+	}
+	if (!draft_embed(c, now, plant_find(c->api->plant, old->m.ns), ""))
 		return false;
 	ids_make(&now->id, 1);
 	now->created_us = now->updated_us = now->valid_from_us = t;
@@ -418,12 +426,14 @@ static enum verdict supersede_evaluate(struct call *c, struct reader *rd)
 	uint64_t read_seq = call_read_seq(c);
 	if (!patch_parse(c, p) || !load(c, rd, false, &old))
 		return CALL_REPLY;
-	if (supersede_drafts(c, p, &old, &was, &now)) {
+	if (supersede_drafts(c, p, &old, &was, &now) && !external_taken(c, rd, &now, &was.id, old.m.ns)) {
 		struct txn_builder t;
 		struct memory m;
 		struct buf b1 = {0}, b2 = {0};
 		call_txn_begin(c, &t, read_seq, 0);
 		txn_read_key(&t, record_id_key(&was.id));
+		if (now.external_id.len)
+			txn_read_key(&t, record_external_key(old.m.ns, now.external_id));
 		draft_memory(&was, old.m.ns_name, old.m.version + 1, &b1, &m);
 		txn_op_put(&t, &m);
 		draft_memory(&now, old.m.ns_name, 1, &b2, &m);

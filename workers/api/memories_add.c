@@ -283,6 +283,12 @@ static void reply_bulk(struct attempt *t)
 	t->c->reply.status = t->stored ? 201 : 200;
 }
 
+static void single_headers(struct call *c, const char *id, uint64_t version)
+{
+	buf_printf(&c->reply.head, "ETag: \"%llu\"\r\nLocation: /v1/memories/%.*s\r\n", (unsigned long long)version, UUID_TEXT,
+		   id);
+}
+
 static void reply_single(struct attempt *t)
 {
 	struct buf *b = &t->c->reply.body;
@@ -293,8 +299,7 @@ static void reply_single(struct attempt *t)
 	buf_add(b, m->body.p, m->body.len - 1);
 	buf_printf(b, ",\"created\":%s,\"durability\":\"%s\"}", r->created ? "true" : "false",
 		   t->c->wait_store || !r->stored ? "store" : "journal");
-	buf_printf(&t->c->reply.head, "ETag: \"%llu\"\r\nLocation: /v1/memories/%.*s\r\n",
-		   (unsigned long long)m->version, UUID_TEXT, id);
+	single_headers(t->c, id, m->version);
 	t->c->reply.status = r->created ? 201 : 200;
 }
 
@@ -305,6 +310,17 @@ static void remember_reply(struct attempt *t)
 		.expires_us = t->now + IDEM_KEEP_US, .status = (uint32_t)t->c->reply.status,
 		.reply_len = (uint32_t)body->len};
 	txn_op_raw(&t->t, OP_IDEM, &o, sizeof(o), body->p, body->len);
+}
+
+/* The same answer includes its headers, which the memory in the kept body tells. */
+static void replay_headers(struct call *c)
+{
+	json_t *o = json_loadb(c->reply.body.p, c->reply.body.len, 0, NULL);
+	const char *id = json_string_value(json_object_get(o, "id"));
+	if (id && strlen(id) == UUID_TEXT)
+		single_headers(c, id, (uint64_t)json_integer_value(json_object_get(o, "version")));
+	buf_adds(&c->reply.head, "Idempotent-Replayed: true\r\n");
+	json_decref(o);
 }
 
 static bool replay(struct attempt *t, enum verdict *v)
@@ -326,7 +342,7 @@ static bool replay(struct attempt *t, enum verdict *v)
 			break;
 		}
 		c->reply.status = (int)o.status;
-		buf_adds(&c->reply.head, "Idempotent-Replayed: true\r\n");
+		replay_headers(c);
 	}
 	*v = CALL_REPLY;
 	return true;

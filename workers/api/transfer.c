@@ -194,6 +194,7 @@ static void take_problem(struct call *c, struct import *x, size_t line)
 		line_error(x, line, "refused", 7);
 	json_decref(o);
 	c->reply.status = 0;
+	c->reply.content_type = NULL;
 	c->reply.head.len = c->reply.body.len = 0;
 }
 
@@ -364,8 +365,9 @@ static enum verdict import_evaluate(struct call *c, struct reader *rd)
 static void import_summary(struct call *c)
 {
 	struct import *x = c->state;
-	buf_printf(&c->reply.body, "{\"imported\":%llu,\"skipped\":%llu,\"failed\":%llu,\"errors\":[",
-		   (unsigned long long)x->imported, (unsigned long long)x->skipped, (unsigned long long)x->failed);
+	buf_printf(&c->reply.body, "{\"durability\":\"%s\",\"imported\":%llu,\"skipped\":%llu,\"failed\":%llu,\"errors\":[",
+		   c->wait_store ? "store" : "journal", (unsigned long long)x->imported,
+		   (unsigned long long)x->skipped, (unsigned long long)x->failed);
 	buf_add(&c->reply.body, x->errors.p, x->errors.len);
 	buf_adds(&c->reply.body, "]}");
 	c->reply.status = 200;
@@ -459,7 +461,7 @@ void transfer_import(struct call *c)
 	c->free_state = import_free;
 	c->finish = import_done;
 	x->next_line = 1;
-	if (!call_namespace(c, (struct span){NULL, 0}, AUTH_WRITE, x->ns_name, &x->ns)) {
+	if (!call_wait(c) || !call_namespace(c, (struct span){NULL, 0}, AUTH_WRITE, x->ns_name, &x->ns)) {
 		*http_user(c->req) = NULL;
 		c->finish = NULL;
 		call_reply(c);
