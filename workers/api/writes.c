@@ -133,8 +133,9 @@ void writes_on_wake(struct writes *w)
 		}
 		if (errno == EPROTO)
 			ring_advance(w->answers, ring_head(w->answers) + ring_used(w->answers));
-		pump(w);
 		wake_prepare(&w->api->plant->wake[w->api->w->slot]);
+		/* Behind the prepare: room that sync made before it rang no bell, and nobody would ring for it later. */
+		pump(w);
 		if (ring_empty(w->answers))
 			return;
 		wake_cancel(&w->api->plant->wake[w->api->w->slot]);
