@@ -26,12 +26,18 @@ struct filter *must_check filter_parse(const json_t *j, char **error_r);
 void filter_and_eq(struct filter **f, const char *field, struct span value);
 void filter_free(struct filter **f);
 bool filter_is_empty(const struct filter *f);
-/* Does m match? metadata is parsed from m->body on demand. */
+/* Does m match? Conditions on metadata.* read m->body. */
 bool filter_match(const struct filter *f, const struct memory *m);
 
 /* Appends a SQLite boolean expression over table alias `m` (columns of the memories table) to `sql`
- * and the values to bind, in order, to *args. */
-struct filter_arg { enum { FARG_TEXT, FARG_INT, FARG_REAL, FARG_BLOB } type; struct span s; int64_t i; double d; bool owned; };
+ * and the values to bind, in order, to *args. Spans and FARG_FILTER pointers lie in f, which must live as long. */
+struct filter_arg {
+	enum { FARG_TEXT, FARG_INT, FARG_REAL, FARG_BLOB, FARG_FILTER } type; /* FARG_FILTER: bound as a FILTER_POINTER */
+	struct span s;
+	int64_t i;
+	double d;
+	const struct filter *filter;
+};
 struct filter_args { struct filter_arg *v; size_t n, cap; };
 void filter_sql(const struct filter *f, struct buf *sql, struct filter_args *args);
 void filter_args_free(struct filter_args *a);

@@ -177,9 +177,9 @@ static bool key_is(struct span raw, struct span key)
 
 bool jsonspan_member(struct span o, struct span key, struct span *value_r)
 {
-	const char *p = o.p, *end = o.p + o.len;
-	if (!o.len || *p != '{')
+	if (!o.len || *o.p != '{')
 		return false;
+	const char *p = o.p, *end = o.p + o.len;
 	for (p = blank(p + 1, end); p < end && *p == '"'; p = blank(p + 1, end)) {
 		const char *k = p + 1, *q = string_end(k, end);
 		if (q == end)
@@ -202,9 +202,9 @@ bool jsonspan_member(struct span o, struct span key, struct span *value_r)
 
 bool jsonspan_element(struct span *at, struct span *value_r)
 {
-	const char *p = at->p, *end = at->p + at->len;
-	if (!at->len || (*p != '[' && *p != ','))
+	if (!at->len || (*at->p != '[' && *at->p != ','))
 		return false;
+	const char *p = at->p, *end = at->p + at->len;
 	const char *v = blank(p + 1, end);
 	p = value_end(v, end);
 	if (p == v)

@@ -1,19 +1,31 @@
 /* The filter on a memory in hand. sql.c says the same to SQLite; a differential test compares them. */
 #include "filter-private.h"
+#include "jsonspan.h"
 
 static int sign(double a, double b) { return a < b ? -1 : a > b; }
 
+/* By value, also where a double has no room for all of the integer's digits. */
+static int compare_mixed(int64_t i, double d)
+{
+	if (d >= 0x1p63)
+		return -1;
+	if (d < -0x1p63)
+		return 1;
+	int64_t whole = (int64_t)d;
+	return i != whole ? (i < whole ? -1 : 1) : sign(0, d - (double)whole);
+}
+
 int filter_compare(const struct fvalue *a, const struct fvalue *b)
 {
-	bool na = a->type == FV_INT || a->type == FV_REAL, nb = b->type == FV_INT || b->type == FV_REAL;
-	if (na && nb) {
-		if (a->type == FV_INT && b->type == FV_INT)
-			return a->i < b->i ? -1 : a->i > b->i;
-		return sign(a->type == FV_INT ? (double)a->i : a->d, b->type == FV_INT ? (double)b->i : b->d);
-	}
+	if (a->type == FV_INT && b->type == FV_REAL)
+		return compare_mixed(a->i, b->d);
+	if (a->type == FV_REAL && b->type == FV_INT)
+		return -compare_mixed(b->i, a->d);
 	if (a->type != b->type)
 		return 2;
-	if (a->type == FV_BOOL)
+	if (a->type == FV_REAL)
+		return sign(a->d, b->d);
+	if (a->type == FV_INT || a->type == FV_BOOL)
 		return a->i < b->i ? -1 : a->i > b->i;
 	if (a->type == FV_TEXT) {
 		size_t n = a->len < b->len ? a->len : b->len;
@@ -55,28 +67,31 @@ static bool column_value(const struct fcolumn *c, const struct memory *m, struct
 	return false;
 }
 
-static bool json_value(const json_t *j, struct fvalue *v)
+static bool json_value(struct span j, struct buf *scratch, struct fvalue *v)
 {
+	struct span text;
 	*v = (struct fvalue){.type = FV_NULL};
-	switch (json_typeof(j)) {
-	case JSON_STRING:
-		*v = (struct fvalue){.type = FV_TEXT, .s = (char *)(uintptr_t)json_string_value(j), .len = json_string_length(j)};
+	switch (jsonspan_type(j)) {
+	case JSONSPAN_STRING:
+		if (!jsonspan_text(j, scratch, &text))
+			return false;
+		*v = (struct fvalue){.type = FV_TEXT, .s = (char *)(uintptr_t)text.p, .len = text.len};
 		return true;
-	case JSON_INTEGER:
-		*v = (struct fvalue){.type = FV_INT, .i = json_integer_value(j)};
+	case JSONSPAN_NUMBER:
+		v->type = jsonspan_number(j, &v->i, &v->d) ? FV_INT : FV_REAL;
 		return true;
-	case JSON_REAL:
-		*v = (struct fvalue){.type = FV_REAL, .d = json_real_value(j)};
+	case JSONSPAN_TRUE:
+	case JSONSPAN_FALSE:
+		*v = (struct fvalue){.type = FV_BOOL, .i = *j.p == 't'};
 		return true;
-	case JSON_TRUE:
-	case JSON_FALSE:
-		*v = (struct fvalue){.type = FV_BOOL, .i = json_is_true(j)};
+	case JSONSPAN_NULL:
 		return true;
-	case JSON_NULL:
-		return true;
-	default:
-		return false; /* objects and arrays equal nothing */
+	case JSONSPAN_NONE:
+	case JSONSPAN_OBJECT:
+	case JSONSPAN_ARRAY:
+		break;
 	}
+	return false; /* objects and arrays equal nothing */
 }
 
 /* Does the value satisfy the (positive) operator? */
@@ -92,41 +107,46 @@ static bool holds(const struct filter *f, const struct fvalue *v)
 	return false;
 }
 
-static bool meta_holds(const struct filter *f, const json_t *j)
+/* ---- metadata, for both evaluators ---- */
+
+struct span filter_metadata(struct span body)
 {
-	struct fvalue v;
-	size_t i;
-	json_t *e;
-	if (json_is_array(j) && (f->op == F_EQ || f->op == F_IN || f->op == F_NE || f->op == F_NIN)) {
-		json_array_foreach(j, i, e)
-			if (json_value(e, &v) && holds(f, &v))
-				return true;
-		return false;
-	}
-	return json_value(j, &v) && holds(f, &v);
+	struct span v;
+	return jsonspan_member(body, SPAN_LIT("metadata"), &v) ? v : (struct span){NULL, 0};
 }
 
-static const json_t *walk(const json_t *metadata, const char *path)
+static bool meta_holds(const struct filter *f, struct span j)
 {
-	for (; *path && metadata; path += strlen(path) + 1)
-		metadata = json_is_object(metadata) ? json_object_get(metadata, path) : NULL;
-	return metadata;
+	struct buf scratch = {NULL, 0, 0};
+	struct fvalue v;
+	struct span e;
+	bool yes = false;
+	if (jsonspan_type(j) != JSONSPAN_ARRAY)
+		yes = json_value(j, &scratch, &v) && holds(f, &v);
+	else if (f->op == F_EQ || f->op == F_IN || f->op == F_NE || f->op == F_NIN)
+		while (!yes && jsonspan_element(&j, &e))
+			yes = json_value(e, &scratch, &v) && holds(f, &v);
+	buf_free(&scratch);
+	return yes;
 }
+
+bool filter_meta(const struct filter *f, struct span metadata)
+{
+	bool negative = f->op == F_NE || f->op == F_NIN, has = true;
+	for (const char *p = f->path; has && *p; p += strlen(p) + 1)
+		has = jsonspan_member(metadata, SPAN(p), &metadata);
+	if (f->op == F_EXISTS)
+		return has == (f->v[0].i != 0);
+	return has ? meta_holds(f, metadata) != negative : negative;
+}
+
+/* ---- the tree ---- */
 
 struct matching {
 	const struct memory *m;
-	json_t *body;  /* parsed at the first metadata condition */
-	bool parsed;
+	struct span metadata; /* found at the first condition on it */
+	bool looked;
 };
-
-static const json_t *metadata_of(struct matching *x)
-{
-	if (!x->parsed) {
-		x->body = json_loadb(x->m->body.p ? x->m->body.p : "", x->m->body.len, 0, NULL);
-		x->parsed = true;
-	}
-	return json_object_get(x->body, "metadata");
-}
 
 static bool leaf(const struct filter *f, struct matching *x)
 {
@@ -138,10 +158,10 @@ static bool leaf(const struct filter *f, struct matching *x)
 			return has == (f->v[0].i != 0);
 		return has ? holds(f, &v) != negative : negative;
 	}
-	const json_t *j = walk(metadata_of(x), f->path);
-	if (f->op == F_EXISTS)
-		return (j != NULL) == (f->v[0].i != 0);
-	return j ? meta_holds(f, j) != negative : negative;
+	if (!x->looked)
+		x->metadata = filter_metadata(x->m->body);
+	x->looked = true;
+	return filter_meta(f, x->metadata);
 }
 
 static bool eval(const struct filter *f, struct matching *x)
@@ -167,7 +187,5 @@ static bool eval(const struct filter *f, struct matching *x)
 bool filter_match(const struct filter *f, const struct memory *m)
 {
 	struct matching x = {.m = m};
-	bool yes = eval(f, &x);
-	json_decref(x.body);
-	return yes;
+	return eval(f, &x);
 }

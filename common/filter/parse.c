@@ -8,6 +8,7 @@
 #define CONDITIONS_MAX 64
 #define DEPTH_MAX 8
 #define IN_MAX 1000
+#define VALUES_MAX 10000 /* altogether: SQLite binds at most 32,766 */
 #define PATH_MAX_BYTES 256
 
 #define COLUMN(name, sql, kind, member) {name, sql, kind, offsetof(struct memory, member)}
@@ -35,7 +36,7 @@ const struct fcolumn *filter_column(const char *name)
 }
 
 struct parsing {
-	size_t conditions;
+	size_t conditions, values;
 	char **error_r;
 };
 
@@ -81,7 +82,7 @@ void filter_free(struct filter **fp)
 
 bool filter_is_empty(const struct filter *f) { return !f || (f->op == F_AND && !f->nkids); }
 
-/* "metadata.a.b" → "a\0b\0\0"; a dot inside a key is written "\.". */
+/* "metadata.a.b" → "a\0b\0\0"; a backslash makes the next character an ordinary one. */
 static char *split_path(const char *p)
 {
 	size_t n = strlen(p);
@@ -97,10 +98,8 @@ static char *split_path(const char *p)
 			empty = true;
 			continue;
 		}
-		if (*p == '\\' && p[1] == '.')
-			p++;
-		if (*p == '"')
-			goto bad; /* SQLite's JSON paths have no way to write it */
+		if (*p == '\\' && !*++p)
+			goto bad;
 		*o++ = *p;
 		empty = false;
 	}
@@ -174,6 +173,14 @@ static bool fit_column(const struct fcolumn *c, struct fvalue *v, const char **w
 	return true;
 }
 
+static bool count_condition(struct parsing *p, const char *field)
+{
+	if (++p->conditions <= CONDITIONS_MAX)
+		return true;
+	refuse(p, field, "a filter may hold at most 64 conditions; ask in several requests, or use in instead of or");
+	return false;
+}
+
 static struct filter *parse_object(struct parsing *p, const json_t *j, int depth);
 
 static struct filter *parse_list(struct parsing *p, enum fop op, const char *key, const json_t *list, int depth)
@@ -218,6 +225,10 @@ static bool add_value(struct parsing *p, struct filter *f, const char *field, co
 	}
 	f->v = util_realloc(f->v, (f->nv + 1) * sizeof(*f->v));
 	f->v[f->nv++] = v;
+	if (++p->values > VALUES_MAX) {
+		refuse(p, field, "a filter may hold at most 10000 values altogether; ask in several requests");
+		return false;
+	}
 	if (f->op >= F_GT && f->op <= F_LTE && v.type != FV_TEXT && v.type != FV_INT && v.type != FV_REAL) {
 		refuse(p, field, "ranges compare numbers with numbers and strings with strings");
 		return false;
@@ -232,17 +243,13 @@ static bool add_value(struct parsing *p, struct filter *f, const char *field, co
 static struct filter *condition(struct parsing *p, const char *field, enum fop op, const json_t *j)
 {
 	struct filter *f = node(op);
-	bool ok = true;
-	if (++p->conditions > CONDITIONS_MAX) {
-		refuse(p, field, "a filter may hold at most 64 conditions");
-		ok = false;
-	}
+	bool ok = count_condition(p, field);
 	f->column = filter_column(field);
 	if (ok && !f->column) {
 		bool meta = strncmp(field, "metadata.", 9) == 0;
 		f->path = meta ? split_path(field + 9) : NULL;
 		if (!f->path) {
-			refuse(p, field, meta ? "is no path of keys with single dots (write \\. for a dot in a key; no quotes; at most 256 bytes)"
+			refuse(p, field, meta ? "is no path of keys with single dots (in a key write \\. for a dot and \\\\ for a backslash; at most 256 bytes)"
 					      : "no such field; filter on kind, user_id, agent_id, session_id, external_id, id, importance, version, "
 						"pinned, created_at, updated_at, expires_at or metadata.KEY");
 			ok = false;
@@ -322,6 +329,8 @@ static struct filter *parse_object(struct parsing *p, const json_t *j, int depth
 		return refuse(p, "filter", "may be nested 8 deep at most");
 	if (!json_is_object(j))
 		return refuse(p, "filter", "a condition must be a JSON object such as {\"user_id\": \"ada\"}");
+	if (!json_object_size(j) && depth && !count_condition(p, "filter"))
+		return NULL;
 	struct filter *f = node(F_AND);
 	json_object_foreach((json_t *)(uintptr_t)j, key, v) {
 		struct filter *kid = parse_key(p, key, v, depth);
@@ -336,7 +345,7 @@ static struct filter *parse_object(struct parsing *p, const json_t *j, int depth
 
 struct filter *filter_parse(const json_t *j, char **error_r)
 {
-	struct parsing p = {0, error_r};
+	struct parsing p = {.error_r = error_r};
 	*error_r = NULL;
 	if (!j || json_is_null(j))
 		return node(F_AND);

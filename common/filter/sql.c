@@ -1,5 +1,6 @@
 /* The filter as a SQLite expression over alias m. Every expression is 0 or 1, never NULL, so that NOT
  * means the same as in match.c. */
+#include <sqlite3.h>
 #include <stdlib.h>
 
 #include "filter-private.h"
@@ -15,9 +16,6 @@ static void arg(struct filter_args *a, struct filter_arg v)
 
 void filter_args_free(struct filter_args *a)
 {
-	for (size_t i = 0; i < a->n; i++)
-		if (a->v[i].owned)
-			free((char *)(uintptr_t)a->v[i].s.p);
 	free(a->v);
 	*a = (struct filter_args){.v = NULL};
 }
@@ -54,92 +52,37 @@ static void column_sql(const struct filter *f, struct buf *sql, struct filter_ar
 		return;
 	}
 	/* No ifnull() around it: the planner must see m.user_id=? to use an index. What can be NULL is
-	 * guarded by IS NOT NULL, and 0 AND NULL is 0. */
-	buf_adds(sql, negative ? "(NOT " : "");
+	 * guarded by IS NOT NULL, and 0 AND NULL is 0. IN, not a chain of OR: SQLite's depth of expressions is limited. */
+	buf_adds(sql, negative ? "(NOT (" : "(");
+	if (has)
+		buf_printf(sql, "m.%s %s AND ", c->sql, has);
+	if (c->kind == FF_BOOL)
+		buf_printf(sql, "(m.flags&%d<>0)", MEMORY_PINNED);
+	else
+		buf_printf(sql, "m.%s", c->sql);
+	buf_adds(sql, f->nv > 1 ? " IN (" : cmp(f->op));
 	for (size_t i = 0; i < f->nv; i++) {
-		buf_adds(sql, i ? " OR " : "(");
-		if (has)
-			buf_printf(sql, "m.%s %s AND ", c->sql, has);
-		if (c->kind == FF_BOOL)
-			buf_printf(sql, "(m.flags&%d<>0)=?", MEMORY_PINNED);
-		else
-			buf_printf(sql, "m.%s%s?", c->sql, cmp(f->op));
+		buf_adds(sql, i ? ",?" : "?");
 		bind_value(args, &f->v[i], c->kind == FF_UUID);
 	}
+	buf_adds(sql, f->nv > 1 ? ")" : "");
 	buf_adds(sql, negative ? "))" : ")");
 }
 
-/* SQLite compares a path's keys with the JSON text as it stands, so escapes are written as jansson writes them. */
-static void add_key(struct buf *b, const char *p)
+/* The same code as for a memory in hand, so that no other reading of JSON comes in between. */
+static void meta_function(sqlite3_context *c, int n, sqlite3_value **v)
 {
-	static const char letters[] = "btn\0fr"; /* U+0008 to U+000D */
-	buf_adds(b, ".\"");
-	for (; *p; p++) {
-		unsigned char c = (unsigned char)*p;
-		if (c == '\\')
-			buf_adds(b, "\\\\");
-		else if (c >= 8 && c <= 13 && letters[c - 8])
-			buf_printf(b, "\\%c", letters[c - 8]);
-		else if (c < 0x20)
-			buf_printf(b, "\\u%04X", c);
-		else
-			buf_addc(b, *p);
-	}
-	buf_addc(b, '"');
+	const struct filter *f = sqlite3_value_pointer(v[1], FILTER_POINTER);
+	const char *p = (const char *)sqlite3_value_text(v[0]);
+	struct span body = {p, p ? (size_t)sqlite3_value_bytes(v[0]) : 0};
+	(void)n;
+	sqlite3_result_int(c, f && filter_meta(f, filter_metadata(body)));
 }
 
-/* '$.metadata."a"."b"' as a bound argument: keys hold no quotes (parse.c). */
-static void bind_path(const struct filter *f, struct filter_args *args)
+bool filter_sql_install(sqlite3 *db)
 {
-	struct buf b = {0};
-	buf_adds(&b, "$.metadata");
-	for (const char *p = f->path; *p; p += strlen(p) + 1)
-		add_key(&b, p);
-	arg(args, (struct filter_arg){.type = FARG_TEXT, .s = {b.p, b.len}, .owned = true});
-}
-
-/* One element (type in `t`, value in `v`) against all values. */
-static void element_sql(const struct filter *f, const char *t, const char *v, struct buf *sql, struct filter_args *args)
-{
-	for (size_t i = 0; i < f->nv; i++) {
-		buf_adds(sql, i ? " OR " : "(");
-		switch (f->v[i].type) {
-		case FV_NULL:
-			buf_printf(sql, "%s='null'", t);
-			break;
-		case FV_BOOL:
-			buf_printf(sql, "%s='%s'", t, f->v[i].i ? "true" : "false");
-			break;
-		case FV_TEXT:
-			buf_printf(sql, "(%s='text' AND %s%s?)", t, v, cmp(f->op));
-			bind_value(args, &f->v[i], false);
-			break;
-		default:
-			buf_printf(sql, "(%s IN ('integer','real') AND %s%s?)", t, v, cmp(f->op));
-			bind_value(args, &f->v[i], false);
-		}
-	}
-	buf_addc(sql, ')');
-}
-
-static void meta_sql(const struct filter *f, struct buf *sql, struct filter_args *args)
-{
-	bool equal = f->op == F_EQ || f->op == F_IN || f->op == F_NE || f->op == F_NIN;
-	bool negative = f->op == F_NE || f->op == F_NIN;
-	if (f->op == F_EXISTS) {
-		buf_printf(sql, "(json_type(m.body,?) IS %sNULL)", f->v[0].i ? "NOT " : "");
-		bind_path(f, args);
-		return;
-	}
-	buf_adds(sql, negative ? "(NOT EXISTS" : "EXISTS");
-	/* json_each walks an array's elements, or yields the scalar itself; of an object it would walk the
-	 * members, which equal nothing here. */
-	buf_adds(sql, "(SELECT 1 FROM json_each(m.body,?) e WHERE ");
-	bind_path(f, args);
-	buf_printf(sql, "json_type(m.body,?)%s AND ", equal ? "<>'object'" : " NOT IN ('object','array')");
-	bind_path(f, args);
-	element_sql(f, "e.type", "e.value", sql, args);
-	buf_adds(sql, negative ? "))" : ")");
+	return sqlite3_create_function(db, "orc_meta", 2, SQLITE_UTF8 | SQLITE_DETERMINISTIC | SQLITE_DIRECTONLY, NULL,
+				       meta_function, NULL, NULL) == SQLITE_OK;
 }
 
 void filter_sql(const struct filter *f, struct buf *sql, struct filter_args *args)
@@ -163,9 +106,11 @@ void filter_sql(const struct filter *f, struct buf *sql, struct filter_args *arg
 		buf_addc(sql, ')');
 		return;
 	default:
-		if (f->column)
+		if (f->column) {
 			column_sql(f, sql, args);
-		else
-			meta_sql(f, sql, args);
+		} else {
+			buf_adds(sql, "orc_meta(m.body,?)");
+			arg(args, (struct filter_arg){.type = FARG_FILTER, .filter = f});
+		}
 	}
 }

@@ -182,6 +182,10 @@ static bool migrate(struct store *s)
 
 static bool set_up(struct store *s)
 {
+	if (!filter_sql_install(s->db)) {
+		sq_fail(s);
+		return false;
+	}
 	if (!s->writer)
 		return execute(s, "PRAGMA temp_store=MEMORY; PRAGMA cache_size=-1024; PRAGMA mmap_size=268435456");
 	/* FULL: the journal lets go of a record when COMMIT returns, so COMMIT must be durable. */

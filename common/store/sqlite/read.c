@@ -196,6 +196,7 @@ void sq_bind_args(sqlite3_stmt *st, int from, const struct filter_args *a)
 		case FARG_BLOB: sqlite3_bind_blob(st, at, v->s.p, (int)v->s.len, SQLITE_STATIC); break;
 		case FARG_INT: sqlite3_bind_int64(st, at, v->i); break;
 		case FARG_REAL: sqlite3_bind_double(st, at, v->d); break;
+		case FARG_FILTER: sqlite3_bind_pointer(st, at, (void *)(uintptr_t)v->filter, FILTER_POINTER, NULL); break;
 		}
 	}
 }
