@@ -62,6 +62,8 @@ struct plant {
 	_Atomic uint32_t ack_store;                        /* sync.ack = store: api waits for TXN_STORED */
 	_Atomic uint64_t journal_bytes, journal_quota;
 	_Atomic int64_t oldest_unflushed_us;
+	_Atomic uint32_t refusing;                         /* enum txn_status (BUSY, DISK_FULL) of the last refusal for want of room; 0 since a write was accepted */
+	_Atomic int64_t refused_us;                        /* clock_mono_us() of it */
 	_Atomic uint32_t reason_len;  /* release-stored after reason[] was written, once per failure */
 	char reason[512];             /* why sync_state is *_FAILED */
 	_Atomic uint32_t warm_done;   /* writer: warmer; 1 = L1 filled */

@@ -211,3 +211,20 @@ def test_clean_stop_leaves_a_whole_database(make):
     shutil.rmtree(os.path.join(o.data, "journal"))
     o.start()
     assert {m["id"] for m in o.list()["memories"]} == ids
+
+
+def test_no_room_shows_in_readyz(make):
+    """journal.pending_max is reached: 503 with Retry-After, /readyz says so, and it is over when there is room."""
+    o = make(sets=["sync.debounce_ms=3000", "sync.batch_max=100000", "journal.pending_max=1024"])
+    status = []
+    for part in range(4):
+        status.append(o.post("/v1/memories", {"memories": [{"content": f"m{part}.{i}"} for i in range(400)]}).status)
+    assert status[0] == 201 and status[-1] == 503
+    r = o.get("/readyz")
+    assert r.status == 503 and r.json["status"] == "journal-quota"
+    deadline = time.monotonic() + 10 * SLOW
+    while o.post("/v1/memories", {"content": "again"}).status != 201:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert o.get("/readyz").status == 200
+    assert o.get("/v1/memories:count").json["count"] == 400 * status.count(201) + 1

@@ -1,6 +1,9 @@
 /* /livez, /readyz, /startupz, /metrics: answered at once from shared memory, never queued. */
 #include "api.h"
+#include "clock.h"
 #include "handlers.h"
+
+#define REFUSING_US 5000000
 
 static void say(struct call *c, int status, const char *text)
 {
@@ -27,6 +30,15 @@ static bool add_reason(struct buf *b, struct plant *p)
 	return n > 0;
 }
 
+/* Writes find no room. Whoever is kept away by this sends none that could show that there is room again: so
+ * it holds for a few seconds after the last refusal only. */
+static const char *refusing(struct plant *p)
+{
+	uint32_t why = atomic_load_explicit(&p->refusing, memory_order_acquire);
+	int64_t age = clock_mono_us() - atomic_load_explicit(&p->refused_us, memory_order_relaxed);
+	return !why || age > REFUSING_US ? NULL : why == TXN_DISK_FULL ? "disk-full" : "journal-quota";
+}
+
 /* 200 whenever writes are accepted and local reads served; store trouble shows as degraded. */
 void probes_readyz(struct call *c)
 {
@@ -45,6 +57,8 @@ void probes_readyz(struct call *c)
 		why = "warming";
 	else if (quota && atomic_load(&p->journal_bytes) >= quota)
 		why = "journal-quota";
+	else
+		why = refusing(p);
 	c->reply.status = why ? 503 : 200;
 	if (why)
 		buf_adds(&c->reply.head, "Retry-After: 1\r\n");

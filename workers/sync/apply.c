@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "clock.h"
 #include "log.h"
 #include "sync.h"
 
@@ -219,8 +220,18 @@ static void remember_waiter(struct sync *s, const struct item *it)
 						    .scrub = it->flags & TXN_SCRUB};
 }
 
+void apply_refusing(struct sync *s, enum txn_status why)
+{
+	if (why != TXN_OK)
+		atomic_store_explicit(&s->plant->refused_us, clock_mono_us(), memory_order_relaxed);
+	else if (!atomic_load_explicit(&s->plant->refusing, memory_order_relaxed))
+		return;
+	atomic_store_explicit(&s->plant->refusing, (uint32_t)why, memory_order_release);
+}
+
 static void make_visible(struct sync *s, struct batch *g)
 {
+	apply_refusing(s, TXN_OK);
 	for (size_t i = 0; i < g->n; i++) {
 		struct item *it = &g->items[i];
 		if (it->status == TXN_OK)
@@ -249,6 +260,7 @@ static void refuse_all(struct sync *s, struct batch *g, int error)
 			  "repaired and the daemon is restarted; nothing that was acknowledged is lost", strerror(error));
 	} else {
 		static struct log_limit full;
+		apply_refusing(s, why);
 		log_warn_limited(&full, 10, "the disk under data.dir is full: writes are refused until there is room");
 	}
 	for (int b = 0; b < 2 && both[b]; b++)
@@ -267,6 +279,9 @@ static void refuse_all(struct sync *s, struct batch *g, int error)
 		n->count = row ? atomic_load(&row->count) : 0;
 		n->bytes = row ? atomic_load(&row->bytes) : 0;
 		n->dim = row ? atomic_load(&row->dim) : 0;
+		n->quota_count = row ? atomic_load(&row->quota_count) : 0;
+		n->quota_bytes = row ? atomic_load(&row->quota_bytes) : 0;
+		n->relaxed = row ? atomic_load(&row->relaxed) : s->relaxed_default;
 	}
 	if (both[1]) {
 		both[1]->writes = 0;

@@ -286,6 +286,8 @@ static enum txn_status judge(struct sync *s, struct txn_reader *t, size_t len, b
 	enum txn_status st = has_room(s, t, len);
 	*arg_r = 0;
 	*relaxed_r = false;
+	if (st == TXN_BUSY)
+		apply_refusing(s, st);
 	if (st != TXN_OK)
 		return st;
 	if (!reads_hold(s, t))

@@ -1,10 +1,11 @@
 /* sync: makes writes durable, batches them to the store, owns the shared indexes.
  *
- * Four threads, one duty each:
+ * Five threads, one duty each:
  *   loop     intake.c drains the rings, sequence.c validates and numbers, apply.c makes a durable
  *            group visible and answers. The only writer of pending table, vector index, L1 write-through,
  *            namespace rows and sequence numbers.
  *   journal  commit.c: pwritev + fdatasync of one group while the loop gathers the next.
+ *   segments commit.c: spare journal segments, filled with zeros before they are needed.
  *   flusher  flusher.c: journal → store by its own cursor; collects what expired.
  *   refill   refill.c: store → vector index, in batches that the loop inserts.
  *
@@ -127,6 +128,7 @@ void commit_submit(struct sync *s);       /* loop: hands the open group over if 
 void commit_stop(struct committer **c);
 
 /* apply.c */
+void apply_refusing(struct sync *s, enum txn_status why); /* for /readyz: there was no room; TXN_OK: there is */
 void apply_txn(struct sync *s, uint64_t seq, uint64_t segment, uint64_t offset, const void *data, size_t len);
 void apply_finish(struct sync *s, uint64_t seq); /* publishes everything up to seq */
 void apply_batch(struct sync *s, struct batch *g); /* makes a durable group visible, answers it */
