@@ -257,22 +257,28 @@ static enum store_rc exec_ns(struct store *s, const char *sql, uint64_t ns)
 	return rc == SQLITE_OK ? STORE_OK : sq_fail(s);
 }
 
+/* Answers kept for idempotency repeat the content: an erase takes them as well. */
+static enum store_rc drop_answers(struct store *s, uint64_t ns)
+{
+	return exec_ns(s, "DELETE FROM idempotency WHERE ns=%lld", ns);
+}
+
 static enum store_rc apply_delete(struct store *s, const struct op_delete *d)
 {
 	struct row old;
 	enum store_rc rc = find_row(s, &d->id, &old);
 	if (rc != STORE_OK || !old.n || (uint64_t)old.version >= d->version) {
 		buf_free(&old.content);
-		return rc;
+		/* done before, and so were the answers behind it that are stored again now */
+		return rc == STORE_OK && !old.n && d->how == DELETE_ERASE ? drop_answers(s, d->ns) : rc;
 	}
 	rc = words_drop(s, &old);
 	if (rc == STORE_OK)
 		rc = d->how == DELETE_SOFT ? soft_delete(s, d, &old) : remove_row(s, d, &old);
 	if (rc == STORE_OK && !old.deleted_us)
 		rc = count(s, old.ns, -1, -old.bytes);
-	/* answers kept for idempotency repeat the content: an erase takes them as well */
 	if (rc == STORE_OK && d->how == DELETE_ERASE)
-		rc = exec_ns(s, "DELETE FROM idempotency WHERE ns=%lld", old.ns);
+		rc = drop_answers(s, old.ns);
 	buf_free(&old.content);
 	return rc;
 }
