@@ -106,15 +106,24 @@ static void on_eof(struct http_conn *c)
 		http_conn_close(c);
 }
 
+/* A reset that comes with the bytes shares their one event and is not told apart from them: a request that
+ * stays incomplete is read until EAGAIN, or its connection would be kept until the request times out. */
+static bool incomplete(const struct http_conn *c)
+{
+	return c->rx == HTTP_RX_BODY || c->rx == HTTP_RX_CHUNKED || (c->rx == HTTP_RX_HEAD && c->in_len > c->in_pos);
+}
+
 static bool read_once(struct http_conn *c)
 {
 	ssize_t n = http_io_fill(c);
-	if (n > 0)
+	if (n > 0) {
 		http_step_run(c);
-	else if (n == 0)
+		c->more |= !c->dead && incomplete(c);
+	} else if (n == 0) {
 		on_eof(c);
-	else if (n == -2)
+	} else if (n == -2) {
 		http_conn_close(c);
+	}
 	return n > 0;
 }
 
