@@ -350,7 +350,7 @@ static enum store_rc namespaces(struct store *s, void (*fn)(void *, const struct
 	while (st && (rc = sqlite3_step(st)) == SQLITE_ROW) {
 		struct store_ns n = {.ns = (uint64_t)sqlite3_column_int64(st, 0), .dim = (uint32_t)sqlite3_column_int(st, 3),
 			.count = (uint64_t)sqlite3_column_int64(st, 4), .bytes = (uint64_t)sqlite3_column_int64(st, 5),
-			.quota_bytes = (uint64_t)sqlite3_column_int64(st, 6), .quota_count = (uint64_t)sqlite3_column_int64(st, 7),
+			.quota_count = (uint64_t)sqlite3_column_int64(st, 6), .quota_bytes = (uint64_t)sqlite3_column_int64(st, 7),
 			.relaxed = (uint32_t)sqlite3_column_int(st, 8), .created_us = sqlite3_column_int64(st, 9),
 			.exists = sqlite3_column_int(st, 10)};
 		struct span name = sq_text(st, 1), space = sq_text(st, 2);
