@@ -62,9 +62,15 @@ int vectors_put(struct vectors *v, const struct vectors_row *row)
 /* In double: squares of extreme floats neither overflow nor vanish. False: not finite. */
 static bool normalise(const float *x, uint32_t dim, float *out, float *norm_r)
 {
-	double sum = 0;
-	for (uint32_t i = 0; i < dim; i++)
-		sum += (double)x[i] * (double)x[i];
+	/* Eight sums: one would be a chain of additions, each waiting for the one before. */
+	double part[8] = {0};
+	uint32_t whole = dim & ~7u;
+	for (uint32_t i = 0; i < whole; i += 8)
+		for (uint32_t k = 0; k < 8; k++)
+			part[k] += (double)x[i + k] * (double)x[i + k];
+	for (uint32_t i = whole; i < dim; i++)
+		part[i & 7] += (double)x[i] * (double)x[i];
+	double sum = (part[0] + part[4]) + (part[1] + part[5]) + ((part[2] + part[6]) + (part[3] + part[7]));
 	double norm = sqrt(sum), factor = norm > 0 ? 1 / norm : 0;
 	for (uint32_t i = 0; i < dim; i++)
 		out[i] = (float)(x[i] * factor);

@@ -8,8 +8,9 @@
  * segment: head written first, then renamed. Numbers ascend and are never used twice.
  *
  * Threads. One appends and syncs: `fd`, `group`, `dir_dirty`, `unsynced`, `next_seq` are its own. Others call
- * prepare, release, scrub: `upkeep` makes them take turns and is held across their file I/O; the appending
- * thread never takes it. `list` guards the arrays and what is marked so; it is held for memory only.
+ * prepare, release, scrub: `upkeep` makes them take turns and is held across their file I/O, except for the
+ * zeros of new spares, which take long and concern nobody else (`making`: one thread at a time). The appending
+ * thread never takes either. `list` guards the arrays and what is marked so; it is held for memory only.
  * A spare that somebody works on is out of the array. The current segment (the last of segs) is written by
  * the appending thread alone, behind `end`; what lies before `end` and the head belong to upkeep. */
 #ifndef ORC_JOURNAL_PRIVATE_H
@@ -62,6 +63,7 @@ struct journal {
 	_Atomic uint64_t last_seq, held;
 	struct group *group;
 
+	pthread_mutex_t making; /* taken before upkeep */
 	pthread_mutex_t upkeep;
 	pthread_mutex_t list;  /* guards all below */
 	pthread_cond_t idle;   /* `writing` became false */

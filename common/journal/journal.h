@@ -78,8 +78,10 @@ int must_check journal_sync(struct journal *j);
 
 /* Any thread: zero-fills spare segments when fewer than two wait (not before a quarter of the very first
  * segment is used) and removes surplus ones. 0, or errno when it could not
- * (reported by the next append only if that needs it). */
+ * (reported by the next append only if that needs it). Returns at once when another thread is at it. */
 int journal_prepare(struct journal *j);
+/* Any thread, cheap: it is time for journal_prepare(). */
+bool journal_low(struct journal *j);
 /* Any thread: records ≤ seq are in the store; whole segments below are recycled. */
 void journal_release(struct journal *j, uint64_t flushed_seq);
 /* Overwrites with zeros and syncs every released segment and spare (for erase). The current segment is

@@ -214,6 +214,7 @@ static struct journal *make(const struct journal_conf *conf)
 	j->dirfd = j->fd = -1;
 	j->next_number = j->next_id = 1;
 	j->group = util_alloc(sizeof(*j->group));
+	pthread_mutex_init(&j->making, NULL);
 	pthread_mutex_init(&j->upkeep, NULL);
 	pthread_mutex_init(&j->list, NULL);
 	pthread_cond_init(&j->idle, NULL);
@@ -298,6 +299,7 @@ void journal_close(struct journal **jp)
 	pthread_cond_destroy(&j->idle);
 	pthread_mutex_destroy(&j->list);
 	pthread_mutex_destroy(&j->upkeep);
+	pthread_mutex_destroy(&j->making);
 	free(j->segs);
 	free(j->spares);
 	free(j->group);

@@ -129,26 +129,38 @@ static bool is_quiet(struct journal *j)
 	return quiet;
 }
 
-int journal_prepare(struct journal *j)
+bool journal_low(struct journal *j) { return full_spares(j) < SPARES_READY && !is_quiet(j); }
+
+static int make_spares(struct journal *j)
 {
-	struct spare s;
 	int e = 0;
-	if (is_quiet(j))
-		return 0;
-	pthread_mutex_lock(&j->upkeep);
 	while (!e && full_spares(j) < SPARES_READY)
 		e = make_spare(j);
+	return e;
+}
+
+static bool remove_surplus(struct journal *j)
+{
+	struct spare s;
 	bool removed = false;
+	pthread_mutex_lock(&j->upkeep);
 	while (take_surplus(j, &s)) {
 		removed = true;
 		if (recycle_remove(j, &s))
 			break;
 	}
-	/* Room in the quota that the surplus took. */
-	if (e == EDQUOT && removed)
-		for (e = 0; !e && full_spares(j) < SPARES_READY;)
-			e = make_spare(j);
 	pthread_mutex_unlock(&j->upkeep);
+	return removed;
+}
+
+int journal_prepare(struct journal *j)
+{
+	if (is_quiet(j) || pthread_mutex_trylock(&j->making))
+		return 0; /* nothing to do, or somebody is at it */
+	int e = make_spares(j);
+	if (remove_surplus(j) && e == EDQUOT)
+		e = make_spares(j); /* there is room in the quota now */
+	pthread_mutex_unlock(&j->making);
 	return e;
 }
 

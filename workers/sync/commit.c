@@ -1,19 +1,25 @@
 /* The journal thread: one batch at a time becomes durable while the loop gathers the next. The
- * next batch is therefore all that arrived during the last fdatasync: group commit without a timer. */
+ * next batch is therefore all that arrived during the last fdatasync: group commit without a timer.
+ *
+ * Beside it a thread that fills spare segments with zeros. The flusher cannot do that: it is busy with
+ * the store just when writes come fast, and a journal thread that finds no spare makes everybody wait. */
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <unistd.h>
 
 #include "log.h"
 #include "sync.h"
 
+#define PREPARE_RETRY_US 100000
+
 struct committer {
 	struct sync *s;
-	pthread_t thread;
+	pthread_t thread, segments;
 	pthread_mutex_t lock;
-	pthread_cond_t more;
+	pthread_cond_t more, low;
 	struct batch *work;
-	bool stop;
+	bool spares_low, stop;
 	struct iovec iov[BATCH_TXNS];
 	struct journal_where where[BATCH_TXNS];
 };
@@ -31,6 +37,36 @@ static void write_batch(struct committer *c, struct batch *g)
 	for (size_t i = 0; i < g->n; i++)
 		if (g->items[i].status == TXN_OK)
 			g->items[i].where = c->where[n++];
+}
+
+static void look_after_spares(struct committer *c)
+{
+	if (!journal_low(c->s->journal))
+		return;
+	pthread_mutex_lock(&c->lock);
+	c->spares_low = true;
+	pthread_cond_signal(&c->low);
+	pthread_mutex_unlock(&c->lock);
+}
+
+static void *segments_main(void *arg)
+{
+	struct committer *c = arg;
+	prctl(PR_SET_NAME, "segments");
+	pthread_mutex_lock(&c->lock);
+	for (;;) {
+		while (!c->spares_low && !c->stop)
+			pthread_cond_wait(&c->low, &c->lock);
+		if (c->stop)
+			break;
+		c->spares_low = false;
+		pthread_mutex_unlock(&c->lock);
+		if (journal_prepare(c->s->journal)) /* quota or disk: the append reports it if it matters */
+			usleep(PREPARE_RETRY_US);
+		pthread_mutex_lock(&c->lock);
+	}
+	pthread_mutex_unlock(&c->lock);
+	return NULL;
 }
 
 static void batch_done(struct sync *s, void *arg)
@@ -65,6 +101,7 @@ static void *committer_main(void *arg)
 		pthread_mutex_unlock(&c->lock);
 		write_batch(c, g);
 		sync_post(c->s, batch_done, g);
+		look_after_spares(c);
 		pthread_mutex_lock(&c->lock);
 	}
 	pthread_mutex_unlock(&c->lock);
@@ -96,10 +133,10 @@ struct committer *commit_start(struct sync *s)
 	c->s = s;
 	pthread_mutex_init(&c->lock, NULL);
 	pthread_cond_init(&c->more, NULL);
-	if (pthread_create(&c->thread, NULL, committer_main, c)) {
-		free(c);
-		return NULL;
-	}
+	pthread_cond_init(&c->low, NULL);
+	if (pthread_create(&c->thread, NULL, committer_main, c) ||
+	    pthread_create(&c->segments, NULL, segments_main, c))
+		return NULL; /* the worker ends: there is nothing to undo */
 	return c;
 }
 
@@ -111,8 +148,10 @@ void commit_stop(struct committer **cp)
 	pthread_mutex_lock(&c->lock);
 	c->stop = true;
 	pthread_cond_signal(&c->more);
+	pthread_cond_signal(&c->low);
 	pthread_mutex_unlock(&c->lock);
 	pthread_join(c->thread, NULL);
+	pthread_join(c->segments, NULL);
 	free(c);
 	*cp = NULL;
 }
