@@ -1,11 +1,14 @@
 /* The life of any worker process: birth by contract.h, heartbeat, control messages, leaving. */
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <unistd.h>
 
@@ -17,6 +20,7 @@
 #define FORMAT_POLL_US 500     /* first look at the segments; doubles … */
 #define FORMAT_POLL_MAX_US 20000
 #define MESSAGES_PER_TURN 16
+#define PROMPT_SLICE_NS 100000 /* the least that Linux takes */
 
 struct command {
 	uint32_t token;
@@ -79,6 +83,20 @@ void worker_progress(struct worker *w)
 	w->priv->progress_us = now;
 	atomic_store_explicit(&w->self->heartbeat_us, now, memory_order_relaxed);
 	send_control(w, CTL_PROGRESS, NULL, 0);
+}
+
+void worker_prompt(void)
+{
+	/* struct sched_attr of linux/sched/types.h, whose header clashes with libc's <sched.h> */
+	struct {
+		uint32_t size, policy;
+		uint64_t flags;
+		int32_t nice;
+		uint32_t priority;
+		uint64_t runtime, deadline, period;
+	} a = {.size = sizeof(a), .policy = SCHED_OTHER, .nice = getpriority(PRIO_PROCESS, 0), .runtime = PROMPT_SLICE_NS};
+	if (sched_getscheduler(0) == SCHED_OTHER)
+		(void)syscall(SYS_sched_setattr, 0, &a, 0); /* older kernels ignore the slice */
 }
 
 void worker_wake_peer(struct worker *w, unsigned slot)

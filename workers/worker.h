@@ -130,6 +130,11 @@ void worker_progress(struct worker *w);
 /* Leaves the loop soon, with this exit code. */
 void worker_exit(struct worker *w, int code);
 
+/* The calling thread works in short pieces and everybody waits for it (journal, sync's loop): it asks for
+ * short time slices, with which Linux (6.12 on) lets it run at once when it wakes instead of after
+ * another process's slice of 3 ms. Needs no right; takes no share of the processor from anybody. */
+void worker_prompt(void);
+
 /* After publishing something for that slot: wakes it if it sleeps. Any thread. */
 void worker_wake_peer(struct worker *w, unsigned slot);
 /* Runs on_wake() in the next turn of the loop. Loop thread only. */

@@ -90,6 +90,7 @@ static void *committer_main(void *arg)
 {
 	struct committer *c = arg;
 	prctl(PR_SET_NAME, "journal");
+	worker_prompt();
 	pthread_mutex_lock(&c->lock);
 	for (;;) {
 		while (!c->work && !c->stop)

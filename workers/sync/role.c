@@ -236,6 +236,7 @@ static int sync_init(struct worker *w)
 {
 	struct sync *s = &sync_state;
 	uint64_t flushed = 0;
+	worker_prompt();
 	s->w = w;
 	w->role_data = s;
 	s->plant = w->plant;
