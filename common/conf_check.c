@@ -211,6 +211,14 @@ static void check_names(struct conf_loading *l)
 	json_decref(list);
 }
 
+#define DATA_DIR_MAX 480 /* SQLite opens paths of at most 512 bytes, and adds names to this one */
+
+static void check_data_dir(struct conf_loading *l)
+{
+	if (strlen(conf_str(l->c, CONF_DATA_DIR)) > DATA_DIR_MAX)
+		wrong(l, CONF_DATA_DIR, "is longer than %d bytes, more than SQLite can open; choose a shorter one", DATA_DIR_MAX);
+}
+
 static void check_unix(struct conf_loading *l)
 {
 	const char *mode = conf_str(l->c, CONF_LISTEN_UNIX_MODE);
@@ -229,6 +237,7 @@ void conf_check_whole(struct conf_loading *l)
 	check_tcp(l);
 	check_names(l);
 	check_unix(l);
+	check_data_dir(l);
 	if (ring & (ring - 1))
 		wrong(l, CONF_RING_BYTES, "is no power of two; take for example \"8 MiB\"");
 }

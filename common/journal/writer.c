@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "crc32c.h"
@@ -252,12 +253,19 @@ int journal_append(struct journal *j, const struct iovec *payload, size_t n, uin
 	return 0;
 }
 
+/* A file that was deleted under us syncs well, and is gone at the next start. */
+static int still_there(int fd)
+{
+	struct stat st;
+	return fstat(fd, &st) ? errno : st.st_nlink ? 0 : ENOENT;
+}
+
 int journal_sync(struct journal *j)
 {
 	int e = atomic_load_explicit(&j->failed, memory_order_relaxed);
 	if (e)
 		return e;
-	if (j->unsynced && (e = segment_datasync(j->fd)))
+	if (j->unsynced && ((e = segment_datasync(j->fd)) || (e = still_there(j->fd))))
 		return writer_fail(j, e);
 	j->unsynced = false;
 	/* The name under which the records will be looked for. */

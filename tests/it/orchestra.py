@@ -147,8 +147,12 @@ class Orchestra:
                 self.process.kill()
                 self.process.wait()
             self.close_connection()
+            said = self.log() if os.path.exists(self.log_path) else ""
             if self.own_dir:
                 shutil.rmtree(self.dir, ignore_errors=True)
+            # A worker that a sanitizer ended is started again, and a test may not notice.
+            for sign in ("Sanitizer", "runtime error:", "Assertion", "assertion failed"):
+                assert sign not in said, said
 
     def __enter__(self):
         return self

@@ -1,14 +1,32 @@
 /* api's life. */
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 #include "api.h"
 #include "handlers.h"
 #include "log.h"
 
 #define DRAIN_POLL_MS 20
+#define FILES_BESIDE_CONNECTIONS 256 /* ours, the store's, and connections that are told there is no room */
 
 static struct api api_state;
+
+/* Beyond the descriptors that this process may open nobody could be told that there is no room. */
+static unsigned connections_of(const struct conf *c)
+{
+	static struct log_limit once;
+	struct rlimit files;
+	int64_t want = conf_int(c, CONF_HTTP_MAX_CONNECTIONS);
+	if (getrlimit(RLIMIT_NOFILE, &files) || files.rlim_cur == RLIM_INFINITY ||
+	    (int64_t)files.rlim_cur - FILES_BESIDE_CONNECTIONS >= want)
+		return (unsigned)want;
+	int64_t most = (int64_t)files.rlim_cur - FILES_BESIDE_CONNECTIONS;
+	most = most < 16 ? 16 : most;
+	log_warn_limited(&once, 3600, "http.max_connections is %lld, but %lld open files are allowed: %lld connections will be taken; "
+			 "raise the limit (ulimit -n, LimitNOFILE)", (long long)want, (long long)files.rlim_cur, (long long)most);
+	return (unsigned)most;
+}
 
 static struct http_limits limits_of(const struct conf *c)
 {
@@ -20,7 +38,7 @@ static struct http_limits limits_of(const struct conf *c)
 		.body_timeout_ms = (unsigned)(conf_int(c, CONF_HTTP_BODY_TIMEOUT) / 1000),
 		.idle_timeout_ms = (unsigned)(conf_int(c, CONF_HTTP_IDLE_TIMEOUT) / 1000),
 		.write_timeout_ms = (unsigned)(conf_int(c, CONF_HTTP_WRITE_TIMEOUT) / 1000),
-		.max_connections = (unsigned)conf_int(c, CONF_HTTP_MAX_CONNECTIONS),
+		.max_connections = connections_of(c),
 		.buffered_bytes = (size_t)conf_int(c, CONF_HTTP_BUFFERED_BYTES)};
 }
 
