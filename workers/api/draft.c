@@ -167,14 +167,18 @@ static bool read_importance(const struct reading *r, const json_t *v)
 
 static bool check_vector(const struct reading *r, const float *x, size_t n)
 {
-	double sum = 0;
+	double part[8] = {0}, sum; /* one sum would be a chain of additions, each waiting for the one before */
+	size_t whole = n & ~(size_t)7;
 	if (n < 1 || n > LIMIT_DIMENSIONS)
 		return bad(r, "embedding", "must have 1 to 4096 numbers");
-	for (size_t i = 0; i < n; i++) {
-		if (!isfinite(x[i]))
-			return bad(r, "embedding", "must hold finite 32-bit floats only");
-		sum += (double)x[i] * x[i];
-	}
+	for (size_t i = 0; i < whole; i += 8)
+		for (size_t k = 0; k < 8; k++)
+			part[k] += (double)x[i + k] * x[i + k];
+	for (size_t i = whole; i < n; i++)
+		part[i & 7] += (double)x[i] * x[i];
+	sum = (part[0] + part[4]) + (part[1] + part[5]) + ((part[2] + part[6]) + (part[3] + part[7]));
+	if (!isfinite(sum)) /* squares of finite floats do not overflow a double */
+		return bad(r, "embedding", "must hold finite 32-bit floats only");
 	if (!(sum > 1e-30))
 		return bad(r, "embedding", "must not be the zero vector: it has no direction to compare");
 	r->d->embedding = x;

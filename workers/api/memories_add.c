@@ -196,6 +196,8 @@ static bool put(struct attempt *t, struct draft *d, uint64_t version, const char
 	t->body.len = 0;
 	draft_memory(d, t->a->ns, version, &t->body, &m);
 	txn_op_put(&t->t, &m);
+	if (t->a->n == 1) /* only a later memory of the same bulk could want the vector */
+		m.embedding = NULL;
 	held_free(&r->held);
 	held_copy(&r->held, &m);
 	r->stored = true;
