@@ -63,7 +63,8 @@ struct store_ops {
 	enum store_rc (*commit)(struct store *s, uint64_t seq);
 	void (*rollback)(struct store *s);
 	enum store_rc (*cursor)(struct store *s, uint64_t *flushed_seq_r);
-	/* After erase: nothing of deleted content stays in the files (secure delete, FTS purge, WAL truncated). */
+	/* After erase: nothing of deleted content stays in the files (secure delete, FTS purge, WAL truncated).
+	 * STORE_BUSY: a reader is in the way for now, something may be left; call again. */
 	enum store_rc (*scrub)(struct store *s);
 	/* Ids (live) whose expires_us <= now and tombstones older than trash_before_us, at most max. */
 	enum store_rc (*collect)(struct store *s, int64_t now_us, int64_t trash_before_us, size_t max,

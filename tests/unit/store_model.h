@@ -274,7 +274,7 @@ static int picture_row(void *arg, int n, char **v, char **name)
 HELPER void query(struct store *s, const char *sql, struct buf *out)
 {
 	char *error = NULL;
-	if (sqlite3_exec(s->db, sql, picture_row, out, &error) != SQLITE_OK)
+	if (sqlite3_exec(s->db, sql, out ? picture_row : NULL, out, &error) != SQLITE_OK)
 		fail_msg("%s: %s", sql, error);
 }
 

@@ -141,6 +141,15 @@ struct span sq_text(sqlite3_stmt *st, int i)
 	return (struct span){p, p ? (size_t)sqlite3_column_bytes(st, i) : 0};
 }
 
+struct uuid sq_uuid(sqlite3_stmt *st, int i)
+{
+	struct uuid u = {{0}};
+	const void *p = sqlite3_column_blob(st, i);
+	if (p && sqlite3_column_bytes(st, i) == sizeof(u.b))
+		memcpy(u.b, p, sizeof(u.b));
+	return u;
+}
+
 static bool execute(struct store *s, const char *text)
 {
 	if (sqlite3_exec(s->db, text, NULL, NULL, NULL) == SQLITE_OK)
@@ -149,26 +158,49 @@ static bool execute(struct store *s, const char *text)
 	return false;
 }
 
-static int schema_version(struct store *s)
+static bool say(struct store *s, const char *what)
 {
-	sqlite3_stmt *st;
-	int v = 0;
-	if (sqlite3_prepare_v2(s->db, "SELECT value FROM meta WHERE key='schema'", -1, &st, NULL) == SQLITE_OK) {
-		if (sqlite3_step(st) == SQLITE_ROW)
-			v = sqlite3_column_int(st, 0);
-		sqlite3_finalize(st);
-	}
-	return v;
+	snprintf(s->error, sizeof(s->error), "%s", what);
+	return false;
 }
 
-static bool migrate(struct store *s)
+/* The first column of the first row as an integer; false: an error, or it is none. */
+static bool read_integer(struct store *s, const char *text, int64_t *v_r)
 {
-	int v = schema_version(s);
-	char text[96];
-	if (v > SCHEMA_VERSION) {
-		snprintf(s->error, sizeof(s->error), "the database has schema %d, this program knows %d; use the newer program", v, SCHEMA_VERSION);
-		return false;
+	sqlite3_stmt *st;
+	bool ok = sqlite3_prepare_v2(s->db, text, -1, &st, NULL) == SQLITE_OK;
+	if (ok) {
+		ok = sqlite3_step(st) == SQLITE_ROW && sqlite3_column_type(st, 0) == SQLITE_INTEGER;
+		*v_r = ok ? sqlite3_column_int64(st, 0) : 0;
 	}
+	if (!ok)
+		sq_fail(s);
+	sqlite3_finalize(st);
+	return ok;
+}
+
+/* 0: a new database. False: somebody else's, a later program's, or damaged. */
+static bool check_version(struct store *s, int64_t *v_r)
+{
+	int64_t tables;
+	if (!read_integer(s, "SELECT count(*) FROM sqlite_schema", &tables))
+		return false;
+	*v_r = 0;
+	if (!tables)
+		return true;
+	if (!read_integer(s, "SELECT value FROM meta WHERE key='schema'", v_r) || *v_r < 1)
+		return say(s, "holds tables, but no schema version: it is damaged or not a database of this program; "
+			      "restore it from a backup, or choose another store.dsn");
+	if (*v_r <= SCHEMA_VERSION)
+		return true;
+	snprintf(s->error, sizeof(s->error), "the database has schema %lld, this program knows %d; use the newer program",
+		 (long long)*v_r, SCHEMA_VERSION);
+	return false;
+}
+
+static bool migrate(struct store *s, int64_t v)
+{
+	char text[96];
 	if (v == SCHEMA_VERSION)
 		return true;
 	if (!execute(s, "BEGIN IMMEDIATE; CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID"))
@@ -182,16 +214,19 @@ static bool migrate(struct store *s)
 
 static bool set_up(struct store *s)
 {
+	int64_t version;
 	if (!filter_sql_install(s->db)) {
 		sq_fail(s);
 		return false;
 	}
 	if (!s->writer)
 		return execute(s, "PRAGMA temp_store=MEMORY; PRAGMA cache_size=-1024; PRAGMA mmap_size=268435456");
+	if (!check_version(s, &version)) /* before anything is written */
+		return false;
 	/* FULL: the journal lets go of a record when COMMIT returns, so COMMIT must be durable. */
 	return execute(s, "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=1; PRAGMA cache_size=-8192;"
 			  "PRAGMA wal_autocheckpoint=4000; PRAGMA journal_size_limit=67108864; PRAGMA foreign_keys=0") &&
-	       migrate(s);
+	       migrate(s, version);
 }
 
 void sq_close(struct store *s)

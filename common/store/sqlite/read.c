@@ -5,10 +5,7 @@
 
 void sq_memory(sqlite3_stmt *st, struct memory *m)
 {
-	*m = (struct memory){.replaces_bytes = -1};
-	const void *id = sqlite3_column_blob(st, 0);
-	if (id && sqlite3_column_bytes(st, 0) == 16)
-		memcpy(m->id.b, id, 16);
+	*m = (struct memory){.id = sq_uuid(st, 0), .replaces_bytes = -1};
 	m->ns = (uint64_t)sqlite3_column_int64(st, 1);
 	m->version = (uint64_t)sqlite3_column_int64(st, 2);
 	m->created_us = sqlite3_column_int64(st, 3);
@@ -39,7 +36,7 @@ static unsigned hex4(const char *p)
 	return v;
 }
 
-static char unescape(const char **p)
+static char unescape(const char **p, const char *end)
 {
 	switch (*(*p)++) {
 	case 'b': return '\b';
@@ -47,7 +44,9 @@ static char unescape(const char **p)
 	case 'n': return '\n';
 	case 'r': return '\r';
 	case 't': return '\t';
-	case 'u': *p += 4; return (char)hex4(*p - 4); /* only controls are written so */
+	case 'u': /* only controls are written so */
+		*p = end - *p < 4 ? end : *p + 4;
+		return (char)hex4(*p - 4); /* a body is longer than that */
 	default: return (*p)[-1];
 	}
 }
@@ -64,10 +63,11 @@ void sq_content(struct span body, struct buf *b)
 		while (p < end && *p != '"' && *p != '\\')
 			p++;
 		buf_add(b, run, (size_t)(p - run));
-		if (p + 1 < end && *p == '\\') {
-			p++;
-			buf_addc(b, unescape(&p));
-		}
+		if (p == end || *p == '"')
+			return;
+		if (++p == end) /* cut short: a damaged file */
+			return;
+		buf_addc(b, unescape(&p, end));
 	}
 }
 
@@ -238,8 +238,7 @@ static enum store_rc ids(struct store *s, const struct store_list *q, store_visi
 	int rc = st ? SQLITE_ROW : SQLITE_ERROR;
 	while (st && (rc = sqlite3_step(st)) == SQLITE_ROW) {
 		struct memory m = {.ns = q->ns, .version = (uint64_t)sqlite3_column_int64(st, 1),
-				   .expires_us = sqlite3_column_int64(st, 2)};
-		memcpy(m.id.b, sqlite3_column_blob(st, 0), 16);
+				   .expires_us = sqlite3_column_int64(st, 2), .id = sq_uuid(st, 0)};
 		if (!fn(arg, &m)) {
 			rc = SQLITE_DONE;
 			break;
@@ -317,8 +316,7 @@ static enum store_rc side(struct store *s, enum sq which, const struct uuid *id,
 	sqlite3_bind_int64(st, 4, now_us);
 	while ((rc = sqlite3_step(st)) == SQLITE_ROW && *n < 4) {
 		distance += step;
-		memcpy(out[*n].id.b, sqlite3_column_blob(st, 0), 16);
-		out[(*n)++].distance = distance;
+		out[(*n)++] = (struct store_neighbour){sq_uuid(st, 0), distance};
 	}
 	sqlite3_reset(st);
 	return rc == SQLITE_DONE || rc == SQLITE_ROW ? STORE_OK : sq_fail(s);
@@ -355,7 +353,7 @@ static enum store_rc namespaces(struct store *s, void (*fn)(void *, const struct
 			.exists = sqlite3_column_int(st, 10)};
 		struct span name = sq_text(st, 1), space = sq_text(st, 2);
 		if (name.len < sizeof(n.name) && space.len < sizeof(n.embedder)) {
-			memcpy(n.name, name.p, name.len);
+			memcpy(n.name, name.p ? name.p : "", name.len);
 			memcpy(n.embedder, space.p ? space.p : "", space.len);
 			fn(arg, &n);
 		}
@@ -375,9 +373,8 @@ static enum store_rc vectors(struct store *s, const struct uuid *after, size_t m
 	sq_bind_uuid(st, 1, after ? after : &first);
 	sqlite3_bind_int64(st, 2, (int64_t)max);
 	while ((rc = sqlite3_step(st)) == SQLITE_ROW) {
-		struct uuid id;
+		struct uuid id = sq_uuid(st, 0);
 		uint32_t dim = (uint32_t)sqlite3_column_int(st, 4);
-		memcpy(id.b, sqlite3_column_blob(st, 0), 16);
 		if ((size_t)sqlite3_column_bytes(st, 5) == dim * sizeof(float) &&
 		    !fn(arg, &id, (uint64_t)sqlite3_column_int64(st, 1), (uint64_t)sqlite3_column_int64(st, 2),
 			sqlite3_column_int64(st, 3), dim, sqlite3_column_blob(st, 5))) {

@@ -31,6 +31,7 @@ enum store_rc sq_fail(struct store *s);
 void sq_bind_text(sqlite3_stmt *st, int i, struct span text); /* empty = NULL */
 void sq_bind_uuid(sqlite3_stmt *st, int i, const struct uuid *u);
 struct span sq_text(sqlite3_stmt *st, int i);
+struct uuid sq_uuid(sqlite3_stmt *st, int i); /* all zeros: what lies there is none (a damaged file) */
 
 /* Columns that every query for whole memories selects, in this order. */
 #define SQ_MEMORY "m.id,m.ns,m.version,m.created_us,m.updated_us,m.expires_us,m.deleted_us,m.flags,m.importance," \

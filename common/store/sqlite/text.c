@@ -133,8 +133,7 @@ static enum store_rc rank_rows(struct store *s, const struct terms *t, struct ra
 		sq_bind_args(st, 2, &args);
 		size_t taken = 0;
 		while ((rc = sqlite3_step(st)) == SQLITE_ROW && taken < q->limit) {
-			struct store_text_hit h = {.version = (uint64_t)sqlite3_column_int64(st, 1), .score = sqlite3_column_double(st, 2)};
-			memcpy(h.id.b, sqlite3_column_blob(st, 0), 16);
+			struct store_text_hit h = {sq_uuid(st, 0), (uint64_t)sqlite3_column_int64(st, 1), sqlite3_column_double(st, 2)};
 			if (q->hidden && q->hidden(q->hidden_arg, &h.id))
 				continue;
 			insert(r, &h);
