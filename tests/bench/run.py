@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import time
 import traceback
@@ -23,6 +24,14 @@ sys.dont_write_bytecode = True
 import rig as r  # noqa: E402
 
 SUITES = ("get", "add", "sync", "receive", "search", "life", "parts")
+
+
+def commit():
+    """Short name of the commit, with a plus sign when the tree differs from it."""
+    git = ["git", "-C", r.ROOT]
+    got = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout.strip()
+    return got + ("+" if changed else "")
 
 
 def machine():
@@ -41,7 +50,7 @@ def main():
         print("two cores are needed: one for the server, one for the client", file=sys.stderr)
         return 2
     rig, report = r.Rig(args.build, args.quick), r.Report()
-    info = {"machine": machine(), "quick": args.quick, "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    info = {"machine": machine(), "quick": args.quick, "commit": commit(), "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     info["memory_first_touch_us_per_page"] = r.warm_memory(1 if args.quick else 3)
     failed = False
     for name in args.only or SUITES:
