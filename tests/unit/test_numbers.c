@@ -34,6 +34,23 @@ static float from_bits(uint32_t u)
 	return f;
 }
 
+/* Among others: what is at the end of an array, or near its beginning, is read in another way. */
+static void check_inside(const char *text, float want)
+{
+	static const char *const before[] = {"[1.25,-0.0078125,", "[1.25, -0.0078125, ", "[\n1.25,\n-0.0078125,\n"};
+	static const char *const behind[] = {",-0.5,0.12345678901234567890123456789]", ", -0.5, 0.12345678901234567890123456789]", "\n,1]"};
+	size_t n, i = rng() % 3, size = strlen(before[i]) + strlen(text) + strlen(behind[i]);
+	char *array = malloc(size + 1);
+	const char *end;
+	float got[5] = {0};
+	assert_non_null(array);
+	snprintf(array, size + 1, "%s%s%s", before[i], text, behind[i]);
+	enum floats_error e = floats_parse(array, array + size, got, ARRAY_LEN(got), &n, &end);
+	if (isinf(want) ? e != FLOATS_RANGE || n != 2 : e != FLOATS_OK || n != (i < 2 ? 5 : 4) || bits(got[2]) != bits(want) || end != array + size)
+		fail_msg("%s: error %d, %zu numbers, got %a, strtof says %a", array, e, n, (double)got[2], (double)want);
+	free(array);
+}
+
 /* One number, in memory that ends right behind the array, so that ASan sees every over-read. */
 static void check(const char *text)
 {
@@ -52,6 +69,7 @@ static void check(const char *text)
 	if (e == FLOATS_OK)
 		assert_ptr_equal(behind, array + n + 2);
 	free(array);
+	check_inside(text, want);
 }
 
 static size_t random_digits(char *to, unsigned n)
@@ -140,7 +158,7 @@ static bool jansson_accepts(const char *text, size_t n)
 	return ok;
 }
 
-static void check_grammar(const char *text, size_t n)
+static void check_text(const char *text, size_t n)
 {
 	float out[64];
 	size_t count;
@@ -156,6 +174,21 @@ static void check_grammar(const char *text, size_t n)
 	if (e != FLOATS_RANGE && ours != jansson_accepts(text, n))
 		fail_msg("'%.*s': ours %d (error %d), jansson %d", (int)n, text, ours, e, !ours);
 	free(copy);
+}
+
+/* Alone, behind other numbers, and between them. */
+static void check_grammar(const char *text, size_t n)
+{
+	char t[200];
+	check_text(text, n);
+	if (n == 0 || *text != '[')
+		return;
+	bool closed = n > 1 && text[n - 1] == ']', spaced = rng() & 1;
+	int len = snprintf(t, sizeof(t), "[1.25,%s-0.0078125,%s%.*s", spaced ? " " : "", spaced ? " " : "", (int)n - 1, text + 1);
+	check_text(t, (size_t)len);
+	len -= closed;
+	len += snprintf(t + len, sizeof(t) - (size_t)len, ",%s0.123456789,0.1234567890123,-0.12345678]", spaced ? " " : "");
+	check_text(t, (size_t)len);
 }
 
 static void test_grammar(void **state)
