@@ -1,6 +1,7 @@
 /* The life of any worker process: birth by contract.h, heartbeat, control messages, leaving. */
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -456,6 +457,14 @@ static void detach(struct worker *w)
 	conf_free(&p->born);
 }
 
+/* Pages of a list, bulk bodies and batches come from mmap and go back when they are freed. Left alone, malloc
+ * raises that threshold to 32 MiB after the first of them, and keeps what a busy minute needed for ever. */
+static void return_memory(void)
+{
+	(void)mallopt(M_MMAP_THRESHOLD, 1 << 20);
+	(void)mallopt(M_TRIM_THRESHOLD, 4 << 20);
+}
+
 int worker_main(const char *role, unsigned slot)
 {
 	struct worker_private priv = {0};
@@ -470,6 +479,7 @@ int worker_main(const char *role, unsigned slot)
 	w.instance = slot >= SLOT_API0 ? slot - SLOT_API0 : 0;
 	worker_slot_name(slot, w.name);
 	ignore_signals();
+	return_memory();
 	umask(0077); /* memories are private, and so is every file that holds them */
 	if (!attach(&w)) {
 		conf_free(&w.conf);

@@ -1,5 +1,6 @@
 /* One connection: its events, its deadlines, its end, and what is left to do at the end of a turn. */
 #include <unistd.h>
+#include "log.h"
 #include "http/http-private.h"
 
 void http_conn_init(struct http_conn *c)
@@ -42,6 +43,7 @@ void http_conn_close(struct http_conn *c)
 	c->rx = HTTP_RX_OFF;
 	http_wheel_remove(c);
 	http_io_out_give(c);
+	http_io_charge(c);
 	http_server_gone(c);
 	if (c->r) {
 		c->r->gone = true;
@@ -200,6 +202,21 @@ static void drain_output(struct http_conn *c)
 		r->on_drain(c->s->arg, r);
 }
 
+/* Replies that nobody reads must not fill the memory, however many ask for them. */
+static void drop_slow_readers(struct http_conn *c)
+{
+	static struct log_limit limit;
+	struct http_server *s = c->s;
+	while (s->unsent > s->lim.buffered_bytes) {
+		struct http_conn *slowest = s->o_first == c ? c->o_next : s->o_first;
+		if (!slowest)
+			return; /* one reply may be larger than the budget */
+		log_warn_limited(&limit, 10, "%zu bytes of replies wait for clients that do not read: dropping the one that has taken nothing for the longest "
+				 "(http.buffered_bytes is %zu)", s->unsent, s->lim.buffered_bytes);
+		http_conn_cut(slowest);
+	}
+}
+
 void http_conn_settle(struct http_conn *c)
 {
 	if (c->dead)
@@ -228,6 +245,9 @@ void http_conn_settle(struct http_conn *c)
 	}
 	if (c->out && !http_out_pending(c))
 		http_io_out_give(c);
+	http_io_charge(c);
+	if (c->s->unsent > c->s->lim.buffered_bytes)
+		drop_slow_readers(c);
 	set_deadline(c);
 	set_reading(c);
 	http_wheel_set(c);

@@ -106,6 +106,7 @@ struct http_conn {
 	/* output: [out_off, out_len) is not sent yet */
 	char *out;
 	size_t out_cap, out_len, out_off;
+	size_t out_charged; /* counted in s->unsent */
 	int64_t in_deadline, out_deadline;
 	bool more; /* edge-triggered: there may be unread bytes that no event will report */
 	bool hup;  /* the peer has closed its side: read until the end */
@@ -118,6 +119,8 @@ struct http_conn {
 	struct http_conn *turn_next;
 	struct http_conn *w_next, **w_pprev; /* slot of the wheel */
 	uint64_t w_tick;
+	struct http_conn *o_next, *o_prev;   /* holders of unsent output */
+	int64_t o_since;                     /* out_deadline when it came to the end of that list */
 };
 
 struct http_listener {
@@ -150,6 +153,8 @@ struct http_server {
 	unsigned n_in_free, n_out_free, n_req_free;
 	struct http_request *req_free;
 	size_t buffered;
+	size_t unsent;                       /* output buffers of connections whose clients do not take it */
+	struct http_conn *o_first, *o_last;  /* these connections: first the one without progress for the longest */
 	uint64_t id_seed, id_count;
 	llhttp_settings_t settings;
 };
@@ -204,6 +209,7 @@ bool http_io_make_room(struct http_conn *c);
 void http_io_grow(struct http_conn *c); /* only without a request: it moves everything */
 void http_io_in_give(struct http_conn *c);
 void http_io_out_give(struct http_conn *c);
+void http_io_charge(struct http_conn *c); /* after a flush: brings s->unsent and its list up to date */
 void http_io_park(struct http_conn *c);
 void http_io_pools_free(struct http_server *s);
 

@@ -27,7 +27,8 @@ struct http_limits {
 	unsigned headers;      /* default 100: 431 */
 	unsigned head_timeout_ms, body_timeout_ms, idle_timeout_ms, write_timeout_ms;
 	unsigned max_connections;   /* beyond: 503 + close */
-	size_t buffered_bytes;      /* request bodies buffered over all connections: 503 + Retry-After beyond */
+	size_t buffered_bytes;      /* request bodies buffered over all connections: 503 + Retry-After beyond; and as much
+				     * of replies that clients do not take: beyond, the slowest readers are dropped */
 };
 
 struct http_server;

@@ -58,6 +58,38 @@ void http_io_out_give(struct http_conn *c)
 	c->out_cap = c->out_len = c->out_off = 0;
 }
 
+/* ---- unsent output of all connections ---- */
+
+static void holder_remove(struct http_conn *c)
+{
+	struct http_server *s = c->s;
+	*(c->o_prev ? &c->o_prev->o_next : &s->o_first) = c->o_next;
+	*(c->o_next ? &c->o_next->o_prev : &s->o_last) = c->o_prev;
+}
+
+static void holder_append(struct http_conn *c)
+{
+	struct http_server *s = c->s;
+	c->o_next = NULL;
+	c->o_prev = s->o_last;
+	*(s->o_last ? &s->o_last->o_next : &s->o_first) = c;
+	s->o_last = c;
+	c->o_since = c->out_deadline;
+}
+
+void http_io_charge(struct http_conn *c)
+{
+	size_t holds = http_out_pending(c) ? c->out_cap : 0;
+	if (!holds && !c->out_charged)
+		return;
+	if (c->out_charged && (!holds || c->o_since != c->out_deadline))
+		holder_remove(c);
+	if (holds && (!c->out_charged || c->o_since != c->out_deadline))
+		holder_append(c); /* what moves its deadline is progress */
+	c->s->unsent += holds - c->out_charged;
+	c->out_charged = holds;
+}
+
 /* ---- input ---- */
 
 static void in_replace(struct http_conn *c, char *p, uint32_t cap)

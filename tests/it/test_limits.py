@@ -238,6 +238,28 @@ def test_stalled_bodies_idle_connections_and_slow_readers(make):
     reader.close()
 
 
+def test_many_slow_readers_share_one_budget(make):
+    """Forty times 8 MiB that nobody reads: those that have taken nothing for the longest go long before their timeout."""
+    o = make(sets=["http.buffered_bytes=16 MiB", "api.workers=1", "http.write_timeout=10 min"])
+    for _ in range(2):
+        o.post("/v1/memories?wait=store", {"memories": [{"content": "c" * 60000}] * 100})
+    conns = []
+    for i in range(40):
+        s = socket.socket(socket.AF_UNIX if i % 2 else socket.AF_INET)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        s.connect(o.socket if i % 2 else ("127.0.0.1", o.port))
+        s.sendall(b"GET /v1/memories?limit=1000 HTTP/1.1\r\n" + H + b"\r\n")
+        conns.append(s)
+    deadline = time.monotonic() + 30 * SLOW
+    while int(re.search(r"orchestra_http_connections (\d+)\n", o.get("/metrics").body.decode()).group(1)) > 8:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    o.wait_log("http.buffered_bytes is 16777216")
+    assert len(o.get("/v1/memories?limit=1000").body) > 8_000_000      # who reads gets all
+    for s in conns:
+        s.close()
+
+
 def test_clients_that_vanish(shared, ns):
     """Mid-request, mid-reply, mid-export, with and without a reset: nothing stays behind."""
     shared.post("/v1/memories", {"namespace": ns, "memories": [{"content": "c" * 30000}] * 100})

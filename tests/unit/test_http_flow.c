@@ -285,6 +285,44 @@ static void test_slow_reader(void **state)
 	hang_up(&c);
 }
 
+/* What waits for clients that do not read has a limit over all of them; the longest without progress goes. */
+static void test_many_slow_readers(void **state)
+{
+	struct timespec tick = {0, 20000000};
+	struct client c[3];
+	(void)state;
+	t.l.buffered_bytes = sizeof(big) * 5 / 2;
+	http_server_set_limits(t.s, &t.l);
+	for (int i = 0; i < 3; i++) {
+		c[i] = dial();
+		send_all(&c[i], WITH("GET /big HTTP/1.1\r\nHost: h\r\n\r\n"));
+		settle(NULL);
+		if (i == 1) { /* the first takes something: the second has waited longer now */
+			nanosleep(&tick, NULL);
+			while (!c[0].len || c[0].len < 1 << 20) {
+				receive(&c[0]);
+				spin();
+			}
+		}
+	}
+	assert_int_equal(http_server_connections(t.s), 2);
+	assert_true(t.s->unsent > 0 && t.s->unsent <= t.l.buffered_bytes);
+	for (int i = 0; i < 3; i++) {
+		settle(&c[i]);
+		assert_int_equal(c[i].eof, i == 1);
+		assert_int_equal(c[i].len >= sizeof(big), i != 1);
+		hang_up(&c[i]);
+	}
+	settle(NULL);
+	assert_int_equal(t.s->unsent, 0);
+	/* a single reply may be larger than all that is allowed */
+	t.l.buffered_bytes = sizeof(big) / 4;
+	http_server_set_limits(t.s, &t.l);
+	c[0] = ask(WITH("GET /big HTTP/1.1\r\nHost: h\r\n\r\n"));
+	assert_true(c[0].len > sizeof(big));
+	hang_up(&c[0]);
+}
+
 /* ---- deferred answers ---- */
 
 static void test_deferred(void **state)
@@ -690,7 +728,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(test_pipelining), T(test_head_and_none), T(test_bodies), T(test_chunked_splits), T(test_expect),
-		T(test_early_answer), T(test_timeouts), T(test_slow_reader), T(test_deferred),
+		T(test_early_answer), T(test_timeouts), T(test_slow_reader), T(test_many_slow_readers), T(test_deferred),
 		T(test_deferred_flood), T(test_client_gone), T(test_stream_out), T(test_stream_in), T(test_duplex),
 		T(test_drain), T(test_idle_memory), T(test_accessors), T(test_tcp_peer), T(test_unix_peer), T(test_free_in_flight),
 	};

@@ -7,8 +7,11 @@
 #include <unistd.h>
 
 #include "api.h"
+#include "clock.h"
 
-#define QUEUE_MAX 4096 /* calls waiting for a thread; beyond, 503 */
+#define QUEUE_MAX 4096          /* calls waiting for a thread; beyond, 503 */
+#define DONE_SLICE_US 2000      /* answering of finished calls before the loop looks at its sockets again */
+#define DONE_BYTES (16u << 20)  /* finished and not yet answered: beyond, the threads wait for the loop */
 
 struct queue {
 	struct call *first, **last;
@@ -16,9 +19,9 @@ struct queue {
 struct jobs {
 	struct api *api;
 	pthread_mutex_t lock;
-	pthread_cond_t more;
+	pthread_cond_t more, taken;
 	struct queue todo, done;
-	size_t waiting;
+	size_t waiting, done_bytes;
 	bool stop;
 	int efd;
 	struct event *ev;
@@ -49,6 +52,11 @@ static void run(struct call *c, struct reader *rd)
 		c->read(c, rd);
 }
 
+static size_t weight(const struct call *c)
+{
+	return c->reply.body.len + c->txn.len;
+}
+
 static void *jobs_main(void *arg)
 {
 	struct jobs *j = arg;
@@ -56,6 +64,8 @@ static void *jobs_main(void *arg)
 	prctl(PR_SET_NAME, "reader");
 	pthread_mutex_lock(&j->lock);
 	for (;;) {
+		while (j->done_bytes > DONE_BYTES && !j->stop)
+			pthread_cond_wait(&j->taken, &j->lock);
 		struct call *c = pop(&j->todo);
 		if (!c) {
 			if (j->stop)
@@ -69,6 +79,7 @@ static void *jobs_main(void *arg)
 		pthread_mutex_lock(&j->lock);
 		bool first = !j->done.first;
 		push(&j->done, c);
+		j->done_bytes += weight(c);
 		if (first)
 			(void)!write(j->efd, &(uint64_t){1}, 8);
 	}
@@ -80,17 +91,28 @@ static void *jobs_main(void *arg)
 static void on_done(evutil_socket_t fd, short what, void *arg)
 {
 	struct jobs *j = arg;
+	int64_t until = clock_mono_us() + DONE_SLICE_US;
 	uint64_t n;
 	(void)what;
 	(void)!read(fd, &n, sizeof(n));
 	for (;;) {
 		pthread_mutex_lock(&j->lock);
 		struct call *c = pop(&j->done);
+		if (c) {
+			bool waited = j->done_bytes > DONE_BYTES;
+			j->done_bytes -= weight(c);
+			if (waited && j->done_bytes <= DONE_BYTES)
+				pthread_cond_broadcast(&j->taken);
+		}
 		pthread_mutex_unlock(&j->lock);
 		if (!c)
 			return;
 		call_job_done(c);
+		if (clock_mono_us() >= until)
+			break;
 	}
+	/* The threads may be quicker than their answers: everybody else gets a turn between. */
+	(void)!write(j->efd, &(uint64_t){1}, 8);
 }
 
 struct jobs *jobs_start(struct api *a, unsigned threads)
@@ -101,6 +123,7 @@ struct jobs *jobs_start(struct api *a, unsigned threads)
 	j->done.last = &j->done.first;
 	pthread_mutex_init(&j->lock, NULL);
 	pthread_cond_init(&j->more, NULL);
+	pthread_cond_init(&j->taken, NULL);
 	j->efd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	j->ev = event_new(a->base, j->efd, EV_READ | EV_PERSIST, on_done, j);
 	event_add(j->ev, NULL);
@@ -131,6 +154,7 @@ void jobs_stop(struct jobs **jp)
 	pthread_mutex_lock(&j->lock);
 	j->stop = true;
 	pthread_cond_broadcast(&j->more);
+	pthread_cond_broadcast(&j->taken);
 	pthread_mutex_unlock(&j->lock);
 	for (unsigned i = 0; i < j->nthreads; i++)
 		pthread_join(j->thread[i], NULL);
