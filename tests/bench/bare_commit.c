@@ -11,18 +11,15 @@
 #include <event2/event.h>
 #include <fcntl.h>
 #include <llhttp.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "crc32c.h"
+#include "listen.h"
 
 struct conn {
 	llhttp_t parser;
@@ -214,22 +211,6 @@ static void on_accept(evutil_socket_t fd, short what, void *arg)
 		c->ev = event_new(base, s, EV_READ | EV_PERSIST, on_read, c);
 		event_add(c->ev, NULL);
 	}
-}
-
-static int listen_on(const char *where)
-{
-	int fd, one = 1;
-	if (*where == '/') {
-		struct sockaddr_un a = {.sun_family = AF_UNIX};
-		snprintf(a.sun_path, sizeof(a.sun_path), "%s", where);
-		unlink(where);
-		fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
-		return fd < 0 || bind(fd, (struct sockaddr *)&a, sizeof(a)) || listen(fd, 1024) ? -1 : fd;
-	}
-	struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(where)), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	return fd < 0 || bind(fd, (struct sockaddr *)&a, sizeof(a)) || listen(fd, 1024) ? -1 : fd;
 }
 
 static void options(int argc, char **argv, size_t *answer_r)

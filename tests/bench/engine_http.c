@@ -1,13 +1,12 @@
 /* Our HTTP engine with a handler that does nothing but answer: what the engine itself costs.
  *
  * usage: engine_http BODY_BYTES PORT|PATH... */
-#include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/un.h>
 #include <unistd.h>
 #include "http/http.h"
+#include "listen.h"
 
 static char *body;
 static size_t body_len;
@@ -16,26 +15,6 @@ static void on_request(void *arg, struct http_request *r)
 {
 	(void)arg;
 	http_reply(r, 200, "application/json", "", body, body_len);
-}
-
-static int listen_on(const char *where)
-{
-	int fd, one = 1;
-	if (*where == '/') {
-		struct sockaddr_un a = {.sun_family = AF_UNIX};
-		snprintf(a.sun_path, sizeof(a.sun_path), "%s", where);
-		unlink(where);
-		fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
-		if (fd < 0 || bind(fd, (struct sockaddr *)&a, sizeof(a)) || listen(fd, 1024))
-			return -1;
-		return fd;
-	}
-	struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(where)), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	if (fd < 0 || bind(fd, (struct sockaddr *)&a, sizeof(a)) || listen(fd, 1024))
-		return -1;
-	return fd;
 }
 
 int main(int argc, char **argv)
