@@ -2,6 +2,8 @@
 
 #include <time.h>
 
+#define LAST_US 253402300799999999 /* 9999-12-31T23:59:59.999999Z */
+
 static int64_t now_us(clockid_t id)
 {
 	struct timespec t;
@@ -50,8 +52,8 @@ void clock_format(int64_t us, char out[CLOCK_TEXT])
 	unsigned m, d;
 	if (us < 0)
 		us = 0;
-	if (us > 253402300799999999) /* 9999-12-31 */
-		us = 253402300799999999;
+	if (us > LAST_US)
+		us = LAST_US;
 	int64_t s = us / 1000000, day = s / 86400;
 	unsigned sod = (unsigned)(s % 86400);
 	date_of(day, &y, &m, &d);
@@ -137,5 +139,5 @@ bool clock_parse(const char *s, size_t len, int64_t *out)
 		return false;
 	int64_t t = days_of(y, mo, d) * 86400 + h * 3600 + mi * 60 + sec - (int64_t)off * 60;
 	*out = t * 1000000 + us;
-	return true;
+	return *out <= LAST_US; /* an offset or a leap second may lead beyond what can be written */
 }

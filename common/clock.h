@@ -8,6 +8,7 @@ int64_t clock_mono_us(void);
 #define CLOCK_TEXT 27 /* 2026-11-21T05:38:38.123456Z */
 /* Writes exactly CLOCK_TEXT bytes, no NUL. Years 1970–9999. */
 void clock_format(int64_t real_us, char out[CLOCK_TEXT]);
-/* Parses RFC 3339 date-time with `Z` or ±hh:mm and 0–9 fraction digits. False: not one. */
+/* Parses RFC 3339 date-time with `Z` or ±hh:mm and 0–9 fraction digits. False: not one, or
+ * behind the year 9999 in UTC. */
 bool must_check clock_parse(const char *s, size_t len, int64_t *real_us_r);
 #endif

@@ -73,9 +73,11 @@ int imsg_recv(int sock, char *buf, struct imsg *m_r)
 	do
 		n = recvmsg(sock, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 	while (n < 0 && errno == EINTR);
-	if (n <= 0)
-		return n == 0 ? 0 : errno == ECONNRESET ? 0 : -1;
-	int fd = take_fd(&m);
+	if (n < 0)
+		return errno == ECONNRESET ? 0 : -1;
+	int fd = take_fd(&m); /* even an empty packet can bring one */
+	if (n == 0 && fd < 0)
+		return 0;
 	if ((size_t)n >= sizeof(f))
 		memcpy(&f, buf, sizeof(f));
 	if ((size_t)n < sizeof(f) || f.len != (size_t)n - sizeof(f) || m.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {

@@ -59,7 +59,7 @@ bool scan_at(struct scan *s, uint64_t off, struct scan_hit *hit_r)
 	if (!p)
 		return false;
 	memcpy(&h, p, sizeof(h));
-	if (h.magic != REC_MAGIC || h.flags || !h.seq || (s->epoch && h.epoch != s->epoch))
+	if (h.magic != REC_MAGIC || h.flags || !h.seq || !h.epoch || (s->epoch && h.epoch != s->epoch))
 		return false;
 	p = view(s, off, sizeof(h) + (uint64_t)h.len);
 	if (!p)
