@@ -68,19 +68,21 @@ static bool read_rights(char *s, unsigned *rights)
 	return *rights != 0;
 }
 
-static void read_namespaces(char *s, struct auth_principal *who)
+/* False: it names none, which must not become NULL, every one. */
+static bool read_namespaces(char *s, struct auth_principal *who)
 {
 	char *save = NULL;
 	const char **v = NULL;
 	size_t n = 0;
 	if (strcmp(s, "*") == 0)
-		return;
+		return true;
 	for (char *w = strtok_r(s, ",", &save); w; w = strtok_r(NULL, ",", &save)) {
 		v = util_realloc(v, (n + 1) * sizeof(*v));
 		v[n++] = util_strndup(w, strlen(w));
 	}
 	who->namespaces = v;
 	who->nnamespaces = n;
+	return n > 0;
 }
 
 /* NULL: fine; else what is wrong with the line. */
@@ -104,8 +106,9 @@ static const char *read_line(struct auth *a, char *line)
 		return "the second word must be sha256: and 64 lower-case hex digits (printf %s TOKEN | sha256sum)";
 	if (!read_rights(word[2], &t.who.rights))
 		return "rights must be read, write or admin, separated by commas";
+	if (!read_namespaces(word[3], &t.who))
+		return "the last word must name namespaces, separated by commas, or be * for every one";
 	t.who.name = util_strndup(word[0], strlen(word[0]));
-	read_namespaces(word[3], &t.who);
 	a->v = util_realloc(a->v, (a->n + 1) * sizeof(*a->v));
 	a->v[a->n++] = t;
 	return NULL;
@@ -128,6 +131,10 @@ struct auth *auth_load(const char *path, char **error_r)
 	while (!bad && getline(&line, &cap, f) >= 0) {
 		number++;
 		bad = read_line(a, line);
+	}
+	if (!bad && ferror(f)) {
+		number = 0;
+		bad = "cannot be read to its end";
 	}
 	free(line);
 	fclose(f);
