@@ -194,6 +194,8 @@ static void accepted(struct call *c, struct draft *d, const json_t *sent, enum d
 	check_memory(&m, o);
 	if ((v = json_object_get(sent, "content")))
 		AN(json_equal(v, json_object_get(o, "content")));
+	if ((v = json_object_get(sent, "importance")) && !json_is_null(v))
+		AN(json_number_value(v) == json_number_value(json_object_get(o, "importance")));
 	if ((v = json_object_get(sent, "metadata")) && mode != DRAFT_PATCH && !json_is_null(v))
 		AN(json_equal(v, json_object_get(o, "metadata")));
 	check_record(&m);

@@ -161,7 +161,7 @@ static bool read_importance(const struct reading *r, const json_t *v)
 	double x = json_is_number(v) ? json_number_value(v) : json_is_null(v) ? 0.5 : -1;
 	if (!(x >= 0 && x <= 1))
 		return bad(r, "importance", "must be a number from 0 to 1");
-	r->d->importance = x;
+	r->d->importance = x + 0.0; /* -0.0 + 0.0 is 0: "-0" would come back as another number */
 	return true;
 }
 
