@@ -1,6 +1,5 @@
 /* status, reload, drain, config, check: what concerns the daemon itself. They go through the API,
  * and to the supervisor's own socket when no api worker answers. */
-#include <getopt.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -76,7 +75,7 @@ static void show_tree(struct ctl *c, const json_t *o)
 	const char *tcp = output_str(o, "tcp");
 	printf("%sAI Orchestra %s%s on %s%s%s\n", output_colour(c, C_BOLD), output_str(o, "version"),
 	       output_colour(c, C_PLAIN), tcp, *tcp ? " and " : "", output_str(o, "unix"));
-	printf("data in %s, started %.19s\n\n", output_str(o, "data_dir"), output_str(o, "started_at"));
+	printf("data in %s, started %.19sZ\n\n", output_str(o, "data_dir"), output_str(o, "started_at"));
 	printf("%s%-13s %8s  %-11s %9s %9s %9s %9s  %s%s\n", output_colour(c, C_DIM), "PROCESS", "PID",
 	       "STATE", "UPTIME", "RESTARTS", "CPU", "MEMORY", "LAST EXIT", output_colour(c, C_PLAIN));
 	show_process(c, o, "orchestrad", "");
@@ -151,6 +150,8 @@ int admin_reload(struct ctl *c, int argc, char **argv)
 		output_raw(&a);
 	if (code == CTL_OK && a.status != 200) {
 		code = c->json ? CTL_FAILED : output_problem(&a);
+		if (!c->json && strstr(a.body.p, "\"failed\""))
+			fputs("Nothing was changed: the old configuration stays.\n", stderr);
 	} else if (code == CTL_OK && !c->json) {
 		json_t *o = output_parse(&a);
 		if (o)
@@ -186,7 +187,7 @@ int admin_config(struct ctl *c, int argc, char **argv)
 {
 	struct answer a;
 	struct buf path = {0}, line = {0};
-	if (argc == 2 && strcmp(argv[1], "--help") == 0) {
+	if (argc > 1 && strcmp(argv[argc - 1], "--help") == 0) {
 		puts("Usage: orchestractl config get KEY\nPrints the effective value of a key.");
 		return CTL_OK;
 	}
@@ -215,6 +216,46 @@ int admin_config(struct ctl *c, int argc, char **argv)
 	return code;
 }
 
+/* ---- namespaces ---- */
+
+static void show_namespaces(struct ctl *c, const json_t *o)
+{
+	size_t i;
+	json_t *n;
+	char bytes[16];
+	printf("%s%10s  %9s  %s%s\n", output_colour(c, C_DIM), "MEMORIES", "BYTES", "NAME",
+	       output_colour(c, C_PLAIN));
+	json_array_foreach(json_object_get(o, "namespaces"), i, n) {
+		output_bytes(json_number_value(json_object_get(n, "bytes")), bytes);
+		printf("%10lld  %9s  ", (long long)json_integer_value(json_object_get(n, "count")), bytes);
+		output_line(output_str(n, "name"), 0);
+		putchar('\n');
+	}
+}
+
+int admin_namespaces(struct ctl *c, int argc, char **argv)
+{
+	struct answer a;
+	int code;
+	if (!plain_arguments(argc, argv, "Usage: orchestractl namespaces\nLists the namespaces, with the number and "
+			     "the bytes of their memories.", &code))
+		return code;
+	code = client_request(c, "GET", "/v1/namespaces", NULL, &a);
+	if (code == CTL_OK && a.status != 200) {
+		code = output_problem(&a);
+	} else if (code == CTL_OK && c->json) {
+		output_raw(&a);
+	} else if (code == CTL_OK) {
+		json_t *o = output_parse(&a);
+		if (o)
+			show_namespaces(c, o);
+		code = o ? CTL_OK : CTL_FAILED;
+		json_decref(o);
+	}
+	client_free(&a);
+	return code;
+}
+
 /* ---- check ---- */
 
 int admin_check(struct ctl *c, int argc, char **argv)
@@ -229,7 +270,7 @@ int admin_check(struct ctl *c, int argc, char **argv)
 	struct conf_input input = {.env = environ, .sets = sets};
 	char *error = NULL;
 	int opt;
-	while ((opt = getopt_long(argc, argv, "c:", options, NULL)) != -1) {
+	while ((opt = ctl_options(argc, argv, ":c:", options)) != -1) {
 		if (opt == 'c') {
 			input.file = optarg;
 		} else if (opt == 's' && input.nsets < ARRAY_LEN(sets)) {

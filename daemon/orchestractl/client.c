@@ -8,6 +8,8 @@
 
 #include "ctl.h"
 
+#define STARTING_PAUSE_US 100000 /* between questions to a daemon that is starting … */
+#define STARTING_TRIES 100       /* … for 10 s */
 #define ANSWER_MAX (256u << 20) /* buffered answers; streams are not limited */
 
 struct transfer {
@@ -57,6 +59,7 @@ static size_t on_read(char *p, size_t size, size_t n, void *arg)
 static int explain(const struct ctl *c, const struct transfer *t, CURLcode rc)
 {
 	if (t->error) {
+		ctl_broken_pipe(t->error);
 		fprintf(stderr, "orchestractl: %s\n", strerror(t->error));
 		return CTL_FAILED;
 	}
@@ -116,8 +119,8 @@ static int perform(struct ctl *c, struct transfer *t, struct curl_slist *headers
 	return code;
 }
 
-int client_request(struct ctl *c, const char *method, const char *path, const char *body,
-		   struct answer *a)
+static int request_once(struct ctl *c, const char *method, const char *path, const char *body,
+			struct answer *a)
 {
 	struct curl_slist *headers = NULL;
 	struct transfer t = {.answer = a};
@@ -133,6 +136,20 @@ int client_request(struct ctl *c, const char *method, const char *path, const ch
 		curl_easy_setopt(e, CURLOPT_POSTFIELDSIZE, 0L);
 	}
 	return perform(c, &t, headers);
+}
+
+/* A daemon that has just been started is waited for: it has done nothing yet with what it was asked. */
+int client_request(struct ctl *c, const char *method, const char *path, const char *body,
+		   struct answer *a)
+{
+	int code = request_once(c, method, path, body, a);
+	for (int i = 0; i < STARTING_TRIES && code == CTL_OK && a->status == 503 && !c->quiet &&
+			strstr(a->body.p, "problem:starting\""); i++) {
+		client_free(a);
+		usleep(STARTING_PAUSE_US);
+		code = request_once(c, method, path, body, a);
+	}
+	return code;
 }
 
 int client_download(struct ctl *c, const char *path, FILE *out, client_piece_fn *on_piece, void *arg,
@@ -210,8 +227,13 @@ static int control_connect(const struct ctl *c)
 	int fd = len < (int)sizeof(un.sun_path) ? socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0) : -1;
 	if (fd != -1 && connect(fd, (struct sockaddr *)&un, sizeof(un)) == 0)
 		return fd;
-	fprintf(stderr, "orchestractl: no daemon answers on %s, nor its supervisor on %s.ctl: %s\n",
-		c->socket, c->socket, strerror(errno));
+	int error = errno;
+	if (error == ENOENT || error == ECONNREFUSED)
+		fprintf(stderr, "orchestractl: no daemon answers on %s; is orchestrad running? "
+			"(--socket names another)\n", c->socket);
+	else
+		fprintf(stderr, "orchestractl: no daemon answers on %s, nor its supervisor on %s.ctl: %s\n",
+			c->socket, c->socket, strerror(error));
 	if (fd != -1)
 		close(fd);
 	return -1;

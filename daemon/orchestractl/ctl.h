@@ -2,6 +2,7 @@
 #ifndef ORC_CTL_H
 #define ORC_CTL_H
 
+#include <getopt.h>
 #include <jansson.h>
 #include <stdio.h>
 
@@ -90,8 +91,13 @@ int admin_reload(struct ctl *c, int argc, char **argv);
 int admin_drain(struct ctl *c, int argc, char **argv);
 int admin_config(struct ctl *c, int argc, char **argv);
 int admin_check(struct ctl *c, int argc, char **argv);
+int admin_namespaces(struct ctl *c, int argc, char **argv);
 
 /* Says what is wrong with the arguments; CTL_USAGE. */
 int ctl_usage(const char *fmt, ...) printf_like(1, 2);
+/* The next option of a command, as getopt_long(3), whose `letters` begin with ':'; '?': said what is wrong with it. */
+int ctl_options(int argc, char **argv, const char *letters, const struct option *options);
+/* With EPIPE, ends quietly as any program does whose reader has left (`| head`); returns with anything else. */
+void ctl_broken_pipe(int error);
 
 #endif

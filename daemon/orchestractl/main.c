@@ -1,6 +1,7 @@
 /* orchestractl: options, and which command is meant. */
 #include <errno.h>
 #include <getopt.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
@@ -17,9 +18,10 @@ static const struct command commands[] = {
 	{"search", "QUERY", "finds memories", memory_search},
 	{"get", "ID", "shows a memory", memory_get},
 	{"list", "", "lists memories", memory_list},
-	{"delete", "ID", "deletes a memory", memory_delete},
+	{"delete", "ID...", "deletes memories", memory_delete},
 	{"export", "[FILE|-]", "writes all memories as NDJSON", transfer_export},
 	{"import", "FILE|-", "reads memories from NDJSON", transfer_import},
+	{"namespaces", "", "lists the namespaces, with how much is in them", admin_namespaces},
 	{"reload", "", "makes the daemon read its configuration again", admin_reload},
 	{"drain", "", "makes the daemon finish its work and leave", admin_drain},
 	{"config", "get KEY", "prints the effective value of a key", admin_config},
@@ -35,6 +37,31 @@ int ctl_usage(const char *fmt, ...)
 	fputs("\nTry orchestractl --help.\n", stderr);
 	va_end(ap);
 	return CTL_USAGE;
+}
+
+int ctl_options(int argc, char **argv, const char *letters, const struct option *options)
+{
+	opterr = 0;
+	int opt = getopt_long(argc, argv, letters, options, NULL);
+	if (opt != '?' && opt != ':')
+		return opt;
+	/* getopt has passed the word of a long option; of a letter it tells which. */
+	char letter[] = {'-', (char)optopt, '\0'};
+	const char *word = strncmp(argv[optind - 1], "--", 2) == 0 ? argv[optind - 1] : letter;
+	if (opt == ':')
+		fprintf(stderr, "orchestractl: %s: %s needs a value\n", argv[0], word);
+	else
+		fprintf(stderr, "orchestractl: %s: there is no option %s\n", argv[0], word);
+	fprintf(stderr, "Try orchestractl %s --help.\n", argv[0]);
+	return '?';
+}
+
+void ctl_broken_pipe(int error)
+{
+	if (error != EPIPE)
+		return;
+	signal(SIGPIPE, SIG_DFL);
+	raise(SIGPIPE);
 }
 
 static void help(void)
@@ -53,8 +80,8 @@ static void help(void)
 	     "  --json             prints the daemon's JSON\n"
 	     "  --version, --help\n"
 	     "\n"
-	     "COMMAND --help lists a command's options. Exit status: 0 done, 1 failed, 2 wrong usage,\n"
-	     "3 the daemon cannot be reached.");
+	     "These may also stand behind the command. COMMAND --help lists a command's own options.\n"
+	     "Exit status: 0 done, 1 failed, 2 wrong usage, 3 the daemon cannot be reached.");
 }
 
 static const struct command *find(const char *name)
@@ -124,6 +151,29 @@ static void look_at_terminal(struct ctl *c)
 		c->width = ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col >= 40 ? w.ws_col : 80;
 }
 
+/* Brings the options that every command has to the front, so that they may also stand behind the command;
+ * what follows "--" is text. The option that lacks its value, or NULL. */
+static const char *hoist(int argc, char **argv)
+{
+	static const char *const names[] = {"--json", "--namespace", "--socket", "--token-file"};
+	int front = 1;
+	for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
+		size_t n = strcspn(argv[i], "="), k = 0;
+		while (k < ARRAY_LEN(names) && (strlen(names[k]) != n || strncmp(names[k], argv[i], n) != 0))
+			k++;
+		int words = k == ARRAY_LEN(names) ? 0 : k == 0 || argv[i][n] == '=' ? 1 : 2;
+		if (i + words > argc)
+			return argv[i];
+		for (int w = 0; w < words; w++, front++) {
+			char *word = argv[i + w];
+			memmove(argv + front + 1, argv + front, (size_t)(i + w - front) * sizeof(*argv));
+			argv[front] = word;
+		}
+		i += words ? words - 1 : 0;
+	}
+	return NULL;
+}
+
 /* Options before the command. -1: go on with argv[optind]; else the exit status. */
 static int parse(struct ctl *c, int argc, char **argv)
 {
@@ -135,7 +185,8 @@ static int parse(struct ctl *c, int argc, char **argv)
 		{0},
 	};
 	int opt;
-	while ((opt = getopt_long(argc, argv, "+s:n:jVh", options, NULL)) != -1) {
+	opterr = 0;
+	while ((opt = getopt_long(argc, argv, "+:s:n:jVh", options, NULL)) != -1) {
 		switch (opt) {
 		case 's':
 			c->socket = optarg;
@@ -155,8 +206,11 @@ static int parse(struct ctl *c, int argc, char **argv)
 		case 'h':
 			help();
 			return CTL_OK;
+		case ':':
+			return ctl_usage("%s needs a value", argv[optind - 1]);
 		default:
-			return ctl_usage("wrong option");
+			return ctl_usage("there is no option %s here; the options of a command stand behind it",
+					 argv[optind - 1]);
 		}
 	}
 	if (optind == argc)
@@ -168,11 +222,21 @@ int main(int argc, char **argv)
 {
 	struct ctl c = {0};
 	char *path = NULL;
+	static char long_help[] = "--help";
 	log_open("orchestractl", LOG_LV_WARN, LOG_TEXT);
 	look_at_terminal(&c);
-	int code = parse(&c, argc, argv);
+	const char *lacks = hoist(argc, argv);
+	int code = lacks ? ctl_usage("%s needs a value", lacks) : parse(&c, argc, argv);
 	if (code != -1)
 		return code;
+	if (strcmp(argv[optind], "help") == 0) {
+		if (optind + 1 == argc) {
+			help();
+			return CTL_OK;
+		}
+		argv[optind] = argv[optind + 1]; /* "help add" is "add --help" */
+		argv[optind + 1] = long_help;
+	}
 	const struct command *command = find(argv[optind]);
 	if (!command)
 		return ctl_usage("there is no command \"%s\"", argv[optind]);
@@ -188,6 +252,7 @@ int main(int argc, char **argv)
 	free(path);
 	free(c.authorization);
 	if (fflush(stdout) != 0 || ferror(stdout)) {
+		ctl_broken_pipe(errno);
 		fprintf(stderr, "orchestractl: cannot write: %s\n", strerror(errno));
 		code = code ? code : CTL_FAILED;
 	}

@@ -1,5 +1,4 @@
 /* add, search, get, list, delete. */
-#include <getopt.h>
 #include <stdlib.h>
 
 #include "ctl.h"
@@ -46,12 +45,14 @@ static bool set_json(json_t *o, const char *key, const char *text)
 	return true;
 }
 
+/* The daemon knows the limits; here it must only be a number. */
 static bool set_number(json_t *o, const char *key, const char *text, bool integer)
 {
 	char *end;
 	double x = strtod(text, &end);
-	if (end == text || *end || !(x > -1e15 && x < 1e15)) {
-		fprintf(stderr, "orchestractl: \"%s\" is no number (%s)\n", text, key);
+	if (end == text || *end || !(x > -1e15 && x < 1e15) || (integer && x != (double)(long long)x)) {
+		fprintf(stderr, "orchestractl: --%s must be a %snumber, not \"%s\"\n", key,
+			integer ? "whole " : "", text);
 		return false;
 	}
 	json_object_set_new(o, key, integer ? json_integer((json_int_t)x) : json_real(x));
@@ -146,7 +147,7 @@ int memory_add(struct ctl *c, int argc, char **argv)
 	};
 	json_t *body = json_object();
 	int opt, code = CTL_USAGE;
-	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
+	while ((opt = ctl_options(argc, argv, ":", options)) != -1) {
 		if (opt == 'h') {
 			fputs(add_help, stdout);
 			code = CTL_OK;
@@ -171,10 +172,10 @@ out:
 /* On a narrow terminal the content is worth more than the time. */
 static void show_row(struct ctl *c, const json_t *m, bool scored)
 {
-	char created[20];
+	char created[21]; /* UTC, as everywhere */
 	bool timed = !c->width || c->width >= 110;
-	int used = 36 + 2 + (timed ? 19 + 2 : 0) + (scored ? 8 : 0);
-	snprintf(created, sizeof(created), "%s", output_str(m, "created_at"));
+	int used = 36 + 2 + (timed ? 20 + 2 : 0) + (scored ? 8 : 0);
+	snprintf(created, sizeof(created), "%.19sZ", output_str(m, "created_at"));
 	if (strlen(created) > 10)
 		created[10] = ' ';
 	if (scored)
@@ -182,7 +183,7 @@ static void show_row(struct ctl *c, const json_t *m, bool scored)
 		       json_number_value(json_object_get(m, "score")), output_colour(c, C_PLAIN));
 	printf("%s%-36s  ", output_colour(c, C_DIM), output_str(m, "id"));
 	if (timed)
-		printf("%-19s  ", created);
+		printf("%-20s  ", created);
 	fputs(output_colour(c, C_PLAIN), stdout);
 	output_line(output_str(m, "content"), c->width > used + 20 ? c->width - used : c->width ? 60 : 0);
 	putchar('\n');
@@ -192,12 +193,17 @@ static void show_degraded(struct ctl *c, const json_t *o)
 {
 	size_t i;
 	json_t *v;
-	json_array_foreach(json_object_get(o, "degraded"), i, v)
-		fprintf(stderr, "%snote: without %s%s\n", c->colour ? output_colour(c, C_YELLOW) : "",
-			json_string_value(v), output_colour(c, C_PLAIN));
+	json_array_foreach(json_object_get(o, "degraded"), i, v) {
+		const char *part = json_string_value(v) ? json_string_value(v) : "";
+		bool vector = strcmp(part, "vector") == 0;
+		fprintf(stderr, "%sNote: %s%s%s\n", output_colour(c, C_YELLOW),
+			vector ? "vectors took no part, or not all of them: the index is still being filled after a "
+				 "start, is full, or holds your own vectors" : "not all parts took part: ",
+			vector ? "" : part, output_colour(c, C_PLAIN));
+	}
 }
 
-static int show_results(struct ctl *c, const struct answer *a, bool explain)
+static int show_results(struct ctl *c, const struct answer *a)
 {
 	size_t i;
 	json_t *m, *o = output_parse(a), *results = json_object_get(o, "results");
@@ -206,10 +212,10 @@ static int show_results(struct ctl *c, const struct answer *a, bool explain)
 	json_array_foreach(results, i, m)
 		show_row(c, m, true);
 	if (json_array_size(results) == 0)
-		fputs("Nothing found.\n", stderr);
+		fprintf(stderr, "Nothing found in namespace %s.\n", c->namespace ? c->namespace : "default");
 	show_degraded(c, o);
 	json_t *explained = json_object_get(o, "explain");
-	if (explain && explained) {
+	if (explained) {
 		char *text = json_dumps(explained, JSON_INDENT(2));
 		printf("%s%s%s\n", output_colour(c, C_DIM), text ? text : "", output_colour(c, C_PLAIN));
 		free(text);
@@ -221,49 +227,77 @@ static int show_results(struct ctl *c, const struct answer *a, bool explain)
 static const char search_help[] =
 	"Usage: orchestractl search [OPTION]... QUERY\n"
 	"Finds memories, best first.\n\n"
-	"  --mode vector|text|hybrid\n"
-	"  --limit N\n"
-	"  --filter JSON   conditions on scopes and metadata\n"
-	"  --explain       timings, and which tier answered\n";
+	"  --kind K  --user U  --agent A  --session S   only these\n"
+	"  --mode M        hybrid (the default), text or vector\n"
+	"  --limit N       1 to 1000; default 10\n"
+	"  --filter JSON   conditions, such as '{\"metadata.lang\": \"en\"}'\n"
+	"  --explain       how many candidates, and how long each step took\n";
+
+/* False: said what is wrong. */
+static bool search_option(json_t *body, int opt, const char *value)
+{
+	switch (opt) {
+	case 'm':
+		return set_text(body, "mode", value);
+	case 'l':
+		return set_number(body, "limit", value, true);
+	case 'f':
+		return set_json(body, "filter", value);
+	case 'k':
+		return set_text(body, "kind", value);
+	case 'u':
+		return set_text(body, "user_id", value);
+	case 'a':
+		return set_text(body, "agent_id", value);
+	case 's':
+		return set_text(body, "session_id", value);
+	case 'e':
+		return json_object_set_new(body, "explain", json_true()) == 0;
+	default:
+		return false;
+	}
+}
+
+static int search_send(struct ctl *c, json_t *body)
+{
+	struct answer a;
+	int code = post(c, "/v1/memories/search", body, &a);
+	if (code == CTL_OK && a.status != 200)
+		code = output_problem(&a);
+	else if (code == CTL_OK && c->json)
+		output_raw(&a);
+	else if (code == CTL_OK)
+		code = show_results(c, &a);
+	client_free(&a);
+	return code;
+}
 
 int memory_search(struct ctl *c, int argc, char **argv)
 {
 	static const struct option options[] = {
 		{"mode", required_argument, NULL, 'm'},   {"limit", required_argument, NULL, 'l'},
 		{"filter", required_argument, NULL, 'f'}, {"explain", no_argument, NULL, 'e'},
+		{"kind", required_argument, NULL, 'k'},   {"user", required_argument, NULL, 'u'},
+		{"agent", required_argument, NULL, 'a'},  {"session", required_argument, NULL, 's'},
 		{"help", no_argument, NULL, 'h'},         {0},
 	};
 	json_t *body = json_object();
-	struct answer a = {0};
-	bool explain = false, ok = true;
+	bool ok = true;
 	int opt, code = CTL_USAGE;
-	while (ok && (opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
+	while (ok && (opt = ctl_options(argc, argv, ":", options)) != -1) {
 		if (opt == 'h') {
 			fputs(search_help, stdout);
 			json_decref(body);
 			return CTL_OK;
 		}
-		explain = explain || opt == 'e';
-		ok = opt == 'e' || (opt == 'm' && set_text(body, "mode", optarg)) ||
-		     (opt == 'l' && set_number(body, "limit", optarg, true)) ||
-		     (opt == 'f' && set_json(body, "filter", optarg));
+		ok = search_option(body, opt, optarg);
 	}
 	char *query = ok ? read_text(argc - optind, argv + optind) : NULL;
 	if (ok && !query)
 		code = ctl_usage("search: for what?");
-	if (query && set_text(body, "query", query)) {
-		if (explain)
-			json_object_set_new(body, "explain", json_true());
-		code = post(c, "/v1/memories/search", body, &a);
-		if (code == CTL_OK && a.status != 200)
-			code = output_problem(&a);
-		else if (code == CTL_OK && c->json)
-			output_raw(&a);
-		else if (code == CTL_OK)
-			code = show_results(c, &a, explain);
-	}
+	else if (query && set_text(body, "query", query))
+		code = search_send(c, body);
 	free(query);
-	client_free(&a);
 	json_decref(body);
 	return code;
 }
@@ -274,8 +308,8 @@ static const char list_help[] =
 	"Usage: orchestractl list [OPTION]...\n"
 	"Lists memories.\n\n"
 	"  --kind K  --user U  --agent A  --session S   only these\n"
-	"  --limit N     on one page; default 50\n"
-	"  --cursor C    the page that begins there\n"
+	"  --limit N     on one page, 1 to 1000; default 50\n"
+	"  --cursor C    the page that begins there, from the answer before\n"
 	"  --all         all pages\n";
 
 /* One page. *next_r: the cursor of the next one, or NULL; the caller frees. */
@@ -343,7 +377,7 @@ int memory_list(struct ctl *c, int argc, char **argv)
 	};
 	bool all = false;
 	int opt;
-	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
+	while ((opt = ctl_options(argc, argv, ":", options)) != -1) {
 		if (opt == 'h') {
 			fputs(list_help, stdout);
 			return CTL_OK;
@@ -402,7 +436,7 @@ int memory_get(struct ctl *c, int argc, char **argv)
 {
 	struct answer a;
 	if (argc == 2 && strcmp(argv[1], "--help") == 0) {
-		puts("Usage: orchestractl get ID");
+		puts("Usage: orchestractl get ID\nShows a memory: its fields, an empty line, its content.");
 		return CTL_OK;
 	}
 	if (argc != 2)
@@ -456,9 +490,10 @@ int memory_delete(struct ctl *c, int argc, char **argv)
 	};
 	bool erase = false;
 	int opt, code = CTL_OK;
-	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
+	while ((opt = ctl_options(argc, argv, ":", options)) != -1) {
 		if (opt == 'h') {
-			puts("Usage: orchestractl delete [--erase] ID...\n\n"
+			puts("Usage: orchestractl delete [--erase] ID...\n"
+			     "Deletes memories; they can be restored until memories.trash_ttl (30 days) has passed.\n\n"
 			     "  --erase   removes the content from store, journal, history and caches; it\n"
 			     "            cannot be restored");
 			return CTL_OK;

@@ -44,7 +44,8 @@ int output_problem(const struct answer *a)
 	if (!*title)
 		title = output_str(o, "error");
 	if (*title && *detail)
-		fprintf(stderr, "orchestractl: %s: %s\n", title, detail);
+		fprintf(stderr, "orchestractl: %s: %s%s\n", title, detail,
+			a->status == 401 ? " (--token-file FILE, or $ORCHESTRA_TOKEN)" : "");
 	else if (*title)
 		fprintf(stderr, "orchestractl: %s\n", title);
 	else
@@ -124,8 +125,9 @@ static void show(struct progress *p, int64_t now)
 			fputc(i < full ? '#' : '.', stderr);
 		fprintf(stderr, "] %3.0f %%  ", (double)p->bytes * 100 / (double)p->total_bytes);
 	}
-	fprintf(stderr, "%s  %llu records  %s/s  %.0f records/s", bytes,
-		(unsigned long long)p->records, rate, (double)p->records / seconds);
+	fprintf(stderr, "%s  %llu records", bytes, (unsigned long long)p->records);
+	if (seconds > 0.2) /* before that, it is only what the buffers took */
+		fprintf(stderr, "  %s/s  %.0f records/s", rate, (double)p->records / seconds);
 }
 
 void progress_piece(void *progress, const char *piece, size_t n)

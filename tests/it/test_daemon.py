@@ -1,9 +1,12 @@
 """The daemon as an operator meets it: flags, reload, drain, restart policy, orchestractl."""
+import http.server
 import json
 import os
 import re
 import signal
+import socketserver
 import subprocess
+import threading
 import time
 
 import pytest
@@ -150,6 +153,72 @@ def test_orchestractl(make, tmp_path):
     assert o.ctl("frobnicate").returncode == 2
     o.stop()
     assert o.ctl("status").returncode == 3
+
+
+def test_orchestractl_arguments(make):
+    """What people type at first: options on either side of the command, help in each form, mistakes that are named."""
+    o = make()
+    o.ctl("add", "Ada likes tea", "--namespace", "a", "--user", "u1")
+    o.ctl("--namespace=a", "add", "Ben likes tea", "--user", "u2")
+    assert o.ctl("add", "--", "--json").returncode == 0  # behind "--" it is text
+    found = json.loads(o.ctl("search", "--json", "--namespace", "a", "--user", "u2", "tea").stdout)["results"]
+    assert [m["content"] for m in found] == ["Ben likes tea"]
+    assert "in namespace default" in o.ctl("search", "tea").stderr
+    r = o.ctl("namespaces")
+    assert r.returncode == 0 and [x.split()[::3] for x in sorted(r.stdout.splitlines()[1:], key=lambda x: x[-1])] == \
+        [["2", "a"], ["1", "default"]], r.stdout
+    assert len(json.loads(o.ctl("namespaces", "--json").stdout)["namespaces"]) == 2
+    for args in (["help"], ["help", "search"], ["search", "--help"], ["config", "get", "--help"], ["namespaces", "--help"]):
+        r = o.ctl(*args)
+        assert r.returncode == 0 and r.stdout.startswith("Usage: orchestractl ") and r.stderr == "", args
+    for args, named in ((["search", "--limt", "3", "x"], "search: there is no option --limt"),
+                        (["search", "--limit"], "search: --limit needs a value"),
+                        (["search", "-x", "y"], "search: there is no option -x"),
+                        (["search", "--limit", "3.5", "x"], '--limit must be a whole number, not "3.5"'),
+                        (["--limit", "3", "list"], "--limit"), (["list", "--namespace"], "--namespace needs a value"),
+                        (["help", "serch"], 'no command "serch"')):
+        r = o.ctl(*args)
+        assert r.returncode == 2 and named in r.stderr and r.stdout == "", (args, r.stderr)
+
+
+def test_orchestractl_into_a_pipe_that_closes(make):
+    o = make()
+    lines = "".join(json.dumps({"content": f"{i} " + "x" * 1000}) + "\n" for i in range(1000))
+    assert o.ctl("import", "-", stdin=lines).returncode == 0
+    for command in ("export", "list --all"):
+        p = subprocess.run(["bash", "-c", f"{BUILD}/orchestractl --socket {o.socket} {command} | head -1; exit ${{PIPESTATUS[0]}}"],
+                           capture_output=True, text=True)
+        assert p.returncode == 128 + signal.SIGPIPE and len(p.stdout.splitlines()) == 1 and p.stderr == "", p
+
+
+def test_orchestractl_waits_for_a_daemon_that_starts(tmp_path):
+    """503 "starting" is asked again: `systemctl restart …; orchestractl add …` needs no sleep."""
+    asked = []
+
+    class Starting(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            asked.append(self.path)
+            status, body = (503, b'{"type":"urn:orchestra:problem:starting","title":"t","status":503,"detail":"d"}') \
+                if len(asked) < 3 else (201, b'{"id":"one","version":1}')
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+        def address_string(self):
+            return "unix"
+
+    path = str(tmp_path / "s")
+    with socketserver.UnixStreamServer(path, Starting) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        r = subprocess.run([os.path.join(BUILD, "orchestractl"), "--socket", path, "add", "x"], capture_output=True, text=True,
+                           timeout=30)
+        server.shutdown()
+    assert r.returncode == 0 and r.stdout == "Stored one version 1\n" and len(asked) == 3, r
 
 
 def test_status_when_no_api_answers(make):
