@@ -278,6 +278,19 @@ static struct filter *condition(struct parsing *p, const char *field, enum fop o
 	return f;
 }
 
+static struct filter *refuse_operator(struct parsing *p, const char *field, const char *op)
+{
+	struct buf b = {0};
+	if (strcmp(field, "metadata") == 0)
+		buf_printf(&b, "filter on a key of it: \"metadata.%.80s\"", op);
+	else
+		buf_printf(&b, "unknown operator \"%.80s\"; use eq ne gt gte lt lte in nin exists", op);
+	buf_addc(&b, 0);
+	refuse(p, field, b.p);
+	buf_free(&b);
+	return NULL;
+}
+
 /* {"gte": 1, "lt": 5}: every operator must hold. */
 static struct filter *parse_field(struct parsing *p, const char *field, const json_t *v)
 {
@@ -293,7 +306,7 @@ static struct filter *parse_field(struct parsing *p, const char *field, const js
 	struct filter *f = node(F_AND);
 	json_object_foreach((json_t *)(uintptr_t)v, key, e) {
 		struct filter *kid = op_by_name(key, &op) ? condition(p, field, op, e)
-							  : refuse(p, field, "unknown operator; use eq ne gt gte lt lte in nin exists");
+							  : refuse_operator(p, field, key);
 		if (!kid) {
 			filter_free(&f);
 			return NULL;

@@ -177,6 +177,13 @@ def test_unknown_paths_and_methods(shared):
     refused(r, 405, "method-not-allowed", "POST")
     assert r.headers["Allow"] == "POST, GET, HEAD, DELETE"
     assert shared.request("POST", "/livez", b"").headers["Allow"] == "GET, HEAD"
+    for method in ("GET", "DELETE", "PATCH"):  # a search without its body, in the first place
+        r = shared.request(method, "/v1/memories/search")
+        refused(r, 405, "method-not-allowed", "POST")
+        assert r.headers["Allow"] == "POST"
+    for method, rest in (("DELETE", ""), ("PATCH", ""), ("GET", "/history"), ("POST", "/restore"), ("POST", "/supersede")):
+        refused(shared.request(method, "/v1/memories/not-a-uuid" + rest, b"{}"), 404, "not-found", "UUID")
+    assert shared.request("PUT", "/v1/memories/not-a-uuid").headers["Allow"] == "GET, HEAD, PATCH, DELETE"
     assert shared.request("OPTIONS", "/v1/memories/" + NOBODY).headers["Allow"] == "GET, HEAD, PATCH, DELETE"
 
 

@@ -172,7 +172,8 @@ static void test_refusals(void **state)
 	refused("{\"user_id\":[\"a\"]}", "user_id", "{\"in\": [");
 	refused("{\"user_id\":{}}", "user_id", "needs an operator");
 	refused("{\"user_id\":{\"like\":\"a\"}}", "user_id", "eq ne gt");
-	refused("{\"user_id\":{\"$\":\"a\"}}", "user_id", "unknown operator");
+	refused("{\"user_id\":{\"$\":\"a\"}}", "user_id", "unknown operator \"$\"");
+	refused("{\"metadata\":{\"lang\":\"en\"}}", "metadata", "\"metadata.lang\"");
 	refused("{\"user_id\":{\"eq\":{}}}", "user_id", "must be compared with");
 	refused("{\"user_id\":{\"in\":\"a\"}}", "user_id", "1 to 1000");
 	refused("{\"user_id\":{\"in\":[]}}", "user_id", "1 to 1000");

@@ -97,13 +97,17 @@ static bool pattern_matches(const char *pat, struct span path, struct match *m)
 static struct match find_route(enum http_method method, struct span path)
 {
 	struct match best = {.route = NULL};
+	bool meant = false; /* a pattern matches the path as it is meant */
 	for (size_t i = 0; i < ROUTES; i++) {
 		struct match m = {.route = NULL};
 		if (!pattern_matches(routes[i].pattern, path, &m))
 			continue;
 		/* /v1/memories/search is a literal; the same text is no id for another method. */
-		if (m.bad_id && best.path_known)
+		if (m.bad_id && meant)
 			continue;
+		if (!m.bad_id && best.bad_id)
+			best = (struct match){.route = NULL};
+		meant = meant || !m.bad_id;
 		best.path_known = true;
 		if (routes[i].method == method || (method == HTTP_M_HEAD && routes[i].method == HTTP_M_GET)) {
 			m.route = &routes[i];
