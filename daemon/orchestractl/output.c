@@ -68,7 +68,7 @@ void output_line(const char *text, int columns)
 		p += c1;
 		if (white && blank)
 			continue;
-		bool begins = (*p & 0xc0) != 0x80;
+		bool begins = white || (*p & 0xc0) != 0x80;
 		if (columns && begins && used >= columns - 1 && p[1]) {
 			fputs("…", stdout);
 			return;
@@ -83,11 +83,11 @@ void output_bytes(double bytes, char out[16])
 {
 	static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
 	size_t i = 0;
-	while (bytes >= 1024 && i + 1 < ARRAY_LEN(units)) {
+	while (bytes >= 1023.5 && i + 1 < ARRAY_LEN(units)) { /* never "1024 KiB" */
 		bytes /= 1024;
 		i++;
 	}
-	snprintf(out, 16, i && bytes < 100 ? "%.1f %s" : "%.0f %s", bytes, units[i]);
+	snprintf(out, 16, i && bytes < 99.95 ? "%.1f %s" : "%.0f %s", bytes, units[i]);
 }
 
 void output_duration(double seconds, char out[16])
