@@ -90,7 +90,8 @@ static const char add_help[] =
 	"  --metadata JSON      an object\n"
 	"  --importance X       0 to 1\n"
 	"  --ttl SECONDS        vanishes after that\n"
-	"  --external-id ID     a memory with this id is replaced\n";
+	"  --external-id ID     your own id; the memory that has it is updated: what you do not\n"
+	"                       give keeps its value\n";
 
 static bool add_option(json_t *body, int opt, const char *value)
 {

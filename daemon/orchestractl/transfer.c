@@ -76,6 +76,34 @@ static long long count(const json_t *o, const char *key)
 	return (long long)json_integer_value(json_object_get(o, key));
 }
 
+/* What the answer's skipped_because says, in words. `absent`: the namespace does not hold the memory. */
+static const struct {
+	const char *name, *text;
+	bool absent;
+} skips[] = {
+	{"id_exists", "the namespace has a memory with that id", false},
+	{"external_id_exists", "the namespace has a memory with that external_id", false},
+	{"imported_before", "imported from the same lines less than 24 hours ago", false},
+	{"expired", "expired", false},
+	{"id_deleted", "the memory with that id was deleted: restore it, or take the id out", true},
+	{"id_in_other_namespace", "another namespace has the memory with that id; to copy it, take the ids out: "
+				  "jq -c 'del(.id)'", true},
+};
+
+/* True when memories are missing that the file has and that nobody refused. */
+static bool show_skips(const json_t *o, bool silent)
+{
+	const json_t *why = json_object_get(o, "skipped_because");
+	bool absent = false;
+	for (size_t i = 0; i < ARRAY_LEN(skips); i++) {
+		long long n = count(why, skips[i].name);
+		absent |= n && skips[i].absent;
+		if (n && !silent)
+			fprintf(stderr, "%lld skipped: %s\n", n, skips[i].text);
+	}
+	return absent;
+}
+
 static int show_summary(struct ctl *c, const struct answer *a)
 {
 	size_t i;
@@ -89,6 +117,7 @@ static int show_summary(struct ctl *c, const struct answer *a)
 		printf("%s%lld imported%s, %lld skipped, %s%lld failed%s\n", output_colour(c, C_GREEN),
 		       count(o, "imported"), output_colour(c, C_PLAIN), count(o, "skipped"),
 		       failed ? output_colour(c, C_RED) : "", failed, output_colour(c, C_PLAIN));
+		fflush(stdout);
 		json_array_foreach(errors, i, e) {
 			if (i == LINES_SHOWN)
 				break;
@@ -98,8 +127,9 @@ static int show_summary(struct ctl *c, const struct answer *a)
 			fprintf(stderr, "… and %zu more (--json shows all that were reported)\n",
 				json_array_size(errors) - LINES_SHOWN);
 	}
+	bool absent = show_skips(o, c->json) && !count(o, "imported");
 	json_decref(o);
-	return failed ? CTL_FAILED : CTL_OK;
+	return failed || absent ? CTL_FAILED : CTL_OK;
 }
 
 int transfer_import(struct ctl *c, int argc, char **argv)
@@ -110,8 +140,10 @@ int transfer_import(struct ctl *c, int argc, char **argv)
 	struct stat st;
 	if (argc == 2 && strcmp(argv[1], "--help") == 0) {
 		puts("Usage: orchestractl import FILE|-\n"
-		     "Stores the memories of an NDJSON file, one a line. Exit status 1 and the numbers of\n"
-		     "the lines when some were refused; the others are stored.");
+		     "Stores the memories of an NDJSON file, one a line. Lines that are there already are\n"
+		     "skipped. Exit status 1 when lines were refused (their numbers are told; the others are\n"
+		     "stored), or when nothing was imported because the ids belong to another namespace or\n"
+		     "to deleted memories.");
 		return CTL_OK;
 	}
 	if (argc != 2)

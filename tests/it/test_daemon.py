@@ -221,6 +221,20 @@ def test_orchestractl_waits_for_a_daemon_that_starts(tmp_path):
     assert r.returncode == 0 and r.stdout == "Stored one version 1\n" and len(asked) == 3, r
 
 
+def test_orchestractl_import_says_why_lines_were_skipped(make, tmp_path):
+    o, f = make(), str(tmp_path / "x.ndjson")
+    ids = [o.add(f"m{i}")["id"] for i in range(3)]
+    assert o.ctl("export", f).returncode == 0
+    r = o.ctl("import", f)                                   # all of it is there: nothing to complain about
+    assert r.returncode == 0 and "0 imported, 3 skipped" in r.stdout and "3 skipped: the namespace has" in r.stderr
+    r = o.ctl("--namespace", "copy", "import", f)            # nothing came in, and it is not there
+    assert r.returncode == 1 and "3 skipped: another namespace" in r.stderr and "del(.id)" in r.stderr
+    assert o.ctl("--json", "--namespace", "copy", "import", f).returncode == 1
+    o.delete(f"/v1/memories/{ids[0]}")
+    r = o.ctl("import", f)
+    assert r.returncode == 1 and "1 skipped: the memory with that id was deleted" in r.stderr and "2 skipped" in r.stderr
+
+
 def test_status_when_no_api_answers(make):
     o = make(sets=["api.workers=1"])
     api = [p for n, p in o.workers().items() if "api" in n][0]

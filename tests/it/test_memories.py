@@ -179,8 +179,14 @@ def test_delete_restore_history(shared, ns):
     assert shared.delete(path).status == 204
     assert shared.memory(m["id"]).status == 404 and shared.delete(path).status == 404
     assert shared.list(namespace=ns)["memories"] == [] and shared.search("second", namespace=ns) == []
-    assert [x["id"] for x in shared.list(namespace=ns, deleted="true")["memories"]] == [m["id"]]
-    r = shared.post(path + "/restore")
+    trash = shared.list(namespace=ns, deleted="true")["memories"]                 # pending, or from the store already
+    assert [x["id"] for x in trash] == [m["id"]] and trash[0]["content"] == "second"
+    assert trash[0]["version"] == 3 and trash[0]["deleted_at"] > trash[0]["updated_at"]
+    shared.delete(f"/v1/memories/{shared.post('/v1/memories?wait=store', {'namespace': ns, 'content': 'x'}).json['id']}?wait=store")
+    stored = shared.list(namespace=ns, deleted="true")["memories"]
+    assert stored[1] == trash[0] and stored[0]["version"] == 2 and "deleted_at" in stored[0]
+    assert shared.post(path + "/restore", headers={"If-Match": '"2"'}).status == 412
+    r = shared.post(path + "/restore", headers={"If-Match": f'"{trash[0]["version"]}"'})
     assert r.status == 200 and r.json["content"] == "second" and r.json["version"] == 4
     assert shared.search("second", namespace=ns)[0]["id"] == m["id"]
     for _ in range(2):                                 # pending and from the store
@@ -188,6 +194,56 @@ def test_delete_restore_history(shared, ns):
         assert [x["version"] for x in h] == [4, 3, 2, 1] or [x["version"] for x in h] == [4, 2, 1]
         assert h[-1]["memory"]["content"] == "first"
         time.sleep(0.3 * SLOW)
+
+
+def test_what_was_kept_says_where_it_is(make):
+    o = make(sets=["sync.debounce_ms=60000", "sync.batch_max=100000"])
+    m = o.add("tea")
+    keep = {"content": "tea", "on_duplicate": "keep"}
+    for r in (o.post("/v1/memories", keep), o.post("/v1/memories", {"memories": [{"content": "tea"}],
+                                                                    "on_duplicate": "keep"}),
+              o.patch(f"/v1/memories/{m['id']}", {}), o.post(f"/v1/memories/{m['id']}/restore")):
+        assert r.status == 200 and r.json["durability"] == "journal", r            # it waits for the store
+    assert o.post("/v1/memories?wait=store", {"content": "coffee"}).json["durability"] == "store"
+    assert o.post("/v1/memories", keep).json["durability"] == "store"
+
+
+def test_unknown_fields_are_answered_with_the_known_ones(shared, ns):
+    good = {"content": "x", "metadata": {}, "kind": "k", "user_id": "u", "agent_id": "a", "session_id": "s", "external_id": "e",
+            "importance": 0, "pinned": True, "ttl": 9, "ttl_seconds": 9, "expires_at": "2999-01-01T00:00:00Z", "embedding": [1],
+            "embedding_model": "m", "namespace": ns, "created_at": "2020-01-01T00:00:00Z", "infer": False, "on_duplicate": "add",
+            "id": "01a1fd61-4f8b-705c-80f5-860e888b59e3", "version": 3, "updated_at": "2020-01-01T00:00:00Z",
+            "valid_from": "2020-01-01T00:00:00Z", "valid_to": "2020-01-02T00:00:00Z",
+            "supersedes": "01a1fd61-4f8b-705c-80f5-860e888b59e3", "superseded_by": "01a1fd61-4f8b-705c-80f5-860e888b59e3"}
+    m = shared.add("there", namespace=ns)
+    search = {"query": "x", "embedding": None, "mode": "text", "namespace": ns, "filter": {}, "user_id": "u", "agent_id": "a",
+              "session_id": "s", "kind": "k", "limit": 1, "min_score": 0, "recency_half_life": 9, "importance_weight": 0,
+              "diversity": 0, "explain": False}
+    for known, send in (
+            (good, lambda b: shared.post("/v1/memories", b).json),
+            (good, lambda b: shared.post("/v1/memories", {"memories": [b]}).json),
+            (good, lambda b: shared.patch(f"/v1/memories/{m['id']}", b).json),
+            (good, lambda b: shared.post(f"/v1/memories:import?namespace={ns}", b).json["errors"][0]),
+            (search, lambda b: shared.post("/v1/memories/search", b).json)):
+        said = send({"contnt": "x"})["detail"]
+        assert "contnt: no such field" in said
+        named = set(said.split("allowed are ", 1)[1].split(", "))
+        for field, value in known.items():
+            refused = False
+            try:
+                detail = send({field: value}).get("detail", "")
+                refused = "no such field" in detail or "cannot be changed" in detail
+            except LookupError:
+                pass                                                            # a whole line: imported, no errors
+            assert refused == (field not in named), field
+        assert named <= set(known)
+
+
+def test_messages_without_an_upstream_say_so(shared):
+    for extra in ({"infer": True}, {}):
+        r = shared.post("/v1/memories", {"messages": [{"role": "user", "content": "I like tea"}], **extra})
+        assert r.status == 501 and r.json["type"].endswith("extraction-unavailable"), r
+    assert shared.post("/v1/memories", {"content": "x", "infer": 1}).status == 400
 
 
 def test_supersede_keeps_the_old_fact(shared, ns):

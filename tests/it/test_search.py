@@ -140,13 +140,27 @@ def test_export_import_round_trip(shared, ns):
     target = ns + "copy"
     r = shared.post(f"/v1/memories:import?namespace={target}", b"\n".join(line.replace(ns.encode(), target.encode(), 1) for line in lines))
     assert r.status == 200 and r.json["imported"] == 0 and r.json["skipped"] == 450     # the ids exist already
+    assert r.json["skipped_because"] == {"id_in_other_namespace": 450}
     fresh = [json.dumps({k: x for k, x in json.loads(line).items() if k not in ("id", "namespace", "version", "embedding_model")}) for line in lines]
     body = ("\n".join(fresh) + "\nnot json\n{\"content\":5}\n").encode()
     r = shared.post(f"/v1/memories:import?namespace={target}", body)
     assert r.json["imported"] == 450 and r.json["failed"] == 2 and [e["line"] for e in r.json["errors"]] == [451, 452]
     again = shared.post(f"/v1/memories:import?namespace={target}", body)
     assert again.json["imported"] == 0 and again.json["skipped"] == 450                # resumable: the same file again
+    assert again.json["skipped_because"] == {"imported_before": 450}
     assert shared.get(f"/v1/memories:count?namespace={target}").json["count"] == 450
     ev = json.loads(shared.get(f"/v1/memories:export?namespace={ns}v").body)
     assert struct.unpack("<3f", base64.b64decode(ev["embedding"])) == struct.unpack("<3f", struct.pack("<3f", 0.1, -2.5e-3, 7))
     assert ev["id"] == v["id"]
+
+
+def test_import_says_why_lines_were_skipped(shared, ns):
+    here, gone = shared.add("here", namespace=ns), shared.add("gone", namespace=ns)
+    there = shared.add("there", namespace=ns + "other")
+    shared.add("mine", namespace=ns, external_id="e")
+    shared.delete(f"/v1/memories/{gone['id']}")
+    lines = [{"id": here["id"], "content": "x"}, {"id": gone["id"], "content": "x"}, {"id": there["id"], "content": "x"},
+             {"external_id": "e", "content": "x"}, {"content": "x", "expires_at": "2020-01-01T00:00:00Z"}, {"content": "new"}]
+    r = shared.post(f"/v1/memories:import?namespace={ns}", "\n".join(map(json.dumps, lines))).json
+    assert (r["imported"], r["skipped"], r["failed"]) == (1, 5, 0)
+    assert r["skipped_because"] == {"id_exists": 1, "id_deleted": 1, "id_in_other_namespace": 1, "external_id_exists": 1, "expired": 1}

@@ -304,12 +304,37 @@ static bool read_expiry(const struct reading *r, const char *key, const json_t *
 	return true;
 }
 
-static bool read_infer(const struct reading *r, const json_t *v)
+/* `infer` true, or `messages`, which only mean something with it. */
+static bool read_infer(const struct reading *r, const char *key, const json_t *v)
 {
-	if (json_is_false(v) || json_is_null(v))
-		return true;
-	problem(r->c, 501, "extraction-unavailable", "%sinfer: extracting facts needs an upstream model and none is "
-		"configured; send infer false (the default) to store verbatim", r->where);
+	if (strcmp(key, "infer") == 0) {
+		if (json_is_false(v) || json_is_null(v))
+			return true;
+		if (!json_is_true(v))
+			return bad(r, key, "must be true or false");
+	}
+	problem(r->c, 501, "extraction-unavailable", "%s%s: extracting facts from messages needs an upstream model and "
+		"none is configured; send each text as \"content\", without infer, to store it verbatim", r->where, key);
+	return false;
+}
+
+/* Says which fields there are: a misspelt one is corrected without the manual. */
+static bool unknown_field(const struct reading *r, const char *key)
+{
+	static const char *const more[] = {
+		[DRAFT_ADD] = ", namespace, created_at, infer",
+		[DRAFT_PATCH] = "",
+		[DRAFT_IMPORT] = ", namespace, created_at, id, version, updated_at, valid_from, valid_to, supersedes, superseded_by",
+	};
+	const char *hint = "";
+	if (strcmp(key, "text") == 0 || strcmp(key, "memory") == 0)
+		hint = "; the text goes into \"content\"";
+	else if (strcmp(key, "id") == 0)
+		hint = "; ids are assigned, use external_id for your own";
+	problem(r->c, 400, "unknown-field", "%s%.64s: no such field%s; allowed are content, metadata, kind, user_id, "
+		"agent_id, session_id, external_id, importance, pinned, ttl, ttl_seconds, expires_at, embedding, "
+		"embedding_model%s%s", r->where, key, hint, more[r->mode],
+		r->mode == DRAFT_ADD && !*r->where ? ", on_duplicate" : "");
 	return false;
 }
 
@@ -346,14 +371,10 @@ static bool read_field(const struct reading *r, const char *key, json_t *v)
 		return read_namespace(r, v);
 	if (strcmp(key, "created_at") == 0)
 		return read_created(r, v);
-	if (strcmp(key, "infer") == 0 && r->mode == DRAFT_ADD)
-		return read_infer(r, v);
+	if (r->mode == DRAFT_ADD && (strcmp(key, "infer") == 0 || strcmp(key, "messages") == 0))
+		return read_infer(r, key, v);
 	int known = r->mode == DRAFT_IMPORT ? read_import_field(r, key, v) : 0;
-	if (!known)
-		problem(r->c, 400, "unknown-field", "%s%.64s: no such field%s", r->where, key,
-			strcmp(key, "text") == 0 || strcmp(key, "memory") == 0 ? "; the text goes into \"content\"" :
-			strcmp(key, "id") == 0 ? "; ids are assigned, use external_id for your own" : "");
-	return known > 0;
+	return known ? known > 0 : unknown_field(r, key);
 }
 
 bool draft_read(struct call *c, const struct body_json *b, json_t *o, enum draft_mode mode, const char *where,

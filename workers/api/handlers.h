@@ -15,6 +15,9 @@ void memories_supersede(struct call *c);
 /* GET of a memory that L1 holds, without a struct call: true = answered. */
 bool memories_get_fast(struct api *a, struct http_request *r);
 
+/* What `durability` says of an answer that stored nothing: where all that was read is by now. */
+const char *memories_found_durability(const struct call *c);
+
 /* Shared with bulk deletes. */
 void memories_op_delete(struct txn_builder *t, const struct memory *m, enum delete_how how);
 void memories_receipt(struct call *c, size_t n);  /* the answer to an erase */

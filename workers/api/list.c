@@ -186,6 +186,17 @@ void list_vector(struct buf *b, const struct memory *m)
 		buf_adds(b, "]}");
 }
 
+/* A deleted one shows when, and the version that the deletion is, which If-Match of a restore names. */
+static void page_deleted(struct buf *b, const struct memory *m)
+{
+	const char *version = memrchr(m->body.p, ',', m->body.len); /* the last field: write_body() */
+	AN(version);
+	buf_add(b, m->body.p, (size_t)(version - m->body.p));
+	buf_adds(b, ",\"deleted_at\":");
+	json_out_time(b, m->deleted_us);
+	buf_printf(b, ",\"version\":%llu}", (unsigned long long)m->version);
+}
+
 static bool page_row(void *arg, const struct memory *m)
 {
 	struct page *p = arg;
@@ -196,7 +207,10 @@ static bool page_row(void *arg, const struct memory *m)
 	}
 	if (p->n++)
 		buf_addc(b, ',');
-	buf_add(b, m->body.p, m->body.len);
+	if (m->deleted_us)
+		page_deleted(b, m);
+	else
+		buf_add(b, m->body.p, m->body.len);
 	if (p->with_embedding)
 		list_vector(b, m);
 	p->last = m->id;

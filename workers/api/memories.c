@@ -75,7 +75,7 @@ static bool get_checks(struct call *c, const struct memory *m)
 	struct span inm = http_header(c->req, HTTP_H_IF_NONE_MATCH);
 	if (inm.p && call_etag_matches(inm, m->version, true)) {
 		c->reply.status = 304;
-		buf_printf(&c->reply.head, "ETag: \"%llu\"\r\n", (unsigned long long)m->version);
+		get_reply_head(&c->reply.head, m->version, "fwd=miss");
 		return false;
 	}
 	return true;
@@ -149,13 +149,20 @@ static bool load(struct call *c, struct reader *rd, bool deleted_too, struct hel
 	return ok;
 }
 
-static void reply_memory(struct call *c, const struct memory *m, int status)
+/* Applied first: what is applied between the two loads is not counted as stored. */
+const char *memories_found_durability(const struct call *c)
+{
+	uint64_t applied = atomic_load(&c->api->plant->applied_seq);
+	return atomic_load(&c->api->plant->flushed_seq) >= applied ? "store" : "journal";
+}
+
+static void reply_memory(struct call *c, const struct memory *m, int status, bool stored)
 {
 	struct buf *b = &c->reply.body;
 	c->reply.status = status;
 	buf_printf(&c->reply.head, "ETag: \"%llu\"\r\n", (unsigned long long)m->version);
 	buf_add(b, m->body.p, m->body.len - 1);
-	buf_printf(b, ",\"durability\":\"%s\"}", c->wait_store ? "store" : "journal");
+	buf_printf(b, ",\"durability\":\"%s\"}", !stored ? memories_found_durability(c) : c->wait_store ? "store" : "journal");
 }
 
 /* ---- PATCH ---- */
@@ -224,7 +231,7 @@ static void commit_put(struct call *c, uint64_t read_seq, struct draft *d, const
 	draft_memory(d, ns, old->m.version + 1, &body, &m);
 	txn_op_put(&t, &m);
 	txn_end(&t);
-	reply_memory(c, &m, status);
+	reply_memory(c, &m, status, true);
 	buf_free(&body);
 }
 
@@ -255,7 +262,7 @@ static enum verdict patch_evaluate(struct call *c, struct reader *rd)
 	if (!patch_parse(c, p) || !load(c, rd, false, &old))
 		return CALL_REPLY;
 	if (json_is_object(p->body.root) && json_object_size(p->body.root) == 0) {
-		reply_memory(c, &old.m, 200); /* an empty patch changes nothing */
+		reply_memory(c, &old.m, 200, false); /* an empty patch changes nothing */
 	} else if (apply_patch(c, p, &old, &d) && !external_taken(c, rd, &d, &d.id, old.m.ns)) {
 		commit_put(c, read_seq, &d, &old, 200);
 		v = CALL_COMMIT;
@@ -353,7 +360,7 @@ static enum verdict restore_evaluate(struct call *c, struct reader *rd)
 	if (!load(c, rd, true, &old))
 		return CALL_REPLY;
 	if (!old.m.deleted_us) {
-		reply_memory(c, &old.m, 200); /* nothing to do */
+		reply_memory(c, &old.m, 200, false); /* nothing to do */
 	} else if (!draft_from_memory(&d, &old.m)) {
 		problem(c, 500, "internal", "the stored memory cannot be read");
 	} else if (!external_taken(c, rd, &d, &d.id, old.m.ns)) {
@@ -439,7 +446,7 @@ static enum verdict supersede_evaluate(struct call *c, struct reader *rd)
 		draft_memory(&now, old.m.ns_name, 1, &b2, &m);
 		txn_op_put(&t, &m);
 		txn_end(&t);
-		reply_memory(c, &m, 201);
+		reply_memory(c, &m, 201, true);
 		buf_free(&b1);
 		buf_free(&b2);
 		v = CALL_COMMIT;

@@ -122,7 +122,9 @@ static bool read_search_field(struct call *c, struct search *s, const char *key,
 	}
 	if (strcmp(key, "namespace") == 0 || strcmp(key, "embedding") == 0)
 		return true; /* read elsewhere */
-	problem(c, 400, "unknown-field", "%.64s: no such field; see POST /v1/memories/search in docs/api.md", key);
+	problem(c, 400, "unknown-field", "%.64s: no such field%s; allowed are query, embedding, mode, namespace, filter, "
+		"user_id, agent_id, session_id, kind, limit, min_score, recency_half_life, importance_weight, diversity, "
+		"explain", key, strcmp(key, "top_k") == 0 ? "; the number of results is \"limit\"" : "");
 	return false;
 }
 

@@ -148,6 +148,13 @@ void transfer_export(struct call *c)
 
 /* ======== import ======== */
 
+/* Why a line was skipped. The last two leave the namespace without the memory. */
+enum skip { SKIP_EXISTS, SKIP_EXTERNAL, SKIP_BEFORE, SKIP_EXPIRED, SKIP_DELETED, SKIP_ELSEWHERE, SKIPS };
+static const char *const skip_names[SKIPS] = {
+	[SKIP_EXISTS] = "id_exists", [SKIP_EXTERNAL] = "external_id_exists", [SKIP_BEFORE] = "imported_before",
+	[SKIP_EXPIRED] = "expired", [SKIP_DELETED] = "id_deleted", [SKIP_ELSEWHERE] = "id_in_other_namespace",
+};
+
 struct import {
 	char ns_name[LIMIT_NAMESPACE + 1];
 	struct span ns;
@@ -156,8 +163,8 @@ struct import {
 	size_t line;               /* number of the first line in work, from 1 */
 	size_t next_line;
 	bool ended, busy, gone, paused, fatal;
-	uint64_t imported, skipped, failed;
-	uint64_t t_imported, t_skipped, t_failed; /* of the attempt under way */
+	uint64_t imported, failed, skipped[SKIPS];
+	uint64_t t_imported, t_failed, t_skipped[SKIPS]; /* of the attempt under way */
 	struct buf errors, t_errors;
 	size_t nerrors, t_nerrors;
 };
@@ -209,19 +216,24 @@ struct importing {
 	int64_t now;
 };
 
-/* A line that names itself (id, external_id) and is there already is skipped. */
-static enum read_rc already(struct importing *m, const struct draft *d, uint64_t ns)
+/* A line that names itself (id, external_id) and is there already is skipped: READ_OK, and why. */
+static enum read_rc already(struct importing *m, const struct draft *d, uint64_t ns, enum skip *why_r)
 {
 	struct held h = {.bytes = NULL};
 	enum read_rc rc;
 	if (!d->has_id && !d->external_id.len)
 		return READ_NONE;
 	uint64_t key = d->has_id ? record_id_key(&d->id) : record_external_key(ns, d->external_id);
+	*why_r = d->has_id ? SKIP_EXISTS : SKIP_EXTERNAL;
 	for (size_t i = 0; i < m->nkeys; i++)
 		if (m->keys[i] == key)
 			return READ_OK; /* earlier in this batch */
 	m->keys[m->nkeys++] = key;
 	rc = d->has_id ? reader_get(m->rd, &d->id, false, &h) : reader_by_external(m->rd, ns, d->external_id, &h);
+	if (rc == READ_OK && h.m.ns != ns)
+		*why_r = SKIP_ELSEWHERE;
+	else if (rc == READ_OK && h.m.deleted_us)
+		*why_r = SKIP_DELETED;
 	held_free(&h);
 	return rc;
 }
@@ -255,14 +267,15 @@ static bool import_line(struct importing *m, struct span text, size_t line)
 	if (!body_json_parse(m->c, text, &b) || !draft_read(m->c, &b, b.root, DRAFT_IMPORT, "", &d)) {
 		take_problem(m->c, m->x, line);
 	} else if (d.expires_us && d.expires_us <= m->now) {
-		m->x->t_skipped++;
+		m->x->t_skipped[SKIP_EXPIRED]++;
 	} else {
-		enum read_rc rc = already(m, &d, record_ns(m->x->ns));
+		enum skip why;
+		enum read_rc rc = already(m, &d, record_ns(m->x->ns), &why);
 		if (rc == READ_ERROR) {
 			problem_store(m->c, m->rd->error);
 			go_on = false;
 		} else if (rc == READ_OK) {
-			m->x->t_skipped++;
+			m->x->t_skipped[why]++;
 		} else if (import_put(m, &d)) {
 			m->x->t_imported++;
 		} else {
@@ -311,7 +324,7 @@ static enum read_rc imported_before(struct importing *m, uint64_t key)
 	enum read_rc rc = reader_idem(m->rd, key, &o, &n);
 	buf_addc(&n, 0);
 	if (rc == READ_OK)
-		m->x->t_skipped = strtoull(n.p, NULL, 10);
+		m->x->t_skipped[SKIP_BEFORE] = strtoull(n.p, NULL, 10);
 	buf_free(&n);
 	return rc;
 }
@@ -340,7 +353,8 @@ static enum verdict import_evaluate(struct call *c, struct reader *rd)
 	struct import *x = c->state;
 	struct importing m = {.c = c, .x = x, .rd = rd, .now = clock_real_us()};
 	uint64_t read_seq = call_read_seq(c), key = batch_key(x);
-	x->t_imported = x->t_skipped = x->t_failed = x->t_nerrors = x->t_errors.len = 0;
+	x->t_imported = x->t_failed = x->t_nerrors = x->t_errors.len = 0;
+	memset(x->t_skipped, 0, sizeof(x->t_skipped));
 	m.keys = util_alloc((IMPORT_LINES + 2) * sizeof(*m.keys));
 	m.keys[m.nkeys++] = key;
 	txn_begin(&m.ops, &m.ops_buf, 0, 0, 0, 0);
@@ -365,11 +379,23 @@ static enum verdict import_evaluate(struct call *c, struct reader *rd)
 static void import_summary(struct call *c)
 {
 	struct import *x = c->state;
-	buf_printf(&c->reply.body, "{\"durability\":\"%s\",\"imported\":%llu,\"skipped\":%llu,\"failed\":%llu,\"errors\":[",
+	struct buf *b = &c->reply.body;
+	uint64_t skipped = 0;
+	const char *sep = "";
+	for (size_t i = 0; i < SKIPS; i++)
+		skipped += x->skipped[i];
+	buf_printf(b, "{\"durability\":\"%s\",\"imported\":%llu,\"skipped\":%llu,\"failed\":%llu,\"skipped_because\":{",
 		   c->wait_store ? "store" : "journal", (unsigned long long)x->imported,
-		   (unsigned long long)x->skipped, (unsigned long long)x->failed);
-	buf_add(&c->reply.body, x->errors.p, x->errors.len);
-	buf_adds(&c->reply.body, "]}");
+		   (unsigned long long)skipped, (unsigned long long)x->failed);
+	for (size_t i = 0; i < SKIPS; i++) {
+		if (!x->skipped[i])
+			continue;
+		buf_printf(b, "%s\"%s\":%llu", sep, skip_names[i], (unsigned long long)x->skipped[i]);
+		sep = ",";
+	}
+	buf_adds(b, "},\"errors\":[");
+	buf_add(b, x->errors.p, x->errors.len);
+	buf_adds(b, "]}");
 	c->reply.status = 200;
 	call_reply(c);
 }
@@ -447,7 +473,8 @@ static void import_done(struct call *c)
 		return;
 	}
 	x->imported += x->t_imported;
-	x->skipped += x->t_skipped;
+	for (size_t i = 0; i < SKIPS; i++)
+		x->skipped[i] += x->t_skipped[i];
 	x->failed += x->t_failed;
 	x->nerrors += x->t_nerrors;
 	buf_add(&x->errors, x->t_errors.p, x->t_errors.len);
