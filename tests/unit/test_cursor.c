@@ -11,6 +11,7 @@
 
 #include "api_alone.h"
 
+#include "../../workers/api/json_out.c"
 #include "../../workers/api/list.c"
 
 /* ---- the worker around it ---- */

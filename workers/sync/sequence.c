@@ -184,7 +184,9 @@ static enum txn_status check_put(struct sync *s, const struct memory *m)
 static enum txn_status check_namespace(struct sync *s, const struct op_namespace *o)
 {
 	const struct ns_state *n = sequence_ns(s, o->ns);
-	return n && dropping(s, n) ? TXN_NAMESPACE_DROPPING : TXN_OK;
+	if (!n)
+		return TXN_NAMESPACES_FULL;
+	return dropping(s, n) ? TXN_NAMESPACE_DROPPING : TXN_OK;
 }
 
 static bool op_wellformed(const struct op_head *op, const void *body)
@@ -207,6 +209,29 @@ static bool op_wellformed(const struct op_head *op, const void *body)
 	return false;
 }
 
+/* The namespace that a well-formed operation changes, made if need be; NULL: none, or the table is full. */
+static struct ns_state *row_of(struct sync *s, const struct op_head *op, const void *body, const struct memory *m)
+{
+	const struct op_namespace *o = body;
+	switch (op->type) {
+	case OP_PUT:
+		return sequence_ns_make(s, m->ns, m->ns_name);
+	case OP_DELETE:
+		return sequence_ns(s, ((const struct op_delete *)body)->ns);
+	case OP_NAMESPACE:
+		return sequence_ns_make(s, o->ns, (struct span){(const char *)(o + 1), o->name_len});
+	case OP_NS_DROP:
+		return sequence_ns(s, ((const struct op_ns_drop *)body)->ns);
+	}
+	return NULL;
+}
+
+/* May it wait for the disk? To change a namespace itself never may. */
+static bool op_relaxed(const struct op_head *op, const struct ns_state *n)
+{
+	return op->type == OP_IDEM || ((op->type == OP_PUT || op->type == OP_DELETE) && n && n->relaxed);
+}
+
 /* Checks each operation and folds it into the namespace states at once, so that a bulk is judged
  * as a whole (its 500th memory against the quota that the first 499 left). On a refusal the states
  * touched so far are put back: the transaction stored nothing. */
@@ -224,16 +249,12 @@ static enum txn_status check_ops(struct sync *s, struct txn_reader t, bool *rela
 	*relaxed_r = true;
 	for (*arg_r = 0; st == TXN_OK && txn_next(&t, &op, &body); ++*arg_r) {
 		struct memory m;
-		struct ns_state *n = NULL;
 		if (!op_wellformed(op, body) ||
 		    (op->type == OP_PUT && !memory_decode(body, op->len, &m))) {
 			st = TXN_MALFORMED;
 			break;
 		}
-		if (op->type == OP_PUT)
-			n = sequence_ns_make(s, m.ns, m.ns_name);
-		else if (op->type == OP_DELETE)
-			n = sequence_ns(s, ((const struct op_delete *)body)->ns);
+		struct ns_state *n = row_of(s, op, body, &m);
 		size_t known = 0;
 		while (known < nundo && undo[known].row != n)
 			known++;
@@ -251,10 +272,7 @@ static enum txn_status check_ops(struct sync *s, struct txn_reader t, bool *rela
 		if (st != TXN_OK)
 			break;
 		sequence_account(s, op, body, s->next_seq);
-		if (n && !n->relaxed)
-			*relaxed_r = false;
-		if (!n && op->type != OP_IDEM)
-			*relaxed_r = false;
+		*relaxed_r = *relaxed_r && op_relaxed(op, n);
 	}
 	while (st != TXN_OK && nundo--)
 		*undo[nundo].row = undo[nundo].old;

@@ -1,0 +1,556 @@
+/* Validation and numbering, without journal, rings and threads: struct sync is cut down to what sequence.c uses. Broken code
+ * this would catch: an update that overwrites what its sender never saw, a gap in the sequences, a refused transaction that leaves
+ * something behind, a quota that a bulk walks around, two vector spaces in one namespace, a repeated transaction that is
+ * written twice. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <cmocka.h>
+
+#include "../../workers/sync/recent.c"
+
+#define ORC_SYNC_H /* in place of workers/sync/sync.h */
+#include "journal/journal.h"
+#include "pending.h"
+#include "plant.h"
+#include "record.h"
+#include "vocabulary.h"
+
+struct item {
+	const void *data;
+	size_t len;
+	void *owned;
+	uint64_t id, seq;
+	uint32_t slot, flags, arg;
+	enum txn_status status;
+};
+struct batch {
+	struct item items[64];
+	size_t n, bytes, writes;
+	uint64_t first_seq;
+	bool all_relaxed, uses_ring[SLOT_COUNT];
+};
+struct ns_state {
+	uint64_t ns, count, bytes, quota_count, quota_bytes;
+	uint32_t dim, exists, relaxed;
+	int64_t created_us;
+	uint64_t dropped_seq;
+	char embedder[64];
+	uint32_t name_len;
+	char name[LIMIT_NAMESPACE];
+};
+struct sync {
+	struct plant *plant;
+	struct pending *pending;
+	struct journal *journal;
+	struct recent *recent;
+	struct { unsigned held; } peer[SLOT_COUNT];
+	struct batch *open;
+	uint64_t next_seq, queued_ops, queued_bytes;
+	struct ns_state *ns;
+	size_t nns;
+	bool relaxed_default, failed;
+};
+struct ns_state *sequence_ns(struct sync *s, uint64_t ns);
+struct ns_state *sequence_ns_make(struct sync *s, uint64_t ns, struct span name);
+void sequence_account(struct sync *s, const struct op_head *op, const void *body, uint64_t seq);
+void sequence_remember(struct sync *s, struct txn_reader *t, uint64_t seq);
+void sequence_txn(struct sync *s, uint32_t slot, const void *data, size_t len, void *owned);
+
+/* ---- the rest of sync ---- */
+
+static bool table_full;
+static uint64_t journal_holds;
+static struct { uint32_t slot; uint64_t id, seq; enum txn_status status; } answer[8];
+static size_t answers, refusing;
+
+bool pending_full(const struct pending *p, uint32_t more) { return (void)p, (void)more, table_full; }
+uint64_t journal_bytes(const struct journal *j) { return (void)j, journal_holds; }
+static void apply_refusing(struct sync *s, enum txn_status why) { (void)s, (void)why, refusing++; }
+static void apply_answer(struct sync *s, uint32_t slot, uint64_t id, enum txn_status status, uint64_t seq, uint32_t arg)
+{
+	(void)s, (void)arg;
+	answer[answers % 8].slot = slot;
+	answer[answers % 8].id = id;
+	answer[answers % 8].seq = seq;
+	answer[answers++ % 8].status = status;
+}
+
+#include "../../workers/sync/sequence.c"
+
+/* ---- transactions ---- */
+
+static struct sync s;
+static struct buf bytes;
+static struct txn_builder building;
+static uint64_t ids;
+
+static struct txn_builder *begin_with(uint64_t id, uint64_t read_seq, uint32_t flags)
+{
+	bytes.len = 0;
+	txn_begin(&building, &bytes, id, SLOT_API0, read_seq, flags);
+	return &building;
+}
+static struct txn_builder *begin(uint64_t read_seq) { return begin_with(++ids + 1000000, read_seq, 0); }
+
+static struct memory memory(const char *ns, unsigned id, const char *content)
+{
+	struct memory m = {.ns = record_ns(SPAN(ns)), .version = 1, .updated_us = 5, .ns_name = SPAN(ns), .content = SPAN(content),
+			   .content_hash = record_content_key(record_ns(SPAN(ns)), SPAN(content)), .body = SPAN_LIT("{}"), .replaces_bytes = -1};
+	m.id.b[15] = (uint8_t)id;
+	m.id.b[14] = (uint8_t)(id >> 8);
+	return m;
+}
+
+static const float vector[8] = {1, 2, 3, 4};
+static struct memory with_vector(struct memory m, const char *space, uint32_t dim)
+{
+	m.embedder = SPAN(space);
+	m.embedding = vector;
+	m.dim = dim;
+	return m;
+}
+
+static void put(struct memory m) { txn_op_put(&building, &m); }
+
+static void name_space(const char *ns, uint64_t quota_count, uint64_t quota_bytes, uint32_t relaxed)
+{
+	struct op_namespace o = {.ns = record_ns(SPAN(ns)), .at_us = 9, .quota_count = quota_count, .quota_bytes = quota_bytes,
+				 .relaxed = relaxed, .name_len = (uint32_t)strlen(ns)};
+	txn_op_raw(&building, OP_NAMESPACE, &o, sizeof(o), ns, strlen(ns));
+}
+
+static void delete(const struct memory *m, int64_t gives_back)
+{
+	struct op_delete d = {.id = m->id, .ns = m->ns, .version = 2, .content_key = m->content_hash, .bytes = gives_back};
+	txn_op_raw(&building, OP_DELETE, &d, sizeof(d), NULL, 0);
+}
+
+/* Ends and submits what was built; how it was judged. */
+static const struct item *submit(void)
+{
+	txn_end(&building);
+	if (s.open->n == ARRAY_LEN(s.open->items))
+		s.open->n = 0;
+	size_t before = s.open->n;
+	sequence_txn(&s, SLOT_API0, bytes.p, bytes.len, NULL);
+	return s.open->n > before ? &s.open->items[s.open->n - 1] : NULL;
+}
+
+static void taken(uint64_t seq)
+{
+	const struct item *it = submit();
+	assert_non_null(it);
+	assert_int_equal(it->status, TXN_OK);
+	assert_int_equal(it->seq, seq);
+	assert_int_equal(s.next_seq, seq + 1);
+}
+
+/* Refused, for this reason and at this operation; and nothing has changed. */
+static void refused(enum txn_status why, uint32_t arg)
+{
+	static struct ns_state before[PLANT_NAMESPACES];
+	uint64_t seq = s.next_seq, ops = s.queued_ops, queued = s.queued_bytes;
+	size_t writes = s.open->writes;
+	memcpy(before, s.ns, sizeof(before));
+	const struct item *it = submit();
+	assert_non_null(it);
+	assert_int_equal(it->status, why);
+	assert_int_equal(it->arg, arg);
+	assert_int_equal(it->seq, 0);
+	assert_true(s.next_seq == seq && s.queued_ops == ops && s.queued_bytes == queued && s.open->writes == writes);
+	assert_int_equal(recent_seq(s.recent, it->id), 0);
+	for (size_t i = 0; i < PLANT_NAMESPACES; i++) /* a row may have been made; it holds nothing */
+		if (before[i].ns)
+			assert_memory_equal(&before[i], &s.ns[i], sizeof(before[i]));
+		else
+			assert_true(!s.ns[i].exists && !s.ns[i].count && !s.ns[i].bytes && !s.ns[i].dim);
+}
+
+static const struct ns_state *space(const char *ns) { return sequence_ns(&s, record_ns(SPAN(ns))); }
+
+static int begin_test(void **state)
+{
+	(void)state;
+	s = (struct sync){.plant = util_zalloc(sizeof(struct plant)), .recent = recent_new(1024, 0), .open = util_zalloc(sizeof(struct batch)),
+			  .next_seq = 1, .ns = util_zalloc(PLANT_NAMESPACES * sizeof(struct ns_state))};
+	s.open->all_relaxed = true;
+	atomic_store(&s.plant->journal_quota, 1u << 30);
+	table_full = false;
+	journal_holds = answers = refusing = 0;
+	return 0;
+}
+
+static int end_test(void **state)
+{
+	(void)state;
+	free(s.plant);
+	free(s.open);
+	free(s.ns);
+	recent_free(&s.recent);
+	return 0;
+}
+
+/* ---- optimistic concurrency ---- */
+
+static void conflicts(void **state)
+{
+	(void)state;
+	struct memory m = memory("n", 1, "one");
+	begin(0);
+	put(m);
+	taken(1);
+	struct txn_builder *t = begin(0); /* it read the memory before write 1 */
+	txn_read_key(t, record_id_key(&m.id));
+	put(m);
+	refused(TXN_CONFLICT, 0);
+	t = begin(1);
+	txn_read_key(t, record_id_key(&m.id));
+	put(m);
+	taken(2);
+	t = begin(1); /* the second key is the one that changed */
+	txn_read_key(t, 4711);
+	txn_read_key(t, m.content_hash);
+	put(memory("n", 2, "two"));
+	refused(TXN_CONFLICT, 0);
+	t = begin(0); /* what nobody wrote is unchanged */
+	txn_read_key(t, 4711);
+	put(memory("n", 3, "three"));
+	taken(3);
+}
+
+/* Every key that a transaction writes is found changed by who read it before. */
+static void remembers_all_keys(void **state)
+{
+	(void)state;
+	struct memory m = memory("n", 1, "one"), gone = memory("n", 2, "two");
+	struct op_idem idem = {.key = 77};
+	struct op_ns_drop drop = {.ns = record_ns(SPAN_LIT("old"))};
+	struct op_delete d = {.id = gone.id, .ns = gone.ns, .content_key = 55, .external_key = 66, .bytes = -1};
+	m.external_id = SPAN_LIT("ext");
+	begin(0);
+	put(m);
+	txn_op_raw(&building, OP_DELETE, &d, sizeof(d), NULL, 0);
+	txn_op_raw(&building, OP_IDEM, &idem, sizeof(idem), NULL, 0);
+	name_space("new", 0, 0, 0);
+	txn_op_raw(&building, OP_NS_DROP, &drop, sizeof(drop), NULL, 0);
+	taken(1);
+	const uint64_t keys[] = {record_id_key(&m.id), m.content_hash, record_external_key(m.ns, m.external_id), record_id_key(&gone.id), 55, 66, 77,
+				 record_ns_key(record_ns(SPAN_LIT("new"))), record_ns_key(drop.ns)};
+	for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
+		assert_int_equal(recent_seq(s.recent, keys[i]), 1);
+		txn_read_key(begin(0), keys[i]);
+		put(memory("n", 9, "nine"));
+		refused(TXN_CONFLICT, 0);
+	}
+}
+
+static void repeats(void **state)
+{
+	(void)state;
+	begin_with(42, 0, TXN_WAIT_STORE);
+	put(memory("n", 1, "one"));
+	taken(1);
+	size_t n = s.open->n;
+	begin_with(42, 0, TXN_WAIT_STORE);
+	put(memory("n", 1, "one"));
+	assert_null(submit()); /* on its way: the first copy's answer will do */
+	assert_int_equal(answers, 0);
+	atomic_store(&s.plant->applied_seq, 1);
+	begin_with(42, 0, TXN_WAIT_STORE);
+	put(memory("n", 1, "one"));
+	assert_null(submit());
+	assert_int_equal(answers, 2);
+	assert_true(answer[0].status == TXN_OK && answer[0].seq == 1 && answer[0].id == 42 && answer[0].slot == SLOT_API0);
+	assert_int_equal(answer[1].status, TXN_STORED);
+	begin_with(42, 0, 0);
+	put(memory("n", 1, "one"));
+	assert_null(submit());
+	assert_int_equal(answers, 3);
+	assert_true(s.open->n == n && s.next_seq == 2 && space("n")->count == 1);
+}
+
+/* ---- namespaces and quotas ---- */
+
+static void counts(void **state)
+{
+	(void)state;
+	struct memory m = memory("n", 1, "four"), again = m;
+	size_t size = memory_quota_bytes(&m);
+	begin(0);
+	put(m);
+	taken(1);
+	assert_true(space("n")->exists && space("n")->count == 1 && space("n")->bytes == size && space("n")->created_us == 5);
+	again.version = 2;
+	again.content = SPAN_LIT("longer");
+	again.replaces_bytes = (int64_t)size;
+	begin(1);
+	put(again);
+	taken(2);
+	assert_true(space("n")->count == 1 && space("n")->bytes == memory_quota_bytes(&again));
+	begin(2);
+	delete(&again, (int64_t)memory_quota_bytes(&again));
+	taken(3);
+	assert_true(space("n")->count == 0 && space("n")->bytes == 0 && space("n")->exists);
+	begin(3);
+	put(memory("n", 2, "four"));
+	delete(&again, -1); /* it was deleted already: from the trash nothing is given back */
+	taken(4);
+	assert_true(space("n")->count == 1 && space("n")->bytes == size);
+	begin(4);
+	delete(&m, 1000000);
+	delete(&m, 1);
+	taken(5);
+	assert_true(space("n")->count == 0 && space("n")->bytes == 0); /* never below nothing */
+}
+
+static void quota_of_a_bulk(void **state)
+{
+	(void)state;
+	size_t size = memory_quota_bytes(&(struct memory){.content = SPAN_LIT("same"), .body = SPAN_LIT("{}")});
+	begin(0);
+	name_space("n", 3, 0, 0);
+	taken(1);
+	begin(1);
+	for (unsigned i = 0; i < 4; i++)
+		put(memory("n", i, "same"));
+	refused(TXN_QUOTA_COUNT, 3); /* the fourth is one too many: none is stored */
+	assert_int_equal(space("n")->count, 0);
+	begin(1);
+	for (unsigned i = 0; i < 3; i++)
+		put(memory("n", i, "same"));
+	taken(2);
+	begin(2);
+	put(memory("n", 7, "same"));
+	refused(TXN_QUOTA_COUNT, 0);
+	struct memory same = memory("n", 2, "same");
+	same.replaces_bytes = (int64_t)size; /* no new one */
+	begin(2);
+	put(same);
+	taken(3);
+	begin(3); /* room is made and used in one */
+	delete(&same, (int64_t)size);
+	put(memory("n", 8, "same"));
+	taken(4);
+	begin(4);
+	name_space("n", 0, 3 * size, 0);
+	taken(5);
+	begin(5);
+	put(memory("n", 9, "same"));
+	refused(TXN_QUOTA_BYTES, 0);
+	same = memory("n", 8, "s");
+	same.replaces_bytes = (int64_t)size; /* to shrink is always allowed */
+	begin(5);
+	put(same);
+	taken(6);
+}
+
+static void one_vector_space(void **state)
+{
+	(void)state;
+	begin(0);
+	put(memory("n", 1, "without"));
+	put(with_vector(memory("n", 2, "b"), "a:3", 3));
+	put(with_vector(memory("n", 3, "c"), "a:3", 4));
+	refused(TXN_EMBEDDER_MISMATCH, 2); /* within one bulk */
+	assert_int_equal(space("n")->dim, 0);
+	begin(0);
+	put(with_vector(memory("n", 2, "b"), "a:3", 3));
+	taken(1);
+	assert_true(space("n")->dim == 3 && strcmp(space("n")->embedder, "a:3") == 0);
+	begin(1);
+	put(with_vector(memory("n", 3, "c"), "b:3", 3));
+	refused(TXN_EMBEDDER_MISMATCH, 0);
+	begin(1);
+	put(memory("n", 4, "without one, always"));
+	put(with_vector(memory("other", 5, "e"), "b:3", 3));
+	taken(2);
+}
+
+static void dropped_and_made_again(void **state)
+{
+	(void)state;
+	struct op_ns_drop drop = {.ns = record_ns(SPAN_LIT("n"))};
+	begin(0);
+	put(with_vector(memory("n", 1, "one"), "a:3", 3));
+	taken(1);
+	begin(1);
+	txn_op_raw(&building, OP_NS_DROP, &drop, sizeof(drop), NULL, 0);
+	taken(2);
+	assert_true(!space("n")->exists && !space("n")->count && !space("n")->bytes && !space("n")->dim);
+	begin(2);
+	put(memory("n", 2, "two")); /* rows of the old life would show in the new one */
+	refused(TXN_NAMESPACE_DROPPING, 0);
+	begin(2);
+	name_space("n", 0, 0, 0);
+	refused(TXN_NAMESPACE_DROPPING, 0);
+	atomic_store(&s.plant->flushed_seq, 2);
+	begin(2);
+	put(with_vector(memory("n", 2, "two"), "b:4", 4)); /* another space is fine now */
+	taken(3);
+	assert_true(space("n")->exists && space("n")->count == 1 && space("n")->dim == 4);
+}
+
+/* A namespace that was made, changed or dropped on the way to a refusal. */
+static void a_refusal_undoes_namespaces(void **state)
+{
+	(void)state;
+	struct op_ns_drop drop = {.ns = record_ns(SPAN_LIT("old"))};
+	begin(0);
+	put(memory("old", 1, "one"));
+	taken(1);
+	begin(1);
+	name_space("new", 7, 1, 1);
+	name_space("old", 5, 0, 1);
+	txn_op_raw(&building, OP_NS_DROP, &drop, sizeof(drop), NULL, 0);
+	put(memory("new", 1, "more than one byte"));
+	refused(TXN_QUOTA_BYTES, 3);
+	assert_true(space("old")->exists && !space("old")->relaxed && space("old")->count == 1);
+	assert_false(space("new")->relaxed || space("new")->quota_count);
+	s.open->all_relaxed = true; /* to make one is never relaxed, whatever it is to be */
+	begin(1);
+	name_space("new", 0, 0, 1);
+	taken(2);
+	assert_true(space("new")->relaxed);
+	assert_false(s.open->all_relaxed);
+}
+
+static void table_of_namespaces_full(void **state)
+{
+	(void)state;
+	s.nns = PLANT_NAMESPACES / 8 * 7;
+	begin(0);
+	put(memory("n", 1, "one"));
+	refused(TXN_NAMESPACES_FULL, 0);
+	begin(0);
+	name_space("n", 0, 0, 0);
+	refused(TXN_NAMESPACES_FULL, 0);
+	s.nns--;
+	begin(0);
+	put(memory("n", 1, "one"));
+	taken(1);
+	begin(1);
+	put(memory("n", 2, "two")); /* one that is there needs no room */
+	taken(2);
+}
+
+/* ---- what no sender of ours sends ---- */
+
+static void malformed(void **state)
+{
+	(void)state;
+	struct memory m = memory("n", 1, "one"), liar = m;
+	static const uint16_t types[] = {OP_PUT, OP_DELETE, OP_IDEM, OP_NAMESPACE, OP_NS_DROP, 0, 6, 999};
+	begin(0);
+	put(m);
+	taken(1);
+	for (size_t i = 0; i < ARRAY_LEN(types); i++) { /* too short for what they say they are */
+		begin(1);
+		put(memory("n", 2, "fine"));
+		txn_op_raw(&building, (enum op_type)types[i], "1234", 4, NULL, 0);
+		refused(TXN_MALFORMED, 1);
+	}
+	struct op_namespace o = {.ns = 5, .name_len = UINT32_MAX, .settings_len = 2};
+	begin(1);
+	txn_op_raw(&building, OP_NAMESPACE, &o, sizeof(o), "n", 1);
+	refused(TXN_MALFORMED, 0);
+	struct op_idem idem = {.reply_len = 2};
+	begin(1);
+	txn_op_raw(&building, OP_IDEM, &idem, sizeof(idem), "n", 1);
+	refused(TXN_MALFORMED, 0);
+	liar.ns_name = SPAN_LIT("other"); /* another name with this number */
+	begin(1);
+	put(liar);
+	refused(TXN_MALFORMED, 0);
+	begin(1);
+	put(with_vector(memory("n", 2, "two"), "0123456789012345678901234567890123456789012345678901234567890123", 3));
+	refused(TXN_MALFORMED, 0);
+	begin(1);
+	for (unsigned i = 0; i < 5; i++) {
+		static const char *const many[] = {"a", "b", "c", "d", "e"};
+		put(memory(many[i], i, "x"));
+	}
+	refused(TXN_MALFORMED, 4);
+	/* no transaction at all: nobody can be answered */
+	size_t n = s.open->n;
+	sequence_txn(&s, SLOT_API0, "nonsense", 8, NULL);
+	char *owned = util_strndup("nonsense", 8);
+	sequence_txn(&s, SLOT_API0, owned, 8, owned); /* freed */
+	assert_true(s.open->n == n && s.next_seq == 2 && answers == 0);
+}
+
+/* ---- room ---- */
+
+static void no_room(void **state)
+{
+	(void)state;
+	table_full = true;
+	begin(0);
+	put(memory("n", 1, "one"));
+	refused(TXN_BUSY, 0);
+	assert_int_equal(refusing, 1);
+	table_full = false;
+	atomic_store(&s.plant->journal_quota, 10000);
+	journal_holds = 10000 - bytes.len;
+	begin(0);
+	put(memory("n", 1, "one"));
+	taken(1); /* exactly fits … */
+	begin(1);
+	put(memory("n", 2, "two"));
+	refused(TXN_BUSY, 0); /* … and what waits counts, though it is not written yet */
+	assert_int_equal(refusing, 2);
+	journal_holds = 0;
+	s.failed = true;
+	begin(1);
+	put(memory("n", 2, "two"));
+	refused(TXN_JOURNAL_FAILED, 0);
+	assert_int_equal(refusing, 2);
+}
+
+static void the_group(void **state)
+{
+	(void)state;
+	s.relaxed_default = true;
+	begin(0);
+	put(memory("r", 1, "one"));
+	taken(1);
+	assert_true(s.open->all_relaxed && s.open->first_seq == 1 && s.open->writes == 1);
+	size_t len = bytes.len;
+	assert_true(s.open->bytes == len && s.queued_bytes == len && s.queued_ops == 1);
+	assert_true(s.open->uses_ring[SLOT_API0] && s.peer[SLOT_API0].held == 1);
+	begin(1);
+	name_space("strict", 0, 0, 0);
+	put(memory("strict", 2, "two"));
+	taken(2);
+	assert_false(s.open->all_relaxed); /* one that is not makes the group durable */
+	assert_true(s.open->first_seq == 1 && s.open->writes == 2 && s.queued_ops == 3);
+	/* a large one was put together elsewhere: nothing in the ring waits for it */
+	begin(2);
+	put(memory("r", 3, "three"));
+	txn_end(&building);
+	char *owned = util_alloc(bytes.len);
+	memcpy(owned, bytes.p, bytes.len);
+	sequence_txn(&s, SLOT_API0 + 1, owned, bytes.len, owned);
+	assert_true(s.open->items[2].owned == owned && !s.open->uses_ring[SLOT_API0 + 1] && s.peer[SLOT_API0 + 1].held == 0);
+	free(owned);
+}
+
+#define TEST(f) cmocka_unit_test_setup_teardown(f, begin_test, end_test)
+static int tidy(void **state)
+{
+	(void)state;
+	buf_free(&bytes);
+	return 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {TEST(conflicts), TEST(remembers_all_keys), TEST(repeats), TEST(counts), TEST(quota_of_a_bulk),
+					   TEST(one_vector_space), TEST(dropped_and_made_again), TEST(a_refusal_undoes_namespaces), TEST(table_of_namespaces_full),
+					   TEST(malformed),
+					   TEST(no_room), TEST(the_group)};
+	return cmocka_run_group_tests(tests, NULL, tidy);
+}
