@@ -69,7 +69,8 @@ int datadir_lock(const char *dir)
 	}
 	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd == -1) {
-		log_error("cannot open %s: %s", path, strerror(errno));
+		log_error("data.dir: cannot write %s: %s; make the folder writable for uid %d, or choose another data.dir",
+			  path, strerror(errno), (int)geteuid());
 		return -1;
 	}
 	int64_t until = clock_mono_us() + LOCK_WAIT_MS * 1000;

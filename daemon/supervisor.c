@@ -189,7 +189,7 @@ static bool make_dir(const char *path, unsigned mode, const struct privileges *p
 	if (!error && made)
 		error = privileges_give(p, path);
 	if (error)
-		log_error("%s: cannot create %s: %s", key, path, strerror(error));
+		log_error("%s: cannot create %s: %s; choose another %s", key, path, strerror(error), key);
 	return !error;
 }
 

@@ -130,6 +130,15 @@ def test_pinger_keeps_targets_warm(make):
     assert 'orchestra_ping_up{target="t"} 0' in metrics and 'orchestra_ping_failures_total{target="t"} 0' not in metrics
 
 
+def test_a_data_dir_that_cannot_be_used_is_named_with_a_remedy(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "dir" / "lock").mkdir(parents=True)  # nothing that can be opened for writing, by root either
+    for name, named in (("file", "Not a directory"), ("dir", "Is a directory")):
+        r = run("--set", f"data.dir={tmp_path / name}", "--set", f"listen.unix={tmp_path}/s", "--set", "listen.tcp=")
+        assert r.returncode == 1 and named in r.stderr and str(tmp_path / name) in r.stderr, r.stderr
+        assert "choose another data.dir" in r.stderr
+
+
 def test_orchestractl(make, tmp_path):
     o = make()
     r = o.ctl("--json", "add", "Ada likes tea", "--user", "u1", "--metadata", '{"k": 1}')
