@@ -83,7 +83,7 @@ char *status_json(const struct supervisor *sv)
 	AN(o);
 	json_object_set_new(o, "started_at", time_text(sv->started_real_us));
 	add_usage(o, getpid());
-	char *text = json_dumps(o, JSON_COMPACT);
+	char *text = json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(15)); /* 0.06, not 0.059999999999999998 */
 	json_decref(o);
 	AN(text);
 	return text;

@@ -109,8 +109,13 @@ static int advance(struct journal_reader *r, uint64_t want, uint64_t to_seq, str
 		return 0;
 	/* The writer went on in the next segment, which exists: r->seq ≤ to_seq is written. */
 	if (!pick_segment(r, better_next, r->number, &p))
+void journal_reader_knows(struct journal_reader *r, const struct journal *j) { r->told = j->told; }
+
 		return errno;
 	if (p.fd != -1 && (p.head.segment <= r->number || p.head.first_seq > to_seq)) {
+	for (size_t i = 0; i < r->told.n; i++)
+		if (r->told.range[i].from <= from && to <= r->told.range[i].to)
+			return;
 		close(p.fd);
 		p.fd = -1;
 	}

@@ -50,7 +50,17 @@ struct group {
 	struct rec_head heads[GROUP_RECORDS];
 };
 
+/* Losses that journal_open() reported: who reads the same files afterwards need not say so again. */
+#define TOLD_RANGES 64 /* beyond, a loss is told twice */
+struct told {
+	size_t n;
+	struct {
+		uint64_t from, to;
+	} range[TOLD_RANGES];
+};
+
 struct journal {
+	struct told told;      /* does not change once the journal is open */
 	char *data_dir, *path; /* path: data_dir/journal, for messages */
 	uint64_t first_bytes, segment_bytes, quota_bytes;
 	int dirfd;
@@ -173,4 +183,5 @@ struct journal_reader {
 };
 /* The head as one whole, though somebody may be rewriting it. False: there is none. */
 bool must_check reader_head(int fd, struct seg_head *h_r);
+	struct told told;
 #endif

@@ -94,8 +94,10 @@ uint64_t journal_bytes(const struct journal *j);
 struct journal_reader; /* keeps a few segment files open; one per thread */
 struct journal_reader *must_check journal_reader_open(const char *data_dir);
 void journal_reader_close(struct journal_reader **r);
-/* Reads len bytes at (segment, offset) into buf. False when that segment is gone or recycled
- * (then the store has the record). The caller validates the content (decode + id + version). */
+/* Losses that the opening of `j` has reported are not reported by this reader's cursor again. */
+void journal_reader_knows(struct journal_reader *r, const struct journal *j);
+/* Reads len bytes at (segment, offset) into buf. False with errno 0 when that segment is gone or recycled
+ * (then the store has the record), or with the errno of what keeps it from being read. The caller validates the content (decode + id + version). */
 bool must_check journal_read(struct journal_reader *r, uint64_t segment, uint64_t offset, void *buf, size_t len);
 /* Cursor over records with seq > after_seq up to and including to_seq, for the flusher. 1 = record, 0 = reached to_seq
  * (or nothing there), -1 = damaged (errno). *payload stays valid until the next call. */

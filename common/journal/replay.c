@@ -40,6 +40,11 @@ static void lost(struct replay *r, uint64_t from, uint64_t to, uint64_t number, 
 	if (from > to)
 		return;
 	r->told = to;
+	struct told *told = &r->j->told;
+	if (told->n < TOLD_RANGES) {
+		told->range[told->n].from = from;
+		told->range[told->n++].to = to;
+	}
 	if (!number) {
 		log_error("journal: records %llu to %llu are lost: the store ends at %llu and the journal in %s begins "
 			  "behind them (was the store restored from an older copy?)", (unsigned long long)from,

@@ -1,6 +1,7 @@
 """What was acknowledged stays: SIGKILL, failing fdatasync, damaged and torn journals, full disk."""
 import glob
 import os
+import re
 import shutil
 import signal
 import struct
@@ -138,7 +139,11 @@ def test_damage_in_the_middle_is_reported_and_quarantined(make):
     o.start()
     assert o.memory(ids[4]).status == 404
     assert all(o.memory(i).status == 200 for i in ids[:4] + ids[5:])
-    assert str(seq) in o.log() and os.listdir(os.path.join(o.data, "quarantine"))
+    assert os.listdir(os.path.join(o.data, "quarantine"))
+    assert o.post("/v1/memories?wait=store", {"content": "behind"}).status == 201      # the flusher has passed it, too
+    said = [line for line in o.log().splitlines() if f"records {seq} to {seq}" in line]
+    assert len(said) == 1 and "are lost" in said[0], said
+    assert re.search(r"replayed 9 journal records, \d+ to \d+, in", o.log()), o.log()
 
 
 def test_read_only_home_and_no_network(make, tmp_path):

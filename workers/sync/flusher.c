@@ -317,6 +317,8 @@ struct flusher *flusher_start(struct sync *s, struct store *store, uint64_t flus
 	pthread_mutex_init(&f->lock, NULL);
 	pthread_condattr_init(&ca);
 	pthread_condattr_setclock(&ca, CLOCK_MONOTONIC);
+	if (f->reader)
+		journal_reader_knows(f->reader, s->journal);
 	pthread_cond_init(&f->wake, &ca);
 	flusher_conf(f, s->w->conf);
 	if (!f->reader || pthread_create(&f->thread, NULL, flusher_main, f)) {

@@ -124,7 +124,7 @@ static void load_namespace(void *arg, const struct store_ns *row)
  * segments outlived our predecessor): only what they did to our private state is repeated. */
 struct replay {
 	struct sync *s;
-	uint64_t applied, last;
+	uint64_t applied, last, count;
 };
 
 static void replay_record(void *arg, uint64_t seq, uint64_t segment, uint64_t offset, const void *data,
@@ -139,6 +139,7 @@ static void replay_record(void *arg, uint64_t seq, uint64_t segment, uint64_t of
 		log_error("journal record %llu holds no transaction; skipped", (unsigned long long)seq);
 		return;
 	}
+	r->count++;
 	sequence_remember(r->s, &t, seq);
 	ops = t;
 	while (txn_next(&ops, &op, &body))
@@ -174,9 +175,9 @@ static uint64_t open_journal(struct sync *s, uint64_t flushed)
 		free(error);
 		return flushed;
 	}
-	if (r.last > flushed)
-		log_info("replayed %llu journal records in %lld ms", (unsigned long long)(r.last - flushed),
-			 (long long)(clock_mono_us() - start) / 1000);
+	if (r.count)
+		log_info("replayed %llu journal records, %llu to %llu, in %lld ms", (unsigned long long)r.count,
+			 (unsigned long long)flushed + 1, (unsigned long long)r.last, (long long)(clock_mono_us() - start) / 1000);
 	return r.last;
 }
 
