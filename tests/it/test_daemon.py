@@ -33,6 +33,17 @@ def test_flags(tmp_path):
     assert pub.returncode != 0 and "auth.tokens_file" in pub.stderr + pub.stdout
 
 
+@pytest.mark.parametrize("name, level, detail, form", [("dev", "debug", "full", "text"), ("staging", "info", "full", "json"),
+                                                       ("prod", "info", "safe", "json")])
+def test_profiles(make, name, level, detail, form):
+    with open(os.path.join(os.path.dirname(__file__), "..", "..", "etc", "profiles", name + ".conf")) as f:
+        o = make(conf=f.read())
+    for key, value in {"log.level": level, "errors.detail": detail, "log.format": form}.items():
+        assert o.ctl("config", "get", key).stdout.strip() == value
+    o.ctl("reload")                                                # refused if a key were wrong
+    assert o.add("works")
+
+
 def test_drain_answers_what_is_in_flight(make):
     o = make()
     ids = [o.add(f"{i}")["id"] for i in range(20)]
@@ -289,10 +300,12 @@ def test_reload_reads_tokens_again(make, tmp_path):
     tokens.write_text("garbage\n")
     r = o.ctl("reload")
     assert r.returncode == 1 and "auth.tokens_file" in r.stderr and ":1:" in r.stderr
+    assert "the old configuration stays" in r.stderr
     assert (status("old"), status("both"), status("new")) == (401, 200, 200)
     secret = tmp_path / "secret"
     secret.write_text("new\n")
-    assert o.ctl("add", "without a token").returncode == 1
+    r = o.ctl("add", "without a token")
+    assert r.returncode == 1 and "--token-file" in r.stderr and "ORCHESTRA_TOKEN" in r.stderr
     assert o.ctl("--token-file", str(secret), "add", "with a token").returncode == 0
     assert "with a token" in o.ctl("search", "token", env={"ORCHESTRA_TOKEN": "both"}).stdout
     assert o.ctl("--token-file", str(tmp_path / "none"), "list").returncode == 2
