@@ -48,6 +48,17 @@ def test_vector_search_is_exact(shared, ns):
     assert shared.search(embedding=f32, namespace=ns, limit=1)[0]["content"] == "3"
 
 
+def test_without_an_embedder_words_answer_and_say_so(make):
+    o = make(sets=["embedder.kind=none"])
+    o.add("Ada likes tea")
+    for mode in ("hybrid", "vector"):
+        r = o.post("/v1/memories/search", {"query": "tea", "mode": mode}).json
+        assert r["degraded"] == ["vector"] and [m["content"] for m in r["results"]] == ["Ada likes tea"], (mode, r)
+    assert o.post("/v1/memories/search", {"query": "tea", "mode": "text"}).json["degraded"] == []
+    o.add("north", namespace="own", embedding=[0, 1])
+    assert o.post("/v1/memories/search", {"namespace": "own", "embedding": [0, 1]}).json["degraded"] == []
+
+
 def test_spaces_never_mix(shared, ns):
     m = shared.add("a", namespace=ns, embedding=[1, 2, 3])
     assert m["embedding_model"] == "client:3"

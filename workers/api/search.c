@@ -173,8 +173,12 @@ static bool find_vector(struct call *c, struct search *s, const struct plant_nam
 		problem(c, 400, "invalid-field", "embedding: the namespace's vectors have %u dimensions, this one has %u", dim, s->dim);
 		return false;
 	}
-	if (s->mode == SEARCH_TEXT || !dim)
+	if (s->mode == SEARCH_TEXT)
 		return true;
+	if (!dim) { /* no vector here yet; without an embedder there will be none for texts */
+		s->degraded_vector = !e;
+		return true;
+	}
 	if (!e || strcmp(e->id, row->embedder) != 0) {
 		s->degraded_vector = true;
 		return true;
