@@ -91,8 +91,13 @@ static int seek(struct journal_reader *r, uint64_t want)
 	return 0;
 }
 
+void journal_reader_knows(struct journal_reader *r, const struct journal *j) { r->told = j->told; }
+
 static void report(const struct journal_reader *r, uint64_t from, uint64_t to)
 {
+	for (size_t i = 0; i < r->told.n; i++)
+		if (r->told.range[i].from <= from && to <= r->told.range[i].to)
+			return;
 	log_error("journal: records %llu to %llu in %s cannot be read any more (segment %s); those behind are used",
 		  (unsigned long long)from, (unsigned long long)to, r->path, segment_name(KIND_SEG, r->number).text);
 }
@@ -109,13 +114,8 @@ static int advance(struct journal_reader *r, uint64_t want, uint64_t to_seq, str
 		return 0;
 	/* The writer went on in the next segment, which exists: r->seq ≤ to_seq is written. */
 	if (!pick_segment(r, better_next, r->number, &p))
-void journal_reader_knows(struct journal_reader *r, const struct journal *j) { r->told = j->told; }
-
 		return errno;
 	if (p.fd != -1 && (p.head.segment <= r->number || p.head.first_seq > to_seq)) {
-	for (size_t i = 0; i < r->told.n; i++)
-		if (r->told.range[i].from <= from && to <= r->told.range[i].to)
-			return;
 		close(p.fd);
 		p.fd = -1;
 	}

@@ -180,8 +180,8 @@ struct journal_reader {
 	int fd;
 	uint64_t number, off, seq;
 	struct scan scan;
+	struct told told;
 };
 /* The head as one whole, though somebody may be rewriting it. False: there is none. */
 bool must_check reader_head(int fd, struct seg_head *h_r);
-	struct told told;
 #endif

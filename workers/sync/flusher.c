@@ -313,12 +313,12 @@ struct flusher *flusher_start(struct sync *s, struct store *store, uint64_t flus
 	f->store = store;
 	f->flushed = f->allowed = flushed_seq;
 	f->reader = journal_reader_open(s->store_conf.dir);
+	if (f->reader)
+		journal_reader_knows(f->reader, s->journal);
 	f->next_collect_us = clock_mono_us() + COLLECT_EVERY_US;
 	pthread_mutex_init(&f->lock, NULL);
 	pthread_condattr_init(&ca);
 	pthread_condattr_setclock(&ca, CLOCK_MONOTONIC);
-	if (f->reader)
-		journal_reader_knows(f->reader, s->journal);
 	pthread_cond_init(&f->wake, &ca);
 	flusher_conf(f, s->w->conf);
 	if (!f->reader || pthread_create(&f->thread, NULL, flusher_main, f)) {
