@@ -158,6 +158,7 @@ enum txn_status {
 	TXN_BUSY,             /* journal quota or pending table full: 503 + Retry-After */
 	TXN_DISK_FULL,        /* 507 */
 	TXN_JOURNAL_FAILED,   /* fdatasync failed: 503, plant->reason says why */
+	TXN_JOURNAL_ERROR,    /* nothing was written, the next write may be: 503; arg = errno */
 	TXN_MALFORMED,
 };
 struct txn_answer {

@@ -31,28 +31,40 @@ static bool better_next(const struct seg_head *h, const struct seg_head *best, u
 	return best->segment <= number || (h->segment > number && h->segment < best->segment);
 }
 
+/* False and errno: not every segment could be looked at, so nobody knows which is the right one. */
 static bool pick_segment(struct journal_reader *r, better_fn *better, uint64_t than, struct pick *p)
 {
+	int e = 0;
 	int dir = openat(r->dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *d = dir == -1 ? NULL : fdopendir(dir);
 	p->fd = -1;
 	if (!d) {
-		int e = errno;
+		e = errno;
 		if (dir != -1)
 			close(dir);
 		errno = e;
 		return false;
 	}
-	for (struct dirent *entry; (entry = readdir(d));) {
+	while (!e) {
+		errno = 0;
+		struct dirent *entry = readdir(d);
+		if (!entry) {
+			e = errno;
+			break;
+		}
 		enum seg_kind kind;
 		uint64_t number;
 		struct seg_head h;
 		if (!segment_parse_name(entry->d_name, &kind, &number) || kind != KIND_SEG)
 			continue;
 		int fd = openat(r->dirfd, entry->d_name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-		if (fd == -1)
-			continue; /* recycled a moment ago */
-		if (reader_head(fd, &h) && h.segment == number && (p->fd == -1 || better(&h, &p->head, than))) {
+		if (fd == -1) {
+			e = errno == ENOENT ? 0 : errno; /* recycled a moment ago */
+			continue;
+		}
+		if (!reader_head(fd, &h)) {
+			e = errno == EBADMSG ? 0 : errno;
+		} else if (h.segment == number && (p->fd == -1 || better(&h, &p->head, than))) {
 			int old = p->fd;
 			*p = (struct pick){fd, h};
 			fd = old;
@@ -61,7 +73,13 @@ static bool pick_segment(struct journal_reader *r, better_fn *better, uint64_t t
 			close(fd);
 	}
 	closedir(d);
-	return true;
+	if (!e)
+		return true;
+	if (p->fd != -1)
+		close(p->fd);
+	p->fd = -1;
+	errno = e;
+	return false;
 }
 
 static void enter(struct journal_reader *r, const struct pick *p)
@@ -102,11 +120,13 @@ static void report(const struct journal_reader *r, uint64_t from, uint64_t to)
 		  (unsigned long long)from, (unsigned long long)to, r->path, segment_name(KIND_SEG, r->number).text);
 }
 
-/* Record r->seq or, where that is damaged, the first one behind it up to to_seq. 0, or errno. */
+/* Record r->seq or, where that is damaged, the first one behind it up to to_seq. 0, or errno. What cannot be
+ * read now is not damaged: the caller tries again, and passes nothing that was acknowledged. */
 static int advance(struct journal_reader *r, uint64_t want, uint64_t to_seq, struct scan_hit *h)
 {
 	struct pick p;
 	uint64_t dirty;
+	r->scan.error = 0;
 	if (scan_at(&r->scan, r->off, h) && h->head.seq == r->seq)
 		return 0;
 	scan_forget(&r->scan); /* what was read ahead is older than what has been written since */
@@ -123,7 +143,14 @@ static int advance(struct journal_reader *r, uint64_t want, uint64_t to_seq, str
 		enter(r, &p);
 		return EAGAIN;
 	}
-	if (scan_search(&r->scan, r->off, r->seq, h, &dirty) && h->head.seq <= to_seq) {
+	bool found = !r->scan.error && scan_search(&r->scan, r->off, r->seq, h, &dirty) && h->head.seq <= to_seq;
+	if (r->scan.error) {
+		scan_forget(&r->scan);
+		if (p.fd != -1)
+			close(p.fd);
+		return r->scan.error;
+	}
+	if (found) {
 		if (h->head.seq > want)
 			report(r, r->seq > want ? r->seq : want, h->head.seq - 1);
 		if (p.fd != -1)

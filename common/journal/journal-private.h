@@ -97,12 +97,14 @@ bool must_check segment_head_valid(const struct seg_head *h);
 int must_check segment_head_write(int fd, const struct seg *g);
 int must_check segment_read_head(int fd, struct seg_head *h_r);
 uint64_t must_check segment_new_epoch(void);
-/* Reads up to len bytes; fewer at the end of the file. Pages that the disk cannot read come as zeros. */
-size_t must_check segment_read(int fd, void *buf, size_t len, uint64_t off);
+/* Reads up to len bytes; fewer at the end of the file. Pages that the disk cannot read come as zeros; *error_r
+ * (if not NULL) is set to the errno of whatever could not be read, and left alone otherwise. */
+size_t must_check segment_read(int fd, void *buf, size_t len, uint64_t off, int *error_r);
 /* Writes all, over short writes and EINTR. *done_r = bytes written, also after an error. iov is used up. */
 int must_check segment_writev(int fd, struct iovec *iov, size_t n, uint64_t off, uint64_t *done_r);
 int must_check segment_zero(int fd, uint64_t from, uint64_t to);
 int must_check segment_datasync(int fd);
+int must_check segment_dirsync(int dirfd);
 /* Makes a file of `size` bytes; fill: of written zeros (fdatasync'ed), else only reserved. */
 int must_check segment_create(int dirfd, const char *name, uint64_t size, bool fill, int *fd_r);
 enum fs_verdict { FS_LOCAL, FS_DOUBTFUL, FS_NETWORK };
@@ -118,6 +120,7 @@ struct scan {
 	char *buf;
 	size_t cap, len;
 	uint64_t base;
+	int error;       /* errno of the last read that failed; whoever asks for it sets it to 0 before */
 };
 struct scan_hit {
 	uint64_t off;    /* of the rec_head */
@@ -182,6 +185,6 @@ struct journal_reader {
 	struct scan scan;
 	struct told told;
 };
-/* The head as one whole, though somebody may be rewriting it. False: there is none. */
+/* The head as one whole, though somebody may be rewriting it. False: there is none (errno EBADMSG), or it cannot be read now. */
 bool must_check reader_head(int fd, struct seg_head *h_r);
 #endif

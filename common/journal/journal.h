@@ -65,6 +65,9 @@ struct journal *must_check journal_open(const struct journal_conf *conf, uint64_
 void journal_close(struct journal **j);
 /* Last sequence in the journal (0: none). */
 uint64_t journal_last_seq(const struct journal *j);
+/* errno when it is final that nothing more can be appended in this life, else 0: an append that failed
+ * left nothing behind, and the next one may succeed. */
+int journal_failed(const struct journal *j);
 
 /* One group. `n` payloads (each in one or more iovecs is not needed: contiguous) get consecutive sequences
  * first_seq …; CRCs are computed here, written with pwritev into the current segment (rotating
@@ -100,7 +103,7 @@ void journal_reader_knows(struct journal_reader *r, const struct journal *j);
  * (then the store has the record), or with the errno of what keeps it from being read. The caller validates the content (decode + id + version). */
 bool must_check journal_read(struct journal_reader *r, uint64_t segment, uint64_t offset, void *buf, size_t len);
 /* Cursor over records with seq > after_seq up to and including to_seq, for the flusher. 1 = record, 0 = reached to_seq
- * (or nothing there), -1 = damaged (errno). *payload stays valid until the next call. */
+ * (or nothing there), -1 = damaged, or not to be read now (errno): the caller tries again. *payload stays valid until the next call. */
 int must_check journal_next(struct journal_reader *r, uint64_t *after_seq, uint64_t to_seq,
 			    const void **payload_r, size_t *len_r, struct journal_where *where_r);
 #endif

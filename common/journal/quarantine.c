@@ -16,7 +16,7 @@ static int copy_bytes(int from, int to)
 	char *buf = util_alloc(cap);
 	uint64_t off = 0, done;
 	int e = 0;
-	for (size_t n; !e && (n = segment_read(from, buf, cap, off)); off += n) {
+	for (size_t n; !e && (n = segment_read(from, buf, cap, off, NULL)); off += n) {
 		struct iovec iov = {buf, n};
 		e = segment_writev(to, &iov, 1, off, &done);
 	}

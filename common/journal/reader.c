@@ -31,15 +31,19 @@ bool reader_head(int fd, struct seg_head *h_r)
 {
 	static const struct timespec pause = {0, 50000};
 	for (int i = 0; i < 40; i++) {
-		if (segment_read_head(fd, h_r))
+		int e = segment_read_head(fd, h_r);
+		if (e) {
+			errno = e;
 			return false;
+		}
 		if (segment_head_valid(h_r))
 			return true;
 		if (h_r->magic != SEG_MAGIC)
-			return false;
+			break;
 		if (i >= 4) /* its writer was interrupted in the middle of 4 KiB */
 			nanosleep(&pause, NULL);
 	}
+	errno = EBADMSG;
 	return false;
 }
 
@@ -138,6 +142,8 @@ static bool read_all(int fd, char *buf, size_t len, uint64_t off)
 		ssize_t n = pread(fd, buf, len, (off_t)off);
 		if (n == -1 && errno == EINTR)
 			continue;
+		if (n == 0)
+			errno = 0; /* cut short: not the file it was */
 		if (n <= 0)
 			return false;
 		buf += n;
@@ -153,12 +159,23 @@ bool journal_read(struct journal_reader *r, uint64_t segment, uint64_t offset, v
 	for (int i = 0; i < 2; i++) {
 		struct seg_head h;
 		struct reader_file *f = file_of(r, segment);
-		if (!f || offset > INT64_MAX)
+		if (!f && errno != ENOENT)
 			return false;
-		bool got = read_all(f->fd, buf, len, offset);
-		if (reader_head(f->fd, &h) && h.segment == segment)
-			return got && offset >= h.start + sizeof(struct rec_head) && offset <= h.size && len <= h.size - offset;
+		if (!f || offset > INT64_MAX)
+			break;
+		int e = read_all(f->fd, buf, len, offset) ? 0 : errno;
+		int he = reader_head(f->fd, &h) ? 0 : errno;
+		if (!he && h.segment == segment) {
+			bool inside = offset >= h.start + sizeof(struct rec_head) && offset <= h.size && len <= h.size - offset;
+			errno = inside ? e : 0;
+			return inside && !e;
+		}
 		drop(f);
+		if (he && he != EBADMSG) {
+			errno = he;
+			return false;
+		}
 	}
+	errno = 0;
 	return false;
 }

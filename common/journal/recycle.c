@@ -85,9 +85,7 @@ static int make_spare(struct journal *j)
 	else
 		list_push_spare(j, &s);
 	pthread_mutex_unlock(&j->list);
-	if (!e && fsync(j->dirfd) == -1)
-		e = errno;
-	return e;
+	return e ? e : segment_dirsync(j->dirfd);
 }
 
 static size_t full_spares(struct journal *j)
@@ -215,8 +213,9 @@ void recycle_released(struct journal *j, uint64_t flushed_seq)
 	size_t n = take_released(j, flushed_seq, &gone);
 	for (size_t i = 0; i < n; i++)
 		recycle(j, &gone[i]);
-	if (n && fsync(j->dirfd) == -1)
-		log_warn("journal: cannot sync the directory %s: %s", j->path, strerror(errno));
+	int e = n ? segment_dirsync(j->dirfd) : 0;
+	if (e)
+		log_warn("journal: cannot sync the directory %s: %s", j->path, strerror(e));
 	free(gone);
 }
 

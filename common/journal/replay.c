@@ -195,7 +195,7 @@ static int settle(struct replay *r, int fd, const struct seg *g)
 	int e = 0;
 	for (uint64_t off = g->start; !e && g->last_seq > r->after_seq && off < g->end;) {
 		size_t n = g->end - off < cap ? (size_t)(g->end - off) : cap;
-		if (segment_read(fd, buf, n, off) != n)
+		if (segment_read(fd, buf, n, off, NULL) != n)
 			break; /* shorter than a moment ago: nothing left to settle */
 		struct iovec iov = {buf, n};
 		e = segment_writev(fd, &iov, 1, off, &done);

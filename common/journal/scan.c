@@ -44,7 +44,7 @@ static const char *view(struct scan *s, uint64_t off, uint64_t need)
 			n = s->end - off;
 		scan_forget(s);
 		make_room(s, need > s->window ? (size_t)need : s->window);
-		s->len = segment_read(s->fd, s->buf, (size_t)n, off);
+		s->len = segment_read(s->fd, s->buf, (size_t)n, off, &s->error);
 		s->base = off;
 		if (s->len < need)
 			return NULL;

@@ -95,7 +95,7 @@ uint64_t segment_new_epoch(void)
 
 #define PAGE 4096u
 
-size_t segment_read(int fd, void *buf, size_t len, uint64_t off)
+size_t segment_read(int fd, void *buf, size_t len, uint64_t off, int *error_r)
 {
 	size_t got = 0, step = len;
 	while (got < len) {
@@ -108,6 +108,8 @@ size_t segment_read(int fd, void *buf, size_t len, uint64_t off)
 		}
 		if (errno == EINTR)
 			continue;
+		if (error_r)
+			*error_r = errno;
 		if (errno != EIO)
 			break;
 		/* Somewhere in there is a page that the disk has lost. One page at a time from here:
@@ -177,6 +179,14 @@ int segment_datasync(int fd)
 	/* EINTR (FUSE) says that it was not tried to the end. Any other error is final: the kernel has
 	 * marked the pages clean, a second call would succeed and prove nothing. */
 	while (fdatasync(fd) == -1)
+		if (errno != EINTR)
+			return errno;
+	return 0;
+}
+
+int segment_dirsync(int dirfd)
+{
+	while (fsync(dirfd) == -1)
 		if (errno != EINTR)
 			return errno;
 	return 0;

@@ -269,10 +269,15 @@ int journal_sync(struct journal *j)
 		return writer_fail(j, e);
 	j->unsynced = false;
 	/* The name under which the records will be looked for. */
-	if (j->dir_dirty && fsync(j->dirfd) == -1)
-		return writer_fail(j, errno);
+	if (j->dir_dirty && (e = segment_dirsync(j->dirfd)))
+		return writer_fail(j, e);
 	j->dir_dirty = false;
 	return 0;
+}
+
+int journal_failed(const struct journal *j)
+{
+	return atomic_load_explicit(&j->failed, memory_order_relaxed);
 }
 
 uint64_t journal_last_seq(const struct journal *j)

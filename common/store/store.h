@@ -57,7 +57,8 @@ struct store_ops {
 	/* -- writer (flusher) -- */
 	/* begin … apply(each transaction in order of seq) … commit. commit durably stores the batch and the
 	 * cursor in one step: applying again after a crash changes nothing (strictly newer version wins).
-	 * rollback after any error. */
+	 * rollback after any error. An error too when the files were deleted or replaced under the store: the
+	 * caller keeps the records, and applies them again when the files are back. */
 	enum store_rc (*begin)(struct store *s);
 	enum store_rc (*apply)(struct store *s, uint64_t seq, struct txn_reader *txn);
 	enum store_rc (*commit)(struct store *s, uint64_t seq);

@@ -37,6 +37,7 @@ struct api {
 	size_t nnames;
 	char host[64];                    /* the Host header that was accepted last, under these names */
 	size_t host_len;                  /* 0 = none */
+	struct event *ev_drain;           /* NULL before draining */
 	bool errors_full, draining;
 	char *scratch;                    /* loop thread: one memory's body */
 };

@@ -105,7 +105,7 @@ static void again(struct call *c)
 	submit_job(c);
 }
 
-static void refused(struct call *c, uint32_t status)
+static void refused(struct call *c, uint32_t status, uint32_t arg)
 {
 	struct plant *p = c->api->plant;
 	uint32_t n = atomic_load_explicit(&p->reason_len, memory_order_acquire);
@@ -127,6 +127,9 @@ static void refused(struct call *c, uint32_t status)
 		break;
 	case TXN_DISK_FULL:
 		problem(c, 507, "disk-full", "the disk under data.dir is full; nothing was stored. Free some space and try again");
+		break;
+	case TXN_JOURNAL_ERROR:
+		problem(c, 503, "journal-error", "the journal could not be written (%s); nothing was stored. Try again after Retry-After seconds", strerror((int)arg));
 		break;
 	case TXN_JOURNAL_FAILED:
 		if (n && c->api->errors_full)
@@ -156,7 +159,7 @@ void call_answered(struct call *c, uint32_t status, uint64_t seq, uint32_t arg)
 	} else if (c->on_refused) {
 		c->on_refused(c, status, arg);
 	} else {
-		refused(c, status);
+		refused(c, status, arg);
 	}
 	call_finish(c);
 }

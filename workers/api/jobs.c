@@ -158,6 +158,8 @@ void jobs_stop(struct jobs **jp)
 	pthread_mutex_unlock(&j->lock);
 	for (unsigned i = 0; i < j->nthreads; i++)
 		pthread_join(j->thread[i], NULL);
+	for (struct call *c; (c = pop(&j->todo)) || (c = pop(&j->done));)
+		call_free(c); /* its client has gone: nobody waited for it */
 	event_free(j->ev);
 	close(j->efd);
 	free(j);

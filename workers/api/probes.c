@@ -30,13 +30,15 @@ static bool add_reason(struct buf *b, struct plant *p)
 	return n > 0;
 }
 
-/* Writes find no room. Whoever is kept away by this sends none that could show that there is room again: so
+/* Writes find no room, or no file to go to. Whoever is kept away by this sends none that could show that there is room again: so
  * it holds for a few seconds after the last refusal only. */
 static const char *refusing(struct plant *p)
 {
 	uint32_t why = atomic_load_explicit(&p->refusing, memory_order_acquire);
 	int64_t age = clock_mono_us() - atomic_load_explicit(&p->refused_us, memory_order_relaxed);
-	return !why || age > REFUSING_US ? NULL : why == TXN_DISK_FULL ? "disk-full" : "journal-quota";
+	if (!why || age > REFUSING_US)
+		return NULL;
+	return why == TXN_DISK_FULL ? "disk-full" : why == TXN_JOURNAL_ERROR ? "journal-error" : "journal-quota";
 }
 
 /* 200 whenever writes are accepted and local reads served; store trouble shows as degraded. */

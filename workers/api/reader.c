@@ -1,6 +1,7 @@
 /* Point reads: pending table, then store. */
 #include "reader.h"
 
+#include <errno.h>
 #include <stdlib.h>
 
 #include "clock.h"
@@ -51,9 +52,23 @@ bool reader_store(struct reader *r)
 	return r->store != NULL;
 }
 
+enum read_rc reader_trouble(struct reader *r)
+{
+	struct buf b = {0};
+	if (!r->trouble)
+		return READ_OK;
+	buf_printf(&b, "the journal cannot be read: %s", strerror(r->trouble));
+	buf_addc(&b, 0);
+	free(r->error);
+	r->error = b.p;
+	r->trouble = 0;
+	return READ_ERROR;
+}
+
+/* The store does not have what is pending: without the journal its answer would be wrong. */
 static enum read_rc from_store(struct reader *r, enum store_rc rc)
 {
-	return rc == STORE_OK ? READ_OK : rc == STORE_NOT_FOUND ? READ_NONE : failed(r);
+	return r->trouble ? reader_trouble(r) : rc == STORE_OK ? READ_OK : rc == STORE_NOT_FOUND ? READ_NONE : failed(r);
 }
 
 /* ---- memories that own their bytes ---- */
@@ -105,10 +120,15 @@ static char *pending_bytes(struct reader *r, const struct pending_entry *e)
 {
 	if (!r->journal)
 		r->journal = journal_reader_open(r->shared->store_conf.dir);
-	if (!r->journal)
+	if (!r->journal) {
+		r->trouble = errno;
 		return NULL;
+	}
 	char *bytes = util_alloc(e->len + 8u);
-	if (journal_read(r->journal, e->segment, e->offset, bytes, e->len))
+	bool got = journal_read(r->journal, e->segment, e->offset, bytes, e->len);
+	if (!got && errno)
+		r->trouble = errno;
+	if (got)
 		return bytes;
 	free(bytes);
 	return NULL;
@@ -159,7 +179,7 @@ static enum read_rc pending_deletion(struct reader *r, const struct pending_entr
 	char *bytes = pending_bytes(r, del);
 	if (!bytes || del->len < sizeof(d)) {
 		free(bytes);
-		return READ_NONE;
+		return r->trouble ? reader_trouble(r) : READ_NONE;
 	}
 	memcpy(&d, bytes, sizeof(d));
 	free(bytes);
@@ -188,8 +208,10 @@ enum read_rc reader_get(struct reader *r, const struct uuid *id, bool with_embed
 			enum read_rc rc = pending_deletion(r, &e, with_embedding, h);
 			return rc == READ_OK ? settle(r, h) : rc;
 		}
-		if (e.type == OP_PUT && pending_memory(r, &e, h))
+		if (e.type == OP_PUT && pending_memory(r, &e, h)) {
+			r->trouble = 0;
 			return settle(r, h);
+		}
 	}
 	if (!reader_store(r))
 		return READ_ERROR;

@@ -22,6 +22,7 @@ struct reader {
 	struct store *store;          /* opened on first use */
 	struct journal_reader *journal;
 	char *error;                  /* why the store cannot be read; valid after READ_ERROR */
+	int trouble;                  /* errno: something pending could not be read from the journal */
 	char *body;                   /* scratch for L1 reads */
 };
 
@@ -38,6 +39,8 @@ void held_copy(struct held *h, const struct memory *m);
 struct reader *reader_new(struct shared *s);
 void reader_free(struct reader **r);
 bool must_check reader_store(struct reader *r); /* opens the store; false: r->error */
+/* READ_ERROR when something pending could not be read since the last question: r->error says it. */
+enum read_rc must_check reader_trouble(struct reader *r);
 
 /* The current state of a memory, deleted ones included (m.deleted_us). READ_NONE: never existed or erased. Expired
  * memories are READ_NONE. */

@@ -107,6 +107,10 @@ enum read_rc reader_list(struct reader *r, const struct store_list *q, store_vis
 	if (namespace_gone(r, q->ns))
 		return READ_OK;
 	overlay_load(r, q, &m.o); /* pending before store */
+	if (reader_trouble(r) != READ_OK) {
+		overlay_free(&m.o);
+		return READ_ERROR;
+	}
 	qsort(m.o.v, m.o.n, sizeof(*m.o.v), q->descending ? descending : ascending);
 	rows.limit = q->limit && !m.o.nhidden ? q->limit : 0; /* hidden rows do not count: stop by visit */
 	enum read_rc rc = READ_ERROR;
@@ -183,7 +187,7 @@ enum read_rc reader_history(struct reader *r, const struct uuid *id, store_visit
 		}
 	if (p.stopped)
 		return READ_OK;
-	if (!reader_store(r))
+	if (reader_trouble(r) != READ_OK || !reader_store(r))
 		return READ_ERROR;
 	/* The store's own current row may be one that a pending version has replaced. */
 	enum store_rc s = r->shared->ops->get(r->store, id, false, on_past, &p);

@@ -163,7 +163,8 @@ static void api_drain(struct worker *w)
 		worker_exit(w, WORKER_EXIT_OK);
 		return;
 	}
-	event_add(event_new(a->base, -1, EV_PERSIST, drained, a), &t);
+	a->ev_drain = event_new(a->base, -1, EV_PERSIST, drained, a);
+	event_add(a->ev_drain, &t);
 }
 
 static int api_conf_prepare(struct worker *w, const struct conf *next, char **error_r)
@@ -202,6 +203,8 @@ static void api_stop(struct worker *w)
 	struct api *a = w->role_data;
 	http_server_free(&a->http);
 	jobs_stop(&a->jobs);
+	if (a->ev_drain)
+		event_free(a->ev_drain);
 	free_names(a);
 	auth_free(&a->auth);
 	auth_free(&a->next_auth);

@@ -267,6 +267,7 @@ static enum read_rc make_lists(struct search *s, struct reader *rd, struct lists
 	struct store_list q = {.ns = record_ns(s->ns), .filter = filter_is_empty(s->filter) ? NULL : s->filter,
 			       .now_us = clock_real_us()};
 	overlay_load(rd, &q, &o);
+	rc = reader_trouble(rd);
 	s->npending = o.n;
 	s->us_pending = lap(&at);
 	if (l->have_vector && q.filter)

@@ -251,7 +251,8 @@ static void make_visible(struct sync *s, struct batch *g)
  * and whatever was numbered behind it, and forget what they promised. */
 static void refuse_all(struct sync *s, struct batch *g, int error)
 {
-	enum txn_status why = error == ENOSPC || error == EDQUOT ? TXN_DISK_FULL : TXN_JOURNAL_FAILED;
+	enum txn_status why = journal_failed(s->journal) ? TXN_JOURNAL_FAILED :
+			      error == ENOSPC || error == EDQUOT ? TXN_DISK_FULL : TXN_JOURNAL_ERROR;
 	struct batch *both[2] = {g, s->open == g ? NULL : s->open};
 	if (why == TXN_JOURNAL_FAILED) {
 		s->failed = true;
@@ -259,14 +260,22 @@ static void refuse_all(struct sync *s, struct batch *g, int error)
 			  "the journal could not be made durable: %s. No write is accepted until the disk is "
 			  "repaired and the daemon is restarted; nothing that was acknowledged is lost", strerror(error));
 	} else {
-		static struct log_limit full;
+		static struct log_limit full, other;
 		apply_refusing(s, why);
-		log_warn_limited(&full, 10, "the disk under data.dir is full: writes are refused until there is room");
+		if (why == TXN_DISK_FULL)
+			log_warn_limited(&full, 10, "the disk under data.dir is full: writes are refused until there is room");
+		else
+			log_warn_limited(&other, 10, "the journal could not be written: %s; writes are refused until it can", strerror(error));
 	}
-	for (int b = 0; b < 2 && both[b]; b++)
-		for (size_t i = 0; i < both[b]->n; i++)
-			if (both[b]->items[i].status == TXN_OK)
-				both[b]->items[i].status = why;
+	for (int b = 0; b < 2 && both[b]; b++) {
+		for (size_t i = 0; i < both[b]->n; i++) {
+			struct item *it = &both[b]->items[i];
+			if (it->status != TXN_OK)
+				continue;
+			it->status = why;
+			it->arg = (uint32_t)error;
+		}
+	}
 	s->next_seq = g->first_seq;
 	recent_free(&s->recent);
 	s->recent = recent_new(RECENT_KEYS, g->first_seq - 1);

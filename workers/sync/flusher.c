@@ -33,6 +33,7 @@ struct flusher {
 	/* the thread's own */
 	uint64_t flushed, scrubbed;
 	bool store_failed, scrub_failed;
+	int journal_error; /* errno: not the store but the journal is why nothing is flushed */
 	int64_t next_collect_us;
 };
 
@@ -56,8 +57,8 @@ static void tell_loop(struct flusher *f)
 
 static void on_store_failed(struct sync *s, void *arg)
 {
-	sync_fail(s, SYNC_STORE_FAILED, "the store refuses writes: %s. Writes go on into the journal until its quota",
-		  (char *)arg);
+	if (!s->failed) /* that the journal has failed is worse, and final: it stays the answer */
+		sync_fail(s, SYNC_STORE_FAILED, "%s. Writes go on into the journal until its quota", (char *)arg);
 	free(arg);
 }
 
@@ -72,10 +73,16 @@ static void on_store_back(struct sync *s, void *arg)
 static void store_trouble(struct flusher *f)
 {
 	static struct log_limit limit;
-	const char *why = f->s->store_ops->error(f->store);
-	log_warn_limited(&limit, 10, "flush to the store failed: %s", why);
+	struct buf b = {0};
+	if (f->journal_error)
+		buf_printf(&b, "nothing reaches the store, because the journal cannot be read behind record %llu: %s",
+			   (unsigned long long)f->flushed, strerror(f->journal_error));
+	else
+		buf_printf(&b, "the store refuses writes: %s", f->s->store_ops->error(f->store));
+	log_warn_limited(&limit, 10, "flush to the store failed: %.*s", (int)b.len, b.p);
 	if (!f->store_failed)
-		sync_post(f->s, on_store_failed, util_strndup(why, strlen(why)));
+		sync_post(f->s, on_store_failed, util_strndup(b.p, b.len));
+	buf_free(&b);
 	f->store_failed = true;
 }
 
@@ -85,6 +92,7 @@ static bool flush_batch(struct flusher *f, uint64_t to, uint64_t max)
 	const struct store_ops *ops = f->s->store_ops;
 	uint64_t seq = f->flushed, records = 0, txns = 0;
 	int got = 0;
+	f->journal_error = 0;
 	if (ops->begin(f->store) != STORE_OK)
 		return false;
 	while (records < max) {
@@ -102,11 +110,7 @@ static bool flush_batch(struct flusher *f, uint64_t to, uint64_t max)
 		records += t.head->nops;
 		txns++;
 	}
-	if (got < 0) {
-		static struct log_limit limit;
-		log_warn_limited(&limit, 10, "the journal cannot be read behind record %llu: %s",
-				 (unsigned long long)seq, strerror(errno));
-	}
+	int error = got < 0 ? errno : 0;
 	if (ops->commit(f->store, seq) != STORE_OK) {
 		ops->rollback(f->store);
 		return false;
@@ -114,7 +118,8 @@ static bool flush_batch(struct flusher *f, uint64_t to, uint64_t max)
 	f->flushed = seq;
 	stats_add_shared(f->s->w->stats, STAT_FLUSHES, 1);
 	stats_add_shared(f->s->w->stats, STAT_FLUSHED_RECORDS, txns);
-	return got >= 0;
+	f->journal_error = error;
+	return !error;
 }
 
 static void scrub(struct flusher *f, uint64_t to)

@@ -225,12 +225,27 @@ static struct store *open_store(struct sync *s, uint64_t *flushed_r)
 	AN(s->store_ops);
 	struct store *store = s->store_ops->open(&s->store_conf, true, &error);
 	if (store && s->store_ops->cursor(store, flushed_r) == STORE_OK &&
-	    s->store_ops->namespaces(store, load_namespace, s) == STORE_OK)
-		return store;
+	    s->store_ops->namespaces(store, load_namespace, s) == STORE_OK) {
+		uint64_t before = atomic_load(&s->plant->flushed_seq);
+		if (*flushed_r >= before)
+			return store;
+		sync_fail(s, SYNC_STORE_FAILED, "the store holds records up to %llu, but %llu had reached it in this life of the daemon: it was "
+			  "replaced. Put it back and restart the daemon", (unsigned long long)*flushed_r, (unsigned long long)before);
+		return NULL;
+	}
 	sync_fail(s, SYNC_STORE_FAILED, "the store cannot be opened: %s",
 		  error ? error : store ? s->store_ops->error(store) : "unknown");
 	free(error);
 	return NULL;
+}
+
+/* A successor that cannot serve: the api workers go on, and what they send must not wait for ever. */
+static void refuse_everything(struct sync *s)
+{
+	s->recent = s->recent ? s->recent : recent_new(RECENT_KEYS, UINT64_MAX);
+	s->open = &s->batches[0];
+	intake_open(s);
+	atomic_store(&s->plant->sync_state, SYNC_JOURNAL_FAILED); /* not merely degraded; the reason stands */
 }
 
 static int sync_init(struct worker *w)
@@ -260,6 +275,8 @@ static int sync_init(struct worker *w)
 	atomic_store(&s->plant->ack_store, choose_ack(s));
 	if (!store || !s->journal) {
 		s->failed = true;
+		if (atomic_load(&s->plant->served_once))
+			refuse_everything(s);
 		return 0;
 	}
 	start_serving(s, store, flushed, last);
@@ -273,7 +290,7 @@ static int sync_init(struct worker *w)
 static void sync_on_wake(struct worker *w)
 {
 	struct sync *s = w->role_data;
-	if (!s->journal || !s->committer)
+	if (!s->open)
 		return;
 	for (;;) {
 		size_t before;

@@ -1,6 +1,7 @@
 /* Connections, schema, prepared statements. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 #include "sqlite-private.h"
 
@@ -212,6 +213,33 @@ static bool migrate(struct store *s, int64_t v)
 	return execute(s, text);
 }
 
+/* ---- files that are deleted or replaced under us ---- */
+
+static struct sq_file identify(const char *path)
+{
+	struct stat st;
+	return stat(path, &st) == 0 ? (struct sq_file){st.st_dev, st.st_ino} : (struct sq_file){0, 0};
+}
+
+static bool same(struct sq_file *known, const char *path)
+{
+	struct sq_file now = identify(path);
+	if (!known->ino)
+		*known = now;
+	return known->dev == now.dev && known->ino == now.ino;
+}
+
+/* SQLite itself does not look in WAL mode: it goes on writing into files that have no name any more. */
+bool sq_in_place(struct store *s)
+{
+	const char *path = sqlite3_db_filename(s->db, "main");
+	if (!path || !*path || (same(&s->file, path) && same(&s->wal, sqlite3_filename_wal(path))))
+		return true;
+	snprintf(s->error, sizeof(s->error), "%.300s or its -wal file was deleted or replaced while in use, and what is written now would be lost. "
+		 "Put the file back, or restart the daemon: the journal keeps what came since", path);
+	return false;
+}
+
 static bool set_up(struct store *s)
 {
 	int64_t version;
@@ -226,7 +254,7 @@ static bool set_up(struct store *s)
 	/* FULL: the journal lets go of a record when COMMIT returns, so COMMIT must be durable. */
 	return execute(s, "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=1; PRAGMA cache_size=-8192;"
 			  "PRAGMA wal_autocheckpoint=4000; PRAGMA journal_size_limit=67108864; PRAGMA foreign_keys=0") &&
-	       migrate(s, version);
+	       migrate(s, version) && sq_in_place(s);
 }
 
 void sq_close(struct store *s)

@@ -16,10 +16,12 @@ enum sq {
 	SQ_DF, SQ_EXTRA_CLEAR, SQ_EXTRA_ADD, SQ_EXTRA_TERMS, SQ_TOTALS,
 	SQ_COUNT
 };
+struct sq_file { uint64_t dev, ino; }; /* all zeros: not known */
 struct store {
 	sqlite3 *db;
 	sqlite3_stmt *st[SQ_COUNT];
 	bool writer, extra_ready;
+	struct sq_file file, wal; /* writer: what its names led to when they were opened */
 	char error[512];
 };
 
@@ -45,6 +47,8 @@ void sq_content(struct span body, struct buf *b);
 struct store *must_check sq_open(const struct store_conf *c, bool writer, char **error_r);
 void sq_close(struct store *s);
 const char *sq_error(struct store *s);
+/* Do the names of the database still lead to the files that are open? False: s->error says it. */
+bool must_check sq_in_place(struct store *s);
 /* write.c */
 enum store_rc sq_begin(struct store *s);
 enum store_rc sq_apply(struct store *s, uint64_t seq, struct txn_reader *t);

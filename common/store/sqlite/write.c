@@ -16,7 +16,9 @@ enum store_rc sq_commit(struct store *s, uint64_t seq)
 	if (st)
 		sqlite3_bind_int64(st, 1, (int64_t)seq);
 	enum store_rc rc = sq_run(s, st);
-	return rc == STORE_OK ? sq_run(s, sq_get(s, SQ_COMMIT)) : rc;
+	if (rc == STORE_OK)
+		rc = sq_run(s, sq_get(s, SQ_COMMIT));
+	return rc == STORE_OK && !sq_in_place(s) ? STORE_ERROR : rc;
 }
 
 /* ---- pieces ---- */
