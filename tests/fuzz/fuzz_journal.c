@@ -421,6 +421,9 @@ static const struct got *delivered(const struct take *t, uint64_t seq)
 static void check_account(const struct take *t, uint64_t after)
 {
 	uint64_t proven = t->n ? t->v[t->n - 1].seq : 0;
+	for (size_t i = 0; i < nlosses; i++) /* each once */
+		for (size_t k = 0; k < i; k++)
+			AN(losses[i].from > losses[k].to || losses[i].to < losses[k].from);
 	for (unsigned i = 0; i < FILES; i++) {
 		struct seg_head h;
 		const struct file *f = &files[i];
