@@ -12,6 +12,8 @@
 #include "log.h"
 #include "version.h"
 
+static int completion(struct ctl *c, int argc, char **argv);
+
 static const struct command commands[] = {
 	{"status", "", "the process tree of the daemon", admin_status},
 	{"add", "TEXT|-", "stores a memory", memory_add},
@@ -26,7 +28,37 @@ static const struct command commands[] = {
 	{"drain", "", "makes the daemon finish its work and leave", admin_drain},
 	{"config", "get KEY", "prints the effective value of a key", admin_config},
 	{"check", "[-c FILE]", "validates a configuration file", admin_check},
+	{"completion", "", "prints a script that completes commands in bash", completion},
 };
+
+/* Commands and the options that stand anywhere; file names behind them. */
+static int completion(struct ctl *c, int argc, char **argv)
+{
+	(void)c;
+	if (argc == 2 && strcmp(argv[1], "--help") == 0) {
+		puts("Usage: orchestractl completion\nPrints a script for bash: source <(orchestractl completion)");
+		return CTL_OK;
+	}
+	if (argc > 1)
+		return ctl_usage("completion: unexpected \"%s\"", argv[1]);
+	fputs("_orchestractl()\n{\n\tlocal word=${COMP_WORDS[COMP_CWORD]} i seen=\n"
+	      "\tfor ((i = 1; i < COMP_CWORD; i++)); do\n"
+	      "\t\tcase ${COMP_WORDS[i]} in\n"
+	      "\t\t--socket | --token-file | --namespace) ((i++)) ;;\n"
+	      "\t\t-*) ;;\n"
+	      "\t\t*) seen=1 ;;\n"
+	      "\t\tesac\n"
+	      "\tdone\n"
+	      "\tCOMPREPLY=()\n"
+	      "\tif [[ $word == -* ]]; then\n"
+	      "\t\tCOMPREPLY=($(compgen -W '--socket --token-file --namespace --json --help --version' -- \"$word\"))\n"
+	      "\telif [[ -z $seen && ${COMP_WORDS[COMP_CWORD - 1]} != --@(socket|token-file|namespace) ]]; then\n"
+	      "\t\tCOMPREPLY=($(compgen -W '", stdout);
+	for (size_t i = 0; i < ARRAY_LEN(commands); i++)
+		printf("%s%s", i ? " " : "", commands[i].name);
+	puts("' -- \"$word\"))\n\tfi\n}\ncomplete -o default -F _orchestractl orchestractl");
+	return CTL_OK;
+}
 
 int ctl_usage(const char *fmt, ...)
 {
@@ -240,7 +272,7 @@ int main(int argc, char **argv)
 	const struct command *command = find(argv[optind]);
 	if (!command)
 		return ctl_usage("there is no command \"%s\"", argv[optind]);
-	if (!c.socket && command->run != admin_check) {
+	if (!c.socket && command->run != admin_check && command->run != completion) {
 		c.socket = path = default_socket();
 		if (!path)
 			return CTL_UNREACHABLE;

@@ -255,6 +255,18 @@ def test_orchestractl_import_says_why_lines_were_skipped(make, tmp_path):
     assert r.returncode == 1 and "1 skipped: the memory with that id was deleted" in r.stderr and "2 skipped" in r.stderr
 
 
+def test_completion_in_bash():
+    def complete(*words):
+        script = f"""source <({os.path.join(BUILD, "orchestractl")} completion) || exit 9
+            COMP_WORDS=(orchestractl {" ".join(words)}); COMP_CWORD={len(words)}; _orchestractl; echo "${{COMPREPLY[@]}}" """
+        r = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+        assert r.returncode == 0 and not r.stderr, r
+        return r.stdout.split()
+    assert complete("s") == ["status", "search"] and complete("--j") == ["--json"]
+    assert complete("--namespace", "work", "imp") == ["import"]
+    assert complete("import", "s") == [] and complete("--socket", "s") == []     # bash goes on with file names
+
+
 def test_status_when_no_api_answers(make):
     o = make(sets=["api.workers=1"])
     api = [p for n, p in o.workers().items() if "api" in n][0]
