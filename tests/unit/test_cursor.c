@@ -51,7 +51,7 @@ void problem(struct call *call, int status, const char *type, const char *fmt, .
 	snprintf(refused.type, sizeof(refused.type), "%s", type);
 	call->reply.status = refused.status = status;
 }
-void problem_store(struct call *call, const char *internal) { problem(call, 503, "store-unavailable", "%s", internal); }
+void problem_store(struct call *call, const char *internal) { problem(call, 503, "store-unavailable", "%s", internal ? internal : ""); }
 
 bool call_namespace(struct call *call, struct span given, unsigned right, char out[LIMIT_NAMESPACE + 1], struct span *name_r)
 {
