@@ -218,6 +218,76 @@ def test_what_is_no_json(shared, text):
     assert r.status == 200 and r.json["imported"] == 0 and (r.json["failed"] == 1 or not line), r
 
 
+# The rules of RFC 8259 one by one, in the manner of JSONTestSuite: what must be taken and what must be refused, as a value of
+# `metadata` (y, n) and, for what must be refused, as the whole body too. What RFC 8259 leaves open is decided in test_what_is_open.
+TAKEN = [b"[]", b"[ ]", b"[[]]", b"{}", b'[""]', b"[null]", b"[false,true]", b"[1 ]", b" [1]", b"[1,null,2]", b"[1\n,\r2\t]", b"[-0]", b"[-0.0]", b"[0]",
+         b"[1e3]", b"[1E3]", b"[0e1]", b"[0e+1]", b"[1E-2]", b"[1E+2]", b"[123e45]", b"[123e-10]", b"[1.5]", b"[-1]", b"[-123]", b"[123.456789]",
+         b"[0.000000000000000000000000000000000000000000000000001]", b"[9007199254740993]", b"[-9223372036854775808]", b"[9223372036854775807]",
+         b'["\\u0060\\u012a\\u12AB"]', b'["\\uD801\\udc37"]', b'["\\ud83d\\ude39\\ud83d\\udc8d"]', b'["\\"\\\\\\/\\b\\f\\n\\r\\t"]', b'["\\\\u0000"]',
+         b'["\\uFFFF"]', b'["\xef\xbf\xbf"]', b'["\xf4\x8f\xbf\xbf"]', b'["\xf0\x9b\xbf\xbf"]', b'["\x7f"]', b'["\xe2\x80\xa8\xe2\x80\xa9"]', b'["a/*b*/c/*d//e"]',
+         b'["\xe3\x82\xaf\xe3\x83\xaa\xe3\x82\xb9"]', b'["new\\u000Aline"]', b'["\\u0061\\u30af"]', b'{"":0}', b'{"a":[]}', b'{"a":"b","c":"d"}',
+         b'{"min":-1.0e+28,"max":1.0e+28}', b'{"title":"\\u041f\\u043e\\u043b"}', b'{"a":\n"b"\n}', b"true", b'"x"', b"42", b"null"]
+REFUSED = [b"[1 true]", b'["": 1]', b'[""],', b"[,1]", b"[1,,2]", b'["x",,]', b'["x"]]', b'["",]', b'["x"', b"[x", b"[3[4]]", b"[1:2]", b"[,]", b"[-]", b"[   , \"\"]",
+           b'["a",\n4\n,1,', b"[1,]", b"[1,,]", b'["\x0ba"\\f]', b"[*]", b"[1,\n1\n,1", b"[{}", b"[fals]", b"[nul]", b"[tru]", b"[++1234]", b"[+1]", b"[+Inf]", b"[-01]",
+           b"[-1.0.]", b"[-2.]", b"[-NaN]", b"[.-1]", b"[.2e-3]", b"[0.1.2]", b"[0.3e+]", b"[0.3e]", b"[0.e1]", b"[0E+]", b"[0E]", b"[1.0e+]", b"[1.0e-]", b"[1.0e]", b"[1 000.0]",
+           b"[1eE2]", b"[2.e+3]", b"[2.e-3]", b"[2.e3]", b"[9.e+]", b"[Inf]", b"[NaN]", b"[\xef\xbc\x91]", b"[1+2]", b"[0x1]", b"[0x42]", b"[Infinity]", b"[0e+-1]", b"[-123.123foo]",
+           b"[-Infinity]", b"[-foo]", b"[- 1]", b"[-012]", b"[-.123]", b"[-1x]", b"[1ea]", b"[1e\xe5]", b"[1.]", b"[.123]", b"[1.2a-3]", b"[1.8011670033376514H-308]", b"[012]",
+           b'["x", truth]', b"{[", b'{"x", null}', b'{"x"::"b"}', b'{"a":"a" 123}', b'{key: 1}', b'{"a" b}', b'{:"b"}', b'{"a" "b"}', b'{"a":', b'{"a"', b"{1:1}", b"{9999E9999:1}",
+           b"{null:null,null:null}", b'{"id":0,,,,,}', b"{'a':0}", b'{"id":0,}', b'{"a":"b"}/**/', b'{"a":"b"}//', b'{"a":"b",,"c":"d"}', b"{a:\"b\"}", b'{"a":"a', b'{"a":"b"}#',
+           b'["\\uD800\\"]', b'["\\uD800\\u"]', b'["\\uD800\\u1"]', b'["\\uD800\\u1x"]', b"[\xc3\xa9]", b'["\\\x00"]', b'["\\x00"]', b'["\\\\\\"]', b'["\\\t"]', b'["\\\xf0\x9f\x8c\x80"]',
+           b'["\\"]', b'["\\u00A"]', b'["\\uD834\\uDd"]', b'["\\uD800\\uD800\\x"]', b'["\\u\xe5"]', b'["\\a"]', b'["\\uqqqq"]', b'["\\\xe5"]', b"[\\u0020\"asd\"]", b"[\\n]", b'"', b"['x']",
+           b"[abc]", b'["\\', b'["a\x00a"]', b'["new\nline"]', b'["\t"]', b'"\\UA66D"', b'""x', b"<.>", b"[<null>]", b"[1]x", b"[1]]", b'["asd]', b"a\xc3\xa5", b"[True]", b"1]", b'{"x": true,',
+           b"[][]", b"]", b"\xef\xbb{}", b"\xe5", b"[", b"", b"[\x00]", b"2@", b"{}}", b'{"":', b'{"a":/*c*/"b"}', b'{"a": true} "x"', b"['", b"[,", b"[{", b'["a', b'["a"', b"{", b"{]", b"{,", b"{[",
+           b'{"a', b"{'a'", b'["\\{["\\{["\\{["\\{', b"*", b'{"a":"b"}#{}', b"[\\u000A\"\"]", b"[1", b"[ false, nul", b"[ true, fals", b'{"asd":"asd"', b"\xc3\xa5", b"[\xe2\x81\xa0]",
+           b"\xef\xbb\xbf", b"[\x0c]", b'["\xe9"]', b'["\x81"]', b'["\xf4\xbf\xbf\xbf"]', b'["\xc0\xaf"]', b'["\xfc\x83\xbf\xbf\xbf\xbf"]', b'["\xe0\xff"]', b'["\xed\xa0\x80"]']
+
+
+@pytest.mark.parametrize("text", TAKEN)
+def test_json_that_must_be_taken(shared, ns, text):
+    r = shared.post("/v1/memories", b'{"content":"x","namespace":"%s","metadata":{"v":%s}}' % (ns.encode(), text))
+    assert r.status == 201 and r.json["metadata"] == {"v": json.loads(text)}, r
+    assert shared.memory(r.json["id"]).json["metadata"] == {"v": json.loads(text)}
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_json_that_must_be_refused(shared, ns, text):
+    refused(shared.post("/v1/memories", b'{"content":"x","namespace":"%s","metadata":{"v":%s}}' % (ns.encode(), text)), 400, "invalid-json")
+    refused(shared.post("/v1/memories", text), 400, "invalid-json")
+    assert not shared.list(namespace=ns)["memories"]
+
+
+@pytest.mark.parametrize("text", [b"[1e400]", b"[-1e400]", b"[123123e100000]", b"[100000000000000000000]", b"[-9223372036854775809]", b'["\\ud800"]', b'["\\udada"]',
+                                  b'["\\uDd1e\\uD834"]', b'["\\uD800abc"]', b"\xff\xfe[\x00]\x00", b"[" * 500 + b"]" * 500, b'{"a":1,"a":2}'])
+def test_what_json_leaves_open_is_refused(shared, ns, text):
+    """Numbers beyond double and int64, lone surrogates, UTF-16, great depth, a name given twice: none of it would come back as it was sent."""
+    r = shared.post("/v1/memories", b'{"content":"x","namespace":"%s","metadata":{"v":%s}}' % (ns.encode(), text))
+    assert r.status == 400 and r.json["type"].rsplit(":", 1)[1] in ("invalid-json", "invalid-field"), r
+    assert not shared.list(namespace=ns)["memories"]
+
+
+@pytest.mark.parametrize("bad", [b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf5\x80\x80\x80", b"\xe2\x82", b"a\x80"])
+def test_invalid_utf8_everywhere(shared, ns, bad):
+    """In every string of a body, in a name, in the path, the query and the headers."""
+    n, pct = ns.encode(), b"".join(b"%%%02x" % c for c in bad).decode()
+    for f in STRINGS:
+        refused(shared.post("/v1/memories", b'{"content":"x","%s":"%s"}' % (f.encode(), bad)), 400, "invalid-json")
+        refused(shared.post("/v1/memories", b'{"memories":[{"content":"x","%s":"%s"}]}' % (f.encode(), bad)), 400, "invalid-json")
+    for text in (b'{"content":"x","%s":1}', b'{"content":"x","metadata":{"%s":1}}', b'{"content":"x","metadata":{"a":["%s"]}}'):
+        refused(shared.post("/v1/memories", text % bad), 400, "invalid-json")
+    refused(shared.post("/v1/memories/search", b'{"namespace":"%s","query":"%s"}' % (n, bad)), 400, "invalid-json")
+    refused(shared.post("/v1/namespaces", b'{"name":"%s"}' % bad), 400, "invalid-json")
+    for p in ("user_id", "agent_id", "session_id", "external_id", "kind", "namespace", "filter", "cursor"):
+        assert shared.get(f"/v1/memories?{p}={pct}").status == 400, p
+    for path in ("/v1/memories/" + pct, "/v1/namespaces/" + pct, "/" + pct):
+        assert shared.get(path).status in (400, 404), path
+    head = b"GET /v1/memories?namespace=%s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" % n
+    for name in (b"X-Request-Id", b"If-None-Match", b"Authorization", b"Accept", b"X-Other"):
+        out = shared.raw(head + name + b": " + bad + b"\r\n\r\n")
+        assert out[9:12] in (b"200", b"400", b"401"), (name, out[:200])
+        out.partition(b"\r\n\r\n")[2].decode()                          # nothing of it comes back as it was
+    assert shared.raw(b"GET /v1/memories?user_id=" + bad + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")[9:12] == b"400"
+
+
 def test_nul_and_surrogates_in_text(shared, ns):
     for body in (b'{"content":"a\\u0000b"}', b'{"content":"x","user_id":"\\u0000"}', b'{"content":"x","metadata":{"a":["\\u0000"]}}'):
         refused(shared.post("/v1/memories", body), 400, "invalid-field", "U+0000")

@@ -16,7 +16,7 @@ def statuses(data):
 H = b"Host: localhost\r\n"
 
 
-@pytest.mark.parametrize("request_bytes, status", [
+PROBES = [
     (b"GET /livez HTTP/1.1\r\n\r\n", 400),                                            # no Host
     (b"GET /livez HTTP/1.1\r\n" + H + H + b"\r\n", 400),                              # two
     (b"POST /v1/memories HTTP/1.1\r\n" + H + b"Content-Length: +3\r\n\r\n{} ", 400),
@@ -37,10 +37,46 @@ H = b"Host: localhost\r\n"
     (b"GET /livez HTTP/3.0\r\n" + H + b"\r\n", 505),
     (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
     (b"garbage\r\n\r\n", 400),
-])
-def test_probe_table(shared, request_bytes, status):
-    out = shared.raw(request_bytes, timeout=3)
+]
+
+
+def talk(o, pieces, unix):
+    """Sends the pieces one by one and returns all that comes back until the end."""
+    with socket.socket(socket.AF_UNIX if unix else socket.AF_INET) as s:
+        s.settimeout(5 * SLOW)
+        s.connect(o.socket if unix else ("127.0.0.1", o.port))
+        if not unix:
+            s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        out = b""
+        try:
+            for i, piece in enumerate(pieces):
+                if i:
+                    time.sleep(0.001)
+                s.sendall(piece)
+            while chunk := s.recv(65536):
+                out += chunk
+        except (socket.timeout, ConnectionResetError, BrokenPipeError):
+            pass
+        return out
+
+
+@pytest.mark.parametrize("unix", [False, True], ids=["tcp", "unix"])
+@pytest.mark.parametrize("request_bytes, status", PROBES)
+def test_probe_table(shared, request_bytes, status, unix):
+    """Alone, behind a good request in the same segment, and with a good one behind it that must not be answered."""
+    out = talk(shared, [request_bytes], unix)
     assert statuses(out)[:1] == [status], out[:300]
+    good = b"GET /livez HTTP/1.1\r\n" + H + b"\r\n"
+    assert statuses(talk(shared, [good + request_bytes], unix)) == [200, status]
+    assert statuses(talk(shared, [request_bytes + good * 3], unix)) == [status]
+
+
+@pytest.mark.parametrize("unix", [False, True], ids=["tcp", "unix"])
+@pytest.mark.parametrize("request_bytes, status", [p for p in PROBES if len(p[0]) < 300])
+def test_probe_table_cut_at_every_byte(shared, request_bytes, status, unix):
+    for cut in range(1, len(request_bytes)):
+        out = talk(shared, [request_bytes[:cut], request_bytes[cut:]], unix)
+        assert statuses(out)[:1] == [status], (cut, out[:300])
 
 
 def test_pipelining_keeps_order_and_answers_all(shared, ns):
