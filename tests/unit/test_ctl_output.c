@@ -90,7 +90,8 @@ static void bytes(void **state)
 		output_bytes(is[i].n, out);
 		assert_string_equal(out, is[i].want);
 	}
-	output_bytes(1e300, out);
+	volatile double huge = 1e300; /* or the compiler sees the cut coming */
+	output_bytes(huge, out);
 	assert_int_equal(strlen(out), 15); /* cut, not overrun */
 }
 
@@ -105,7 +106,8 @@ static void durations(void **state)
 		output_duration(is[i].s, out);
 		assert_string_equal(out, is[i].want);
 	}
-	output_duration(1e17, out);
+	volatile double ages = 1e17;
+	output_duration(ages, out);
 	assert_true(strlen(out) < 16);
 }
 
