@@ -200,13 +200,18 @@ def test_a_store_that_sync_finds_replaced_is_not_used(make):
     o = make(sets=SMALL)
     ids = add_many(o, 50)
     until(lambda: flushed(o))
-    take_away(o, "deleted")
+    for s in ("", "-wal", "-shm"):
+        os.rename(o.data + "/store.db" + s, o.data + "/away" + s)
     os.kill(worker(o, "sync"), 9)
     o.wait_log("it was replaced")
     r = until(lambda: (r := o.post("/v1/memories", {"content": "x"})).status != 201 and r)
     assert r.status == 503 and r.headers["Retry-After"] and "it was replaced" in r.json["detail"], r
     assert o.get("/readyz").status == 503
     assert o.memory(ids[0]).status == 200 and o.get("/livez").status == 200
+    for s in ("-shm", "-wal", ""):
+        os.rename(o.data + "/away" + s, o.data + "/store.db" + s)
+    until(lambda: o.post("/v1/memories", {"content": "after"}).status == 201, 30)
+    all_there(o, ids)
 
 
 def test_a_store_that_another_program_locks(make):

@@ -365,7 +365,8 @@ def test_namespace_is_made_again_only_when_the_old_rows_are_gone(make):
         r = o.request("POST", "/v1/memories", {"content": "new life", "namespace": "phoenix", "on_duplicate": "keep"}, fresh=True)
         gone = o.request("GET", "/v1/namespaces/phoenix", fresh=True).status == 404
         seen.append(r.status)
-        assert r.status in (201, 503) and (r.status == 201 or r.headers["Retry-After"])
+        assert r.status in (201, 503) or (r.status == 200 and 503 not in seen)   # 200: before the deletion, kept from the round before
+        assert r.status != 503 or r.headers["Retry-After"]
         if r.status == 201 and 503 in seen:
             break
         if r.status == 201 and not gone and len(seen) > 200:

@@ -239,13 +239,23 @@ static struct store *open_store(struct sync *s, uint64_t *flushed_r)
 	return NULL;
 }
 
-/* A successor that cannot serve: the api workers go on, and what they send must not wait for ever. */
+static void try_again(evutil_socket_t fd, short what, void *arg)
+{
+	struct sync *s = arg;
+	(void)fd, (void)what;
+	worker_exit(s->w, WORKER_EXIT_FAIL);
+}
+
+/* A successor that cannot serve (disk full, store locked or replaced): the api workers go on, and what they send
+ * must not wait for ever. The next successor may find that it is over. */
 static void refuse_everything(struct sync *s)
 {
+	static const struct timeval later = {2, 0};
 	s->recent = s->recent ? s->recent : recent_new(RECENT_KEYS, UINT64_MAX);
 	s->open = &s->batches[0];
 	intake_open(s);
 	atomic_store(&s->plant->sync_state, SYNC_JOURNAL_FAILED); /* not merely degraded; the reason stands */
+	event_base_once(s->w->base, -1, EV_TIMEOUT, try_again, s, &later);
 }
 
 static int sync_init(struct worker *w)
