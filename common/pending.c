@@ -318,9 +318,9 @@ bool pending_find_id(struct pending *p, const struct uuid *id, struct pending_en
 {
 	return walk(p, BY_ID, id_hash(id), same_id, id, e, 1) == 1;
 }
-bool pending_find_content(struct pending *p, uint64_t key, struct pending_entry *e)
+size_t pending_find_content(struct pending *p, uint64_t key, struct pending_entry *out, size_t max)
 {
-	return walk(p, BY_CONTENT, key, same_content, &key, e, 1) == 1;
+	return walk(p, BY_CONTENT, key, same_content, &key, out, max);
 }
 bool pending_find_external(struct pending *p, uint64_t key, struct pending_entry *e)
 {

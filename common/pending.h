@@ -54,9 +54,10 @@ void pending_recover(struct pending *p);
 /* Readers: false = not pending (look in the store). On true *e is a consistent copy of the newest
  * entry for that key. */
 bool pending_find_id(struct pending *p, const struct uuid *id, struct pending_entry *e_r);
-bool pending_find_content(struct pending *p, uint64_t content_key, struct pending_entry *e_r);
 bool pending_find_external(struct pending *p, uint64_t external_key, struct pending_entry *e_r);
 bool pending_find_idem(struct pending *p, uint64_t key, struct pending_entry *e_r);
+/* PUTs of one content, newest first, at most max: several memories may have it, and each may have moved on. */
+size_t pending_find_content(struct pending *p, uint64_t content_key, struct pending_entry *out, size_t max);
 /* All versions of one id, newest first, at most max. Returns how many. */
 size_t pending_versions(struct pending *p, const struct uuid *id, struct pending_entry *out, size_t max);
 /* A consistent copy of all entries of namespace ns (0 = all), the newest per id, of types PUT,

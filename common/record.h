@@ -92,14 +92,14 @@ struct op_ns_drop {
 enum txn_flags {
 	TXN_WAIT_STORE = 1u << 0, /* acknowledge (again) when the store has it; flush without debounce */
 	TXN_RELAXED = 1u << 1,    /* set by sync: every namespace touched is relaxed */
-	TXN_SCRUB = 1u << 2,      /* contains an erase: acknowledge WAIT_STORE only after the scrub */
+	TXN_SCRUB = 1u << 2,      /* contains an erase: scrub when the store has it, and only then say so (WAIT_STORE) */
 };
 struct txn_head {
 	uint32_t magic;
 	uint32_t flags;
 	uint64_t id;       /* unique over all lives of the daemon (random start + counter); re-sent unchanged */
 	uint64_t read_seq; /* plant->applied_seq that the sender had loaded before it read anything */
-	int64_t at_us;
+	uint64_t seq;      /* sent again: the sequence it has already, as its sender was told; 0 = not known */
 	uint32_t slot;     /* sender's worker slot */
 	uint32_t nkeys;    /* keys read: sync refuses with CONFLICT when one was written after read_seq */
 	uint32_t nops;

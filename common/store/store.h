@@ -64,7 +64,10 @@ struct store_ops {
 	enum store_rc (*commit)(struct store *s, uint64_t seq);
 	void (*rollback)(struct store *s);
 	enum store_rc (*cursor)(struct store *s, uint64_t *flushed_seq_r);
+	/* The last transaction with TXN_SCRUB that scrub() has not followed yet; 0 = none. */
+	enum store_rc (*scrub_due)(struct store *s, uint64_t *seq_r);
 	/* After erase: nothing of deleted content stays in the files (secure delete, FTS purge, WAL truncated).
+	 * The journal is scrubbed before: when this returns, nothing is due any more.
 	 * STORE_BUSY: a reader is in the way for now, something may be left; call again. */
 	enum store_rc (*scrub)(struct store *s);
 	/* Ids (live) whose expires_us <= now and tombstones older than trash_before_us, at most max. */

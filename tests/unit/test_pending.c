@@ -111,9 +111,9 @@ static void test_visibility(void **state)
 	pending_publish(p);
 	assert_int_equal(pending_count(reader), 1);
 	assert_true(pending_find_id(reader, &a.id, &e) && e.version == a.version);
-	assert_true(pending_find_content(reader, a.content_key, &e) && e.version == a.version);
+	assert_true(pending_find_content(reader, a.content_key, &e, 1) && e.version == a.version);
 	assert_int_equal(pending_find_external(reader, a.external_key, &e), a.external_key != 0);
-	assert_false(pending_find_content(reader, a.content_key + 1, &e));
+	assert_false(pending_find_content(reader, a.content_key + 1, &e, 1));
 	assert_false(pending_find_idem(reader, a.ns, &e));
 	b.seq = 2;
 	b.version = 9;
@@ -196,7 +196,7 @@ static void test_model(void **state)
 			assert_int_equal(at, got);
 			assert_int_equal(pending_find_id(p, &u, &e), got > 0);
 			assert_true(!got || (e.version == v[0].version && consistent(&e)));
-			assert_int_equal(pending_find_content(p, 100 + id / 2, &c), content != NULL);
+			assert_int_equal(pending_find_content(p, 100 + id / 2, &c, 1), content != NULL);
 			assert_true(!content || c.version == content->version);
 			if (id % 4 == 0)
 				assert_false(pending_find_external(p, 1000 + id, &e));
@@ -460,7 +460,7 @@ static void read_once(struct pending *p, uint64_t x)
 		complain("stale", id, &e, acked);
 	else
 		read_partner(p, &e);
-	if (pending_find_content(p, 100 + id / 2, &e) && (!consistent(&e) || e.content_key != 100 + id / 2))
+	if (pending_find_content(p, 100 + id / 2, &e, 1) && (!consistent(&e) || e.content_key != 100 + id / 2))
 		complain("torn by content", id, &e, acked);
 	if (pending_find_external(p, 1000 + id, &e) && (!consistent(&e) || e.external_key != 1000 + id))
 		complain("torn by external id", id, &e, acked);

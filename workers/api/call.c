@@ -69,6 +69,7 @@ static void finish_evaluation(struct call *c)
 	}
 	/* The id is in the transaction's head; writes.c finds the call by it. */
 	c->txn_id = ((const struct txn_head *)c->txn.p)->id;
+	c->committed_seq = 0;
 	if (!writes_submit(c->api->writes, c))
 		too_busy(c);
 }

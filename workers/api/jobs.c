@@ -135,6 +135,8 @@ struct jobs *jobs_start(struct api *a, unsigned threads)
 
 bool jobs_submit(struct jobs *j, struct call *c)
 {
+	if (c->req)
+		http_request_id(c->req); /* made here: a thread that needs it finds it */
 	pthread_mutex_lock(&j->lock);
 	bool ok = j->waiting < QUEUE_MAX;
 	if (ok) {

@@ -184,8 +184,15 @@ static enum read_rc find_existing(struct attempt *t, size_t i, struct held *h)
 		}
 	}
 	t->keys[t->nkeys++] = ext.len ? ext_key : content_key;
-	return ext.len ? reader_by_external(t->rd, t->ns, ext, h)
-		       : reader_by_content(t->rd, t->ns, d->content, h);
+	if (ext.len)
+		return reader_by_external(t->rd, t->ns, ext, h);
+	enum read_rc rc = reader_by_content(t->rd, t->ns, d->content, h);
+	for (size_t j = i; rc == READ_OK && j-- > 0;)
+		if (uuid_cmp(&t->results[j].held.m.id, &h->m.id) == 0) { /* that one has another content by then */
+			held_free(h);
+			rc = READ_NONE;
+		}
+	return rc;
 }
 
 static bool put(struct attempt *t, struct draft *d, uint64_t version, const char *where, struct result *r)

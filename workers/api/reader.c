@@ -160,29 +160,22 @@ static bool namespace_exists(struct reader *r, uint64_t ns)
 	return row && atomic_load_explicit(&row->exists, memory_order_acquire);
 }
 
-static enum read_rc settle(struct reader *r, struct held *h)
+/* What a pending deletion says. False: its segment is gone, so the store has it. */
+static bool pending_delete(struct reader *r, const struct pending_entry *del, struct op_delete *d)
 {
-	if (!expired(&h->m) && namespace_exists(r, h->m.ns))
-		return READ_OK;
-	held_free(h);
-	return READ_NONE;
+	char *bytes = pending_bytes(r, del);
+	bool ok = bytes && del->len >= sizeof(*d);
+	if (ok)
+		memcpy(d, bytes, sizeof(*d));
+	free(bytes);
+	return ok;
 }
 
 /* The deleted state of a memory: what it was before, marked deleted at the deletion's version. */
-static enum read_rc pending_deletion(struct reader *r, const struct pending_entry *del, bool vector, struct held *h)
+static enum read_rc before_deletion(struct reader *r, const struct pending_entry *del, int64_t at_us, bool vector, struct held *h)
 {
 	struct pending_entry v[64];
-	struct op_delete d;
 	bool found = false;
-	if (del->how != DELETE_SOFT)
-		return READ_NONE;
-	char *bytes = pending_bytes(r, del);
-	if (!bytes || del->len < sizeof(d)) {
-		free(bytes);
-		return r->trouble ? reader_trouble(r) : READ_NONE;
-	}
-	memcpy(&d, bytes, sizeof(d));
-	free(bytes);
 	size_t n = pending_versions(r->shared->pending, &del->id, v, ARRAY_LEN(v));
 	for (size_t i = 0; i < n && !found; i++)
 		found = v[i].type == OP_PUT && v[i].version < del->version && pending_memory(r, &v[i], h);
@@ -195,35 +188,47 @@ static enum read_rc pending_deletion(struct reader *r, const struct pending_entr
 	}
 	if (h->m.version < del->version) {
 		h->m.version = del->version;
-		h->m.deleted_us = d.at_us;
+		h->m.deleted_us = at_us;
 	}
 	return READ_OK;
 }
 
-enum read_rc reader_get(struct reader *r, const struct uuid *id, bool with_embedding, struct held *h)
+enum read_rc reader_newest(struct reader *r, const struct uuid *id, bool with_embedding, struct held *h)
 {
 	struct pending_entry e;
+	struct op_delete d;
 	for (int i = 0; i < PENDING_TRIES && pending_find_id(r->shared->pending, id, &e); i++) {
-		if (e.type == OP_DELETE) {
-			enum read_rc rc = pending_deletion(r, &e, with_embedding, h);
-			return rc == READ_OK ? settle(r, h) : rc;
+		if (e.type == OP_DELETE && e.how != DELETE_SOFT)
+			return READ_NONE;
+		if (e.type == OP_DELETE && pending_delete(r, &e, &d)) {
+			r->trouble = 0;
+			return before_deletion(r, &e, d.at_us, with_embedding, h);
 		}
 		if (e.type == OP_PUT && pending_memory(r, &e, h)) {
 			r->trouble = 0;
-			return settle(r, h);
+			return READ_OK;
 		}
 	}
 	if (!reader_store(r))
 		return READ_ERROR;
-	enum read_rc rc = from_store(r, r->shared->ops->get(r->store, id, with_embedding, hold, h));
-	return rc == READ_OK ? settle(r, h) : rc;
+	return from_store(r, r->shared->ops->get(r->store, id, with_embedding, hold, h));
 }
 
-/* A key's newest pending entry may be of a memory that moved on since: the memory itself decides. */
-static enum read_rc by_key(struct reader *r, const struct pending_entry *e, struct span text, bool external,
-			   struct held *h)
+bool reader_visible(struct reader *r, const struct memory *m) { return !expired(m) && namespace_exists(r, m->ns); }
+
+enum read_rc reader_get(struct reader *r, const struct uuid *id, bool with_embedding, struct held *h)
 {
-	enum read_rc rc = reader_get(r, &e->id, true, h);
+	enum read_rc rc = reader_newest(r, id, with_embedding, h);
+	if (rc != READ_OK || reader_visible(r, &h->m))
+		return rc;
+	held_free(h);
+	return READ_NONE;
+}
+
+/* A pending entry, or a row of the store, may be of a memory that moved on since: the memory itself decides. */
+static enum read_rc by_key(struct reader *r, const struct uuid *id, struct span text, bool external, struct held *h)
+{
+	enum read_rc rc = reader_get(r, id, true, h);
 	if (rc != READ_OK)
 		return rc;
 	if (!h->m.deleted_us && span_eq(external ? h->m.external_id : h->m.content, text))
@@ -232,44 +237,61 @@ static enum read_rc by_key(struct reader *r, const struct pending_entry *e, stru
 	return READ_NONE;
 }
 
-/* The store's answer may be outdated by something pending about that memory. */
-static enum read_rc check_current(struct reader *r, enum read_rc rc, struct span text, bool external, struct held *h)
+struct found {
+	struct uuid *v;
+	size_t n, max;
+};
+
+static bool note_id(void *arg, const struct memory *m)
 {
-	struct pending_entry e = {.len = 0};
-	if (rc != READ_OK)
-		return rc;
-	e.id = h->m.id;
-	held_free(h);
-	return by_key(r, &e, text, external, h);
+	struct found *f = arg;
+	f->v[f->n++] = m->id;
+	return f->n < f->max;
+}
+
+/* The first of the store's rows that still is what it says there: some may have expired, or be outdated by
+ * something pending. They are looked at after the store's statement has ended: what is pending comes first. */
+static enum read_rc current_row(struct reader *r, uint64_t ns, struct span text, bool external, struct held *h)
+{
+	const struct store_ops *ops = r->shared->ops;
+	struct found f = {.max = 4};
+	enum read_rc rc = READ_NONE;
+	for (size_t seen = 0; rc == READ_NONE; f.max *= 8) {
+		f.v = util_realloc(f.v, f.max * sizeof(*f.v));
+		f.n = 0;
+		rc = from_store(r, external ? ops->by_external(r->store, ns, text, false, note_id, &f)
+			: ops->by_content(r->store, ns, record_content_key(ns, text), text, false, note_id, &f));
+		bool more = rc == READ_OK && f.n == f.max;
+		for (rc = rc == READ_OK ? READ_NONE : rc; rc == READ_NONE && seen < f.n; seen++)
+			rc = by_key(r, &f.v[seen], text, external, h);
+		if (!more)
+			break;
+	}
+	free(f.v);
+	return rc;
 }
 
 enum read_rc reader_by_external(struct reader *r, uint64_t ns, struct span ext, struct held *h)
 {
 	struct pending_entry e;
 	if (pending_find_external(r->shared->pending, record_external_key(ns, ext), &e)) {
-		enum read_rc rc = by_key(r, &e, ext, true, h);
+		enum read_rc rc = by_key(r, &e.id, ext, true, h);
 		if (rc != READ_NONE)
 			return rc;
 	}
-	if (!reader_store(r))
-		return READ_ERROR;
-	return check_current(r, from_store(r, r->shared->ops->by_external(r->store, ns, ext, true, hold, h)),
-			     ext, true, h);
+	return reader_store(r) ? current_row(r, ns, ext, true, h) : READ_ERROR;
 }
 
 enum read_rc reader_by_content(struct reader *r, uint64_t ns, struct span content, struct held *h)
 {
-	struct pending_entry e;
-	uint64_t key = record_content_key(ns, content);
-	if (pending_find_content(r->shared->pending, key, &e)) {
-		enum read_rc rc = by_key(r, &e, content, false, h);
+	struct pending_entry e[64];
+	size_t n = pending_find_content(r->shared->pending, record_content_key(ns, content), e, ARRAY_LEN(e));
+	for (size_t i = 0; i < n; i++) {
+		enum read_rc rc = i && uuid_cmp(&e[i].id, &e[i - 1].id) == 0 ? READ_NONE : by_key(r, &e[i].id, content, false, h);
 		if (rc != READ_NONE)
 			return rc;
 	}
-	if (!reader_store(r))
-		return READ_ERROR;
-	return check_current(r, from_store(r, r->shared->ops->by_content(r->store, ns, key, content, true, hold, h)),
-			     content, false, h);
+	return reader_store(r) ? current_row(r, ns, content, false, h) : READ_ERROR;
 }
 
 enum read_rc reader_idem(struct reader *r, uint64_t key, struct op_idem *o, struct buf *reply)

@@ -43,7 +43,10 @@ bool must_check reader_store(struct reader *r); /* opens the store; false: r->er
 enum read_rc must_check reader_trouble(struct reader *r);
 
 /* The current state of a memory, deleted ones included (m.deleted_us). READ_NONE: never existed or erased. Expired
- * memories are READ_NONE. */
+ * memories are READ_NONE. reader_newest() yields also those that nobody may see any more (reader_visible()) and the
+ * store still has: who takes their id over must go on from their version. */
+enum read_rc must_check reader_newest(struct reader *r, const struct uuid *id, bool with_embedding, struct held *h_r);
+bool reader_visible(struct reader *r, const struct memory *m);
 enum read_rc must_check reader_get(struct reader *r, const struct uuid *id, bool with_embedding, struct held *h_r);
 /* Live memory by external id or by content of a namespace. */
 enum read_rc must_check reader_by_external(struct reader *r, uint64_t ns, struct span external_id, struct held *h_r);

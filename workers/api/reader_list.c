@@ -174,10 +174,11 @@ enum read_rc reader_history(struct reader *r, const struct uuid *id, store_visit
 	struct past p = {.fn = fn, .arg = arg, .below = UINT64_MAX};
 	struct pending_entry v[256];
 	struct held h = {.bytes = NULL};
-	size_t n = pending_versions(r->shared->pending, id, v, ARRAY_LEN(v));
 	enum read_rc rc = reader_get(r, id, false, &h);
 	if (rc != READ_OK)
 		return rc;
+	/* After it, or a version that came in between would be in neither. */
+	size_t n = pending_versions(r->shared->pending, id, v, ARRAY_LEN(v));
 	on_past(&p, &h.m);
 	held_free(&h);
 	for (size_t i = 0; i < n && !p.stopped; i++)

@@ -211,30 +211,58 @@ struct importing {
 	struct reader *rd;
 	struct txn_builder ops;
 	struct buf ops_buf, body;
-	uint64_t *keys;
-	size_t nkeys, nops;
+	uint64_t *keys, *names; /* read; written by the lines before */
+	size_t nkeys, nnames, nops;
 	int64_t now;
 };
 
-/* A line that names itself (id, external_id) and is there already is skipped: READ_OK, and why. */
-static enum read_rc already(struct importing *m, const struct draft *d, uint64_t ns, enum skip *why_r)
+static bool written_before(const struct importing *m, uint64_t key)
+{
+	for (size_t i = 0; i < m->nnames; i++)
+		if (m->names[i] == key)
+			return true;
+	return false;
+}
+
+/* Of an expired memory that is not collected yet the line takes the place: its version goes on. */
+static enum read_rc id_taken(struct importing *m, struct draft *d, uint64_t ns, enum skip *why_r)
 {
 	struct held h = {.bytes = NULL};
-	enum read_rc rc;
-	if (!d->has_id && !d->external_id.len)
-		return READ_NONE;
-	uint64_t key = d->has_id ? record_id_key(&d->id) : record_external_key(ns, d->external_id);
-	*why_r = d->has_id ? SKIP_EXISTS : SKIP_EXTERNAL;
-	for (size_t i = 0; i < m->nkeys; i++)
-		if (m->keys[i] == key)
-			return READ_OK; /* earlier in this batch */
-	m->keys[m->nkeys++] = key;
-	rc = d->has_id ? reader_get(m->rd, &d->id, false, &h) : reader_by_external(m->rd, ns, d->external_id, &h);
-	if (rc == READ_OK && h.m.ns != ns)
+	enum read_rc rc = reader_newest(m->rd, &d->id, false, &h);
+	*why_r = SKIP_EXISTS;
+	if (rc == READ_OK && h.m.ns != ns) {
 		*why_r = SKIP_ELSEWHERE;
-	else if (rc == READ_OK && h.m.deleted_us)
+	} else if (rc == READ_OK && !reader_visible(m->rd, &h.m)) {
+		d->version = d->version > h.m.version ? d->version : h.m.version + 1;
+		d->replaces_bytes = h.m.deleted_us ? -1 : (int64_t)memory_quota_bytes(&h.m);
+		rc = READ_NONE;
+	} else if (rc == READ_OK && h.m.deleted_us) {
 		*why_r = SKIP_DELETED;
+	}
 	held_free(&h);
+	return rc;
+}
+
+/* A line that names itself (id, external_id) and is there already is skipped: READ_OK, and why. */
+static enum read_rc already(struct importing *m, struct draft *d, uint64_t ns, enum skip *why_r)
+{
+	struct held h = {.bytes = NULL};
+	enum read_rc rc = READ_NONE;
+	uint64_t id = record_id_key(&d->id), external = record_external_key(ns, d->external_id);
+	bool id_before = d->has_id && written_before(m, id);
+	*why_r = id_before ? SKIP_EXISTS : SKIP_EXTERNAL;
+	if (id_before || (d->external_id.len && written_before(m, external)))
+		return READ_OK;
+	if (d->has_id) {
+		m->keys[m->nkeys++] = id;
+		rc = id_taken(m, d, ns, why_r);
+	}
+	if (rc == READ_NONE && d->external_id.len) {
+		*why_r = SKIP_EXTERNAL;
+		m->keys[m->nkeys++] = external;
+		rc = reader_by_external(m->rd, ns, d->external_id, &h);
+		held_free(&h);
+	}
 	return rc;
 }
 
@@ -254,6 +282,9 @@ static bool import_put(struct importing *m, struct draft *d)
 	draft_memory(d, m->x->ns, d->version ? d->version : 1, &m->body, &mem);
 	txn_op_put(&m->ops, &mem);
 	m->nops++;
+	m->names[m->nnames++] = record_id_key(&d->id);
+	if (d->external_id.len)
+		m->names[m->nnames++] = record_external_key(ns, d->external_id);
 	return true;
 }
 
@@ -269,7 +300,7 @@ static bool import_line(struct importing *m, struct span text, size_t line)
 	} else if (d.expires_us && d.expires_us <= m->now) {
 		m->x->t_skipped[SKIP_EXPIRED]++;
 	} else {
-		enum skip why;
+		enum skip why = SKIP_EXISTS;
 		enum read_rc rc = already(m, &d, record_ns(m->x->ns), &why);
 		if (rc == READ_ERROR) {
 			problem_store(m->c, m->rd->error);
@@ -355,7 +386,8 @@ static enum verdict import_evaluate(struct call *c, struct reader *rd)
 	uint64_t read_seq = call_read_seq(c), key = batch_key(x);
 	x->t_imported = x->t_failed = x->t_nerrors = x->t_errors.len = 0;
 	memset(x->t_skipped, 0, sizeof(x->t_skipped));
-	m.keys = util_alloc((IMPORT_LINES + 2) * sizeof(*m.keys));
+	m.keys = util_alloc((2 * IMPORT_LINES + 1) * sizeof(*m.keys));
+	m.names = util_alloc(2 * IMPORT_LINES * sizeof(*m.names));
 	m.keys[m.nkeys++] = key;
 	txn_begin(&m.ops, &m.ops_buf, 0, 0, 0, 0);
 	enum read_rc before = imported_before(&m, key);
@@ -369,6 +401,7 @@ static enum verdict import_evaluate(struct call *c, struct reader *rd)
 	if (v == CALL_COMMIT)
 		import_txn(&m, read_seq);
 	free(m.keys);
+	free(m.names);
 	buf_free(&m.ops_buf);
 	buf_free(&m.body);
 	return v;

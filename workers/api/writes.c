@@ -150,6 +150,7 @@ static int by_id(const void *a, const void *b)
 
 void writes_resend(struct writes *w)
 {
+	writes_on_wake(w); /* what the dead one answered is answered */
 	struct call **all = util_alloc((w->in_flight + 1) * sizeof(*all));
 	size_t n = 0;
 	for (size_t i = 0; i < ARRAY_LEN(w->table); i++)
@@ -157,8 +158,10 @@ void writes_resend(struct writes *w)
 			all[n++] = c;
 	qsort(all, n, sizeof(*all), by_id);
 	w->out_len = w->out_offset = 0;
-	for (size_t i = 0; i < n; i++)
+	for (size_t i = 0; i < n; i++) {
+		((struct txn_head *)(void *)all[i]->txn.p)->seq = all[i]->committed_seq;
 		enqueue(w, all[i]);
+	}
 	free(all);
 	if (n)
 		log_info("sync was restarted: %zu unanswered transactions are sent again", n);

@@ -154,10 +154,13 @@ static void index_txn(struct sync *s, const void *data, size_t len)
 	uint64_t last = 0;
 	AN(txn_open(&t, data, len));
 	while (txn_next(&t, &op, &body)) {
-		index_op(s, op, body);
 		uint64_t ns = op_ns(op, body);
-		struct ns_state *n = ns && ns != last ? sequence_ns(s, ns) : NULL;
-		if (n)
+		struct ns_state *n = ns && (ns != last || op->type == OP_NS_DROP) ? sequence_ns(s, ns) : NULL;
+		/* Gone before the purge: whoever still saw it there fills L1 with an epoch that the purge moves. */
+		if (n && op->type == OP_NS_DROP)
+			apply_namespace(s, n);
+		index_op(s, op, body);
+		if (n && op->type != OP_NS_DROP)
 			apply_namespace(s, n);
 		last = ns ? ns : last;
 	}
@@ -210,14 +213,33 @@ void apply_finish(struct sync *s, uint64_t seq)
 
 /* ---- a batch ---- */
 
-static void remember_waiter(struct sync *s, const struct item *it)
+static void remember_waiter(struct sync *s, struct waiter w)
 {
 	if (s->nwaiters == s->cwaiters) {
 		s->cwaiters = s->cwaiters ? s->cwaiters * 2 : 64;
 		s->waiters = util_realloc(s->waiters, s->cwaiters * sizeof(*s->waiters));
 	}
-	s->waiters[s->nwaiters++] = (struct waiter){.id = it->id, .seq = it->seq, .slot = it->slot,
-						    .scrub = it->flags & TXN_SCRUB};
+	s->waiters[s->nwaiters++] = w;
+}
+
+static bool is_stored(const struct sync *s, const struct waiter *w)
+{
+	return w->seq <= (w->scrub ? s->scrubbed_seq
+				   : atomic_load_explicit(&s->plant->flushed_seq, memory_order_relaxed));
+}
+
+void apply_repeat(struct sync *s, uint32_t slot, const struct txn_head *h, uint64_t seq)
+{
+	struct waiter w = {.id = h->id, .seq = seq, .slot = slot, .scrub = h->flags & TXN_SCRUB};
+	apply_answer(s, slot, h->id, TXN_OK, seq, 0);
+	if (!(h->flags & TXN_WAIT_STORE))
+		return;
+	if (is_stored(s, &w)) {
+		apply_answer(s, slot, h->id, TXN_STORED, seq, 0);
+		return;
+	}
+	remember_waiter(s, w);
+	flusher_allow(s->flusher, seq, true);
 }
 
 void apply_refusing(struct sync *s, enum txn_status why)
@@ -279,34 +301,27 @@ static void refuse_all(struct sync *s, struct batch *g, int error)
 	s->next_seq = g->first_seq;
 	recent_free(&s->recent);
 	s->recent = recent_new(RECENT_KEYS, g->first_seq - 1);
-	for (size_t i = 0; i < PLANT_NAMESPACES; i++) {
-		struct ns_state *n = &s->ns[i];
-		struct plant_namespace *row = n->ns ? plant_find(s->plant, n->ns) : NULL;
-		if (!n->ns)
-			continue;
-		n->exists = row ? atomic_load(&row->exists) : 0;
-		n->count = row ? atomic_load(&row->count) : 0;
-		n->bytes = row ? atomic_load(&row->bytes) : 0;
-		n->dim = row ? atomic_load(&row->dim) : 0;
-		n->quota_count = row ? atomic_load(&row->quota_count) : 0;
-		n->quota_bytes = row ? atomic_load(&row->quota_bytes) : 0;
-		n->relaxed = row ? atomic_load(&row->relaxed) : s->relaxed_default;
-	}
+	if (both[1])
+		sequence_undo(both[1]);
+	sequence_undo(g);
+	for (size_t i = 0; i < PLANT_NAMESPACES; i++) /* readers saw the counters of what is refused now */
+		if (s->ns[i].ns && plant_find(s->plant, s->ns[i].ns))
+			apply_namespace(s, &s->ns[i]);
 	if (both[1]) {
 		both[1]->writes = 0;
 		both[1]->bytes = 0;
 	}
 }
 
-static void answer_batch(struct sync *s, const struct batch *g, bool *urgent_r, bool *scrub_r)
+static void answer_batch(struct sync *s, const struct batch *g, bool *urgent_r)
 {
 	for (size_t i = 0; i < g->n; i++) {
 		const struct item *it = &g->items[i];
 		apply_answer(s, it->slot, it->id, it->status, it->seq, it->arg);
 		if (it->status == TXN_OK && it->flags & TXN_WAIT_STORE) {
-			remember_waiter(s, it);
+			remember_waiter(s, (struct waiter){.id = it->id, .seq = it->seq, .slot = it->slot,
+							   .scrub = it->flags & TXN_SCRUB});
 			*urgent_r = true;
-			*scrub_r |= (it->flags & TXN_SCRUB) != 0;
 		}
 	}
 }
@@ -337,7 +352,7 @@ static void settle_queue(struct sync *s, const struct batch *g)
 
 void apply_batch(struct sync *s, struct batch *g)
 {
-	bool urgent = false, scrub = false, wrote = g->writes && !g->error;
+	bool urgent = false, wrote = g->writes && !g->error;
 	settle_queue(s, g);
 	if (wrote)
 		make_visible(s, g);
@@ -346,24 +361,25 @@ void apply_batch(struct sync *s, struct batch *g)
 	/* Ring space first, answers second: a sync that dies in between is asked again and finds the
 	 * transaction in the journal, which the flusher may not pass before the answers are out. */
 	release_bytes(s, g);
-	answer_batch(s, g, &urgent, &scrub);
-	g->n = g->bytes = g->writes = 0;
+	answer_batch(s, g, &urgent);
+	g->n = g->bytes = g->writes = g->nundo = 0;
 	g->all_relaxed = true;
 	g->error = 0;
 	if (wrote)
 		flusher_allow(s->flusher, atomic_load_explicit(&s->plant->applied_seq, memory_order_relaxed),
-			      urgent, scrub);
+			      urgent);
 }
 
 void apply_flushed(struct sync *s, uint64_t seq, uint64_t scrubbed_seq)
 {
 	pending_release(s->pending, seq);
+	s->scrubbed_seq = scrubbed_seq;
 	atomic_store_explicit(&s->plant->flushed_seq, seq, memory_order_release);
 	atomic_store_explicit(&s->plant->journal_bytes, journal_bytes(s->journal), memory_order_relaxed);
 	size_t kept = 0;
 	for (size_t i = 0; i < s->nwaiters; i++) {
 		struct waiter *w = &s->waiters[i];
-		if (w->seq <= (w->scrub ? scrubbed_seq : seq))
+		if (is_stored(s, w))
 			apply_answer(s, w->slot, w->id, TXN_STORED, w->seq, 0);
 		else
 			s->waiters[kept++] = *w;

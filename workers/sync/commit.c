@@ -82,8 +82,13 @@ static void batch_done(struct sync *s, void *arg)
 		apply_batch(s, g);
 		commit_submit(s);
 	}
-	intake_run(s);
-	commit_submit(s);
+	/* A batch of refusals needs no disk, so nobody would come back for what still lies in the rings. */
+	size_t n;
+	do {
+		intake_run(s);
+		n = s->open->n;
+		commit_submit(s);
+	} while (n && !s->flying);
 }
 
 static void *committer_main(void *arg)

@@ -25,13 +25,13 @@ struct flusher {
 	pthread_cond_t wake;
 	/* under the lock */
 	uint64_t allowed;
-	uint64_t scrub_to;
 	int64_t first_waiting_us;
 	bool urgent, stop;
 	int64_t debounce_us, trash_us;
 	uint64_t batch_max;
 	/* the thread's own */
-	uint64_t flushed, scrubbed;
+	_Atomic uint64_t flushed; /* the loop looks at it */
+	uint64_t scrub_to, scrubbed;
 	bool store_failed, scrub_failed;
 	int journal_error; /* errno: not the store but the journal is why nothing is flushed */
 	int64_t next_collect_us;
@@ -90,7 +90,7 @@ static void store_trouble(struct flusher *f)
 static bool flush_batch(struct flusher *f, uint64_t to, uint64_t max)
 {
 	const struct store_ops *ops = f->s->store_ops;
-	uint64_t seq = f->flushed, records = 0, txns = 0;
+	uint64_t seq = f->flushed, scrub_to = f->scrub_to, records = 0, txns = 0;
 	int got = 0;
 	f->journal_error = 0;
 	if (ops->begin(f->store) != STORE_OK)
@@ -109,6 +109,8 @@ static bool flush_batch(struct flusher *f, uint64_t to, uint64_t max)
 		}
 		records += t.head->nops;
 		txns++;
+		if (t.head->flags & TXN_SCRUB)
+			scrub_to = seq;
 	}
 	int error = got < 0 ? errno : 0;
 	if (ops->commit(f->store, seq) != STORE_OK) {
@@ -116,6 +118,7 @@ static bool flush_batch(struct flusher *f, uint64_t to, uint64_t max)
 		return false;
 	}
 	f->flushed = seq;
+	f->scrub_to = scrub_to;
 	stats_add_shared(f->s->w->stats, STAT_FLUSHES, 1);
 	stats_add_shared(f->s->w->stats, STAT_FLUSHED_RECORDS, txns);
 	f->journal_error = error;
@@ -125,16 +128,16 @@ static bool flush_batch(struct flusher *f, uint64_t to, uint64_t max)
 static void scrub(struct flusher *f, uint64_t to)
 {
 	f->scrub_failed = false;
-	if (f->s->store_ops->scrub(f->store) != STORE_OK) {
-		store_trouble(f);
-		return;
-	}
 	int e = journal_scrub(f->s->journal, to);
 	if (e) {
 		static struct log_limit limit;
 		log_warn_limited(&limit, 10, "erased content could not be scrubbed from the journal, trying again: %s",
 				 strerror(e));
 		f->scrub_failed = true;
+		return;
+	}
+	if (f->s->store_ops->scrub(f->store) != STORE_OK) {
+		store_trouble(f);
 		return;
 	}
 	f->scrubbed = to;
@@ -253,7 +256,7 @@ static void *flusher_main(void *arg)
 	pthread_mutex_lock(&f->lock);
 	for (;;) {
 		wait_for_work(f);
-		uint64_t to = f->allowed, scrub_to = f->scrub_to, batch_max = f->batch_max;
+		uint64_t to = f->allowed, batch_max = f->batch_max;
 		int64_t trash = f->trash_us;
 		bool stop = f->stop;
 		f->urgent = false;
@@ -261,8 +264,8 @@ static void *flusher_main(void *arg)
 		pthread_mutex_unlock(&f->lock);
 
 		flush_all(f, to, batch_max);
-		if (scrub_to > f->scrubbed && f->flushed >= scrub_to) {
-			scrub(f, scrub_to);
+		if (f->scrub_to > f->scrubbed) {
+			scrub(f, f->scrub_to);
 			tell_loop(f);
 		}
 		if (!stop && clock_mono_us() >= f->next_collect_us) {
@@ -282,14 +285,12 @@ static void *flusher_main(void *arg)
 	return NULL;
 }
 
-void flusher_allow(struct flusher *f, uint64_t seq, bool urgent, bool scrub_too)
+void flusher_allow(struct flusher *f, uint64_t seq, bool urgent)
 {
 	pthread_mutex_lock(&f->lock);
 	bool was_empty = f->allowed <= f->flushed;
 	if (f->allowed < seq)
 		f->allowed = seq;
-	if (scrub_too)
-		f->scrub_to = seq;
 	f->urgent |= urgent;
 	if (was_empty)
 		f->first_waiting_us = clock_mono_us();
@@ -317,6 +318,8 @@ struct flusher *flusher_start(struct sync *s, struct store *store, uint64_t flus
 	f->s = s;
 	f->store = store;
 	f->flushed = f->allowed = flushed_seq;
+	f->scrubbed = s->scrubbed_seq;
+	f->scrub_to = f->scrubbed < flushed_seq ? flushed_seq : 0;
 	f->reader = journal_reader_open(s->store_conf.dir);
 	if (f->reader)
 		journal_reader_knows(f->reader, s->journal);

@@ -41,6 +41,8 @@ static bool gather(void *arg, const struct uuid *id, uint64_t ns, uint64_t versi
 static void insert_batch(struct sync *s, void *arg)
 {
 	struct refill *r = arg;
+	if (s->refill != r)
+		return; /* stopped meanwhile, and freed */
 	bool stale = recent_floor(s->recent) > r->read_seq;
 	size_t done = 0;
 	for (size_t i = 0; i < r->n && !stale; i++, done++) {
@@ -59,7 +61,8 @@ static void insert_batch(struct sync *s, void *arg)
 
 static void finished(struct sync *s, void *arg)
 {
-	(void)arg;
+	if (s->refill == arg)
+		refill_stop(s); /* the thread has ended or is about to */
 	atomic_store_explicit(&s->plant->refill_state, REFILL_DONE, memory_order_release);
 	log_info("vector index holds %llu vectors", (unsigned long long)vectors_count(s->vectors, 0));
 }
@@ -113,7 +116,7 @@ static void *refill_main(void *arg)
 	ops->close(r->store);
 	r->store = NULL;
 	if (go_on)
-		sync_post(s, finished, NULL);
+		sync_post(s, finished, r);
 	return NULL;
 }
 

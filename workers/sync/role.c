@@ -212,10 +212,20 @@ static void start_serving(struct sync *s, struct store *store, uint64_t flushed,
 		exit(WORKER_EXIT_FAIL);
 	}
 	if (last > flushed)
-		flusher_allow(s->flusher, last, true, false);
+		flusher_allow(s->flusher, last, true);
 	intake_open(s);
 	atomic_store_explicit(&s->plant->served_once, 1, memory_order_release);
 	atomic_store_explicit(&s->plant->sync_state, SYNC_SERVING, memory_order_release);
+}
+
+/* Erasures that a predecessor did not come to scrub are due still. */
+static bool load_scrubbed(struct sync *s, struct store *store, uint64_t flushed)
+{
+	uint64_t due;
+	if (s->store_ops->scrub_due(store, &due) != STORE_OK)
+		return false;
+	s->scrubbed_seq = due ? due - 1 : flushed;
+	return true;
 }
 
 static struct store *open_store(struct sync *s, uint64_t *flushed_r)
@@ -225,7 +235,7 @@ static struct store *open_store(struct sync *s, uint64_t *flushed_r)
 	AN(s->store_ops);
 	struct store *store = s->store_ops->open(&s->store_conf, true, &error);
 	if (store && s->store_ops->cursor(store, flushed_r) == STORE_OK &&
-	    s->store_ops->namespaces(store, load_namespace, s) == STORE_OK) {
+	    s->store_ops->namespaces(store, load_namespace, s) == STORE_OK && load_scrubbed(s, store, *flushed_r)) {
 		uint64_t before = atomic_load(&s->plant->flushed_seq);
 		if (*flushed_r >= before)
 			return store;
@@ -251,7 +261,8 @@ static void try_again(evutil_socket_t fd, short what, void *arg)
 static void refuse_everything(struct sync *s)
 {
 	static const struct timeval later = {2, 0};
-	s->recent = s->recent ? s->recent : recent_new(RECENT_KEYS, UINT64_MAX);
+	recent_free(&s->recent); /* of a replay that ended early: no transaction counts as known */
+	s->recent = recent_new(RECENT_KEYS, UINT64_MAX);
 	s->open = &s->batches[0];
 	intake_open(s);
 	atomic_store(&s->plant->sync_state, SYNC_JOURNAL_FAILED); /* not merely degraded; the reason stands */

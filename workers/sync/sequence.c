@@ -181,12 +181,9 @@ static enum txn_status check_put(struct sync *s, const struct memory *m)
 	return TXN_OK;
 }
 
-static enum txn_status check_namespace(struct sync *s, const struct op_namespace *o)
+static enum txn_status check_namespace(struct sync *s, const struct ns_state *n)
 {
-	const struct ns_state *n = sequence_ns(s, o->ns);
-	if (!n)
-		return TXN_NAMESPACES_FULL;
-	return dropping(s, n) ? TXN_NAMESPACE_DROPPING : TXN_OK;
+	return !n ? TXN_NAMESPACES_FULL : dropping(s, n) ? TXN_NAMESPACE_DROPPING : TXN_OK;
 }
 
 static bool op_wellformed(const struct op_head *op, const void *body)
@@ -235,13 +232,26 @@ static bool op_relaxed(const struct op_head *op, const struct ns_state *n)
 /* Checks each operation and folds it into the namespace states at once, so that a bulk is judged
  * as a whole (its 500th memory against the quota that the first 499 left). On a refusal the states
  * touched so far are put back: the transaction stored nothing. */
-struct undo {
-	struct ns_state *row, old;
-};
+static void keep_undo(struct batch *g, const struct ns_undo *undo, size_t n)
+{
+	if (g->nundo + n > g->cundo) {
+		g->cundo = 2 * g->cundo + 64;
+		g->undo = util_realloc(g->undo, g->cundo * sizeof(*g->undo));
+	}
+	memcpy(g->undo + g->nundo, undo, n * sizeof(*undo));
+	g->nundo += n;
+}
+
+void sequence_undo(struct batch *g)
+{
+	while (g->nundo--)
+		*g->undo[g->nundo].row = g->undo[g->nundo].old;
+	g->nundo = 0;
+}
 
 static enum txn_status check_ops(struct sync *s, struct txn_reader t, bool *relaxed_r, uint32_t *arg_r)
 {
-	struct undo undo[4];
+	struct ns_undo undo[4];
 	size_t nundo = 0;
 	enum txn_status st = TXN_OK;
 	const struct op_head *op;
@@ -255,6 +265,11 @@ static enum txn_status check_ops(struct sync *s, struct txn_reader t, bool *rela
 			break;
 		}
 		struct ns_state *n = row_of(s, op, body, &m);
+		/* What its sender read is gone with the namespace's old life: a change of a memory would bring it back. */
+		if (n && n->dropped_seq > t.head->read_seq) {
+			st = TXN_CONFLICT;
+			break;
+		}
 		size_t known = 0;
 		while (known < nundo && undo[known].row != n)
 			known++;
@@ -263,17 +278,19 @@ static enum txn_status check_ops(struct sync *s, struct txn_reader t, bool *rela
 				st = TXN_MALFORMED; /* our own senders write to one namespace at a time */
 				break;
 			}
-			undo[nundo++] = (struct undo){n, *n};
+			undo[nundo++] = (struct ns_undo){n, *n};
 		}
 		if (op->type == OP_PUT)
 			st = check_put(s, &m);
 		else if (op->type == OP_NAMESPACE)
-			st = check_namespace(s, body);
+			st = check_namespace(s, n);
 		if (st != TXN_OK)
 			break;
 		sequence_account(s, op, body, s->next_seq);
 		*relaxed_r = *relaxed_r && op_relaxed(op, n);
 	}
+	if (st == TXN_OK)
+		keep_undo(s->open, undo, nundo);
 	while (st != TXN_OK && nundo--)
 		*undo[nundo].row = undo[nundo].old;
 	return st;
@@ -314,17 +331,17 @@ static enum txn_status judge(struct sync *s, struct txn_reader *t, size_t len, b
 }
 
 /* A transaction that was already numbered comes again: its sender did not hear from a sync that
- * died. Answered now when it is applied; else its first copy's batch will. */
+ * died. Answered now when it is applied; else its first copy's batch will. One that the store has is not
+ * among the recent ones: then its sender, who waits for the store only, knows the number. */
 static bool is_repeat(struct sync *s, uint32_t slot, const struct txn_head *h)
 {
 	uint64_t seq = recent_seq(s->recent, h->id);
+	if (!seq && h->seq < s->next_seq)
+		seq = h->seq;
 	if (!seq)
 		return false;
-	if (seq <= atomic_load_explicit(&s->plant->applied_seq, memory_order_relaxed)) {
-		apply_answer(s, slot, h->id, TXN_OK, seq, 0);
-		if (h->flags & TXN_WAIT_STORE)
-			apply_answer(s, slot, h->id, TXN_STORED, seq, 0);
-	}
+	if (seq <= atomic_load_explicit(&s->plant->applied_seq, memory_order_relaxed))
+		apply_repeat(s, slot, h, seq);
 	return true;
 }
 

@@ -23,7 +23,7 @@
 #include "record.h"
 #include "rings.h"
 #include "store/store.h"
-#include "worker.h"
+#include "../worker.h"
 
 #define BATCH_TXNS 512                    /* largest group */
 #define BATCH_BYTES (4u << 20)            /* a group closes when it holds this many bytes */
@@ -48,6 +48,8 @@ struct batch {
 	uint64_t cursor[SLOT_COUNT];       /* where each ring may be advanced to afterwards */
 	bool uses_ring[SLOT_COUNT];
 	int error;                         /* errno of journal_append / journal_sync */
+	struct ns_undo *undo;              /* namespaces as they were before its transactions, in order */
+	size_t nundo, cundo;
 };
 
 /* A worker that writes through sync. */
@@ -68,6 +70,10 @@ struct ns_state {
 	char embedder[64];
 	uint32_t name_len;
 	char name[LIMIT_NAMESPACE];
+};
+
+struct ns_undo {
+	struct ns_state *row, old;
 };
 
 struct waiter {                        /* TXN_WAIT_STORE, in order of seq */
@@ -97,6 +103,7 @@ struct sync {
 	size_t nns;
 	struct waiter *waiters;            /* circular, grows */
 	size_t nwaiters, cwaiters;
+	uint64_t scrubbed_seq;             /* erasures up to it are scrubbed */
 	bool relaxed_default;
 	bool failed;                       /* a fdatasync failed: nothing is acknowledged any more */
 	bool draining;
@@ -121,6 +128,8 @@ struct ns_state *sequence_ns_make(struct sync *s, uint64_t ns, struct span name)
 void sequence_account(struct sync *s, const struct op_head *op, const void *body, uint64_t seq);
 /* Notes every key the transaction writes, and its id. */
 void sequence_remember(struct sync *s, struct txn_reader *t, uint64_t seq);
+/* The batch will not be written: namespaces become again what they were before its transactions. */
+void sequence_undo(struct batch *g);
 
 /* commit.c: the journal thread. */
 struct committer *must_check commit_start(struct sync *s);
@@ -133,13 +142,16 @@ void apply_txn(struct sync *s, uint64_t seq, uint64_t segment, uint64_t offset, 
 void apply_finish(struct sync *s, uint64_t seq); /* publishes everything up to seq */
 void apply_batch(struct sync *s, struct batch *g); /* makes a durable group visible, answers it */
 void apply_answer(struct sync *s, uint32_t slot, uint64_t id, enum txn_status status, uint64_t seq, uint32_t arg);
+/* A transaction that was applied in this or an earlier life is asked for again. */
+void apply_repeat(struct sync *s, uint32_t slot, const struct txn_head *h, uint64_t seq);
 void apply_flushed(struct sync *s, uint64_t seq, uint64_t scrubbed_seq); /* the store has it */
 void apply_namespaces(struct sync *s);    /* copies namespace states to the plant */
 void apply_namespace(struct sync *s, const struct ns_state *n);
 
 /* flusher.c */
+/* Erasures up to s->scrubbed_seq are scrubbed; what the records behind it ask for is scrubbed when the store has them. */
 struct flusher *must_check flusher_start(struct sync *s, struct store *store, uint64_t flushed_seq);
-void flusher_allow(struct flusher *f, uint64_t seq, bool urgent, bool scrub); /* loop: records ≤ seq are answered */
+void flusher_allow(struct flusher *f, uint64_t seq, bool urgent); /* loop: records ≤ seq are answered */
 void flusher_conf(struct flusher *f, const struct conf *c);
 void flusher_stop(struct flusher **f);    /* flushes everything allowed first */
 

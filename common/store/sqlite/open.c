@@ -43,6 +43,9 @@ static const char *const sql[SQ_COUNT] = {
 	[SQ_COMMIT] = "COMMIT",
 	[SQ_ROLLBACK] = "ROLLBACK",
 	[SQ_CURSOR_GET] = "SELECT value FROM meta WHERE key='cursor'",
+	[SQ_SCRUB_GET] = "SELECT coalesce((SELECT value FROM meta WHERE key='scrub'),0)",
+	[SQ_SCRUB_SET] = "INSERT OR REPLACE INTO meta VALUES('scrub',?)",
+	[SQ_SCRUB_DONE] = "DELETE FROM meta WHERE key='scrub'",
 	[SQ_CURSOR_SET] = "UPDATE meta SET value=? WHERE key='cursor'",
 	[SQ_ROW_BY_ID] = "SELECT n,version,deleted_us,expires_us,flags,bytes,dim,body,ns FROM memories WHERE id=?",
 	[SQ_INSERT] = "INSERT INTO memories(id,ns,version,created_us,updated_us,expires_us,deleted_us,flags,importance,"
@@ -74,7 +77,7 @@ static const char *const sql[SQ_COUNT] = {
 	[SQ_GET_VECTOR] = "SELECT " SQ_MEMORY ",v.x FROM memories m JOIN namespaces s ON s.ns=m.ns"
 			  " LEFT JOIN vectors v ON v.n=m.n WHERE m.id=?",
 	[SQ_BY_EXTERNAL] = "SELECT " SQ_MEMORY ",v.x FROM memories m JOIN namespaces s ON s.ns=m.ns"
-			   " LEFT JOIN vectors v ON v.n=m.n WHERE m.ns=? AND m.external_id=? AND m.deleted_us=0 LIMIT 1",
+			   " LEFT JOIN vectors v ON v.n=m.n WHERE m.ns=? AND m.external_id=? AND m.deleted_us=0 ORDER BY m.id DESC",
 	[SQ_BY_CONTENT] = "SELECT " SQ_MEMORY ",v.x FROM memories m JOIN namespaces s ON s.ns=m.ns"
 			  " LEFT JOIN vectors v ON v.n=m.n WHERE m.content_key=? AND m.ns=? AND m.deleted_us=0 ORDER BY m.id DESC",
 	[SQ_HISTORY] = "SELECT h.version,h.updated_us,h.deleted_us,h.body,h.ns,s.name FROM history h JOIN namespaces s ON s.ns=h.ns"

@@ -132,8 +132,7 @@ static bool compare_content(void *arg, const struct memory *m)
 	if (!span_eq(m->content, c->want))
 		return true; /* another text with the same 64-bit key */
 	c->found = true;
-	c->fn(c->arg, m);
-	return false;
+	return c->fn(c->arg, m);
 }
 
 static enum store_rc by_content(struct store *s, uint64_t ns, uint64_t key, struct span content, bool vector,
@@ -398,6 +397,8 @@ static enum store_rc number(struct store *s, enum sq which, uint64_t *out)
 static enum store_rc vector_count(struct store *s, uint64_t *n) { return number(s, SQ_VECTOR_COUNT, n); }
 static enum store_rc cursor(struct store *s, uint64_t *seq) { return number(s, SQ_CURSOR_GET, seq); }
 
+static enum store_rc scrub_due(struct store *s, uint64_t *seq) { return number(s, SQ_SCRUB_GET, seq); }
+
 static enum store_rc recent(struct store *s, size_t max, store_visit_fn *fn, void *arg)
 {
 	sqlite3_stmt *st = sq_get(s, SQ_RECENT);
@@ -409,7 +410,7 @@ static enum store_rc recent(struct store *s, size_t max, store_visit_fn *fn, voi
 
 const struct store_ops sqlite_store = {
 	.kind = "sqlite", .open = sq_open, .close = sq_close, .error = sq_error, .begin = sq_begin, .apply = sq_apply,
-	.commit = sq_commit, .rollback = sq_rollback, .cursor = cursor, .scrub = sq_scrub, .collect = collect, .get = get,
+	.commit = sq_commit, .rollback = sq_rollback, .cursor = cursor, .scrub_due = scrub_due, .scrub = sq_scrub, .collect = collect, .get = get,
 	.by_external = by_external, .by_content = by_content, .idem = idem, .list = list, .ids = ids, .count = count,
 	.history = history, .text = sq_text_search, .neighbours = neighbours, .namespaces = namespaces, .vectors = vectors,
 	.vector_count = vector_count, .recent = recent,

@@ -361,9 +361,14 @@ enum store_rc sq_apply(struct store *s, uint64_t seq, struct txn_reader *t)
 	const struct op_head *op;
 	const void *body;
 	enum store_rc rc = STORE_OK;
-	(void)seq;
 	while (rc == STORE_OK && txn_next(&r, &op, &body))
 		rc = apply_op(s, op, body);
+	if (rc == STORE_OK && t->head->flags & TXN_SCRUB) {
+		sqlite3_stmt *st = sq_get(s, SQ_SCRUB_SET);
+		if (st)
+			sqlite3_bind_int64(st, 1, (int64_t)seq);
+		rc = sq_run(s, st);
+	}
 	return rc;
 }
 
@@ -375,5 +380,5 @@ enum store_rc sq_scrub(struct store *s)
 	int rc = sqlite3_exec(s->db, "INSERT INTO words(words) VALUES('optimize')", NULL, NULL, NULL);
 	if (rc == SQLITE_OK)
 		rc = sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
-	return rc == SQLITE_OK ? STORE_OK : sq_fail(s);
+	return rc == SQLITE_OK ? sq_run(s, sq_get(s, SQ_SCRUB_DONE)) : sq_fail(s);
 }
