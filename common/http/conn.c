@@ -46,6 +46,8 @@ void http_conn_close(struct http_conn *c)
 	http_io_charge(c);
 	http_server_gone(c);
 	if (c->r) {
+		if (c->r->stream_out) /* a half-closed reader of a stream may have been told already, and waits for on_drain */
+			c->r->told = false;
 		c->r->gone = true;
 		tell_gone(c);
 	}

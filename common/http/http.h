@@ -55,7 +55,8 @@ struct http_callbacks {
 	/* The client went away before the answer, or closed its sending half while waiting for it (which
 	 * looks the same on TCP): the moment to give up expensive work. The request stays valid until
 	 * http_reply()/http_end()/http_abort() is called, which then only frees it, or, for the half-closed
-	 * client, still sends (http_gone() tells which). Called once. For a request that failed before
+	 * client, still sends (http_gone() tells which). Called once, but for a streamed answer again when a half-closed
+	 * client has gone wholly. For a request that failed before
 	 * on_request it is called only if http_user() was set; then it need not be answered. May be NULL. */
 	void (*on_gone)(void *arg, struct http_request *r);
 	/* The engine refuses a request by itself (400, 408, 413, 414, 417, 431, 501, 503, 505): writes the

@@ -547,6 +547,14 @@ void transfer_body_end(struct call *c)
 
 void transfer_gone(struct call *c)
 {
+	if (c->finish == export_page) {
+		struct export *e = c->state;
+		if (!e->busy && http_gone(c->req)) { /* it waits for a client that takes no more: no page will come */
+			http_abort(c->req);
+			call_free(c);
+		}
+		return;
+	}
 	struct import *x = c->state;
 	if (c->finish != import_done)
 		return;
