@@ -35,7 +35,7 @@ static bool better_next(const struct seg_head *h, const struct seg_head *best, u
 static bool pick_segment(struct journal_reader *r, better_fn *better, uint64_t than, struct pick *p)
 {
 	int e = 0;
-	int dir = openat(r->dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int dir = segment_open(r->dirfd, ".", O_RDONLY | O_DIRECTORY);
 	DIR *d = dir == -1 ? NULL : fdopendir(dir);
 	p->fd = -1;
 	if (!d) {
@@ -57,7 +57,7 @@ static bool pick_segment(struct journal_reader *r, better_fn *better, uint64_t t
 		struct seg_head h;
 		if (!segment_parse_name(entry->d_name, &kind, &number) || kind != KIND_SEG)
 			continue;
-		int fd = openat(r->dirfd, entry->d_name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+		int fd = segment_open(r->dirfd, entry->d_name, O_RDONLY);
 		if (fd == -1) {
 			e = errno == ENOENT ? 0 : errno; /* recycled a moment ago */
 			continue;

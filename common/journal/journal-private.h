@@ -95,6 +95,9 @@ bool segment_parse_name(const char *name, enum seg_kind *kind_r, uint64_t *n_r);
 bool must_check segment_head_valid(const struct seg_head *h);
 /* 0 or errno. */
 int must_check segment_head_write(int fd, const struct seg *g);
+/* openat() by name below a journal's folder: close-on-exec, links not followed, mode 0600, tried again when
+ * interrupted. -1: errno. */
+int must_check segment_open(int dirfd, const char *name, int flags);
 int must_check segment_read_head(int fd, struct seg_head *h_r);
 uint64_t must_check segment_new_epoch(void);
 /* Reads up to len bytes; fewer at the end of the file. Pages that the disk cannot read come as zeros; *error_r

@@ -126,7 +126,7 @@ static int meet_file(struct journal *j, struct listing *l, const char *name)
 		return 0;
 	if (kind == KIND_TMP)
 		return unlinkat(j->dirfd, name, 0) == -1 && errno != ENOENT ? errno : 0;
-	int fd = openat(j->dirfd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+	int fd = segment_open(j->dirfd, name, O_RDWR | O_NONBLOCK);
 	if (fd == -1)
 		return errno;
 	int e = fstat(fd, &st) == -1 ? errno : S_ISREG(st.st_mode) ? segment_read_head(fd, &h) : EINVAL;
@@ -161,7 +161,7 @@ static int by_number(const void *a, const void *b)
 
 static bool list_dir(struct journal *j, struct listing *l, char **error_r)
 {
-	int fd = openat(j->dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), e = 0;
+	int fd = segment_open(j->dirfd, ".", O_RDONLY | O_DIRECTORY), e = 0;
 	DIR *d = fd == -1 ? NULL : fdopendir(fd);
 	struct dirent *entry;
 	char name[NAME_MAX + 1] = ".";
@@ -226,7 +226,7 @@ static int begin(struct journal *j, bool reuse)
 {
 	if (reuse) {
 		struct seg *g = list_current(j);
-		j->fd = openat(j->dirfd, segment_name(KIND_SEG, g->number).text, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+		j->fd = segment_open(j->dirfd, segment_name(KIND_SEG, g->number).text, O_RDWR);
 		if (j->fd == -1)
 			return errno;
 	} else {

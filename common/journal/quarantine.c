@@ -30,10 +30,10 @@ static int copy_file(const struct journal *j, int qdir, uint64_t number, const c
 	char part[64];
 	int e = 0, to = -1;
 	snprintf(part, sizeof(part), "%s.part", name);
-	int from = openat(j->dirfd, segment_name(KIND_SEG, number).text, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	int from = segment_open(j->dirfd, segment_name(KIND_SEG, number).text, O_RDONLY);
 	if (from == -1)
 		return errno;
-	to = openat(qdir, part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+	to = segment_open(qdir, part, O_WRONLY | O_CREAT | O_TRUNC);
 	e = to == -1 ? errno : copy_bytes(from, to);
 	if (!e && renameat(qdir, part, qdir, name) == -1)
 		e = errno;

@@ -126,7 +126,7 @@ static struct reader_file *file_of(struct journal_reader *r, uint64_t number)
 	}
 	drop_removed(r);
 	drop(oldest);
-	oldest->fd = openat(r->dirfd, segment_name(KIND_SEG, number).text, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	oldest->fd = segment_open(r->dirfd, segment_name(KIND_SEG, number).text, O_RDONLY);
 	if (oldest->fd == -1) {
 		explain(r, errno);
 		return NULL;

@@ -11,7 +11,7 @@
 
 int recycle_wipe(struct journal *j, const struct spare *s)
 {
-	int fd = openat(j->dirfd, segment_name(KIND_SPARE, s->id).text, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+	int fd = segment_open(j->dirfd, segment_name(KIND_SPARE, s->id).text, O_RDWR);
 	if (fd == -1)
 		return errno;
 	/* The head on its own, first: a reader that still has this file open sees the zeros there before

@@ -128,7 +128,7 @@ static int make_spare(struct replay *r, const struct found *f)
 
 static int segment_fd(struct replay *r, const struct found *f, int *fd_r)
 {
-	*fd_r = openat(r->j->dirfd, segment_name(KIND_SEG, f->number).text, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+	*fd_r = segment_open(r->j->dirfd, segment_name(KIND_SEG, f->number).text, O_RDWR);
 	return *fd_r == -1 ? errno : 0;
 }
 

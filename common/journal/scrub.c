@@ -97,7 +97,7 @@ static int scrub_front(int fd, struct seg *g, uint64_t released)
 static int scrub_file(struct journal *j, struct seg *g, uint64_t released, bool tail)
 {
 	/* An own descriptor: a failed write-back must be reported to the appending thread's as well. */
-	int fd = openat(j->dirfd, segment_name(KIND_SEG, g->number).text, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+	int fd = segment_open(j->dirfd, segment_name(KIND_SEG, g->number).text, O_RDWR);
 	if (fd == -1)
 		return errno;
 	int e = scrub_front(fd, g, released);

@@ -70,6 +70,15 @@ int segment_head_write(int fd, const struct seg *g)
 	return segment_writev(fd, iov, 2, 0, &done);
 }
 
+int segment_open(int dirfd, const char *name, int flags)
+{
+	int fd;
+	do
+		fd = openat(dirfd, name, flags | O_CLOEXEC | O_NOFOLLOW, 0600);
+	while (fd == -1 && errno == EINTR);
+	return fd;
+}
+
 int segment_read_head(int fd, struct seg_head *h_r)
 {
 	memset(h_r, 0, sizeof(*h_r));
@@ -194,7 +203,7 @@ int segment_dirsync(int dirfd)
 
 int segment_create(int dirfd, const char *name, uint64_t size, bool fill, int *fd_r)
 {
-	int fd = openat(dirfd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600), e = 0;
+	int fd = segment_open(dirfd, name, O_RDWR | O_CREAT | O_EXCL), e = 0;
 	*fd_r = -1;
 	if (fd == -1)
 		return errno;

@@ -60,7 +60,7 @@ static int get_spare(struct journal *j, uint64_t room, struct spare *s_r, int *f
 		pthread_mutex_unlock(&j->list);
 		if (!have)
 			return create_now(j, room, s_r, fd_r);
-		*fd_r = openat(j->dirfd, segment_name(KIND_SPARE, s_r->id).text, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+		*fd_r = segment_open(j->dirfd, segment_name(KIND_SPARE, s_r->id).text, O_RDWR);
 		if (*fd_r != -1)
 			return 0;
 		int e = errno;

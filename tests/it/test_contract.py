@@ -103,8 +103,8 @@ def memories(c):
     c.call("GET", M + ":export", M + ":export", 200)
     c.call("POST", M + ":import", M + ":import", 200, json.dumps({"content": "i"}) + "\n{}\n")
     c.call("DELETE", M, M, 400)
-    c.call("DELETE", M + "?confirm=true", M, 200)
-    c.call("DELETE", M + "?confirm=true&erase=true", M, 200)
+    c.call("DELETE", M + "?confirm=default", M, 200)
+    c.call("DELETE", M + "?confirm=default&erase=true", M, 200)
 
 
 def namespaces(c):

@@ -316,6 +316,8 @@ def test_bulk_delete_needs_confirm(shared, ns):
     shared.post("/v1/memories", {"namespace": ns, "memories": [{"content": f"{i}", "user_id": f"u{i % 2}"} for i in range(10)]})
     r = shared.delete(f"/v1/memories?namespace={ns}&user_id=u1")
     assert r.status == 400 and "confirm" in r.json["detail"]
+    r = shared.delete(f"/v1/memories?namespace={ns}&userid=u1&confirm=true")  # a misspelt selection is none
+    assert r.status == 400 and f"confirm={ns}" in r.json["detail"]
     r = shared.delete(f"/v1/memories?namespace={ns}&user_id=u1&confirm=true")
     assert r.status == 200 and r.json["deleted"] == 5
     assert {m["user_id"] for m in shared.list(namespace=ns)["memories"]} == {"u0"}

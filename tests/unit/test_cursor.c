@@ -368,25 +368,38 @@ static void deletes_when_told(void **state)
 		assert_true(replied && !committing && !victims);
 		assert_string_equal(refused.type, "confirm-required");
 	}
-	with("confirm=true&filter={\"x\":1}"); /* a filter that is not understood selects nothing, not everything */
+	static const char *const everything[] = {"confirm=true", "userid=ada&confirm=true", "limit=2&confirm=true", "confirm=hom", "confirm=homes"};
+	for (size_t i = 0; i < ARRAY_LEN(everything); i++) {
+		with(everything[i]);
+		bulk_delete(&c);
+		assert_true(replied && !committing && !victims);
+		assert_string_equal(refused.type, "confirm-required");
+	}
+	with("confirm=home");
+	bulk_delete(&c);
+	assert_true(committing && victims == 5);
+	with("user_id=u&confirm=home");
+	bulk_delete(&c);
+	assert_true(replied && !committing);
+	with("user_id=u&confirm=true&filter={\"x\":1}"); /* a filter that is not understood selects nothing, not everything */
 	bulk_delete(&c);
 	assert_true(replied && !committing && !victims);
-	with("confirm=true&limit=2");
+	with("user_id=u&confirm=true&limit=2");
 	bulk_delete(&c);
 	assert_true(committing);
 	assert_int_equal(victims, 5);
 	assert_true(answers("{\"deleted\":5,\"more\":false}"));
-	with("confirm=true&erase=true");
+	with("user_id=u&confirm=true&erase=true");
 	bulk_delete(&c);
 	assert_true(committing && c.wait_store);
 	assert_int_equal(victims, 10); /* the trash as well */
 	assert_true(asked.deleted && answers("{\"receipt\":10}"));
 	rows = 0;
-	with("confirm=true");
+	with("user_id=u&confirm=true");
 	bulk_delete(&c);
 	assert_true(!committing && answers("{\"deleted\":0,\"more\":false}"));
 	rows = BULK_MAX + 1;
-	with("confirm=true");
+	with("user_id=u&confirm=true");
 	bulk_delete(&c);
 	assert_true(committing && answers("{\"deleted\":10000,\"more\":true}"));
 }

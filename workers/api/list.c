@@ -406,18 +406,31 @@ static enum verdict bulk_evaluate(struct call *c, struct reader *rd)
 	return verdict;
 }
 
-void bulk_delete(struct call *c)
+/* A misspelt parameter is ignored and so selects everything: that takes another word than a selection does. */
+static bool confirmed(struct call *c)
 {
-	char *confirm = NULL;
+	const struct list_select *s = c->state;
+	char *word = NULL;
 	size_t len;
-	int erase = memories_erase_param(c);
-	bool ok = erase >= 0 && call_wait(c) && list_select(c, AUTH_WRITE) && parameter(c, "confirm", &confirm, &len);
-	if (ok && (!confirm || strcmp(confirm, "true") != 0)) {
+	if (!parameter(c, "confirm", &word, &len))
+		return false;
+	bool all = !s->q.filter && !s->q.have_after, ok = word && (all ? len == s->ns.len && memcmp(word, s->ns.p, len) == 0 : strcmp(word, "true") == 0);
+	free(word);
+	if (ok)
+		return true;
+	if (all)
+		problem(c, 400, "confirm-required", "confirm: without a filter or a scope this deletes every memory of the namespace; "
+			"if you mean that, repeat with confirm=%.*s", (int)s->ns.len, s->ns.p);
+	else
 		problem(c, 400, "confirm-required", "confirm: this deletes every memory that the filter selects; count them first "
 			"(GET /v1/memories:count with the same parameters), then repeat with confirm=true");
-		ok = false;
-	}
-	free(confirm);
+	return false;
+}
+
+void bulk_delete(struct call *c)
+{
+	int erase = memories_erase_param(c);
+	bool ok = erase >= 0 && call_wait(c) && list_select(c, AUTH_WRITE) && confirmed(c);
 	c->erase = erase == 1;
 	if (ok)
 		call_write(c, bulk_evaluate, false);
