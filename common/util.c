@@ -74,6 +74,16 @@ void buf_addc(struct buf *b, char c)
 
 void buf_adds(struct buf *b, const char *s) { buf_add(b, s, strlen(s)); }
 
+void buf_replace(struct buf *b, size_t at, size_t n, const char *s)
+{
+	size_t len = strlen(s);
+	AN(at <= b->len && n <= b->len - at);
+	buf_reserve(b, len);
+	memmove(b->p + at + len, b->p + at + n, b->len - at - n);
+	memcpy(b->p + at, s, len);
+	b->len += len - n;
+}
+
 void buf_printf(struct buf *b, const char *fmt, ...)
 {
 	va_list ap;

@@ -69,6 +69,7 @@ void buf_add(struct buf *b, const void *p, size_t n);
 void buf_addc(struct buf *b, char c);
 void buf_adds(struct buf *b, const char *s);
 void buf_printf(struct buf *b, const char *fmt, ...) printf_like(2, 3);
+void buf_replace(struct buf *b, size_t at, size_t n, const char *s); /* the n bytes at `at` by s */
 void buf_free(struct buf *b);
 
 /* True when [p,p+n) is well-formed UTF-8 (RFC 3629: no surrogates, no overlongs) . */

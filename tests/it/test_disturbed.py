@@ -233,6 +233,43 @@ def test_a_store_that_another_program_locks(make):
     assert o.get("/readyz").json == {"status": "ready", "degraded": []}
 
 
+@pytest.mark.parametrize("ack", ["journal", "store"])
+def test_waiting_for_a_store_that_takes_nothing_ends(make, ack):
+    """The journal is said to have it where that is enough; else it is a refusal that promises no more than is true."""
+    o = make(sets=[*SMALL, "sync.wait_max=300 ms", "sync.ack=" + ack])
+    m = o.post("/v1/memories?wait=store", {"content": "to be erased"}).json
+    assert m["durability"] == "store"
+    other = sqlite3.connect(o.data + "/store.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    r = o.post("/v1/memories?wait=store", {"content": "late"})
+    if ack == "journal":
+        assert r.status == 201 and r.json["durability"] == "journal" and o.memory(r.json["id"]).status == 200
+    else:
+        assert r.status == 503 and r.json["type"].endswith(":store-waiting") and r.headers["Retry-After"]
+    r = o.delete(f"/v1/memories/{m['id']}?erase=true")                 # no receipt for what is still in the store
+    assert r.status == 503 and r.json["type"].endswith(":store-waiting") and "receipt" not in r.json
+    other.execute("ROLLBACK")
+    other.close()
+    until(lambda: flushed(o), 30)
+    assert o.memory(m["id"]).status == 404 and [x["content"] for x in o.list_all()] == ["late"]
+    assert o.post("/v1/memories?wait=store", {"content": "more"}).json["durability"] == "store"
+
+
+def test_a_store_that_cannot_be_opened_at_first(make):
+    o = make(start=False)
+    os.makedirs(o.data + "/store.db", mode=0o700)
+    os.chmod(o.data, 0o700)
+    o.start(wait=False)
+    o.wait_log("store cannot be opened")
+    o.wait_log("ready after")
+    assert o.get("/readyz").json["status"] == "store-failed"
+    r = o.post("/v1/memories", {"content": "x"})
+    assert r.status == 503 and "store.db" in r.json["detail"]
+    os.rmdir(o.data + "/store.db")
+    until(lambda: o.post("/v1/memories", {"content": "x"}).status == 201, 30)
+    until(lambda: o.get("/readyz").json == {"status": "ready", "degraded": []})
+
+
 def test_a_sealed_segment_that_is_deleted(make):
     """While the store is behind: the loss is said, with numbers, and the daemon lives on."""
     o = make(sets=["journal.segment_bytes=1 MiB", "sync.debounce_ms=60000", "sync.batch_max=100000"])

@@ -103,6 +103,24 @@ static void test_utf8_offsets(void **state)
 	}
 }
 
+static void test_buf_replace(void **state)
+{
+	static const char *const words[] = {"", "x", "store", "journal", "a word that is much longer than all that was there before"};
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(words); i++) {
+		struct buf b = {0}, want = {0};
+		buf_adds(&b, "[store]");
+		buf_replace(&b, 1, 5, words[i]);
+		buf_printf(&want, "[%s]", words[i]);
+		assert_int_equal(b.len, want.len);
+		assert_memory_equal(b.p, want.p, b.len);
+		buf_replace(&b, b.len, 0, "!");
+		assert_int_equal(b.p[b.len - 1], '!');
+		buf_free(&b);
+		buf_free(&want);
+	}
+}
+
 static void test_buf(void **state)
 {
 	(void)state;
@@ -313,7 +331,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_utf8_code_points), cmocka_unit_test(test_utf8_overlong),
-		cmocka_unit_test(test_utf8_offsets), cmocka_unit_test(test_utf8_scrub), cmocka_unit_test(test_buf),
+		cmocka_unit_test(test_utf8_offsets), cmocka_unit_test(test_utf8_scrub), cmocka_unit_test(test_buf), cmocka_unit_test(test_buf_replace),
 		cmocka_unit_test(test_checked_sizes), cmocka_unit_test(test_assertion),
 		cmocka_unit_test(test_log_text), cmocka_unit_test(test_log_json),
 		cmocka_unit_test(test_log_limited), cmocka_unit_test(test_shm),

@@ -50,6 +50,7 @@ struct reply {
 	const char *content_type;         /* NULL: application/json */
 	struct buf head;                  /* extra header lines */
 	struct buf body;
+	size_t store_word;                /* where in body it says that the store has it; 0 = nowhere */
 };
 
 /* CALL_THREAD: evaluated inline, but it turned out to need a reader thread. */
@@ -67,10 +68,12 @@ struct call {
 	struct buf txn;                   /* built by evaluate */
 	bool erase;                       /* DELETE …?erase=true */
 	bool wait_store;                  /* answer only when the store has it */
+	bool wait_ends;                   /* after sync.wait_max the journal will do */
 	bool stored;                      /* set before committed(): the store has it */
 	unsigned attempts;
 	uint64_t txn_id;
 	uint64_t committed_seq;
+	int64_t committed_us;             /* when the journal had it, and the wait for the store began; 0 = not yet */
 	int64_t started_us;
 	enum verdict (*evaluate)(struct call *c, struct reader *rd);
 	void (*read)(struct call *c, struct reader *rd);
@@ -103,6 +106,7 @@ void router_count(const struct call *c, int status); /* one answer given */
 void router_metrics(struct api *a, struct buf *b);
 
 /* ---- calls (call.c) ---- */
+void call_waited(struct call *c);         /* writes.c: in the journal, but the store did not take it in time */
 void call_read(struct call *c, void (*read)(struct call *, struct reader *));
 /* inline_ok: evaluate needs no reader and is cheap enough for the loop on its first attempt. */
 void call_write(struct call *c, enum verdict (*evaluate)(struct call *, struct reader *), bool inline_ok);

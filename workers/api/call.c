@@ -70,6 +70,7 @@ static void finish_evaluation(struct call *c)
 	/* The id is in the transaction's head; writes.c finds the call by it. */
 	c->txn_id = ((const struct txn_head *)c->txn.p)->id;
 	c->committed_seq = 0;
+	c->committed_us = 0;
 	if (!writes_submit(c->api->writes, c))
 		too_busy(c);
 }
@@ -165,6 +166,21 @@ void call_answered(struct call *c, uint32_t status, uint64_t seq, uint32_t arg)
 	call_finish(c);
 }
 
+void call_waited(struct call *c)
+{
+	if (c->wait_ends && !c->erase) {
+		c->wait_store = false;
+		if (c->reply.store_word)
+			buf_replace(&c->reply.body, c->reply.store_word, strlen("store"), "journal");
+		call_answered(c, TXN_OK, c->committed_seq, 0);
+		return;
+	}
+	c->reply.head.len = c->reply.body.len = 0;
+	problem(c, 503, "store-waiting", "this is in the journal, but the store has not taken it within sync.wait_max; it is done as soon as "
+		"the store takes it (GET /readyz says what is wrong)");
+	call_finish(c);
+}
+
 uint64_t call_read_seq(const struct call *c)
 {
 	return atomic_load_explicit(&c->api->plant->applied_seq, memory_order_acquire);
@@ -185,7 +201,9 @@ bool call_wait(struct call *c)
 	bool store = found == 1 && len == 5 && memcmp(v, "store", 5) == 0;
 	bool ok = found == 0 || store || (found == 1 && len == 7 && memcmp(v, "journal", 7) == 0);
 	free(v);
-	c->wait_store = store || atomic_load_explicit(&c->api->plant->ack_store, memory_order_relaxed);
+	bool proof = !atomic_load_explicit(&c->api->plant->ack_store, memory_order_relaxed);
+	c->wait_store = store || !proof;
+	c->wait_ends = proof;
 	if (!ok)
 		problem(c, 400, "invalid-parameter", "wait: must be journal or store");
 	return ok;

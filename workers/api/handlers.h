@@ -15,8 +15,8 @@ void memories_supersede(struct call *c);
 /* GET of a memory that L1 holds, without a struct call: true = answered. */
 bool memories_get_fast(struct api *a, struct http_request *r);
 
-/* What `durability` says of an answer that stored nothing: where all that was read is by now. */
-const char *memories_found_durability(const struct call *c);
+/* Appends "durability":"…" to the reply. stored false: nothing was, and it says where all that was read is by now. */
+void memories_durability(struct call *c, bool stored);
 
 /* Shared with bulk deletes. */
 void memories_op_delete(struct txn_builder *t, const struct memory *m, enum delete_how how);

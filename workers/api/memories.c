@@ -149,11 +149,21 @@ static bool load(struct call *c, struct reader *rd, bool deleted_too, struct hel
 	return ok;
 }
 
-/* Applied first: what is applied between the two loads is not counted as stored. */
-const char *memories_found_durability(const struct call *c)
+/* A memory that was kept as it is lies where it lay before. Applied is read first: what is applied between the two
+ * loads is not counted as stored. */
+static const char *found_durability(const struct call *c)
 {
 	uint64_t applied = atomic_load(&c->api->plant->applied_seq);
 	return atomic_load(&c->api->plant->flushed_seq) >= applied ? "store" : "journal";
+}
+
+void memories_durability(struct call *c, bool stored)
+{
+	struct buf *b = &c->reply.body;
+	buf_adds(b, "\"durability\":\"");
+	c->reply.store_word = stored && c->wait_store ? b->len : 0;
+	buf_adds(b, !stored ? found_durability(c) : c->wait_store ? "store" : "journal");
+	buf_addc(b, '"');
 }
 
 static void reply_memory(struct call *c, const struct memory *m, int status, bool stored)
@@ -162,7 +172,9 @@ static void reply_memory(struct call *c, const struct memory *m, int status, boo
 	c->reply.status = status;
 	buf_printf(&c->reply.head, "ETag: \"%llu\"\r\n", (unsigned long long)m->version);
 	buf_add(b, m->body.p, m->body.len - 1);
-	buf_printf(b, ",\"durability\":\"%s\"}", !stored ? memories_found_durability(c) : c->wait_store ? "store" : "journal");
+	buf_addc(b, ',');
+	memories_durability(c, stored);
+	buf_addc(b, '}');
 }
 
 /* ---- PATCH ---- */

@@ -271,17 +271,13 @@ static bool evaluate_item(struct attempt *t, size_t i)
 
 /* ---- the reply ---- */
 
-/* A memory that was kept as it is lies where it lay before. */
-static const char *durability(const struct call *c, bool stored)
-{
-	return !stored ? memories_found_durability(c) : c->wait_store ? "store" : "journal";
-}
-
 static void reply_bulk(struct attempt *t)
 {
 	struct buf *b = &t->c->reply.body;
 	char id[UUID_TEXT];
-	buf_printf(b, "{\"durability\":\"%s\",\"memories\":[", durability(t->c, t->stored));
+	buf_addc(b, '{');
+	memories_durability(t->c, t->stored);
+	buf_adds(b, ",\"memories\":[");
 	for (size_t i = 0; i < t->a->n; i++) {
 		const struct result *r = &t->results[i];
 		uuid_format(&r->held.m.id, id);
@@ -312,8 +308,9 @@ static void reply_single(struct attempt *t)
 	char id[UUID_TEXT];
 	uuid_format(&m->id, id);
 	buf_add(b, m->body.p, m->body.len - 1);
-	buf_printf(b, ",\"created\":%s,\"durability\":\"%s\"}", r->created ? "true" : "false",
-		   durability(t->c, r->stored));
+	buf_printf(b, ",\"created\":%s,", r->created ? "true" : "false");
+	memories_durability(t->c, r->stored);
+	buf_addc(b, '}');
 	single_headers(t->c, id, m->version);
 	t->c->reply.status = r->created ? 201 : 200;
 }

@@ -7,6 +7,7 @@
 #include <sys/random.h>
 
 #include "api.h"
+#include "clock.h"
 #include "log.h"
 #include "rings.h"
 
@@ -19,7 +20,9 @@ struct writes {
 	struct call **outbox;             /* waiting for ring space, in order; circular */
 	size_t out_head, out_len, out_cap;
 	size_t out_offset;                /* bytes of the first one that were sent as fragments */
+	struct event *ev_waited;          /* pending while some wait for the store */
 };
+#define LOOK_US 100000 /* how often it is looked whether one has waited for too long */
 
 static struct call **bucket(struct writes *w, uint64_t id) { return &w->table[id & (ARRAY_LEN(w->table) - 1)]; }
 
@@ -104,14 +107,58 @@ static struct call **find(struct writes *w, uint64_t id)
 	return cp;
 }
 
+static void look_later(struct writes *w)
+{
+	static const struct timeval later = {0, LOOK_US};
+	if (!event_pending(w->ev_waited, EV_TIMEOUT, NULL))
+		event_add(w->ev_waited, &later);
+}
+
+/* Nobody waits for ever for a store that is away. */
+static void on_waited(evutil_socket_t fd, short what, void *arg)
+{
+	struct writes *w = arg;
+	int64_t since = clock_mono_us() - conf_int(w->api->w->conf, CONF_SYNC_WAIT_MAX);
+	struct call *over = NULL;
+	bool others = false;
+	(void)fd, (void)what;
+	if (w->out_len) { /* it may hold some of them, which are sent again */
+		look_later(w);
+		return;
+	}
+	for (size_t i = 0; i < ARRAY_LEN(w->table); i++) {
+		for (struct call **cp = &w->table[i], *c; (c = *cp);) {
+			if (c->committed_us && c->committed_us <= since) {
+				*cp = c->next;
+				c->next = over;
+				over = c;
+				w->in_flight--;
+				continue;
+			}
+			others |= c->committed_us != 0;
+			cp = &c->next;
+		}
+	}
+	if (others)
+		look_later(w);
+	while (over) {
+		struct call *c = over;
+		over = c->next;
+		call_waited(c);
+	}
+}
+
 static void answered(struct writes *w, const struct txn_answer *a)
 {
 	struct call **cp = find(w, a->id), *c = *cp;
 	if (!c)
 		return; /* a predecessor's, or a second answer */
-	if (a->status == TXN_OK && c->wait_store) {
+	if (a->status == TXN_OK && c->wait_store) { /* TXN_STORED follows */
 		c->committed_seq = a->seq;
-		return; /* TXN_STORED follows */
+		if (!c->committed_us)
+			c->committed_us = clock_mono_us();
+		look_later(w);
+		return;
 	}
 	*cp = c->next;
 	w->in_flight--;
@@ -180,6 +227,7 @@ struct writes *writes_open(struct api *a)
 	AN(getrandom(&start, sizeof(start), 0) == sizeof(start));
 	atomic_init(&w->next_id, start);
 	w->api = a;
+	w->ev_waited = event_new(a->base, -1, 0, on_waited, w);
 	w->requests = ring_open(FD_SHM_RINGS, rings_request_offset(bytes, a->w->slot), bytes);
 	w->answers = ring_open(FD_SHM_RINGS, rings_answer_offset(bytes, a->w->slot), RINGS_ANSWER_BYTES);
 	if (!w->requests || !w->answers) {

@@ -256,17 +256,14 @@ static void try_again(evutil_socket_t fd, short what, void *arg)
 	worker_exit(s->w, WORKER_EXIT_FAIL);
 }
 
-/* A successor that cannot serve (disk full, store locked or replaced): the api workers go on, and what they send
- * must not wait for ever. The next successor may find that it is over. */
+/* A successor that cannot serve: the api workers go on, and what they send must not wait for ever. */
 static void refuse_everything(struct sync *s)
 {
-	static const struct timeval later = {2, 0};
 	recent_free(&s->recent); /* of a replay that ended early: no transaction counts as known */
 	s->recent = recent_new(RECENT_KEYS, UINT64_MAX);
 	s->open = &s->batches[0];
 	intake_open(s);
 	atomic_store(&s->plant->sync_state, SYNC_JOURNAL_FAILED); /* not merely degraded; the reason stands */
-	event_base_once(s->w->base, -1, EV_TIMEOUT, try_again, s, &later);
 }
 
 static int sync_init(struct worker *w)
@@ -290,14 +287,16 @@ static int sync_init(struct worker *w)
 	posts.ev = event_new(w->base, posts.efd, EV_READ | EV_PERSIST, on_post, s);
 	event_add(posts.ev, NULL);
 	/* A store or journal that cannot be opened keeps the daemon up, saying why (api answers 503 with
-	 * plant->reason); a restart tries again. */
+	 * plant->reason). A successor may find that it is over: a full disk, a locked store. */
 	struct store *store = open_store(s, &flushed);
 	uint64_t last = store ? open_journal(s, flushed) : 0;
 	atomic_store(&s->plant->ack_store, choose_ack(s));
 	if (!store || !s->journal) {
+		static const struct timeval later = {2, 0};
 		s->failed = true;
 		if (atomic_load(&s->plant->served_once))
 			refuse_everything(s);
+		event_base_once(w->base, -1, EV_TIMEOUT, try_again, s, &later);
 		return 0;
 	}
 	start_serving(s, store, flushed, last);
