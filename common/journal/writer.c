@@ -253,11 +253,13 @@ int journal_append(struct journal *j, const struct iovec *payload, size_t n, uin
 	return 0;
 }
 
-/* A file that was deleted under us syncs well, and is gone at the next start. */
-static int still_there(int fd)
+/* A file that was deleted under us, or moved with its folder, syncs well, and is not found at the next start. */
+static int still_there(const struct journal *j)
 {
-	struct stat st;
-	return fstat(fd, &st) ? errno : st.st_nlink ? 0 : ENOENT;
+	struct stat file, named, open;
+	if (fstat(j->fd, &file) || stat(j->path, &named) || fstat(j->dirfd, &open))
+		return errno;
+	return file.st_nlink && named.st_ino == open.st_ino && named.st_dev == open.st_dev ? 0 : ENOENT;
 }
 
 int journal_sync(struct journal *j)
@@ -265,7 +267,7 @@ int journal_sync(struct journal *j)
 	int e = atomic_load_explicit(&j->failed, memory_order_relaxed);
 	if (e)
 		return e;
-	if (j->unsynced && ((e = segment_datasync(j->fd)) || (e = still_there(j->fd))))
+	if (j->unsynced && ((e = segment_datasync(j->fd)) || (e = still_there(j))))
 		return writer_fail(j, e);
 	j->unsynced = false;
 	/* The name under which the records will be looked for. */

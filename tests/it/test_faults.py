@@ -272,6 +272,19 @@ def test_data_that_is_deleted_under_the_daemon(make):
     assert not o.list()["memories"] and o.add("a new beginning")
 
 
+@pytest.mark.parametrize("what", ["", "/journal"])
+def test_data_that_is_moved_away_under_the_daemon(make, what):
+    o = make()
+    m = o.add("before")
+    os.rename(o.data + what, o.data + ".elsewhere")
+    r = o.post("/v1/memories", {"content": "after"})
+    assert r.status == 503 and r.json["type"].endswith("journal-failed"), r
+    kill_all(o)
+    os.rename(o.data + ".elsewhere", o.data + what)
+    o.start()
+    assert o.memory(m["id"]).status == 200 and o.add("a new beginning")
+
+
 # ---- processes ----
 
 def test_a_stopped_sync_holds_writes_up_and_nothing_else(make):
