@@ -243,10 +243,7 @@ static bool split_host(struct span h, struct span *name)
 	return !colon || port_ok(colon + 1, h.len - name->len - 1);
 }
 
-static bool same_name(struct span a, const char *b)
-{
-	return strlen(b) == a.len && strncasecmp(a.p, b, a.len) == 0;
-}
+static bool same_name(struct span a, const char *b) { return strlen(b) == a.len && strncasecmp(a.p, b, a.len) == 0; }
 
 static bool loopback(struct span name)
 {

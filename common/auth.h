@@ -7,7 +7,7 @@ enum auth_right { AUTH_READ = 1, AUTH_WRITE = 2, AUTH_ADMIN = 4 };
 struct auth; /* a loaded token file */
 struct auth_principal {
 	unsigned rights;
-	const char *name;              /* for logs */
+	const char *name;	       /* for logs */
 	const char *const *namespaces; /* NULL = every one */
 	size_t nnamespaces;
 };

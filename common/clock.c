@@ -132,10 +132,9 @@ bool clock_parse(const char *s, size_t len, int64_t *out)
 	unsigned y, mo, d, h, mi, sec, us;
 	int off;
 	if (!number(&c, 4, 9999, &y) || !literal(&c, '-', '-') || !number(&c, 2, 12, &mo) || mo < 1 ||
-	    !literal(&c, '-', '-') || !number(&c, 2, 31, &d) || d < 1 || d > days_in(y, mo) ||
-	    !literal(&c, 'T', 't') || !number(&c, 2, 23, &h) || !literal(&c, ':', ':') ||
-	    !number(&c, 2, 59, &mi) || !literal(&c, ':', ':') || !number(&c, 2, 60, &sec) ||
-	    !fraction(&c, &us) || !offset(&c, &off))
+	    !literal(&c, '-', '-') || !number(&c, 2, 31, &d) || d < 1 || d > days_in(y, mo) || !literal(&c, 'T', 't') ||
+	    !number(&c, 2, 23, &h) || !literal(&c, ':', ':') || !number(&c, 2, 59, &mi) || !literal(&c, ':', ':') ||
+	    !number(&c, 2, 60, &sec) || !fraction(&c, &us) || !offset(&c, &off))
 		return false;
 	int64_t t = days_of(y, mo, d) * 86400 + h * 3600 + mi * 60 + sec - (int64_t)off * 60;
 	*out = t * 1000000 + us;

@@ -14,12 +14,14 @@
 #define EFFECTIVE_MAGIC "orchestra-conf 1"
 #define EFFECTIVE_MAX (CONF_KEY_COUNT * (size_t)(CONF_TEXT_MAX + 65536))
 
+/* clang-format off */
 const struct conf_option conf_options[CONF_KEY_COUNT] = {
 #define CONF(id, key, type, dflt, min, max, unit, flags, text)                                     \
 	[CONF_##id] = {key, CONF_T_##type, dflt, min, max, unit, flags, text},
 #include "conf.def"
 #undef CONF
 };
+/* clang-format on */
 
 /* ---- values ---- */
 
@@ -87,8 +89,7 @@ void conf_error(struct conf_loading *l, const char *fmt, ...)
 	free(text);
 }
 
-void conf_assign(struct conf_loading *l, enum conf_key k, struct span text, const char *where,
-		 const char *source)
+void conf_assign(struct conf_loading *l, enum conf_key k, struct span text, const char *where, const char *source)
 {
 	const struct conf_option *o = &conf_options[k];
 	struct buf canonical = {0}, why = {0};
@@ -102,8 +103,8 @@ void conf_assign(struct conf_loading *l, enum conf_key k, struct span text, cons
 		conf_value_show(o, text, &shown);
 		conf_value_expect(o, &expect);
 		conf_error(l, "%s: %s = %.*s %.*s; expected %.*s%s%s%s", where, o->name, (int)shown.len, shown.p,
-			   (int)why.len, why.p, (int)expect.len, expect.p, *o->dflt ? "; the default is " : "",
-			   o->dflt, *o->dflt ? "" : "");
+			   (int)why.len, why.p, (int)expect.len, expect.p, *o->dflt ? "; the default is " : "", o->dflt,
+			   *o->dflt ? "" : "");
 		buf_free(&shown);
 		buf_free(&expect);
 	}

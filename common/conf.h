@@ -13,37 +13,46 @@ enum conf_key {
 #undef CONF
 	CONF_KEY_COUNT
 };
-enum conf_type { CONF_T_STRING, CONF_T_INT, CONF_T_BOOL, CONF_T_SIZE /* bytes */, CONF_T_DURATION /* µs */, CONF_T_ENUM, CONF_T_LIST /* JSON text */ };
+enum conf_type {
+	CONF_T_STRING,
+	CONF_T_INT,
+	CONF_T_BOOL,
+	CONF_T_SIZE /* bytes */,
+	CONF_T_DURATION /* µs */,
+	CONF_T_ENUM,
+	CONF_T_LIST /* JSON text */
+};
 enum conf_flags { CONF_F_RELOAD = 1, CONF_F_SECRET = 2 };
 
 struct conf; /* a whole, validated configuration */
 struct conf_input {
-	const char *file;        /* NULL: the system file if present, else defaults */
+	const char *file;	 /* NULL: the system file if present, else defaults */
 	const char *const *sets; /* "section.key=value" */
 	size_t nsets;
-	char *const *env;        /* environ, or NULL for none */
+	char *const *env; /* environ, or NULL for none */
 };
 /* NULL: *error_r (malloc'ed) names file:line or flag, key, what is wrong, the limit and the remedy. */
 struct conf *must_check conf_load(const struct conf_input *in, char **error_r);
 void conf_free(struct conf **c);
 
-const char *conf_str(const struct conf *c, enum conf_key k);  /* STRING, ENUM, LIST; "" when unset */
-int64_t conf_int(const struct conf *c, enum conf_key k);      /* INT, BOOL, SIZE in bytes, DURATION in µs */
+const char *conf_str(const struct conf *c, enum conf_key k); /* STRING, ENUM, LIST; "" when unset */
+int64_t conf_int(const struct conf *c, enum conf_key k);     /* INT, BOOL, SIZE in bytes, DURATION in µs */
 /* Where the value came from: "default", "file:/etc/…:12", "env ORCHESTRA_X", "flag". */
 const char *conf_source(const struct conf *c, enum conf_key k);
 /* Current value as text in the unit people write ("256 MiB"). */
 char *conf_text(const struct conf *c, enum conf_key k);
-int conf_find(const char *key, size_t len);                   /* enum conf_key or -1 */
+int conf_find(const char *key, size_t len); /* enum conf_key or -1 */
 const char *conf_key_name(enum conf_key k);
 
 /* The effective configuration for a worker: one memfd written and read back. -1 / NULL on failure. */
 int must_check conf_dump_effective(const struct conf *c);
 struct conf *must_check conf_load_effective(int fd);
-void conf_dump(const struct conf *c, FILE *out);      /* --dump-config: libconfig text with sources as comments */
-void conf_write_manual(FILE *out);                    /* docs/configuration.md */
-void conf_write_sample(FILE *out);                    /* etc/orchestra.conf */
+void conf_dump(const struct conf *c, FILE *out); /* --dump-config: libconfig text with sources as comments */
+void conf_write_manual(FILE *out);		 /* docs/configuration.md */
+void conf_write_sample(FILE *out);		 /* etc/orchestra.conf */
 /* What differs: calls fn(key, reloadable) for each changed key. */
-void conf_diff(const struct conf *a, const struct conf *b, void (*fn)(void *arg, enum conf_key k, bool reloadable), void *arg);
+void conf_diff(const struct conf *a, const struct conf *b, void (*fn)(void *arg, enum conf_key k, bool reloadable),
+	       void *arg);
 /* Makes `next` usable in a running daemon: keys without CONF_F_RELOAD keep value and source of `running`
  * (a worker born after a reload must agree with the others about segments and paths). */
 void conf_carry(struct conf *next, const struct conf *running);

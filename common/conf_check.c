@@ -60,7 +60,7 @@ static void complete_data_dir(struct conf_loading *l)
 		} else if (!env_dir(l->in, "XDG_STATE_HOME", "/orchestra", &b) &&
 			   !home_dir(l->in, "/.local/state/orchestra", &b)) {
 			conf_error(l, "data.dir: no home directory to put a default in; "
-				   "say --set data.dir=/some/folder");
+				      "say --set data.dir=/some/folder");
 			return;
 		}
 	}
@@ -139,7 +139,10 @@ static void wrong(struct conf_loading *l, enum conf_key k, const char *fmt, ...)
 	buf_addc(&shown, '\0');
 	bool file = strncmp(source, "file:", 5) == 0, env = strncmp(source, "env ", 4) == 0;
 	conf_error(l, "%s%s: %s = %s: %s", env ? "environment " : "",
-		   file ? source + 5 : env ? source + 4 : strcmp(source, "flag") == 0 ? "--set" : source,
+		   file				 ? source + 5
+		   : env			 ? source + 4
+		   : strcmp(source, "flag") == 0 ? "--set"
+						 : source,
 		   conf_options[k].name, shown.p, text ? text : "is refused");
 	buf_free(&shown);
 	free(text);
@@ -177,7 +180,8 @@ static void check_tcp(struct conf_loading *l)
 	if (!*conf_str(l->c, CONF_LISTEN_TCP))
 		return;
 	if (!split_address(conf_str(l->c, CONF_LISTEN_TCP), host, sizeof(host), &port)) {
-		wrong(l, CONF_LISTEN_TCP, "expected host:port with a port up to 65535, for example "
+		wrong(l, CONF_LISTEN_TCP,
+		      "expected host:port with a port up to 65535, for example "
 		      "\"127.0.0.1:7700\" or \"[::1]:7700\"");
 		return;
 	}
@@ -192,7 +196,8 @@ static void check_tcp(struct conf_loading *l)
 		return;
 	}
 	if (!loopback && !*conf_str(l->c, CONF_AUTH_TOKENS_FILE))
-		wrong(l, CONF_LISTEN_TCP, "others than this machine could connect, and there is no authentication; "
+		wrong(l, CONF_LISTEN_TCP,
+		      "others than this machine could connect, and there is no authentication; "
 		      "set auth.tokens_file, or listen on 127.0.0.1");
 }
 
@@ -200,11 +205,13 @@ static void check_names(struct conf_loading *l)
 {
 	json_t *list = json_loads(conf_str(l->c, CONF_LISTEN_NAMES), 0, NULL), *item;
 	size_t i;
-	json_array_foreach(list, i, item) {
+	json_array_foreach (list, i, item) {
 		const char *name = json_string_value(item);
 		if (!name || !*name || strlen(name) > 253 || strpbrk(name, " /:@?#")) {
-			wrong(l, CONF_LISTEN_NAMES, "item %zu is no host name; expected a list such as "
-			      "[\"memory.example.org\"], names without scheme and port", i + 1);
+			wrong(l, CONF_LISTEN_NAMES,
+			      "item %zu is no host name; expected a list such as "
+			      "[\"memory.example.org\"], names without scheme and port",
+			      i + 1);
 			break;
 		}
 	}
@@ -216,7 +223,8 @@ static void check_names(struct conf_loading *l)
 static void check_data_dir(struct conf_loading *l)
 {
 	if (strlen(conf_str(l->c, CONF_DATA_DIR)) > DATA_DIR_MAX)
-		wrong(l, CONF_DATA_DIR, "is longer than %d bytes, more than SQLite can open; choose a shorter one", DATA_DIR_MAX);
+		wrong(l, CONF_DATA_DIR, "is longer than %d bytes, more than SQLite can open; choose a shorter one",
+		      DATA_DIR_MAX);
 }
 
 static void check_unix(struct conf_loading *l)
@@ -227,8 +235,10 @@ static void check_unix(struct conf_loading *l)
 		wrong(l, CONF_LISTEN_UNIX_MODE, "expected octal permissions such as \"0660\"");
 	/* PATH.ctl stands beside it and must fit, too. */
 	if (strlen(conf_str(l->c, CONF_LISTEN_UNIX)) + strlen(".ctl") > most)
-		wrong(l, CONF_LISTEN_UNIX, "is longer than the %zu bytes that a socket's path may have; "
-		      "choose a shorter one", most - strlen(".ctl"));
+		wrong(l, CONF_LISTEN_UNIX,
+		      "is longer than the %zu bytes that a socket's path may have; "
+		      "choose a shorter one",
+		      most - strlen(".ctl"));
 }
 
 void conf_check_whole(struct conf_loading *l)

@@ -22,8 +22,8 @@ static bool next_key(int *k, bool done[CONF_KEY_COUNT])
 {
 	if (*k >= 0)
 		done[*k] = true;
-	for (int i = 0; *k >= 0 && section_of((enum conf_key)*k).len && i < CONF_KEY_COUNT; i++)
-		if (!done[i] && span_eq(section_of((enum conf_key)i), section_of((enum conf_key)*k))) {
+	for (int i = 0; *k >= 0 && section_of((enum conf_key) * k).len && i < CONF_KEY_COUNT; i++)
+		if (!done[i] && span_eq(section_of((enum conf_key)i), section_of((enum conf_key) * k))) {
 			*k = i;
 			return true;
 		}
@@ -62,8 +62,8 @@ static bool is_name(const char *s)
 	if (!((*s >= 'A' && *s <= 'Z') || (*s >= 'a' && *s <= 'z')))
 		return false;
 	for (; *s; s++)
-		if (!((*s >= 'A' && *s <= 'Z') || (*s >= 'a' && *s <= 'z') || (*s >= '0' && *s <= '9') ||
-		      *s == '_' || *s == '-'))
+		if (!((*s >= 'A' && *s <= 'Z') || (*s >= 'a' && *s <= 'z') || (*s >= '0' && *s <= '9') || *s == '_' ||
+		      *s == '-'))
 			return false;
 	return true;
 }
@@ -76,12 +76,12 @@ static bool is_native(const json_t *v)
 	size_t i;
 	switch (json_typeof(v)) {
 	case JSON_OBJECT:
-		json_object_foreach((json_t *)v, key, item)
+		json_object_foreach ((json_t *)v, key, item)
 			if (!is_name(key) || !is_native(item))
 				return false;
 		return true;
 	case JSON_ARRAY:
-		json_array_foreach(v, i, item)
+		json_array_foreach (v, i, item)
 			if (!is_native(item))
 				return false;
 		return true;
@@ -89,10 +89,8 @@ static bool is_native(const json_t *v)
 		return json_integer_value(v) > INT64_MIN;
 	case JSON_STRING:
 	case JSON_TRUE:
-	case JSON_FALSE:
-		return true;
-	default:
-		return false;
+	case JSON_FALSE: return true;
+	default: return false;
 	}
 }
 
@@ -105,7 +103,7 @@ static void native(const json_t *v, FILE *out)
 	switch (json_typeof(v)) {
 	case JSON_OBJECT:
 		fputs("{ ", out);
-		json_object_foreach((json_t *)v, key, item) {
+		json_object_foreach ((json_t *)v, key, item) {
 			fprintf(out, "%s = ", key);
 			native(item, out);
 			fputs("; ", out);
@@ -114,21 +112,18 @@ static void native(const json_t *v, FILE *out)
 		return;
 	case JSON_ARRAY:
 		fputc('(', out);
-		json_array_foreach(v, i, item) {
+		json_array_foreach (v, i, item) {
 			fputs(i ? ", " : " ", out);
 			native(item, out);
 		}
 		fputs(json_array_size(v) ? " )" : ")", out);
 		return;
-	case JSON_STRING:
-		quoted(json_string_value(v), out);
-		return;
+	case JSON_STRING: quoted(json_string_value(v), out); return;
 	case JSON_INTEGER:
 		n = json_integer_value(v);
 		fprintf(out, "%lld%s", n, n > INT32_MAX || n < -INT32_MAX ? "L" : "");
 		return;
-	default:
-		fputs(json_is_true(v) ? "true" : "false", out);
+	default: fputs(json_is_true(v) ? "true" : "false", out);
 	}
 }
 

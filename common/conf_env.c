@@ -65,7 +65,7 @@ void conf_env_concurrency(struct conf_loading *l)
 	if (web && *web) {
 		if (strcmp(web, "0") == 0)
 			conf_error(l, "environment WEB_CONCURRENCY: 0 workers serve nobody; allowed: 1 to 32, "
-				   "or unset it");
+				      "or unset it");
 		else
 			conf_assign(l, CONF_API_WORKERS, SPAN(web), "environment WEB_CONCURRENCY",
 				    "env WEB_CONCURRENCY");
@@ -75,8 +75,7 @@ void conf_env_concurrency(struct conf_loading *l)
 		return;
 	double workers = decimal(per) * conf_env_cores();
 	if (workers < 0) {
-		conf_error(l, "environment WORKERS_PER_CORE: \"%.40s\" is no number above 0, such as 1 or 0.5",
-			   per);
+		conf_error(l, "environment WORKERS_PER_CORE: \"%.40s\" is no number above 0, such as 1 or 0.5", per);
 		return;
 	}
 	workers = workers < 1 ? 1 : workers > API_WORKERS_AUTO ? API_WORKERS_AUTO : workers;
@@ -153,8 +152,10 @@ void conf_env_sets(struct conf_loading *l)
 		size_t len = strcspn(set, "=");
 		int k = conf_find(set, len);
 		if (!set[len]) {
-			conf_error(l, "--set %.80s: expected section.key=value, for example "
-				   "--set listen.tcp=127.0.0.1:7700", set);
+			conf_error(l,
+				   "--set %.80s: expected section.key=value, for example "
+				   "--set listen.tcp=127.0.0.1:7700",
+				   set);
 		} else if (k < 0) {
 			const char *near = conf_near_key(set, len);
 			conf_error(l, "--set: there is no key %.*s%s%s%s", (int)(len < 80 ? len : 80), set,

@@ -24,13 +24,13 @@ struct reading {
 struct scan {
 	struct reading *r;
 	const char *file;
-	char *p;            /* next byte; the text ends with a NUL */
+	char *p; /* next byte; the text ends with a NUL */
 	unsigned line;
-	int braces;         /* depth of {}, (), [] */
-	char *from;         /* begin of the segment */
+	int braces; /* depth of {}, (), [] */
+	char *from; /* begin of the segment */
 	unsigned from_line;
-	bool line_start;    /* only blanks since the last newline */
-	unsigned clean;     /* errors known when the segment began */
+	bool line_start; /* only blanks since the last newline */
+	unsigned clean;	 /* errors known when the segment began */
 };
 
 static void read_path(struct reading *r, const char *path, const char *where);
@@ -95,8 +95,8 @@ static void skip_string(struct scan *s)
 		if (*s->p != '\\' || !s->p[1])
 			continue;
 		if (s->p[1] == 'x' && s->p[2] == '0' && s->p[3] == '0')
-			conf_error(s->r->l, "%s:%u: \\x00 in a string; a value cannot contain a NUL byte",
-				   s->file, s->line);
+			conf_error(s->r->l, "%s:%u: \\x00 in a string; a value cannot contain a NUL byte", s->file,
+				   s->line);
 		s->p++;
 		s->line += *s->p == '\n';
 	}
@@ -108,8 +108,8 @@ static void skip_string(struct scan *s)
 
 static bool is_word(char c)
 {
-	return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' ||
-	       c == '*' || c == '-' || c == '.';
+	return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || c == '*' ||
+	       c == '-' || c == '.';
 }
 
 /* A word that begins with a digit: a number for libconfig. */
@@ -122,9 +122,10 @@ static void check_number(struct scan *s, const char *p, size_t len)
 	if (end != p + len && !(wide && end <= p + len)) /* a float, or a name such as 4x */
 		return;
 	if (errno == ERANGE || v > (wide ? (unsigned long long)INT64_MAX : (unsigned long long)INT32_MAX))
-		conf_error(s->r->l, "%s:%u: the bare number %.*s is beyond %s; write it as a string with a unit, "
-			   "for example \"4 GiB\" or \"30 d\"", s->file, s->line, (int)(len < 40 ? len : 40), p,
-			   wide ? "63 bits" : "31 bits");
+		conf_error(s->r->l,
+			   "%s:%u: the bare number %.*s is beyond %s; write it as a string with a unit, "
+			   "for example \"4 GiB\" or \"30 d\"",
+			   s->file, s->line, (int)(len < 40 ? len : 40), p, wide ? "63 bits" : "31 bits");
 }
 
 static void skip_word(struct scan *s)
@@ -162,8 +163,10 @@ static void include(struct scan *s)
 	size_t len = *at == '"' ? strcspn(at + 1, "\"\n") : 0;
 	bool whole = len && at[1 + len] == '"';
 	if (!whole || s->braces != 0) {
-		conf_error(s->r->l, whole ? "%s:%u: @include inside a group or list; move it outside, to a line of its own"
-					  : "%s:%u: expected @include \"file\"", s->file, s->line);
+		conf_error(s->r->l,
+			   whole ? "%s:%u: @include inside a group or list; move it outside, to a line of its own"
+				 : "%s:%u: expected @include \"file\"",
+			   s->file, s->line);
 		s->p += strcspn(s->p, "\n");
 		return;
 	}
@@ -209,8 +212,8 @@ static int open_file(struct reading *r, const char *path, const char *where)
 			return -1;
 		}
 	if (r->depth > CONF_DEPTH_MAX || ++r->files > CONF_FILES_MAX) {
-		conf_error(r->l, "%s%s: too many includes; at most %d files, %d deep", where, path,
-			   CONF_FILES_MAX, CONF_DEPTH_MAX);
+		conf_error(r->l, "%s%s: too many includes; at most %d files, %d deep", where, path, CONF_FILES_MAX,
+			   CONF_DEPTH_MAX);
 		return -1;
 	}
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -238,8 +241,13 @@ static void read_path(struct reading *r, const char *path, const char *where)
 		conf_error(r->l, "%s%s contains a NUL byte: no text file", where, path);
 	} else {
 		tidy(&b);
-		struct scan s = {.r = r, .file = path, .p = b.p, .line = 1,
-				 .from = b.p, .from_line = 1, .line_start = true,
+		struct scan s = {.r = r,
+				 .file = path,
+				 .p = b.p,
+				 .line = 1,
+				 .from = b.p,
+				 .from_line = 1,
+				 .line_start = true,
 				 .clean = r->l->nerrors};
 		r->open[r->depth++] = path;
 		scan_text(&s);

@@ -175,8 +175,7 @@ static void section(int first, FILE *out)
 	struct span name = {conf_options[first].name, section_len(&conf_options[first])};
 	heading(name, out);
 	for (int k = first; k < CONF_KEY_COUNT; k++)
-		if (section_len(&conf_options[k]) == name.len &&
-		    memcmp(conf_options[k].name, name.p, name.len) == 0)
+		if (section_len(&conf_options[k]) == name.len && memcmp(conf_options[k].name, name.p, name.len) == 0)
 			row(&conf_options[k], out);
 }
 

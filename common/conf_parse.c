@@ -43,18 +43,12 @@ static json_t *to_json(const config_setting_t *s, unsigned depth)
 	if (depth > CONF_NEST_MAX)
 		return NULL;
 	switch (s->type) {
-	case CONFIG_TYPE_INT:
-		return json_integer(s->value.ival);
-	case CONFIG_TYPE_INT64:
-		return json_integer(s->value.llval);
-	case CONFIG_TYPE_FLOAT:
-		return json_real(s->value.fval);
-	case CONFIG_TYPE_BOOL:
-		return json_boolean(s->value.ival);
-	case CONFIG_TYPE_STRING:
-		return json_string(s->value.sval ? s->value.sval : "");
-	default:
-		return list_to_json(s, depth);
+	case CONFIG_TYPE_INT: return json_integer(s->value.ival);
+	case CONFIG_TYPE_INT64: return json_integer(s->value.llval);
+	case CONFIG_TYPE_FLOAT: return json_real(s->value.fval);
+	case CONFIG_TYPE_BOOL: return json_boolean(s->value.ival);
+	case CONFIG_TYPE_STRING: return json_string(s->value.sval ? s->value.sval : "");
+	default: return list_to_json(s, depth);
 	}
 }
 
@@ -178,7 +172,4 @@ static void parse_segment(struct conf_loading *l, const struct conf_segment *seg
 	config_destroy(&config);
 }
 
-void conf_parse_file(struct conf_loading *l, const char *path)
-{
-	conf_file_read(l, path, parse_segment);
-}
+void conf_parse_file(struct conf_loading *l, const char *path) { conf_file_read(l, path, parse_segment); }

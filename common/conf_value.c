@@ -106,8 +106,8 @@ static bool take_fraction(struct span *s, int64_t *millionths_r)
 	return i > 0;
 }
 
-static bool parse_scaled(struct span s, const struct unit *units, size_t nunits, bool bare_ok,
-			 int64_t *r, struct buf *why)
+static bool parse_scaled(struct span s, const struct unit *units, size_t nunits, bool bare_ok, int64_t *r,
+			 struct buf *why)
 {
 	int64_t whole, millionths = 0;
 	bool point = false;
@@ -197,11 +197,11 @@ static bool too_deep(const json_t *v, unsigned depth)
 	if (depth > CONF_NEST_MAX)
 		return true;
 	if (json_is_array(v))
-		json_array_foreach(v, i, item)
+		json_array_foreach (v, i, item)
 			if (too_deep(item, depth + 1))
 				return true;
 	if (json_is_object(v)) {
-		json_object_foreach((json_t *)v, key, item)
+		json_object_foreach ((json_t *)v, key, item)
 			if (too_deep(item, depth + 1))
 				return true;
 	}
@@ -244,19 +244,15 @@ static bool parse_number(const struct conf_option *o, struct span s, int64_t *nu
 {
 	s = trim(s);
 	switch (o->type) {
-	case CONF_T_INT:
-		return parse_int(s, num_r, why);
-	case CONF_T_BOOL:
-		return parse_bool(s, num_r, why);
-	case CONF_T_SIZE:
-		return parse_scaled(s, size_units, ARRAY_LEN(size_units), true, num_r, why);
-	default:
-		return parse_scaled(s, duration_units, ARRAY_LEN(duration_units), false, num_r, why);
+	case CONF_T_INT: return parse_int(s, num_r, why);
+	case CONF_T_BOOL: return parse_bool(s, num_r, why);
+	case CONF_T_SIZE: return parse_scaled(s, size_units, ARRAY_LEN(size_units), true, num_r, why);
+	default: return parse_scaled(s, duration_units, ARRAY_LEN(duration_units), false, num_r, why);
 	}
 }
 
-bool conf_value_parse(const struct conf_option *o, struct span text, struct buf *canonical,
-		      int64_t *num_r, struct buf *why)
+bool conf_value_parse(const struct conf_option *o, struct span text, struct buf *canonical, int64_t *num_r,
+		      struct buf *why)
 {
 	*num_r = 0;
 	if (text.len > CONF_TEXT_MAX)
@@ -264,18 +260,15 @@ bool conf_value_parse(const struct conf_option *o, struct span text, struct buf 
 	if (text.len && memchr(text.p, '\0', text.len))
 		return refuse(why, "contains a NUL byte");
 	switch (o->type) {
-	case CONF_T_STRING:
-		return parse_string(text, canonical, why);
-	case CONF_T_LIST:
-		return parse_list(text, canonical, why);
+	case CONF_T_STRING: return parse_string(text, canonical, why);
+	case CONF_T_LIST: return parse_list(text, canonical, why);
 	case CONF_T_ENUM:
 		text = trim(text);
 		if (!parse_enum(o, text, why))
 			return false;
 		buf_add(canonical, text.p, text.len);
 		return true;
-	default:
-		break;
+	default: break;
 	}
 	if (!parse_number(o, text, num_r, why))
 		return false;
@@ -299,18 +292,12 @@ void conf_value_format(enum conf_type type, int64_t num, struct buf *out)
 {
 	const struct unit *u;
 	switch (type) {
-	case CONF_T_BOOL:
-		buf_adds(out, num ? "true" : "false");
-		return;
-	case CONF_T_SIZE:
-		u = num ? unit_for(binary_units, ARRAY_LEN(binary_units), num) : &binary_units[0];
-		break;
+	case CONF_T_BOOL: buf_adds(out, num ? "true" : "false"); return;
+	case CONF_T_SIZE: u = num ? unit_for(binary_units, ARRAY_LEN(binary_units), num) : &binary_units[0]; break;
 	case CONF_T_DURATION:
 		u = num ? unit_for(duration_units, ARRAY_LEN(duration_units), num) : &duration_units[2];
 		break;
-	default:
-		buf_printf(out, "%lld", (long long)num);
-		return;
+	default: buf_printf(out, "%lld", (long long)num); return;
 	}
 	buf_printf(out, "%lld %s", (long long)(num / u->factor), u->name);
 }
@@ -325,17 +312,13 @@ static void expect_range(const struct conf_option *o, struct buf *out)
 void conf_value_expect(const struct conf_option *o, struct buf *out)
 {
 	switch (o->type) {
-	case CONF_T_STRING:
-		buf_printf(out, "text (%s)", o->unit);
-		return;
+	case CONF_T_STRING: buf_printf(out, "text (%s)", o->unit); return;
 	case CONF_T_INT:
 		buf_adds(out, "a whole number from ");
 		expect_range(o, out);
 		buf_printf(out, " (%s)", o->unit);
 		return;
-	case CONF_T_BOOL:
-		buf_adds(out, "true or false");
-		return;
+	case CONF_T_BOOL: buf_adds(out, "true or false"); return;
 	case CONF_T_SIZE:
 	case CONF_T_DURATION:
 		buf_adds(out, o->type == CONF_T_SIZE ? "a size from " : "a duration from ");
@@ -351,9 +334,7 @@ void conf_value_expect(const struct conf_option *o, struct buf *out)
 			else
 				buf_addc(out, *p);
 		return;
-	case CONF_T_LIST:
-		buf_printf(out, "%s", o->unit);
-		return;
+	case CONF_T_LIST: buf_printf(out, "%s", o->unit); return;
 	}
 }
 

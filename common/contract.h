@@ -7,8 +7,8 @@
 #include "vocabulary.h"
 
 enum contract_fd {
-	FD_CONTROL = 3,     /* SOCK_SEQPACKET pair with the supervisor; EOF = the supervisor is gone */
-	FD_CONF = 4,        /* sealed memfd: the effective configuration as conf_dump_effective() wrote it */
+	FD_CONTROL = 3,	    /* SOCK_SEQPACKET pair with the supervisor; EOF = the supervisor is gone */
+	FD_CONF = 4,	    /* sealed memfd: the effective configuration as conf_dump_effective() wrote it */
 	FD_SHM_PLANT = 5,   /* plant.h: states, sequence numbers, namespaces, statistics slots */
 	FD_SHM_RINGS = 6,   /* ring.h: per slot a request ring (→ sync) and an answer ring (← sync) */
 	FD_SHM_PENDING = 7, /* pending.h */
@@ -16,13 +16,13 @@ enum contract_fd {
 	FD_SHM_VECTORS = 9, /* index/vectors.h */
 	FD_LISTEN_TCP = 10, /* api only; -1 when not configured is expressed by a closed fd */
 	FD_LISTEN_UNIX = 11,
-	FD_DATA_LOCK = 12,  /* the flock on data.dir/lock: held by whoever lives, released with the last */
-	FD_WAKE0 = 16,      /* FD_WAKE0 + slot: that slot's eventfd (wake.h) */
+	FD_DATA_LOCK = 12, /* the flock on data.dir/lock: held by whoever lives, released with the last */
+	FD_WAKE0 = 16,	   /* FD_WAKE0 + slot: that slot's eventfd (wake.h) */
 	FD_AFTER_LAST = FD_WAKE0 + SLOT_COUNT
 };
 
 /* Environment: only these two; everything else that a worker needs is in FD_CONF. */
 #define ENV_INCARNATION "ORCHESTRA_INCARNATION" /* u64, grows with every start of any worker */
-#define ENV_SIMD "ORCHESTRA_SIMD"               /* scalar|avx2|avx512: caps run-time dispatch, for tests */
+#define ENV_SIMD "ORCHESTRA_SIMD"		/* scalar|avx2|avx512: caps run-time dispatch, for tests */
 
 #endif

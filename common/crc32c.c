@@ -35,9 +35,8 @@ uint32_t crc32c_portable(uint32_t crc, const void *data, size_t len)
 	uint32_t c = ~crc;
 	for (; len >= 8; len -= 8, p += 8) {
 		uint64_t v = load64(p) ^ c;
-		c = table[7][v & 0xff] ^ table[6][v >> 8 & 0xff] ^ table[5][v >> 16 & 0xff] ^
-		    table[4][v >> 24 & 0xff] ^ table[3][v >> 32 & 0xff] ^ table[2][v >> 40 & 0xff] ^
-		    table[1][v >> 48 & 0xff] ^ table[0][v >> 56];
+		c = table[7][v & 0xff] ^ table[6][v >> 8 & 0xff] ^ table[5][v >> 16 & 0xff] ^ table[4][v >> 24 & 0xff] ^
+		    table[3][v >> 32 & 0xff] ^ table[2][v >> 40 & 0xff] ^ table[1][v >> 48 & 0xff] ^ table[0][v >> 56];
 	}
 	for (; len; len--)
 		c = c >> 8 ^ table[0][(c ^ *p++) & 0xff];

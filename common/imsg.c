@@ -66,7 +66,9 @@ int imsg_recv(int sock, char *buf, struct imsg *m_r)
 		struct cmsghdr align;
 	} control;
 	struct iovec iov = {buf, IMSG_MAX + sizeof(struct frame)};
-	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.space,
+	struct msghdr m = {.msg_iov = &iov,
+			   .msg_iovlen = 1,
+			   .msg_control = control.space,
 			   .msg_controllen = sizeof(control.space)};
 	struct frame f;
 	ssize_t n;

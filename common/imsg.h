@@ -7,9 +7,9 @@
 #define IMSG_MAX 65536
 
 struct imsg {
-	uint32_t type;   /* enum ctl_type */
-	uint32_t len;    /* payload bytes */
-	int fd;          /* -1 or a received descriptor that the receiver now owns */
+	uint32_t type;	  /* enum ctl_type */
+	uint32_t len;	  /* payload bytes */
+	int fd;		  /* -1 or a received descriptor that the receiver now owns */
 	const char *data; /* into the caller's buffer */
 };
 

@@ -63,10 +63,12 @@ static void emit(enum log_level level, char *text)
 	make_safe(text);
 	if (sink.format == LOG_JSON) {
 		escape(safe, sizeof(safe), text);
-		n = snprintf(line, sizeof(line), "{\"time\":\"%.*s\",\"level\":\"%s\",\"process\":\"%s\",\"pid\":%d,\"message\":\"%s\"}\n",
+		n = snprintf(line, sizeof(line),
+			     "{\"time\":\"%.*s\",\"level\":\"%s\",\"process\":\"%s\",\"pid\":%d,\"message\":\"%s\"}\n",
 			     CLOCK_TEXT, when, names[level], sink.who, (int)getpid(), safe);
 	} else {
-		n = snprintf(line, sizeof(line), "%.23sZ %-5s %s[%d]: %s\n", when, names[level], sink.who, (int)getpid(), text);
+		n = snprintf(line, sizeof(line), "%.23sZ %-5s %s[%d]: %s\n", when, names[level], sink.who,
+			     (int)getpid(), text);
 	}
 	if (n <= 0)
 		return;
@@ -86,13 +88,13 @@ static void vlog(enum log_level level, const char *fmt, va_list ap)
 	errno = error;
 }
 
-#define LOGGER(name, level)                                                                        \
-	void name(const char *fmt, ...)                                                            \
-	{                                                                                          \
-		va_list ap;                                                                        \
-		va_start(ap, fmt);                                                                 \
-		vlog(level, fmt, ap);                                                              \
-		va_end(ap);                                                                        \
+#define LOGGER(name, level)                                                                                            \
+	void name(const char *fmt, ...)                                                                                \
+	{                                                                                                              \
+		va_list ap;                                                                                            \
+		va_start(ap, fmt);                                                                                     \
+		vlog(level, fmt, ap);                                                                                  \
+		va_end(ap);                                                                                            \
 	}
 LOGGER(log_error, LOG_LV_ERROR)
 LOGGER(log_warn, LOG_LV_WARN)
@@ -105,8 +107,8 @@ void log_warn_limited(struct log_limit *l, unsigned every_s, const char *fmt, ..
 	va_list ap;
 	int64_t now = clock_mono_us(), next = __atomic_load_n(&l->next_us, __ATOMIC_RELAXED);
 	/* Several threads may come by: one of them takes the turn, the others count. */
-	if (now < next || !__atomic_compare_exchange_n(&l->next_us, &next, now + (int64_t)every_s * 1000000,
-						       false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+	if (now < next || !__atomic_compare_exchange_n(&l->next_us, &next, now + (int64_t)every_s * 1000000, false,
+						       __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
 		__atomic_fetch_add(&l->held, 1, __ATOMIC_RELAXED);
 		return;
 	}

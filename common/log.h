@@ -15,6 +15,9 @@ void log_warn(const char *fmt, ...) printf_like(1, 2);
 void log_info(const char *fmt, ...) printf_like(1, 2);
 void log_debug(const char *fmt, ...) printf_like(1, 2);
 /* Like log_warn, but at most once per `every_s` seconds per call site; says how many were held back. */
-struct log_limit { int64_t next_us; unsigned held; };
+struct log_limit {
+	int64_t next_us;
+	unsigned held;
+};
 void log_warn_limited(struct log_limit *l, unsigned every_s, const char *fmt, ...) printf_like(3, 4);
 #endif

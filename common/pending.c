@@ -43,11 +43,11 @@ struct layout {
 struct pending {
 	struct layout *l;
 	size_t size;
-	uint64_t mask;                 /* slots - 1, out of reach of other processes */
+	uint64_t mask; /* slots - 1, out of reach of other processes */
 	struct pending_entry *entries;
 	/* writer only */
-	uint64_t next;                 /* next to append; tail <= next */
-	uint64_t published_seq;        /* of the newest published entry */
+	uint64_t next;		/* next to append; tail <= next */
+	uint64_t published_seq; /* of the newest published entry */
 	uint64_t appended_seq;
 };
 

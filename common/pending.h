@@ -21,14 +21,14 @@
 #define PENDING_MAGIC 0x31444e455043524full
 
 struct pending_entry {
-	struct uuid id;        /* OP_IDEM: the key in the first 8 bytes, rest 0 */
+	struct uuid id; /* OP_IDEM: the key in the first 8 bytes, rest 0 */
 	uint64_t ns, version, seq;
 	uint64_t content_key, external_key; /* 0 = none */
-	uint64_t segment;      /* where the operation's body lies: journal segment id … */
-	uint64_t offset;       /* … byte offset of the operation's body in that file … */
-	uint32_t len;          /* … and its length */
-	uint16_t type;         /* enum op_type */
-	uint16_t how;          /* OP_DELETE: enum delete_how */
+	uint64_t segment;		    /* where the operation's body lies: journal segment id … */
+	uint64_t offset;		    /* … byte offset of the operation's body in that file … */
+	uint32_t len;			    /* … and its length */
+	uint16_t type;			    /* enum op_type */
+	uint16_t how;			    /* OP_DELETE: enum delete_how */
 	int64_t expires_us;
 	uint64_t prev_id, prev_content, prev_external; /* index + 1 of the older entry in the chain; 0 = end */
 	uint64_t reserved[2];
@@ -46,7 +46,7 @@ bool pending_full(const struct pending *p, uint32_t more);
 /* Links are filled in here. Sequences must not descend; an entry at or below the newest published
  * sequence is in the table already and is dropped. Publish whole transactions. */
 void pending_append(struct pending *p, const struct pending_entry *e);
-void pending_publish(struct pending *p); /* makes all appended visible as one step of `tail` */
+void pending_publish(struct pending *p);		       /* makes all appended visible as one step of `tail` */
 void pending_release(struct pending *p, uint64_t flushed_seq); /* drops entries with seq <= it */
 /* The successor of a killed writer: forgets what was appended but not published. */
 void pending_recover(struct pending *p);

@@ -60,7 +60,8 @@ struct plant_namespace *plant_make(struct plant *p, struct span name)
 
 static void rename_target(struct plant_target *t, const char *name)
 {
-	uint32_t change = atomic_load_explicit(&t->change, memory_order_relaxed) | 1; /* odd already: left by a killed pinger */
+	uint32_t change = atomic_load_explicit(&t->change, memory_order_relaxed) |
+			  1; /* odd already: left by a killed pinger */
 	size_t len = strlen(name);
 	atomic_store_explicit(&t->change, change, memory_order_relaxed);
 	atomic_thread_fence(memory_order_release);
@@ -96,10 +97,7 @@ struct plant_target *plant_target_take(struct plant *p, const char *name)
 	return row;
 }
 
-void plant_target_drop(struct plant_target *t)
-{
-	atomic_store_explicit(&t->live, 0, memory_order_release);
-}
+void plant_target_drop(struct plant_target *t) { atomic_store_explicit(&t->live, 0, memory_order_release); }
 
 bool plant_target_name(const struct plant_target *t, char out[LIMIT_TARGET_NAME + 1])
 {

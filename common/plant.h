@@ -17,22 +17,22 @@ enum plant_refill { REFILL_NONE, REFILL_RUNNING, REFILL_DONE };
  * name and ns never change afterwards, the rest are single atomics. A dropped namespace keeps
  * its row with `exists` 0. */
 struct plant_namespace {
-	_Atomic uint64_t ns;         /* record_ns(name); 0 = free row */
+	_Atomic uint64_t ns; /* record_ns(name); 0 = free row */
 	_Atomic uint32_t exists;
-	_Atomic uint32_t dim;        /* 0 = no vector yet */
-	_Atomic uint64_t generation; /* grows with every applied write: ETag of lists, search cache */
+	_Atomic uint32_t dim;	       /* 0 = no vector yet */
+	_Atomic uint64_t generation;   /* grows with every applied write: ETag of lists, search cache */
 	_Atomic uint64_t count, bytes; /* live memories */
 	_Atomic uint64_t quota_count, quota_bytes;
 	_Atomic uint32_t relaxed;
 	_Atomic uint32_t embedder_set; /* 1 after embedder[] is complete */
 	_Atomic int64_t created_us;
-	char embedder[64];           /* NUL-terminated id of the vector space */
+	char embedder[64]; /* NUL-terminated id of the vector space */
 	uint32_t name_len;
 	char name[LIMIT_NAMESPACE];
 };
 
 struct plant_worker {
-	_Alignas(CACHE_LINE) _Atomic uint32_t pid;  /* all: the worker itself, at birth */
+	_Alignas(CACHE_LINE) _Atomic uint32_t pid; /* all: the worker itself, at birth */
 	_Atomic uint32_t ready;
 	_Atomic uint64_t incarnation;
 	_Atomic int64_t started_us, heartbeat_us;
@@ -46,7 +46,7 @@ struct plant_target {
 	_Atomic uint32_t change, live;
 	char name[LIMIT_TARGET_NAME + 1]; /* NUL-terminated */
 	_Atomic uint64_t pings, failures;
-	_Atomic uint32_t well;            /* the last ping was answered as expected */
+	_Atomic uint32_t well; /* the last ping was answered as expected */
 };
 
 struct plant {
@@ -54,18 +54,19 @@ struct plant {
 	struct wake wake[SLOT_COUNT];
 	/* writer: sync */
 	_Alignas(CACHE_LINE) _Atomic uint64_t applied_seq; /* every record ≤ this is durable and visible */
-	_Atomic uint64_t flushed_seq;                      /* every record ≤ this is in the store */
-	_Atomic uint32_t sync_state;                       /* enum plant_sync */
-	_Atomic uint32_t refill_state;                     /* enum plant_refill: vector index */
+	_Atomic uint64_t flushed_seq;			   /* every record ≤ this is in the store */
+	_Atomic uint32_t sync_state;			   /* enum plant_sync */
+	_Atomic uint32_t refill_state;			   /* enum plant_refill: vector index */
 	_Atomic uint64_t refill_done, refill_total;
-	_Atomic uint32_t served_once;                      /* 1 from the first SYNC_SERVING on: what is shared is whole */
-	_Atomic uint32_t ack_store;                        /* sync.ack = store: api waits for TXN_STORED */
+	_Atomic uint32_t served_once; /* 1 from the first SYNC_SERVING on: what is shared is whole */
+	_Atomic uint32_t ack_store;   /* sync.ack = store: api waits for TXN_STORED */
 	_Atomic uint64_t journal_bytes, journal_quota;
 	_Atomic int64_t oldest_unflushed_us;
-	_Atomic uint32_t refusing;                         /* enum txn_status (BUSY, DISK_FULL) of the last refusal for want of room; 0 since a write was accepted */
-	_Atomic int64_t refused_us;                        /* clock_mono_us() of it */
+	_Atomic uint32_t
+		refusing; /* enum txn_status (BUSY, DISK_FULL) of the last refusal for want of room; 0 since a write was accepted */
+	_Atomic int64_t refused_us;   /* clock_mono_us() of it */
 	_Atomic uint32_t reason_len;  /* release-stored after reason[] was written, once per failure */
-	char reason[512];             /* why sync_state is *_FAILED */
+	char reason[512];	      /* why sync_state is *_FAILED */
 	_Atomic uint32_t warm_done;   /* writer: warmer; 1 = L1 filled */
 	_Atomic uint64_t warm_loaded; /* writer: warmer */
 	_Atomic uint32_t draining;    /* writer: the supervisor's only word in here, via CTL_DRAIN → sync */

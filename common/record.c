@@ -70,10 +70,18 @@ void txn_op_put(struct txn_builder *t, const struct memory *m)
 {
 	struct memory copy = *m;
 	struct span *text[TEXTS];
-	struct wire w = {.id = m->id, .ns = m->ns, .version = m->version, .created_us = m->created_us,
-		.updated_us = m->updated_us, .expires_us = m->expires_us, .deleted_us = m->deleted_us,
-		.replaces_bytes = m->replaces_bytes, .content_hash = m->content_hash, .flags = m->flags,
-		.importance = m->importance, .dim = m->embedding ? m->dim : 0};
+	struct wire w = {.id = m->id,
+			 .ns = m->ns,
+			 .version = m->version,
+			 .created_us = m->created_us,
+			 .updated_us = m->updated_us,
+			 .expires_us = m->expires_us,
+			 .deleted_us = m->deleted_us,
+			 .replaces_bytes = m->replaces_bytes,
+			 .content_hash = m->content_hash,
+			 .flags = m->flags,
+			 .importance = m->importance,
+			 .dim = m->embedding ? m->dim : 0};
 	size_t len = sizeof(w) + w.dim * sizeof(float);
 	texts(&copy, text);
 	for (int i = 0; i < TEXTS; i++) {
@@ -104,11 +112,19 @@ bool memory_decode(const void *body, size_t len, struct memory *m)
 	size_t vector = w->dim * sizeof(float);
 	if ((size_t)(end - p) < vector)
 		return false;
-	*m = (struct memory){.id = w->id, .ns = w->ns, .version = w->version, .created_us = w->created_us,
-		.updated_us = w->updated_us, .expires_us = w->expires_us, .deleted_us = w->deleted_us,
-		.replaces_bytes = w->replaces_bytes, .content_hash = w->content_hash, .flags = w->flags,
-		.importance = w->importance, .dim = w->dim,
-		.embedding = w->dim ? (const float *)(const void *)p : NULL};
+	*m = (struct memory){.id = w->id,
+			     .ns = w->ns,
+			     .version = w->version,
+			     .created_us = w->created_us,
+			     .updated_us = w->updated_us,
+			     .expires_us = w->expires_us,
+			     .deleted_us = w->deleted_us,
+			     .replaces_bytes = w->replaces_bytes,
+			     .content_hash = w->content_hash,
+			     .flags = w->flags,
+			     .importance = w->importance,
+			     .dim = w->dim,
+			     .embedding = w->dim ? (const float *)(const void *)p : NULL};
 	p += vector;
 	texts(m, text);
 	for (int i = 0; i < TEXTS; i++) {

@@ -14,7 +14,7 @@
 enum memory_flags {
 	MEMORY_PINNED = 1u << 0,
 	MEMORY_CLIENT_EMBEDDING = 1u << 1, /* the vector came from the client, not from our embedder */
-	MEMORY_SUPERSEDED = 1u << 2,       /* valid_to is set; superseded_by names the successor */
+	MEMORY_SUPERSEDED = 1u << 2,	   /* valid_to is set; superseded_by names the successor */
 };
 
 #define RECORD_EMBEDDER_MAX 63 /* bytes of a vector space's id */
@@ -24,13 +24,13 @@ enum memory_flags {
  * the other fields repeat what stores and indexes need without parsing JSON. */
 struct memory {
 	struct uuid id;
-	uint64_t ns;          /* namespace number: record_ns(name) */
-	uint64_t version;     /* from 1 */
+	uint64_t ns;	  /* namespace number: record_ns(name) */
+	uint64_t version; /* from 1 */
 	int64_t created_us, updated_us;
-	int64_t expires_us;   /* 0 = never */
-	int64_t deleted_us;   /* 0 = live; else soft-deleted then */
-	uint32_t flags;       /* enum memory_flags */
-	float importance;     /* 0..1 */
+	int64_t expires_us;    /* 0 = never */
+	int64_t deleted_us;    /* 0 = live; else soft-deleted then */
+	uint32_t flags;	       /* enum memory_flags */
+	float importance;      /* 0..1 */
 	uint64_t content_hash; /* record_content_key(): of namespace and content */
 	struct span ns_name, content, kind, user_id, agent_id, session_id, external_id; /* empty = absent */
 	struct span embedder; /* id of the space the vector lives in; empty = no vector */
@@ -42,31 +42,31 @@ struct memory {
 
 /* ---- operations ---- */
 enum op_type {
-	OP_PUT = 1,      /* body: memory. Whole after-image: add, patch, restore, supersede */
-	OP_DELETE = 2,   /* body: struct op_delete */
-	OP_IDEM = 3,     /* body: struct op_idem + reply bytes: the answer to an Idempotency-Key */
+	OP_PUT = 1,	  /* body: memory. Whole after-image: add, patch, restore, supersede */
+	OP_DELETE = 2,	  /* body: struct op_delete */
+	OP_IDEM = 3,	  /* body: struct op_idem + reply bytes: the answer to an Idempotency-Key */
 	OP_NAMESPACE = 4, /* body: struct op_namespace + name + settings JSON: create or change */
-	OP_NS_DROP = 5,  /* body: struct op_ns_drop */
+	OP_NS_DROP = 5,	  /* body: struct op_ns_drop */
 };
 struct op_head {
-	uint16_t type;  /* enum op_type */
+	uint16_t type;	/* enum op_type */
 	uint16_t flags; /* 0 */
-	uint32_t len;   /* body bytes, without padding */
+	uint32_t len;	/* body bytes, without padding */
 };
 enum delete_how { DELETE_SOFT = 0, DELETE_EXPIRED = 1, DELETE_ERASE = 2 };
 struct op_delete {
 	struct uuid id;
 	uint64_t ns;
-	uint64_t version;  /* the version that the deletion is: last + 1 */
+	uint64_t version; /* the version that the deletion is: last + 1 */
 	int64_t at_us;
 	uint64_t content_key, external_key; /* keys freed by the deletion; 0 = none */
-	int64_t bytes;     /* what the namespace's quota gets back */
-	uint32_t how;      /* enum delete_how */
+	int64_t bytes;			    /* what the namespace's quota gets back */
+	uint32_t how;			    /* enum delete_how */
 	uint32_t reserved;
 };
 struct op_idem {
 	uint64_t ns;
-	uint64_t key;       /* record_idem_key() */
+	uint64_t key;	    /* record_idem_key() */
 	uint64_t body_hash; /* XXH3 of method, path, query and body of the request */
 	int64_t expires_us;
 	uint32_t status;    /* HTTP status of the answer */
@@ -76,7 +76,7 @@ struct op_namespace {
 	uint64_t ns;
 	int64_t at_us;
 	uint64_t quota_bytes, quota_count; /* 0 = unlimited */
-	uint32_t relaxed;                  /* 1: durability relaxed */
+	uint32_t relaxed;		   /* 1: durability relaxed */
 	uint32_t name_len, settings_len;   /* bytes that follow, in this order */
 	uint32_t reserved;
 };
@@ -91,17 +91,17 @@ struct op_ns_drop {
 #define TXN_MAGIC 0x314e5854u /* "TXN1" */
 enum txn_flags {
 	TXN_WAIT_STORE = 1u << 0, /* acknowledge (again) when the store has it; flush without debounce */
-	TXN_RELAXED = 1u << 1,    /* set by sync: every namespace touched is relaxed */
-	TXN_SCRUB = 1u << 2,      /* contains an erase: scrub when the store has it, and only then say so (WAIT_STORE) */
+	TXN_RELAXED = 1u << 1,	  /* set by sync: every namespace touched is relaxed */
+	TXN_SCRUB = 1u << 2, /* contains an erase: scrub when the store has it, and only then say so (WAIT_STORE) */
 };
 struct txn_head {
 	uint32_t magic;
 	uint32_t flags;
-	uint64_t id;       /* unique over all lives of the daemon (random start + counter); re-sent unchanged */
+	uint64_t id;	   /* unique over all lives of the daemon (random start + counter); re-sent unchanged */
 	uint64_t read_seq; /* plant->applied_seq that the sender had loaded before it read anything */
-	uint64_t seq;      /* sent again: the sequence it has already, as its sender was told; 0 = not known */
-	uint32_t slot;     /* sender's worker slot */
-	uint32_t nkeys;    /* keys read: sync refuses with CONFLICT when one was written after read_seq */
+	uint64_t seq;	   /* sent again: the sequence it has already, as its sender was told; 0 = not known */
+	uint32_t slot;	   /* sender's worker slot */
+	uint32_t nkeys;	   /* keys read: sync refuses with CONFLICT when one was written after read_seq */
 	uint32_t nops;
 	uint32_t reserved;
 };
@@ -123,8 +123,8 @@ struct txn_builder {
 void txn_begin(struct txn_builder *t, struct buf *b, uint64_t id, uint32_t slot, uint64_t read_seq, uint32_t flags);
 void txn_read_key(struct txn_builder *t, uint64_t key); /* before the first op */
 void txn_op_put(struct txn_builder *t, const struct memory *m);
-void txn_op_raw(struct txn_builder *t, enum op_type type, const void *head, size_t head_len,
-		const void *tail, size_t tail_len);
+void txn_op_raw(struct txn_builder *t, enum op_type type, const void *head, size_t head_len, const void *tail,
+		size_t tail_len);
 /* Appends the operations of another (ended) transaction that was built in `other`. */
 void txn_ops_from(struct txn_builder *t, const struct buf *other);
 void txn_end(struct txn_builder *t);
@@ -148,22 +148,22 @@ size_t memory_quota_bytes(const struct memory *m);
 /* ---- answers (sync → sender, in the answer ring) ---- */
 enum txn_status {
 	TXN_OK = 0,
-	TXN_STORED,           /* second answer of TXN_WAIT_STORE */
-	TXN_CONFLICT,         /* something read has changed: read again and re-send under a new id */
+	TXN_STORED,	       /* second answer of TXN_WAIT_STORE */
+	TXN_CONFLICT,	       /* something read has changed: read again and re-send under a new id */
 	TXN_EMBEDDER_MISMATCH, /* the namespace holds vectors of another space; arg = index of the op */
 	TXN_QUOTA_BYTES,
 	TXN_QUOTA_COUNT,
 	TXN_NAMESPACES_FULL,
 	TXN_NAMESPACE_DROPPING, /* it was dropped and the store still has its rows: try again */
-	TXN_BUSY,             /* journal quota or pending table full: 503 + Retry-After */
-	TXN_DISK_FULL,        /* 507 */
-	TXN_JOURNAL_FAILED,   /* fdatasync failed: 503, plant->reason says why */
-	TXN_JOURNAL_ERROR,    /* nothing was written, the next write may be: 503; arg = errno */
+	TXN_BUSY,		/* journal quota or pending table full: 503 + Retry-After */
+	TXN_DISK_FULL,		/* 507 */
+	TXN_JOURNAL_FAILED,	/* fdatasync failed: 503, plant->reason says why */
+	TXN_JOURNAL_ERROR,	/* nothing was written, the next write may be: 503; arg = errno */
 	TXN_MALFORMED,
 };
 struct txn_answer {
 	uint64_t id;
-	uint64_t seq;    /* journal sequence; 0 when refused */
+	uint64_t seq;	 /* journal sequence; 0 when refused */
 	uint32_t status; /* enum txn_status */
 	uint32_t arg;
 };
@@ -172,8 +172,8 @@ struct txn_answer {
 enum fragment_part { FRAGMENT_FIRST = 1, FRAGMENT_LAST = 2 };
 enum ring_msg { MSG_TXN = 1, MSG_FRAGMENT = 2, MSG_REFILL = 3 };
 struct ring_msg_head {
-	uint32_t type;   /* enum ring_msg */
-	uint32_t part;   /* MSG_FRAGMENT: FRAGMENT_FIRST, FRAGMENT_LAST or neither */
-	uint64_t total;  /* MSG_FRAGMENT: bytes of the whole transaction */
+	uint32_t type;	/* enum ring_msg */
+	uint32_t part;	/* MSG_FRAGMENT: FRAGMENT_FIRST, FRAGMENT_LAST or neither */
+	uint64_t total; /* MSG_FRAGMENT: bytes of the whole transaction */
 };
 #endif

@@ -18,10 +18,10 @@ static uint64_t record_head(uint64_t at, uint32_t len)
 
 struct ring {
 	struct ring_shared *s;
-	char *data;          /* capacity bytes, mapped twice in a row */
+	char *data; /* capacity bytes, mapped twice in a row */
 	uint64_t capacity, mask;
-	uint64_t peer;       /* producer: the consumer's head when last looked at */
-	uint64_t seen;       /* consumer: the producer's tail when last looked at, within reach of head */
+	uint64_t peer; /* producer: the consumer's head when last looked at */
+	uint64_t seen; /* consumer: the producer's tail when last looked at, within reach of head */
 };
 
 static size_t page(void) { return (size_t)sysconf(_SC_PAGESIZE); }
@@ -152,10 +152,7 @@ const void *ring_peek(struct ring *r, uint64_t *cursor, size_t *len_r)
 	return p + RECORD_HEAD;
 }
 
-void ring_advance(struct ring *r, uint64_t cursor)
-{
-	atomic_store_explicit(&r->s->head, cursor, memory_order_release);
-}
+void ring_advance(struct ring *r, uint64_t cursor) { atomic_store_explicit(&r->s->head, cursor, memory_order_release); }
 
 bool ring_empty(const struct ring *r)
 {

@@ -17,7 +17,7 @@
 #include <stdatomic.h>
 #include "util.h"
 
-struct ring_shared {          /* in the rings segment, page-aligned, followed by nothing */
+struct ring_shared {				    /* in the rings segment, page-aligned, followed by nothing */
 	_Alignas(CACHE_LINE) _Atomic uint64_t tail; /* producer */
 	_Alignas(CACHE_LINE) _Atomic uint64_t head; /* consumer */
 };

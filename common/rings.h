@@ -6,16 +6,13 @@
 #include "vocabulary.h"
 
 #define RINGS_ANSWER_BYTES (256 * 1024) /* 8,192 answers */
-#define RINGS_IN_FLIGHT_MAX 3072        /* transactions a worker may have unanswered: two answers each fit */
+#define RINGS_IN_FLIGHT_MAX 3072	/* transactions a worker may have unanswered: two answers each fit */
 
 static inline size_t rings_stride(size_t request_bytes)
 {
 	return ring_footprint(request_bytes) + ring_footprint(RINGS_ANSWER_BYTES);
 }
-static inline size_t rings_segment_size(size_t request_bytes)
-{
-	return rings_stride(request_bytes) * SLOT_COUNT;
-}
+static inline size_t rings_segment_size(size_t request_bytes) { return rings_stride(request_bytes) * SLOT_COUNT; }
 static inline size_t rings_request_offset(size_t request_bytes, unsigned slot)
 {
 	return rings_stride(request_bytes) * slot;

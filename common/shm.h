@@ -14,8 +14,8 @@
 #include "util.h"
 
 struct shm_header {
-	uint64_t magic;            /* one per kind of segment */
-	uint32_t layout;           /* version of the layout; a mismatch refuses to attach */
+	uint64_t magic;		    /* one per kind of segment */
+	uint32_t layout;	    /* version of the layout; a mismatch refuses to attach */
 	_Atomic uint32_t formatted; /* 1 once the owner has laid the segment out */
 	uint64_t size;
 	_Atomic uint64_t generation; /* grows when the owner re-formats */

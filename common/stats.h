@@ -11,8 +11,8 @@ enum stat_id {
 #undef STAT
 	STAT_COUNT
 };
-#define STATS_ROUTES 47  /* routes of the api; one more row counts what matched none */
-#define STATS_CLASSES 5  /* 1xx … 5xx */
+#define STATS_ROUTES 47 /* routes of the api; one more row counts what matched none */
+#define STATS_CLASSES 5 /* 1xx … 5xx */
 struct stats_slot {
 	_Alignas(CACHE_LINE) _Atomic uint64_t v[STAT_COUNT];
 	_Atomic uint64_t http[STATS_ROUTES + 1][STATS_CLASSES];

@@ -29,26 +29,17 @@ static inline bool span_eq(struct span a, struct span b)
 }
 
 /* Checked arithmetic on sizes from outside: false means overflow and *r is unusable. */
-static inline bool must_check size_add(size_t a, size_t b, size_t *r)
-{
-	return !__builtin_add_overflow(a, b, r);
-}
-static inline bool must_check size_mul(size_t a, size_t b, size_t *r)
-{
-	return !__builtin_mul_overflow(a, b, r);
-}
-static inline size_t align_up(size_t n, size_t to)
-{
-	return (n + to - 1) & ~(to - 1); /* `to` is a power of two */
-}
+static inline bool must_check size_add(size_t a, size_t b, size_t *r) { return !__builtin_add_overflow(a, b, r); }
+static inline bool must_check size_mul(size_t a, size_t b, size_t *r) { return !__builtin_mul_overflow(a, b, r); }
+static inline size_t align_up(size_t n, size_t to) { return (n + to - 1) & ~(to - 1); /* `to` is a power of two */ }
 
 /* An assertion that stays on in production (Varnish vas.h): a broken invariant must
  * stop the worker, whose supervisor restarts it, rather than corrupt shared data. */
 void util_assert_fail(const char *expr, const char *file, int line) __attribute__((noreturn));
-#define AN(x)                                                                                      \
-	do {                                                                                       \
-		if (__builtin_expect(!(x), 0))                                                     \
-			util_assert_fail(#x, __FILE__, __LINE__);                                  \
+#define AN(x)                                                                                                          \
+	do {                                                                                                           \
+		if (__builtin_expect(!(x), 0))                                                                         \
+			util_assert_fail(#x, __FILE__, __LINE__);                                                      \
 	} while (0)
 
 /* malloc family that never returns NULL: out of memory in a worker is a crash that the
@@ -64,7 +55,7 @@ struct buf {
 	char *p;
 	size_t len, cap;
 };
-void buf_reserve(struct buf *b, size_t more);             /* room for `more` bytes past len */
+void buf_reserve(struct buf *b, size_t more); /* room for `more` bytes past len */
 void buf_add(struct buf *b, const void *p, size_t n);
 void buf_addc(struct buf *b, char c);
 void buf_adds(struct buf *b, const char *s);

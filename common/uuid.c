@@ -8,7 +8,7 @@
 /* State of this process: the last millisecond given out and the counter within it. */
 static struct {
 	int64_t ms;
-	uint32_t counter; /* 12 bits used */
+	uint32_t counter;  /* 12 bits used */
 	uint8_t pool[256]; /* getrandom() up to 256 bytes is neither short nor interrupted */
 	size_t left;
 	bool watched;
@@ -72,6 +72,7 @@ void uuid_format(const struct uuid *u, char out[UUID_TEXT])
  * and every read by id begins with one. */
 #define NONE8 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80
 #define NONE16 NONE8, NONE8
+/* clang-format off */
 static const uint8_t digit[256] = {
 	NONE16, NONE16, NONE16,
 	0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80,
@@ -81,6 +82,7 @@ static const uint8_t digit[256] = {
 	NONE16,
 	NONE16, NONE16, NONE16, NONE16, NONE16, NONE16, NONE16, NONE16,
 };
+/* clang-format on */
 
 bool uuid_parse(const char *s, size_t len, struct uuid *out)
 {

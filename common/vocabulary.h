@@ -22,26 +22,26 @@ enum {
 /* Control messages on the supervisor's socket pairs (common/imsg.h). The payload type is in
  * the comment; a wrong size is a broken peer and ends the worker. */
 enum ctl_type {
-	CTL_READY = 1,      /* worker → supervisor: serving; no payload */
-	CTL_DRAIN,          /* supervisor → worker: finish and exit 0; no payload */
+	CTL_READY = 1,	    /* worker → supervisor: serving; no payload */
+	CTL_DRAIN,	    /* supervisor → worker: finish and exit 0; no payload */
 	CTL_CONF_PREPARE,   /* supervisor → worker: validate; fd = new effective configuration */
 	CTL_CONF_COMMIT,    /* supervisor → worker: use what PREPARE brought */
-	CTL_CONF_ABORT,     /* supervisor → worker: forget what PREPARE brought */
-	CTL_CONF_OK,        /* worker → supervisor: PREPARE accepted */
-	CTL_CONF_BAD,       /* worker → supervisor: PREPARE refused; payload text says why */
-	CTL_COMMAND,        /* worker → supervisor: u32 token + text ("reload", "status", …) */
-	CTL_ANSWER,         /* supervisor → worker: u32 token + i32 exit status + text (JSON) */
+	CTL_CONF_ABORT,	    /* supervisor → worker: forget what PREPARE brought */
+	CTL_CONF_OK,	    /* worker → supervisor: PREPARE accepted */
+	CTL_CONF_BAD,	    /* worker → supervisor: PREPARE refused; payload text says why */
+	CTL_COMMAND,	    /* worker → supervisor: u32 token + text ("reload", "status", …) */
+	CTL_ANSWER,	    /* supervisor → worker: u32 token + i32 exit status + text (JSON) */
 	CTL_PEER_RESTARTED, /* supervisor → worker: u32 slot; a peer was started again */
 	CTL_REOPEN_LOGS,    /* supervisor → worker */
-	CTL_PROGRESS,       /* worker → supervisor: not ready yet, but alive and at work; no payload */
+	CTL_PROGRESS,	    /* worker → supervisor: not ready yet, but alive and at work; no payload */
 	CTL_COUNT
 };
 
 /* Exit codes of workers. */
 enum worker_exit {
-	WORKER_EXIT_OK = 0,      /* drained, or the supervisor is gone */
-	WORKER_EXIT_FAIL = 1,    /* failed; restart with backoff */
-	WORKER_EXIT_FATAL = 78,  /* EX_CONFIG: retrying is useless, do not respawn */
+	WORKER_EXIT_OK = 0,	/* drained, or the supervisor is gone */
+	WORKER_EXIT_FAIL = 1,	/* failed; restart with backoff */
+	WORKER_EXIT_FATAL = 78, /* EX_CONFIG: retrying is useless, do not respawn */
 };
 
 /* Limits of the memory model (SPEC 2.1): one place, cited by validation, docs and tests. */
@@ -49,12 +49,12 @@ enum {
 	LIMIT_TARGET_NAME = 64,
 	LIMIT_CONTENT = 64 * 1024,
 	LIMIT_METADATA = 16 * 1024,
-	LIMIT_METADATA_DEPTH = 64,  /* levels; SQLite's JSON functions and many clients end at 1,000 or 2,000 */
-	LIMIT_SCOPE = 256,          /* bytes of kind, user_id, agent_id, session_id, external_id */
-	LIMIT_NAMESPACE = 128,      /* bytes of a namespace's name */
+	LIMIT_METADATA_DEPTH = 64, /* levels; SQLite's JSON functions and many clients end at 1,000 or 2,000 */
+	LIMIT_SCOPE = 256,	   /* bytes of kind, user_id, agent_id, session_id, external_id */
+	LIMIT_NAMESPACE = 128,	   /* bytes of a namespace's name */
 	LIMIT_DIMENSIONS = 4096,
 	LIMIT_BULK = 500,
-	LIMIT_LIST = 1000,          /* largest `limit` of a list or search */
+	LIMIT_LIST = 1000, /* largest `limit` of a list or search */
 	LIMIT_IDEMPOTENCY_KEY = 255,
 };
 

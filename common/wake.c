@@ -36,6 +36,5 @@ void wake_signal(struct wake *w, int efd)
 	if (!n)
 		return;
 	(void)!write(efd, &(uint64_t){1}, 8); /* EAGAIN: the counter is full, it wakes anyway */
-	atomic_compare_exchange_strong_explicit(&w->asleep, &n, 0, memory_order_relaxed,
-						memory_order_relaxed);
+	atomic_compare_exchange_strong_explicit(&w->asleep, &n, 0, memory_order_relaxed, memory_order_relaxed);
 }

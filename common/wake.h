@@ -18,10 +18,10 @@
 
 struct wake {
 	_Alignas(CACHE_LINE) _Atomic uint32_t asleep; /* number of this sleep; 0 = awake or already woken */
-	_Atomic uint32_t episode;                     /* consumer only: number of its last sleep */
+	_Atomic uint32_t episode;		      /* consumer only: number of its last sleep */
 };
-void wake_prepare(struct wake *w);        /* consumer: I am about to sleep */
-void wake_cancel(struct wake *w);         /* consumer: I found work after all */
-void wake_ack(struct wake *w, int efd);   /* consumer: woken; drains the eventfd */
+void wake_prepare(struct wake *w);	   /* consumer: I am about to sleep */
+void wake_cancel(struct wake *w);	   /* consumer: I found work after all */
+void wake_ack(struct wake *w, int efd);	   /* consumer: woken; drains the eventfd */
 void wake_signal(struct wake *w, int efd); /* producer: after publishing */
 #endif

@@ -29,8 +29,7 @@ static void check_dir(const char *key, const char *dir, FILE *out, int *problems
 		if (!S_ISDIR(st.st_mode))
 			problem(out, problems, "%s: %s is no directory", key, path);
 		else if (access(path, W_OK | X_OK) == -1)
-			problem(out, problems, "%s: cannot write in %s: %s", key, path,
-				strerror(errno));
+			problem(out, problems, "%s: cannot write in %s: %s", key, path, strerror(errno));
 		free(path);
 		return;
 	}
@@ -41,8 +40,7 @@ static void check_dir(const char *key, const char *dir, FILE *out, int *problems
 	else if (!S_ISDIR(st.st_mode))
 		problem(out, problems, "%s: %s is no directory", key, at);
 	else if (access(at, W_OK | X_OK) == -1)
-		problem(out, problems, "%s: cannot create %s in %s: %s", key, dir, at,
-			strerror(errno));
+		problem(out, problems, "%s: cannot create %s in %s: %s", key, dir, at, strerror(errno));
 	free(path);
 }
 

@@ -20,11 +20,13 @@ static char message_buf[IMSG_MAX + 8];
 
 const char *child_state_name(enum child_state s)
 {
+	/* clang-format off */
 	static const char *const names[] = {
 		[CHILD_STOPPED] = "stopped",   [CHILD_STARTING] = "starting",
 		[CHILD_READY] = "ready",       [CHILD_DRAINING] = "draining",
 		[CHILD_CRASHED] = "crashed",   [CHILD_BACKING_OFF] = "backing-off",
 	};
+	/* clang-format on */
 	return names[s];
 }
 
@@ -54,12 +56,14 @@ void child_kill(struct child *c, const char *why)
 /* What a worker may see of our environment. Secrets in ORCHESTRA_* and NOTIFY_SOCKET stay here. */
 static char **worker_env(uint64_t incarnation)
 {
+	/* clang-format off */
 	static const char *const passed[] = {
 		ENV_SIMD, "TZ", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "LD_PRELOAD", "SSL_CERT_FILE",
 		"SSL_CERT_DIR", "http_proxy", "https_proxy", "no_proxy", "HTTPS_PROXY", "NO_PROXY",
 		"ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS", "LSAN_OPTIONS", "LLVM_PROFILE_FILE",
 		"GCOV_PREFIX", "GCOV_PREFIX_STRIP",
 	};
+	/* clang-format on */
 	static char *env[ARRAY_LEN(passed) + 2];
 	static char number[64];
 	size_t n = 0;
@@ -168,19 +172,14 @@ static bool handle(struct child *c, const struct imsg *m)
 		if (c->state == CHILD_STARTING)
 			limit_start(c);
 		return m->len == 0;
-	case CTL_CONF_OK:
-		reload_answer(sv, c, true, SPAN_LIT(""));
-		return m->len == 0;
-	case CTL_CONF_BAD:
-		reload_answer(sv, c, false, (struct span){m->data, m->len});
-		return true;
+	case CTL_CONF_OK: reload_answer(sv, c, true, SPAN_LIT("")); return m->len == 0;
+	case CTL_CONF_BAD: reload_answer(sv, c, false, (struct span){m->data, m->len}); return true;
 	case CTL_COMMAND:
 		if (m->len < sizeof(uint32_t))
 			return false;
 		control_command(sv, c, (struct span){m->data, m->len});
 		return true;
-	default:
-		return false;
+	default: return false;
 	}
 }
 
@@ -280,8 +279,7 @@ void child_start(struct child *c)
 	child_set_state(c, CHILD_STARTING);
 	limit_start(c);
 	supervisor_child_started(c->sv, c);
-	log_debug("%s: started, pid %d, incarnation %llu", c->name, (int)pid,
-		  (unsigned long long)c->incarnation);
+	log_debug("%s: started, pid %d, incarnation %llu", c->name, (int)pid, (unsigned long long)c->incarnation);
 }
 
 /* ---- death ---- */
@@ -308,8 +306,7 @@ static void log_exit(const struct child *c, pid_t pid, const struct restart_plan
 	if (plan->verdict == RESTART_NOW)
 		snprintf(then, sizeof(then), "; starting it again");
 	else if (plan->verdict == RESTART_LATER)
-		snprintf(then, sizeof(then), "; starting it again in %.1f s",
-			 (double)plan->delay_us / 1e6);
+		snprintf(then, sizeof(then), "; starting it again in %.1f s", (double)plan->delay_us / 1e6);
 	if (plan->verdict == RESTART_STOPPED)
 		log_info("%s (pid %d) has left: %s", c->name, (int)pid, c->last_exit);
 	else
@@ -343,11 +340,8 @@ void child_exited(struct child *c, int status)
 		c->restarts++;
 		backing_off(c, plan.delay_us);
 		break;
-	case RESTART_GIVE_UP:
-		supervisor_give_up(sv, c);
-		break;
-	case RESTART_STOPPED:
-		break;
+	case RESTART_GIVE_UP: supervisor_give_up(sv, c); break;
+	case RESTART_STOPPED: break;
 	}
 	drain_step(sv);
 }

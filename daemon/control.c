@@ -22,7 +22,7 @@ struct client {
 	struct control *control;
 	struct bufferevent *bev;
 	struct reply *waiting; /* one command at a time; NULL = none under way */
-	bool eof;              /* the peer has said all; it may still read */
+	bool eof;	       /* the peer has said all; it may still read */
 	struct client *next;
 };
 
@@ -80,9 +80,9 @@ static void command_config(struct supervisor *sv, struct span rest, struct reply
 		return;
 	}
 	char *value = conf_text(sv->conf, (enum conf_key)key);
-	json_t *o = json_pack("{s:b s:s s:s s:s}", "ok", 1, "key", conf_key_name((enum conf_key)key),
-			      "value", reload_is_secret((enum conf_key)key) ? "(secret)" : value,
-			      "source", conf_source(sv->conf, (enum conf_key)key));
+	json_t *o = json_pack("{s:b s:s s:s s:s}", "ok", 1, "key", conf_key_name((enum conf_key)key), "value",
+			      reload_is_secret((enum conf_key)key) ? "(secret)" : value, "source",
+			      conf_source(sv->conf, (enum conf_key)key));
 	char *json = o ? json_dumps(o, JSON_COMPACT) : NULL;
 	control_reply(&r, json != NULL, json ? json : "{\"ok\":false,\"error\":\"no UTF-8\"}");
 	free(json);
@@ -90,6 +90,7 @@ static void command_config(struct supervisor *sv, struct span rest, struct reply
 	free(value);
 }
 
+/* clang-format off */
 static const struct command {
 	const char *name; /* one that ends with a blank takes an argument */
 	void (*run)(struct supervisor *sv, struct span rest, struct reply *r); /* takes r over */
@@ -101,6 +102,7 @@ static const struct command {
 	{"stop", command_drain},
 	{"reopen-logs", command_reopen},
 };
+/* clang-format on */
 
 static void run(struct supervisor *sv, struct span line, struct reply *r)
 {
@@ -116,8 +118,9 @@ static void run(struct supervisor *sv, struct span line, struct reply *r)
 		commands[i].run(sv, rest, r);
 		return;
 	}
-	control_reply(&r, false, "{\"ok\":false,\"error\":\"unknown command; there are status, reload, "
-				 "drain, stop, reopen-logs, config get KEY\"}");
+	control_reply(&r, false,
+		      "{\"ok\":false,\"error\":\"unknown command; there are status, reload, "
+		      "drain, stop, reopen-logs, config get KEY\"}");
 }
 
 /* ---- answers ---- */
@@ -206,10 +209,7 @@ static void on_read(struct bufferevent *bev, void *arg)
 		client_free(c);
 }
 
-static void on_written(struct bufferevent *bev, void *arg)
-{
-	on_read(bev, arg);
-}
+static void on_written(struct bufferevent *bev, void *arg) { on_read(bev, arg); }
 
 static void on_event(struct bufferevent *bev, short what, void *arg)
 {
@@ -222,8 +222,7 @@ static void on_event(struct bufferevent *bev, short what, void *arg)
 	on_read(bev, c);
 }
 
-static void on_accept(struct evconnlistener *l, evutil_socket_t fd, struct sockaddr *sa, int len,
-		      void *arg)
+static void on_accept(struct evconnlistener *l, evutil_socket_t fd, struct sockaddr *sa, int len, void *arg)
 {
 	static const struct timeval idle = {CLIENT_IDLE_S, 0};
 	struct control *control = arg;
@@ -256,9 +255,8 @@ bool control_open(struct supervisor *sv)
 	}
 	sv->control = util_zalloc(sizeof(*sv->control));
 	sv->control->sv = sv;
-	sv->control->listener =
-		evconnlistener_new(sv->base, on_accept, sv->control,
-				   LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, fd);
+	sv->control->listener = evconnlistener_new(sv->base, on_accept, sv->control,
+						   LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, fd);
 	AN(sv->control->listener);
 	return true;
 }

@@ -69,8 +69,9 @@ int datadir_lock(const char *dir)
 	}
 	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd == -1) {
-		log_error("data.dir: cannot write %s: %s; make the folder writable for uid %d, or choose another data.dir",
-			  path, strerror(errno), (int)geteuid());
+		log_error(
+			"data.dir: cannot write %s: %s; make the folder writable for uid %d, or choose another data.dir",
+			path, strerror(errno), (int)geteuid());
 		return -1;
 	}
 	int64_t until = clock_mono_us() + LOCK_WAIT_MS * 1000;
@@ -81,7 +82,8 @@ int datadir_lock(const char *dir)
 		}
 		if (errno == EWOULDBLOCK)
 			log_error("data.dir %s belongs to another orchestrad, pid %d, which is still "
-				  "running; stop it, or choose another data.dir", dir, read_pid(fd));
+				  "running; stop it, or choose another data.dir",
+				  dir, read_pid(fd));
 		else
 			log_error("cannot lock %s: %s", path, strerror(errno));
 		close(fd);

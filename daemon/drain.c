@@ -17,12 +17,9 @@ static const int deadlines[PHASES] = {7, 8, 10}; /* of each phase, in tenths of 
 static unsigned phase_of(const struct child *c)
 {
 	switch (worker_role_of_slot(c->slot)) {
-	case ROLE_API:
-		return 0;
-	case ROLE_SYNC:
-		return PHASES - 1;
-	default:
-		return 1;
+	case ROLE_API: return 0;
+	case ROLE_SYNC: return PHASES - 1;
+	default: return 1;
 	}
 }
 
@@ -49,10 +46,7 @@ static void arm(struct supervisor *sv, int64_t us)
 	evtimer_add(sv->drain_timer, &tv);
 }
 
-static int64_t tenths(const struct supervisor *sv, int n)
-{
-	return conf_int(sv->conf, CONF_DRAIN_TIMEOUT) / 10 * n;
-}
+static int64_t tenths(const struct supervisor *sv, int n) { return conf_int(sv->conf, CONF_DRAIN_TIMEOUT) / 10 * n; }
 
 /* Whoever was to have left by now is killed; what comes after has the next deadline. */
 static void on_deadline(evutil_socket_t fd, short what, void *arg)
@@ -60,8 +54,9 @@ static void on_deadline(evutil_socket_t fd, short what, void *arg)
 	struct supervisor *sv = arg;
 	unsigned passed = sv->drain_deadline;
 	(void)fd, (void)what;
-	kill_phases(sv, 0, passed, passed == PHASES - 1 ? "has not left before daemon.drain_timeout"
-							: "has not left in time for sync to flush");
+	kill_phases(sv, 0, passed,
+		    passed == PHASES - 1 ? "has not left before daemon.drain_timeout"
+					 : "has not left in time for sync to flush");
 	if (passed < PHASES - 1) {
 		sv->drain_deadline++;
 		arm(sv, tenths(sv, deadlines[passed + 1] - deadlines[passed]));

@@ -68,8 +68,10 @@ static bool parse_address(const char *text, union address *a, socklen_t *len_r, 
 	char *end = NULL;
 	long port = colon ? strtol(colon + 1, &end, 10) : -1;
 	if (!colon || end == colon + 1 || *end || port < 0 || port > 65535 || len >= sizeof(host)) {
-		set_error(error_r, "listen.tcp = \"%s\": expected host:port with a port up to 65535, "
-			  "for example 127.0.0.1:7700 or [::1]:7700", text);
+		set_error(error_r,
+			  "listen.tcp = \"%s\": expected host:port with a port up to 65535, "
+			  "for example 127.0.0.1:7700 or [::1]:7700",
+			  text);
 		return false;
 	}
 	if (len >= 2 && text[0] == '[' && text[len - 1] == ']') {
@@ -80,8 +82,10 @@ static bool parse_address(const char *text, union address *a, socklen_t *len_r, 
 	host[len] = '\0';
 	if (parse_host(len ? host : "*", (uint16_t)port, a, len_r))
 		return true;
-	set_error(error_r, "listen.tcp: \"%s\" is no numeric address; write an IPv4 or [IPv6] "
-		  "address, localhost or *", host);
+	set_error(error_r,
+		  "listen.tcp: \"%s\" is no numeric address; write an IPv4 or [IPv6] "
+		  "address, localhost or *",
+		  host);
 	return false;
 }
 
@@ -112,7 +116,8 @@ static bool public_allowed(const struct conf *c, const union address *a, char **
 {
 	if (is_loopback(a) || *conf_str(c, CONF_AUTH_TOKENS_FILE))
 		return true;
-	set_error(error_r, "listen.tcp = \"%s\" can be reached from other machines, which needs "
+	set_error(error_r,
+		  "listen.tcp = \"%s\" can be reached from other machines, which needs "
 		  "authentication: set auth.tokens_file, or listen on 127.0.0.1",
 		  conf_str(c, CONF_LISTEN_TCP));
 	return false;
@@ -135,8 +140,10 @@ bool listen_check(const struct conf *c, char **error_r)
 	if (*tcp && (!parse_address(tcp, &a, &len, error_r) || !public_allowed(c, &a, error_r)))
 		return false;
 	if (!parse_mode(conf_str(c, CONF_LISTEN_UNIX_MODE), &mode)) {
-		set_error(error_r, "listen.unix_mode = \"%s\": expected octal permissions such as "
-			  "0660", conf_str(c, CONF_LISTEN_UNIX_MODE));
+		set_error(error_r,
+			  "listen.unix_mode = \"%s\": expected octal permissions such as "
+			  "0660",
+			  conf_str(c, CONF_LISTEN_UNIX_MODE));
 		return false;
 	}
 	if (strlen(path) + sizeof(".ctl") > sizeof(((struct sockaddr_un *)0)->sun_path)) {
@@ -182,7 +189,8 @@ static int bind_tcp(const char *text, const struct conf *c, char **error_r)
 		if (errno != EADDRINUSE || clock_mono_us() >= until) {
 			set_error(error_r, "cannot listen on %s: %s%s", text, strerror(errno),
 				  errno == EADDRINUSE ? "; another program has the port, choose "
-							"another listen.tcp" : "");
+							"another listen.tcp"
+						      : "");
 			return -1;
 		}
 		nanosleep(&pause, NULL);
@@ -202,8 +210,10 @@ static bool clear_stale(const struct sockaddr_un *un, char **error_r)
 		return false;
 	}
 	if (!S_ISSOCK(st.st_mode)) {
-		set_error(error_r, "%s is in the way and is no socket; remove it or choose another "
-			  "listen.unix", un->sun_path);
+		set_error(error_r,
+			  "%s is in the way and is no socket; remove it or choose another "
+			  "listen.unix",
+			  un->sun_path);
 		return false;
 	}
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -212,8 +222,10 @@ static bool clear_stale(const struct sockaddr_un *un, char **error_r)
 	if (fd != -1)
 		close(fd);
 	if (!dead) {
-		set_error(error_r, "another program listens on %s; stop it or choose another "
-			  "listen.unix", un->sun_path);
+		set_error(error_r,
+			  "another program listens on %s; stop it or choose another "
+			  "listen.unix",
+			  un->sun_path);
 		return false;
 	}
 	return unlink(un->sun_path) == 0 || errno == ENOENT;
@@ -225,8 +237,7 @@ int listen_unix(const char *path, unsigned mode, int backlog, uint64_t *inode_r,
 	struct stat st;
 	*error_r = NULL;
 	if (strlen(path) >= sizeof(un.sun_path)) {
-		set_error(error_r, "%s: a socket path has at most %zu bytes", path,
-			  sizeof(un.sun_path) - 1);
+		set_error(error_r, "%s: a socket path has at most %zu bytes", path, sizeof(un.sun_path) - 1);
 		return -1;
 	}
 	memcpy(un.sun_path, path, strlen(path) + 1);
@@ -270,8 +281,8 @@ static bool take_passed(struct supervisor *sv)
 			to = &sv->fd_tcp;
 		if (!to || *to != -1) {
 			log_error("socket activation: descriptor %d is %s; expected at most one TCP "
-				  "and one Unix stream socket that listen", fd,
-				  to ? "one too many" : "of another kind");
+				  "and one Unix stream socket that listen",
+				  fd, to ? "one too many" : "of another kind");
 			return false;
 		}
 		fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
@@ -285,8 +296,7 @@ static void name_passed_unix(struct supervisor *sv)
 {
 	struct sockaddr_un un = {0};
 	socklen_t len = sizeof(un) - 1; /* a path of full length has no NUL */
-	if (sv->fd_unix == -1 || getsockname(sv->fd_unix, (struct sockaddr *)&un, &len) == -1 ||
-	    !un.sun_path[0])
+	if (sv->fd_unix == -1 || getsockname(sv->fd_unix, (struct sockaddr *)&un, &len) == -1 || !un.sun_path[0])
 		return;
 	free(sv->unix_path);
 	sv->unix_path = util_strndup(un.sun_path, strlen(un.sun_path));
@@ -322,8 +332,7 @@ bool listen_open(struct supervisor *sv)
 	if (sv->fd_unix == -1) {
 		if (!parse_mode(conf_str(sv->conf, CONF_LISTEN_UNIX_MODE), &mode))
 			goto fail; /* listen_check() has seen it */
-		sv->fd_unix = supervisor_high(
-			listen_unix(sv->unix_path, mode, BACKLOG, &sv->unix_inode, &error));
+		sv->fd_unix = supervisor_high(listen_unix(sv->unix_path, mode, BACKLOG, &sv->unix_inode, &error));
 		if (sv->fd_unix == -1)
 			goto fail;
 		sv->unlink_unix = true;

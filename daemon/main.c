@@ -31,20 +31,19 @@ static const struct option options[] = {
 	{0},
 };
 
-static const char help[] =
-	"Usage: orchestrad [-c FILE] [--set KEY=VALUE]...\n"
-	"Memory for AI applications: the daemon.\n"
-	"\n"
-	"  -c, --config FILE   configuration; default /etc/orchestra/orchestra.conf if present\n"
-	"      --set KEY=VALUE overrides a key, as often as needed; survives reloads\n"
-	"      --check         says OK, or everything that would keep it from starting\n"
-	"      --dump-config   prints the effective configuration and where each value is from\n"
-	"      --foreground    stays in the foreground, which it does anyway\n"
-	"      --version       prints the version\n"
-	"      --help          prints this\n"
-	"\n"
-	"Signals: HUP reloads, TERM and INT drain and leave (again: at once), QUIT leaves at once,\n"
-	"USR1 reopens logs. orchestractl(1) talks to a running daemon; orchestrad(8) tells more.\n";
+static const char help[] = "Usage: orchestrad [-c FILE] [--set KEY=VALUE]...\n"
+			   "Memory for AI applications: the daemon.\n"
+			   "\n"
+			   "  -c, --config FILE   configuration; default /etc/orchestra/orchestra.conf if present\n"
+			   "      --set KEY=VALUE overrides a key, as often as needed; survives reloads\n"
+			   "      --check         says OK, or everything that would keep it from starting\n"
+			   "      --dump-config   prints the effective configuration and where each value is from\n"
+			   "      --foreground    stays in the foreground, which it does anyway\n"
+			   "      --version       prints the version\n"
+			   "      --help          prints this\n"
+			   "\n"
+			   "Signals: HUP reloads, TERM and INT drain and leave (again: at once), QUIT leaves at once,\n"
+			   "USR1 reopens logs. orchestractl(1) talks to a running daemon; orchestrad(8) tells more.\n";
 
 struct arguments {
 	enum action action;
@@ -59,9 +58,7 @@ static bool parse(int argc, char **argv, struct arguments *a)
 	int opt;
 	while ((opt = getopt_long(argc, argv, "c:hV", options, NULL)) != -1) {
 		switch (opt) {
-		case 'c':
-			a->input.file = optarg;
-			break;
+		case 'c': a->input.file = optarg; break;
 		case OPT_SET:
 			if (a->input.nsets == SETS_MAX) {
 				fprintf(stderr, "orchestrad: at most %d --set\n", SETS_MAX);
@@ -69,34 +66,16 @@ static bool parse(int argc, char **argv, struct arguments *a)
 			}
 			a->sets[a->input.nsets++] = optarg;
 			break;
-		case OPT_CHECK:
-			a->action = ACT_CHECK;
-			break;
-		case OPT_DUMP:
-			a->action = ACT_DUMP;
-			break;
-		case OPT_FOREGROUND:
-			break;
-		case 'V':
-			a->action = ACT_VERSION;
-			break;
-		case 'h':
-			a->action = ACT_HELP;
-			break;
-		case OPT_ROLE:
-			a->role = optarg;
-			break;
-		case OPT_SLOT:
-			a->slot = (unsigned)strtoul(optarg, NULL, 10);
-			break;
-		case OPT_MANUAL:
-			a->action = ACT_MANUAL;
-			break;
-		case OPT_SAMPLE:
-			a->action = ACT_SAMPLE;
-			break;
-		default:
-			return false;
+		case OPT_CHECK: a->action = ACT_CHECK; break;
+		case OPT_DUMP: a->action = ACT_DUMP; break;
+		case OPT_FOREGROUND: break;
+		case 'V': a->action = ACT_VERSION; break;
+		case 'h': a->action = ACT_HELP; break;
+		case OPT_ROLE: a->role = optarg; break;
+		case OPT_SLOT: a->slot = (unsigned)strtoul(optarg, NULL, 10); break;
+		case OPT_MANUAL: a->action = ACT_MANUAL; break;
+		case OPT_SAMPLE: a->action = ACT_SAMPLE; break;
+		default: return false;
 		}
 	}
 	if (optind < argc)
@@ -143,24 +122,13 @@ int main(int argc, char **argv)
 	if (a.role)
 		return worker_main(a.role, a.slot);
 	switch (a.action) {
-	case ACT_CHECK:
-		return check_run(&a.input, stdout);
-	case ACT_DUMP:
-		return dump(&a.input);
-	case ACT_VERSION:
-		puts("orchestrad " PACKAGE_VERSION);
-		return 0;
-	case ACT_HELP:
-		fputs(help, stdout);
-		return 0;
-	case ACT_MANUAL:
-		conf_write_manual(stdout);
-		return 0;
-	case ACT_SAMPLE:
-		conf_write_sample(stdout);
-		return 0;
-	case ACT_RUN:
-		break;
+	case ACT_CHECK: return check_run(&a.input, stdout);
+	case ACT_DUMP: return dump(&a.input);
+	case ACT_VERSION: puts("orchestrad " PACKAGE_VERSION); return 0;
+	case ACT_HELP: fputs(help, stdout); return 0;
+	case ACT_MANUAL: conf_write_manual(stdout); return 0;
+	case ACT_SAMPLE: conf_write_sample(stdout); return 0;
+	case ACT_RUN: break;
 	}
 	return supervisor_run(&a.input);
 }

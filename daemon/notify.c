@@ -8,8 +8,8 @@
 
 void notify_ready(const struct supervisor *sv)
 {
-	sd_notifyf(0, "READY=1\nSTATUS=Serving on %s%s%s", sv->tcp_address,
-		   sv->tcp_address[0] ? " and " : "", sv->unix_path);
+	sd_notifyf(0, "READY=1\nSTATUS=Serving on %s%s%s", sv->tcp_address, sv->tcp_address[0] ? " and " : "",
+		   sv->unix_path);
 }
 
 void notify_reloading(void)
@@ -18,10 +18,7 @@ void notify_reloading(void)
 	sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%lld", (long long)clock_mono_us());
 }
 
-void notify_stopping(const char *status)
-{
-	sd_notifyf(0, "STOPPING=1\nSTATUS=%s", status);
-}
+void notify_stopping(const char *status) { sd_notifyf(0, "STOPPING=1\nSTATUS=%s", status); }
 
 void notify_status(const char *fmt, ...)
 {

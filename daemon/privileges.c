@@ -25,8 +25,10 @@ bool privileges_find(const struct conf *c, struct privileges *p_r, char **error_
 	if (geteuid() != 0) {
 		if (pw->pw_uid == geteuid())
 			return true;
-		if (asprintf(error_r, "user: only root can become \"%s\"; start as root or as that "
-			     "user, or leave the key empty", user) == -1)
+		if (asprintf(error_r,
+			     "user: only root can become \"%s\"; start as root or as that "
+			     "user, or leave the key empty",
+			     user) == -1)
 			*error_r = NULL;
 		return false;
 	}

@@ -26,10 +26,10 @@ struct waiting {
 
 struct reload {
 	struct supervisor *sv;
-	struct conf *next;       /* under way when set */
+	struct conf *next; /* under way when set */
 	int fd_next;
 	unsigned unanswered;
-	json_t *keys;            /* [{key, result, from, to}] */
+	json_t *keys; /* [{key, result, from, to}] */
 	unsigned applied, refused;
 	struct waiting *now, *later; /* who waits for this run, and for the next */
 	bool again;
@@ -42,10 +42,7 @@ static const unsigned key_flags[] = {
 #undef CONF
 };
 
-bool reload_is_secret(enum conf_key k)
-{
-	return key_flags[k] & CONF_F_SECRET;
-}
+bool reload_is_secret(enum conf_key k) { return key_flags[k] & CONF_F_SECRET; }
 
 static void add_waiting(struct waiting **list, struct reply *r)
 {
@@ -98,8 +95,8 @@ static void fail(struct reload *r, const char *why)
 static void succeed(struct reload *r)
 {
 	const char *result = r->applied ? "applied" : "unchanged";
-	json_t *o = json_pack("{s:b s:s s:i s:i s:i s:O}", "ok", 1, "result", result, "applied",
-			      (int)r->applied, "needs_restart", (int)r->refused, "unchanged",
+	json_t *o = json_pack("{s:b s:s s:i s:i s:i s:O}", "ok", 1, "result", result, "applied", (int)r->applied,
+			      "needs_restart", (int)r->refused, "unchanged",
 			      (int)(CONF_KEY_COUNT - r->applied - r->refused), "keys", r->keys);
 	char *json = o ? json_dumps(o, JSON_COMPACT) : NULL;
 	AN(json);
@@ -118,8 +115,7 @@ static void abort_all(struct reload *r)
 {
 	for (unsigned i = 0; i < r->sv->nchildren; i++) {
 		struct child *c = &r->sv->child[i];
-		if (c->prepare != PREPARE_NONE && child_alive(c) &&
-		    !child_send(c, CTL_CONF_ABORT, NULL, 0, -1))
+		if (c->prepare != PREPARE_NONE && child_alive(c) && !child_send(c, CTL_CONF_ABORT, NULL, 0, -1))
 			child_kill(c, "does not listen");
 	}
 }
@@ -131,8 +127,7 @@ static void catch_up(struct supervisor *sv, struct child *c)
 		return;
 	c->conf_generation = sv->conf_generation;
 	c->catch_up_id = ++c->prepares;
-	if (!child_send(c, CTL_CONF_PREPARE, NULL, 0, sv->fd_conf) ||
-	    !child_send(c, CTL_CONF_COMMIT, NULL, 0, -1))
+	if (!child_send(c, CTL_CONF_PREPARE, NULL, 0, sv->fd_conf) || !child_send(c, CTL_CONF_COMMIT, NULL, 0, -1))
 		child_kill(c, "does not listen");
 }
 
@@ -222,10 +217,7 @@ void reload_child_gone(struct supervisor *sv, struct child *c)
 		commit(r);
 }
 
-void reload_child_ready(struct supervisor *sv, struct child *c)
-{
-	catch_up(sv, c);
-}
+void reload_child_ready(struct supervisor *sv, struct child *c) { catch_up(sv, c); }
 
 /* ---- the beginning ---- */
 
@@ -235,11 +227,10 @@ static void note_change(void *arg, enum conf_key k, bool reloadable)
 	bool secret = reload_is_secret(k);
 	char *from = secret ? NULL : conf_text(r->sv->conf, k);
 	char *to = secret ? NULL : conf_text(r->next, k);
-	json_array_append_new(r->keys, json_pack("{s:s s:s s:s* s:s*}", "key", conf_key_name(k),
-						 "result", reloadable ? "applied" : "needs restart",
-						 "from", from, "to", to));
-	log_info("reload: %s: %.100s → %.100s%s", conf_key_name(k), from ? from : "(secret)",
-		 to ? to : "(secret)", reloadable ? "" : " needs a restart");
+	json_array_append_new(r->keys, json_pack("{s:s s:s s:s* s:s*}", "key", conf_key_name(k), "result",
+						 reloadable ? "applied" : "needs restart", "from", from, "to", to));
+	log_info("reload: %s: %.100s → %.100s%s", conf_key_name(k), from ? from : "(secret)", to ? to : "(secret)",
+		 reloadable ? "" : " needs a restart");
 	reloadable ? r->applied++ : r->refused++;
 	free(from);
 	free(to);
@@ -304,8 +295,9 @@ void reload_start(struct supervisor *sv, struct reply *reply)
 {
 	struct reload *r = sv->reload;
 	if (sv->state == SUPERVISOR_DRAINING) {
-		control_reply(&reply, false, "{\"ok\":false,\"result\":\"failed\",\"error\":\"the daemon is "
-					     "leaving\"}");
+		control_reply(&reply, false,
+			      "{\"ok\":false,\"result\":\"failed\",\"error\":\"the daemon is "
+			      "leaving\"}");
 		return;
 	}
 	if (r->next || r->again) {

@@ -9,8 +9,8 @@
 /* Signals a process brings upon itself; all others come from outside (people, the OOM killer). */
 static bool own_fault_signal(int sig)
 {
-	return sig == SIGSEGV || sig == SIGBUS || sig == SIGABRT || sig == SIGILL ||
-	       sig == SIGFPE || sig == SIGSYS || sig == SIGTRAP;
+	return sig == SIGSEGV || sig == SIGBUS || sig == SIGABRT || sig == SIGILL || sig == SIGFPE || sig == SIGSYS ||
+	       sig == SIGTRAP;
 }
 
 static int64_t backoff(unsigned faults, uint32_t random)
@@ -22,8 +22,7 @@ static int64_t backoff(unsigned faults, uint32_t random)
 	return delay / 2 + (int64_t)((uint64_t)(delay / 2) * random / UINT32_MAX);
 }
 
-struct restart_plan restart_decide(struct restart_history *h, const struct restart_death *d,
-				   uint32_t random)
+struct restart_plan restart_decide(struct restart_history *h, const struct restart_death *d, uint32_t random)
 {
 	bool signaled = WIFSIGNALED(d->status);
 	bool proven = d->ready && d->served_us >= RESTART_PROVEN_US;
@@ -49,8 +48,7 @@ const char *restart_describe(int status, char *out, size_t cap)
 {
 	if (WIFSIGNALED(status)) {
 		const char *name = sigabbrev_np(WTERMSIG(status));
-		snprintf(out, cap, "killed by SIG%s%s", name ? name : "?",
-			 WCOREDUMP(status) ? ", core dumped" : "");
+		snprintf(out, cap, "killed by SIG%s%s", name ? name : "?", WCOREDUMP(status) ? ", core dumped" : "");
 	} else if (WIFEXITED(status) && WEXITSTATUS(status) == WORKER_EXIT_FATAL) {
 		snprintf(out, cap, "exit %d (useless to try again)", WORKER_EXIT_FATAL);
 	} else if (WIFEXITED(status)) {

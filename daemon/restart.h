@@ -5,7 +5,7 @@
 #define ORC_RESTART_H
 #include "util.h"
 
-#define RESTART_FIRST_US 100000   /* first delay; doubles … */
+#define RESTART_FIRST_US 100000 /* first delay; doubles … */
 #define RESTART_MAX_US 10000000
 #define RESTART_PROVEN_US 10000000 /* this much service forgives what was before */
 
@@ -14,16 +14,16 @@ struct restart_history {
 };
 
 struct restart_death {
-	int status;        /* as waitpid() gave it */
-	bool ready;        /* it had said READY */
-	bool asked;        /* it had been told to leave */
+	int status;	   /* as waitpid() gave it */
+	bool ready;	   /* it had said READY */
+	bool asked;	   /* it had been told to leave */
 	int64_t served_us; /* from READY to its death */
 };
 
 enum restart_verdict {
 	RESTART_STOPPED, /* it left because it was told to */
 	RESTART_NOW,
-	RESTART_LATER,   /* after delay_us */
+	RESTART_LATER,	 /* after delay_us */
 	RESTART_GIVE_UP, /* WORKER_EXIT_FATAL: trying again is useless */
 };
 struct restart_plan {
@@ -32,8 +32,7 @@ struct restart_plan {
 };
 
 /* What to do about this death; `random` (any 32 bits) spreads the delay over its upper half. */
-struct restart_plan restart_decide(struct restart_history *h, const struct restart_death *d,
-				   uint32_t random);
+struct restart_plan restart_decide(struct restart_history *h, const struct restart_death *d, uint32_t random);
 /* "killed by SIGSEGV", "exit 1", … Returns out. */
 const char *restart_describe(int status, char *out, size_t cap);
 #endif

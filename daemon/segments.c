@@ -14,8 +14,7 @@ static bool create(const char *name, size_t size, int *fd_r)
 {
 	*fd_r = supervisor_high(shm_create(name, size));
 	if (*fd_r == -1)
-		log_error("cannot create the shared-memory segment %s of %zu bytes: %s", name, size,
-			  strerror(errno));
+		log_error("cannot create the shared-memory segment %s of %zu bytes: %s", name, size, strerror(errno));
 	return *fd_r != -1;
 }
 
@@ -29,8 +28,7 @@ bool segments_create(struct supervisor *sv)
 	if (!create("orchestra-plant", align_up(sizeof(struct plant), 4096), &sv->fd_plant) ||
 	    !create("orchestra-rings", rings, &sv->fd_rings) ||
 	    !create("orchestra-pending", pending, &sv->fd_pending) ||
-	    !create("orchestra-cache", cache, &sv->fd_cache) ||
-	    !create("orchestra-vectors", vectors, &sv->fd_vectors))
+	    !create("orchestra-cache", cache, &sv->fd_cache) || !create("orchestra-vectors", vectors, &sv->fd_vectors))
 		return false;
 	for (unsigned slot = 0; slot < SLOT_COUNT; slot++) {
 		sv->fd_wake[slot] = supervisor_high(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));

@@ -23,8 +23,10 @@ static bool usage(pid_t pid, double *cpu_r, int64_t *rss_r)
 	fclose(f);
 	text[n] = '\0';
 	const char *rest = strrchr(text, ')'); /* the name may hold anything */
-	if (!rest || sscanf(rest + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %*d %*d "
-			    "%*d %*d %*d %*d %*u %*u %ld", &utime, &stime, &rss) != 3)
+	if (!rest || sscanf(rest + 1,
+			    " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %*d %*d "
+			    "%*d %*d %*d %*d %*u %*u %ld",
+			    &utime, &stime, &rss) != 3)
 		return false;
 	*cpu_r = (double)(utime + stime) / (double)sysconf(_SC_CLK_TCK);
 	*rss_r = (int64_t)rss * sysconf(_SC_PAGESIZE);
@@ -52,14 +54,12 @@ static json_t *worker(const struct child *c)
 {
 	int64_t now = clock_mono_us();
 	json_t *o = json_pack("{s:s s:s s:i s:s s:I}", "name", c->name, "role",
-			      worker_rows[worker_role_of_slot(c->slot)].name, "slot", (int)c->slot,
-			      "state", child_state_name(c->state), "restarts",
-			      (json_int_t)c->restarts);
+			      worker_rows[worker_role_of_slot(c->slot)].name, "slot", (int)c->slot, "state",
+			      child_state_name(c->state), "restarts", (json_int_t)c->restarts);
 	if (c->pid) {
 		json_object_set_new(o, "pid", json_integer(c->pid));
 		json_object_set_new(o, "incarnation", json_integer((json_int_t)c->incarnation));
-		json_object_set_new(o, "uptime_seconds",
-				    json_real((double)(now - c->spawned_us) / 1e6));
+		json_object_set_new(o, "uptime_seconds", json_real((double)(now - c->spawned_us) / 1e6));
 	}
 	if (c->last_exit[0]) {
 		json_object_set_new(o, "last_exit", json_string(c->last_exit));
@@ -75,11 +75,10 @@ char *status_json(const struct supervisor *sv)
 	json_t *workers = json_array(), *o;
 	for (unsigned i = 0; i < sv->nchildren; i++)
 		json_array_append_new(workers, worker(&sv->child[i]));
-	o = json_pack("{s:b s:s s:s s:i s:f s:s s:s s:s s:I s:o}", "ok", 1, "version",
-		      PACKAGE_VERSION, "state", states[sv->state], "pid", (int)getpid(),
-		      "uptime_seconds", (double)(clock_mono_us() - sv->started_us) / 1e6,
-		      "tcp", sv->tcp_address, "unix", sv->unix_path, "data_dir", sv->data_dir,
-		      "conf_generation", (json_int_t)sv->conf_generation, "workers", workers);
+	o = json_pack("{s:b s:s s:s s:i s:f s:s s:s s:s s:I s:o}", "ok", 1, "version", PACKAGE_VERSION, "state",
+		      states[sv->state], "pid", (int)getpid(), "uptime_seconds",
+		      (double)(clock_mono_us() - sv->started_us) / 1e6, "tcp", sv->tcp_address, "unix", sv->unix_path,
+		      "data_dir", sv->data_dir, "conf_generation", (json_int_t)sv->conf_generation, "workers", workers);
 	AN(o);
 	json_object_set_new(o, "started_at", time_text(sv->started_real_us));
 	add_usage(o, getpid());

@@ -45,15 +45,11 @@ void supervisor_log_open(const struct conf *c)
 	log_open("orchestrad", level_of(c), json ? LOG_JSON : LOG_TEXT);
 }
 
-void supervisor_apply_conf(struct supervisor *sv)
-{
-	log_set_level(level_of(sv->conf));
-}
+void supervisor_apply_conf(struct supervisor *sv) { log_set_level(level_of(sv->conf)); }
 
 /* ---- what children report ---- */
 
-static void broadcast(struct supervisor *sv, const struct child *except, int type, const void *data,
-		      size_t len)
+static void broadcast(struct supervisor *sv, const struct child *except, int type, const void *data, size_t len)
 {
 	for (unsigned i = 0; i < sv->nchildren; i++) {
 		struct child *c = &sv->child[i];
@@ -74,16 +70,16 @@ void supervisor_child_ready(struct supervisor *sv, struct child *c)
 	log_debug("%s is ready after %.1f ms", c->name, (double)(c->ready_us - c->spawned_us) / 1e3);
 	reload_child_ready(sv, c);
 	if (sv->state != SUPERVISOR_STARTING) {
-		log_info("%s is back after %.1f ms (pid %d)", c->name,
-			 (double)(c->ready_us - c->spawned_us) / 1e3, (int)c->pid);
+		log_info("%s is back after %.1f ms (pid %d)", c->name, (double)(c->ready_us - c->spawned_us) / 1e3,
+			 (int)c->pid);
 		return;
 	}
 	for (unsigned i = 0; i < sv->nchildren; i++)
 		if (!sv->child[i].ready_us)
 			return;
 	sv->state = SUPERVISOR_RUNNING;
-	log_info("ready after %.1f ms with %u workers",
-		 (double)(clock_mono_us() - sv->started_us) / 1e3, sv->nchildren);
+	log_info("ready after %.1f ms with %u workers", (double)(clock_mono_us() - sv->started_us) / 1e3,
+		 sv->nchildren);
 	notify_ready(sv);
 }
 
@@ -127,9 +123,7 @@ static void on_signal(evutil_socket_t sig, short what, void *arg)
 	struct supervisor *sv = arg;
 	(void)what;
 	switch (sig) {
-	case SIGCHLD:
-		reap(sv);
-		break;
+	case SIGCHLD: reap(sv); break;
 	case SIGTERM:
 	case SIGINT:
 		if (sv->state == SUPERVISOR_DRAINING)
@@ -137,19 +131,13 @@ static void on_signal(evutil_socket_t sig, short what, void *arg)
 		else
 			drain_start(sv, sig == SIGTERM ? "SIGTERM" : "SIGINT");
 		break;
-	case SIGQUIT:
-		drain_now(sv, "SIGQUIT: at once");
-		break;
+	case SIGQUIT: drain_now(sv, "SIGQUIT: at once"); break;
 	case SIGHUP:
 		log_info("SIGHUP: reloading");
 		reload_start(sv, NULL);
 		break;
-	case SIGUSR1:
-		supervisor_reopen_logs(sv);
-		break;
-	default:
-		log_warn("signal %d: upgrading the binary in place is not built yet", (int)sig);
-		break;
+	case SIGUSR1: supervisor_reopen_logs(sv); break;
+	default: log_warn("signal %d: upgrading the binary in place is not built yet", (int)sig); break;
 	}
 }
 
@@ -196,8 +184,7 @@ static bool make_dir(const char *path, unsigned mode, const struct privileges *p
 static bool make_directories(struct supervisor *sv, const struct privileges *p)
 {
 	char *copy = util_strndup(sv->unix_path, strlen(sv->unix_path));
-	bool ok = make_dir(sv->data_dir, 0700, p, "data.dir") &&
-		  make_dir(dirname(copy), 0755, p, "listen.unix");
+	bool ok = make_dir(sv->data_dir, 0700, p, "data.dir") && make_dir(dirname(copy), 0755, p, "listen.unix");
 	free(copy);
 	return ok;
 }
@@ -218,8 +205,8 @@ static bool open_outside(struct supervisor *sv)
 	sv->fd_lock = supervisor_high(datadir_lock(sv->data_dir));
 	if (sv->fd_lock == -1 || !listen_open(sv))
 		return false;
-	if (p.drop && (fchown(sv->fd_lock, p.uid, p.gid) == -1 ||
-		       (sv->unlink_unix && privileges_give(&p, sv->unix_path) != 0))) {
+	if (p.drop &&
+	    (fchown(sv->fd_lock, p.uid, p.gid) == -1 || (sv->unlink_unix && privileges_give(&p, sv->unix_path) != 0))) {
 		log_error("cannot give files to user %s: %s", p.name, strerror(errno));
 		return false;
 	}
@@ -252,8 +239,8 @@ static void start_workers(struct supervisor *sv)
 static void start_log(const struct supervisor *sv)
 {
 	log_info("orchestrad " PACKAGE_VERSION " starting, pid %d", (int)getpid());
-	log_info("listening on %s%s%s, control socket %s", sv->tcp_address,
-		 sv->tcp_address[0] ? " and " : "", sv->unix_path, sv->ctl_path);
+	log_info("listening on %s%s%s, control socket %s", sv->tcp_address, sv->tcp_address[0] ? " and " : "",
+		 sv->unix_path, sv->ctl_path);
 	log_info("data in %s, store %s", sv->data_dir, conf_str(sv->conf, CONF_STORE_KIND));
 }
 
@@ -281,8 +268,8 @@ static struct supervisor *supervisor_new(const struct conf_input *input, struct 
 
 static void close_all(struct supervisor *sv)
 {
-	int fds[] = {sv->fd_conf, sv->fd_plant, sv->fd_rings, sv->fd_pending, sv->fd_cache,
-		     sv->fd_vectors, sv->fd_tcp, sv->fd_unix, sv->fd_lock};
+	int fds[] = {sv->fd_conf,    sv->fd_plant, sv->fd_rings, sv->fd_pending, sv->fd_cache,
+		     sv->fd_vectors, sv->fd_tcp,   sv->fd_unix,	 sv->fd_lock};
 	for (size_t i = 0; i < ARRAY_LEN(fds); i++)
 		if (fds[i] != -1)
 			close(fds[i]);

@@ -33,11 +33,11 @@ struct reply;
  * to STARTING (again, at once), BACKING_OFF (again, later) or CRASHED (not again until a reload).
  * child_set_state() is the only mover. */
 enum child_state {
-	CHILD_STOPPED,     /* no process: not started yet, or left when told */
-	CHILD_STARTING,    /* process; timer = READY limit */
-	CHILD_READY,       /* process */
-	CHILD_DRAINING,    /* process, told to leave */
-	CHILD_CRASHED,     /* no process: exited with WORKER_EXIT_FATAL */
+	CHILD_STOPPED,	   /* no process: not started yet, or left when told */
+	CHILD_STARTING,	   /* process; timer = READY limit */
+	CHILD_READY,	   /* process */
+	CHILD_DRAINING,	   /* process, told to leave */
+	CHILD_CRASHED,	   /* no process: exited with WORKER_EXIT_FATAL */
 	CHILD_BACKING_OFF, /* no process; timer = next start */
 };
 enum child_prepare { PREPARE_NONE, PREPARE_ASKED, PREPARE_OK };
@@ -47,20 +47,20 @@ struct child {
 	unsigned slot;
 	char name[24];
 	enum child_state state;
-	pid_t pid;                 /* 0 = no process */
-	int sock;                  /* our end of FD_CONTROL; -1 = none */
+	pid_t pid; /* 0 = no process */
+	int sock;  /* our end of FD_CONTROL; -1 = none */
 	struct event *on_message, *timer;
 	uint64_t incarnation;
 	int64_t spawned_us, ready_us; /* monotonic; ready_us 0 = never in this life */
 	unsigned restarts;
 	struct restart_history history;
 	char last_exit[64];
-	int64_t last_exit_us;      /* real time */
-	uint64_t conf_generation;  /* what it runs with */
+	int64_t last_exit_us;	  /* real time */
+	uint64_t conf_generation; /* what it runs with */
 	enum child_prepare prepare;
-	uint32_t prepares, answers; /* PREPAREs sent and answered, in order … */
+	uint32_t prepares, answers;    /* PREPAREs sent and answered, in order … */
 	uint32_t vote_id, catch_up_id; /* … and which of them are of interest */
-	bool killed_by_us;         /* SIGKILL for a reason that was logged */
+	bool killed_by_us;	       /* SIGKILL for a reason that was logged */
 };
 
 enum supervisor_state { SUPERVISOR_STARTING, SUPERVISOR_RUNNING, SUPERVISOR_DRAINING };
@@ -68,17 +68,17 @@ enum supervisor_state { SUPERVISOR_STARTING, SUPERVISOR_RUNNING, SUPERVISOR_DRAI
 struct supervisor {
 	struct event_base *base;
 	enum supervisor_state state;
-	struct conf_input input;   /* what the configuration is loaded from, again at each reload */
+	struct conf_input input; /* what the configuration is loaded from, again at each reload */
 	struct conf *conf;
 	uint64_t conf_generation;
-	int fd_conf;               /* effective configuration for the next worker that is born */
+	int fd_conf; /* effective configuration for the next worker that is born */
 	int fd_plant, fd_rings, fd_pending, fd_cache, fd_vectors;
 	int fd_tcp, fd_unix, fd_lock;
 	int fd_wake[SLOT_COUNT];
-	bool unlink_unix;          /* we made the path: it was not passed by systemd */
+	bool unlink_unix; /* we made the path: it was not passed by systemd */
 	uint64_t unix_inode, ctl_inode;
 	char *data_dir, *unix_path, *ctl_path;
-	char tcp_address[128];     /* as bound, for people */
+	char tcp_address[128];		/* as bound, for people */
 	struct child child[SLOT_COUNT]; /* the first nchildren are used */
 	unsigned nchildren;
 	uint64_t incarnation;
@@ -87,9 +87,9 @@ struct supervisor {
 	size_t nsignals;
 	struct reload *reload;
 	struct control *control;
-	unsigned drain_phase;      /* index into the order of leaving, drain.c */
+	unsigned drain_phase; /* index into the order of leaving, drain.c */
 	struct event *drain_timer;
-	unsigned drain_deadline;   /* the next phase whose deadline passes */
+	unsigned drain_deadline; /* the next phase whose deadline passes */
 	int exit_code;
 };
 
@@ -115,10 +115,7 @@ void child_set_state(struct child *c, enum child_state s);
 const char *child_state_name(enum child_state s);
 /* False: the worker does not listen or is gone. */
 bool child_send(struct child *c, int type, const void *data, size_t len, int fd);
-static inline bool child_alive(const struct child *c)
-{
-	return c->pid != 0;
-}
+static inline bool child_alive(const struct child *c) { return c->pid != 0; }
 
 /* drain.c: api, then warmer and pinger, then sync, so that all that was acknowledged is flushed. */
 void drain_start(struct supervisor *sv, const char *why);

@@ -27,14 +27,10 @@ int worker_role_find(const char *name)
 enum worker_role_id worker_role_of_slot(unsigned slot)
 {
 	switch (slot) {
-	case SLOT_SYNC:
-		return ROLE_SYNC;
-	case SLOT_WARMER:
-		return ROLE_WARMER;
-	case SLOT_PINGER:
-		return ROLE_PINGER;
-	default:
-		return ROLE_API;
+	case SLOT_SYNC: return ROLE_SYNC;
+	case SLOT_WARMER: return ROLE_WARMER;
+	case SLOT_PINGER: return ROLE_PINGER;
+	default: return ROLE_API;
 	}
 }
 

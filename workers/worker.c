@@ -18,7 +18,7 @@
 #include "log.h"
 #include "worker.h"
 
-#define FORMAT_POLL_US 500     /* first look at the segments; doubles … */
+#define FORMAT_POLL_US 500 /* first look at the segments; doubles … */
 #define FORMAT_POLL_MAX_US 20000
 #define MESSAGES_PER_TURN 16
 #define PROMPT_SLICE_NS 100000 /* the least that Linux takes */
@@ -32,12 +32,12 @@ struct command {
 
 struct worker_private {
 	struct event *control, *wake, *heartbeat, *start;
-	struct conf *born;          /* kept to the end: roles may hold its paths, which never change */
-	struct conf *next;          /* between PREPARE and COMMIT or ABORT */
-	struct command *commands;   /* sent, not answered */
+	struct conf *born;	  /* kept to the end: roles may hold its paths, which never change */
+	struct conf *next;	  /* between PREPARE and COMMIT or ABORT */
+	struct command *commands; /* sent, not answered */
 	uint32_t last_token;
 	unsigned format_poll_us;
-	int64_t progress_us;        /* last CTL_PROGRESS */
+	int64_t progress_us; /* last CTL_PROGRESS */
 	bool inited, ready_later;
 	int exit_code;
 };
@@ -61,10 +61,7 @@ void worker_exit(struct worker *w, int code)
 	event_base_loopexit(w->base, NULL);
 }
 
-void worker_ready_later(struct worker *w)
-{
-	w->priv->ready_later = true;
-}
+void worker_ready_later(struct worker *w) { w->priv->ready_later = true; }
 
 void worker_ready(struct worker *w)
 {
@@ -95,7 +92,10 @@ void worker_prompt(void)
 		int32_t nice;
 		uint32_t priority;
 		uint64_t runtime, deadline, period;
-	} a = {.size = sizeof(a), .policy = SCHED_OTHER, .nice = getpriority(PRIO_PROCESS, 0), .runtime = PROMPT_SLICE_NS};
+	} a = {.size = sizeof(a),
+	       .policy = SCHED_OTHER,
+	       .nice = getpriority(PRIO_PROCESS, 0),
+	       .runtime = PROMPT_SLICE_NS};
 	if (sched_getscheduler(0) == SCHED_OTHER)
 		(void)syscall(SYS_sched_setattr, 0, &a, 0); /* older kernels ignore the slice */
 }
@@ -106,10 +106,7 @@ void worker_wake_peer(struct worker *w, unsigned slot)
 	wake_signal(&w->plant->wake[slot], FD_WAKE0 + (int)slot);
 }
 
-void worker_wake_self(struct worker *w)
-{
-	event_active(w->priv->wake, EV_READ, 0);
-}
+void worker_wake_self(struct worker *w) { event_active(w->priv->wake, EV_READ, 0); }
 
 int worker_command(struct worker *w, const char *text, worker_answer_fn *fn, void *arg)
 {
@@ -117,8 +114,7 @@ int worker_command(struct worker *w, const char *text, worker_answer_fn *fn, voi
 	struct buf b = {0};
 	buf_add(&b, &token, sizeof(token));
 	buf_adds(&b, text);
-	bool sent = b.len <= IMSG_MAX ? imsg_send(FD_CONTROL, CTL_COMMAND, b.p, b.len, -1)
-				      : (errno = EMSGSIZE, false);
+	bool sent = b.len <= IMSG_MAX ? imsg_send(FD_CONTROL, CTL_COMMAND, b.p, b.len, -1) : (errno = EMSGSIZE, false);
 	int error = errno;
 	buf_free(&b);
 	if (!sent) {
@@ -183,8 +179,7 @@ static void conf_prepare(struct worker *w, int fd)
 	conf_abort(w);
 	struct conf *next = fd == -1 ? NULL : conf_load_effective(fd);
 	if (next)
-		ok = !w->role->conf_prepare || !w->priv->inited ||
-		     w->role->conf_prepare(w, next, &error) == 0;
+		ok = !w->role->conf_prepare || !w->priv->inited || w->role->conf_prepare(w, next, &error) == 0;
 	if (ok) {
 		w->priv->next = next;
 		send_control(w, CTL_CONF_OK, NULL, 0);
@@ -249,20 +244,11 @@ static bool handle(struct worker *w, const struct imsg *m)
 {
 	uint32_t slot;
 	switch (m->type) {
-	case CTL_DRAIN:
-		start_draining(w);
-		return m->len == 0;
-	case CTL_CONF_PREPARE:
-		conf_prepare(w, m->fd);
-		return m->len == 0 && m->fd != -1;
-	case CTL_CONF_COMMIT:
-		conf_commit(w);
-		return m->len == 0;
-	case CTL_CONF_ABORT:
-		conf_abort(w);
-		return m->len == 0;
-	case CTL_ANSWER:
-		return take_answer(w, m);
+	case CTL_DRAIN: start_draining(w); return m->len == 0;
+	case CTL_CONF_PREPARE: conf_prepare(w, m->fd); return m->len == 0 && m->fd != -1;
+	case CTL_CONF_COMMIT: conf_commit(w); return m->len == 0;
+	case CTL_CONF_ABORT: conf_abort(w); return m->len == 0;
+	case CTL_ANSWER: return take_answer(w, m);
 	case CTL_PEER_RESTARTED:
 		if (m->len != sizeof(slot))
 			return false;
@@ -270,10 +256,8 @@ static bool handle(struct worker *w, const struct imsg *m)
 		if (w->role->peer_restarted && w->priv->inited && slot < SLOT_COUNT)
 			w->role->peer_restarted(w, slot);
 		return slot < SLOT_COUNT;
-	case CTL_REOPEN_LOGS:
-		return m->len == 0; /* standard error stays what it is; for sinks to come */
-	default:
-		return false;
+	case CTL_REOPEN_LOGS: return m->len == 0; /* standard error stays what it is; for sinks to come */
+	default: return false;
 	}
 }
 
@@ -294,8 +278,8 @@ static void on_control(evutil_socket_t sock, short what, void *arg)
 		if (got == 1 && m.fd != -1)
 			close(m.fd);
 		if (!ok) {
-			log_error("malformed message from the supervisor (type %u, %u bytes)",
-				  got == 1 ? m.type : 0, got == 1 ? m.len : 0);
+			log_error("malformed message from the supervisor (type %u, %u bytes)", got == 1 ? m.type : 0,
+				  got == 1 ? m.len : 0);
 			worker_exit(w, WORKER_EXIT_FAIL);
 			return;
 		}
@@ -332,8 +316,8 @@ static void on_start(evutil_socket_t fd, short what, void *arg)
 		return;
 	if (wants && !atomic_load_explicit(&w->plant->h.formatted, memory_order_acquire)) {
 		struct timeval tv = {0, p->format_poll_us};
-		p->format_poll_us = p->format_poll_us * 2 < FORMAT_POLL_MAX_US
-					? p->format_poll_us * 2 : FORMAT_POLL_MAX_US;
+		p->format_poll_us = p->format_poll_us * 2 < FORMAT_POLL_MAX_US ? p->format_poll_us * 2
+									       : FORMAT_POLL_MAX_US;
 		event_add(p->start, &tv);
 		return;
 	}
@@ -360,8 +344,8 @@ static void ignore_signals(void)
 /* The statistics slot outlives its worker; what the dead one had open is gone. */
 static void reset_gauges(struct stats_slot *s)
 {
-#define STAT(id, name, labels, type, help)                                                         \
-	if (strcmp(type, "gauge") == 0)                                                            \
+#define STAT(id, name, labels, type, help)                                                                             \
+	if (strcmp(type, "gauge") == 0)                                                                                \
 		atomic_store_explicit(&s->v[STAT_##id], 0, memory_order_relaxed);
 #include "stats.def"
 #undef STAT

@@ -74,7 +74,7 @@ struct worker_role {
 	void (*drain)(struct worker *w);
 
 	void (*peer_restarted)(struct worker *w, unsigned slot); /* another worker was started again */
-	void (*stop)(struct worker *w);                          /* after the loop: free everything */
+	void (*stop)(struct worker *w);				 /* after the loop: free everything */
 };
 
 #define WORKER_ORPHAN_MS 1000
@@ -82,17 +82,17 @@ struct worker_role {
 struct worker {
 	const struct worker_role *role;
 	unsigned slot, instance; /* api.2 has instance 2 */
-	char name[24];           /* "api.2", "sync" */
+	char name[24];		 /* "api.2", "sync" */
 	uint64_t incarnation;
 	struct event_base *base;
-	struct conf *conf;       /* replaced before conf_commit() */
+	struct conf *conf; /* replaced before conf_commit() */
 	struct plant *plant;
 	struct plant_worker *self;
 	struct stats_slot *stats;
-	int fd_tcp, fd_unix;     /* listening sockets; -1 = not configured or not wanted. Use these, not
+	int fd_tcp, fd_unix; /* listening sockets; -1 = not configured or not wanted. Use these, not
 				  * the numbers of contract.h: a closed number may be anything by now. */
 	bool ready, draining, orphan;
-	void *role_data;         /* the role's own */
+	void *role_data; /* the role's own */
 	struct worker_private *priv;
 };
 

@@ -39,16 +39,16 @@
 #define CACHE_LINE_SHIFT 6
 #define CACHE_SHARD_BYTES (8u << 20) /* a shard's share: a quarter of its log holds 1 MiB */
 #define CACHE_SHARDS_MAX 256
-#define CACHE_WAYS 8                 /* slots of a bucket: one line */
-#define CACHE_LINES_PER_BUCKET 16    /* a slot for every 128 bytes: the smallest record */
+#define CACHE_WAYS 8		  /* slots of a bucket: one line */
+#define CACHE_LINES_PER_BUCKET 16 /* a slot for every 128 bytes: the smallest record */
 #define CACHE_STRIPES 32
 #define CACHE_VALUE_MAX (1u << 20)
-#define CACHE_PAD 0                  /* the class of a pad record */
+#define CACHE_PAD 0 /* the class of a pad record */
 
 /* One line at the start of a record. */
 struct cache_head {
-	uint64_t pos;    /* its own position: a check against everything unforeseen */
-	uint32_t len;    /* of the value; of a pad: lines, itself counted */
+	uint64_t pos; /* its own position: a check against everything unforeseen */
+	uint32_t len; /* of the value; of a pad: lines, itself counted */
 	uint32_t cls;
 	struct uuid key;
 	struct cache_meta meta;
@@ -75,8 +75,8 @@ struct cache_segment {
 
 /* Computed from the size by every process: nobody believes a layout found in shared memory. */
 struct cache_plan {
-	uint32_t shards;   /* a power of two */
-	uint32_t buckets;  /* per shard */
+	uint32_t shards;  /* a power of two */
+	uint32_t buckets; /* per shard */
 	uint64_t log_lines;
 	uint64_t shards_end, stride; /* offset of the first shard's data; bytes from one to the next */
 	uint64_t hits_at, log_at;    /* within a shard's data */
@@ -95,7 +95,7 @@ struct cache_place {
 	uint64_t hash;
 	struct cache_shard *shard;
 	_Atomic uint64_t *slots; /* CACHE_WAYS of them: position << 16 | tag; 0 = never used */
-	_Atomic uint8_t *hits;   /* as many: was it read since it came to the head of the log? */
+	_Atomic uint8_t *hits;	 /* as many: was it read since it came to the head of the log? */
 	char *log;
 	uint16_t tag;
 };

@@ -157,8 +157,8 @@ static void mark_hit(_Atomic uint8_t *hit)
 		atomic_store_explicit(hit, 1, memory_order_relaxed);
 }
 
-ptrdiff_t cache_get(struct cache *c, enum cache_class cls, const struct uuid *key, int64_t now_us,
-		    void *buf, size_t cap, struct cache_meta *meta_r)
+ptrdiff_t cache_get(struct cache *c, enum cache_class cls, const struct uuid *key, int64_t now_us, void *buf,
+		    size_t cap, struct cache_meta *meta_r)
 {
 	struct cache_place p = cache_place_of(c, cache_hash(c, cls, key));
 	for (int tries = 0, i = 0; i < CACHE_WAYS; i++) {
@@ -172,15 +172,13 @@ ptrdiff_t cache_get(struct cache *c, enum cache_class cls, const struct uuid *ke
 			mark_hit(&p.hits[i]);
 			*meta_r = h.meta;
 			return (ptrdiff_t)h.len;
-		case UNUSABLE:
-			return -1;
+		case UNUSABLE: return -1;
 		case CHANGED: /* evicted, or carried over to the head: look at this bucket again */
 			if (++tries == RETRIES)
 				return -1;
 			i = -1;
 			break;
-		case NOT_THIS:
-			break;
+		case NOT_THIS: break;
 		}
 	}
 	return -1;

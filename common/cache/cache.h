@@ -17,9 +17,9 @@
 
 struct cache;
 enum cache_class { CACHE_MEMORY = 1 };
-struct cache_meta {       /* travels with every value */
+struct cache_meta { /* travels with every value */
 	uint64_t ns, version;
-	int64_t expires_us;   /* 0 = never; readers must treat an expired entry as gone (cache_get does) */
+	int64_t expires_us; /* 0 = never; readers must treat an expired entry as gone (cache_get does) */
 };
 
 size_t cache_segment_size(uint64_t bytes);
@@ -28,21 +28,23 @@ void cache_close(struct cache **c);
 
 /* Copies the value to buf (cap bytes). Returns its length, or -1: a miss (absent, expired at now_us,
  * larger than cap, or changed under our feet too often). */
-ptrdiff_t cache_get(struct cache *c, enum cache_class cls, const struct uuid *key, int64_t now_us,
-		    void *buf, size_t cap, struct cache_meta *meta_r);
+ptrdiff_t cache_get(struct cache *c, enum cache_class cls, const struct uuid *key, int64_t now_us, void *buf,
+		    size_t cap, struct cache_meta *meta_r);
 /* The epoch of the shard of this key: load it BEFORE reading pending table or store. */
 uint64_t cache_epoch(struct cache *c, enum cache_class cls, const struct uuid *key);
 /* Fill after a miss. False: refused (epoch moved, a version ≥ this one is there, or too large). */
 bool cache_fill(struct cache *c, enum cache_class cls, const struct uuid *key, uint64_t epoch,
 		const struct cache_meta *meta, const void *value, size_t len);
 /* sync: write-through of an applied write: replaces any older version and moves the epoch. */
-void cache_put(struct cache *c, enum cache_class cls, const struct uuid *key,
-	       const struct cache_meta *meta, const void *value, size_t len);
+void cache_put(struct cache *c, enum cache_class cls, const struct uuid *key, const struct cache_meta *meta,
+	       const void *value, size_t len);
 /* sync: the key is gone; moves the epoch. */
 void cache_remove(struct cache *c, enum cache_class cls, const struct uuid *key);
 /* sync: empties everything of a namespace (simple form: bumps every shard's epoch, drops entries of ns). */
 void cache_purge_ns(struct cache *c, uint64_t ns);
 
-struct cache_stats { uint64_t entries, bytes, capacity, evictions, emptied_shards; };
+struct cache_stats {
+	uint64_t entries, bytes, capacity, evictions, emptied_shards;
+};
 void cache_stats(struct cache *c, struct cache_stats *out);
 #endif

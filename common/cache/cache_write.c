@@ -12,7 +12,7 @@
 #define CARRY_EARN 4
 #define CARRY_SAVED 256
 #define CARRY_LINES 4096  /* of one insertion: it stays within a tenth of a millisecond */
-#define FILL_TRIES 64     /* a fill is a favour: it does not wait for a sleeping lock holder */
+#define FILL_TRIES 64	  /* a fill is a favour: it does not wait for a sleeping lock holder */
 #define PURGE_WALK 262144 /* entries of a shard that a purge looks at one by one */
 
 /* ---- counters: one writer at a time, so no locked instruction ---- */
@@ -256,7 +256,8 @@ static void insert(struct cache *c, const struct cache_place *p, const struct ca
 static struct cache_head make_head(uint64_t hash, enum cache_class cls, const struct uuid *key,
 				   const struct cache_meta *meta, size_t len)
 {
-	return (struct cache_head){.len = (uint32_t)len, .cls = (uint32_t)cls, .key = *key, .meta = *meta, .hash = hash};
+	return (struct cache_head){
+		.len = (uint32_t)len, .cls = (uint32_t)cls, .key = *key, .meta = *meta, .hash = hash};
 }
 
 bool cache_fill(struct cache *c, enum cache_class cls, const struct uuid *key, uint64_t epoch,

@@ -5,7 +5,7 @@
 #include "util.h"
 
 struct embedder {
-	const char *id;       /* e.g. "hash-1536-v1"; changes whenever any output bit may change */
+	const char *id; /* e.g. "hash-1536-v1"; changes whenever any output bit may change */
 	uint32_t dimensions;
 	/* Embeds n texts into out[n * dimensions], each normalised to length 1 (a text without any
 	 * feature gives the zero vector and is reported by returning the count of non-zero ones).

@@ -4,11 +4,11 @@
 /* What a code point does: one of these two, or the folded letter, perhaps with a flag above Unicode. */
 enum { SEPARATES = 0, DROPPED = 1 };
 #define SINGLE (1u << 24) /* a word by itself */
-#define PAIR                                                                                       \
-	(1u << 25) /* two ASCII letters, 5 bits each, as fold-table.h writes them from 0xF000 */
+#define PAIR (1u << 25)	  /* two ASCII letters, 5 bits each, as fold-table.h writes them from 0xF000 */
 
 /* Above the tables everything is a letter that folds to itself, but for these rows (ascending). */
 enum row_kind { SEP, DROP, ALONE };
+/* clang-format off */
 static const struct row {
 	uint32_t first, last;
 	enum row_kind kind;
@@ -33,6 +33,7 @@ static const struct row {
     {0x1F000, 0x1F3FA, ALONE}, {0x1F3FB, 0x1F3FF, DROP},  {0x1F400, 0x1FAFF, ALONE},
     {0x20000, 0x3FFFF, ALONE}, {0xE0000, 0x10FFFF, DROP},
 };
+/* clang-format on */
 
 static uint32_t fold_ascii(uint32_t c)
 {
@@ -45,8 +46,7 @@ static uint32_t fold_ascii(uint32_t c)
 
 static uint32_t fold_high(uint32_t c)
 {
-	if ((c >= 0xFF10 && c <= 0xFF19) || (c >= 0xFF21 && c <= 0xFF3A) ||
-	    (c >= 0xFF41 && c <= 0xFF5A))
+	if ((c >= 0xFF10 && c <= 0xFF19) || (c >= 0xFF21 && c <= 0xFF3A) || (c >= 0xFF41 && c <= 0xFF5A))
 		return fold_ascii(c - 0xFF00 + 0x20); /* full-width forms */
 	size_t lo = 0, hi = ARRAY_LEN(rows);
 	while (lo < hi) {
@@ -59,12 +59,9 @@ static uint32_t fold_high(uint32_t c)
 	if (lo == ARRAY_LEN(rows) || c < rows[lo].first)
 		return c;
 	switch (rows[lo].kind) {
-	case SEP:
-		return SEPARATES;
-	case DROP:
-		return DROPPED;
-	default:
-		return c | SINGLE;
+	case SEP: return SEPARATES;
+	case DROP: return DROPPED;
+	default: return c | SINGLE;
 	}
 }
 

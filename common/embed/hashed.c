@@ -23,15 +23,14 @@ enum {
 	WEIGHT_STOP_PAIR = 2,
 	GRAM_MIN = 3,
 	GRAM_MAX = 5,
-	TEXT_MAX =
-	    1
-	    << 20, /* what is beyond does not count; keeps every integer below far from overflow */
-	DAMP_UNIT = 1024, /* fixed point of the damped values */
+	TEXT_MAX = 1 << 20, /* what is beyond does not count; keeps every integer below far from overflow */
+	DAMP_UNIT = 1024,   /* fixed point of the damped values */
 };
 
 /* Function words of English, grouped by length. Negations are not among them: they carry meaning
  * that a cosine must see. A list, not statistics: other languages get along without. */
 #define STOP_LONGEST 7
+/* clang-format off */
 static const char *const stop_words[STOP_LONGEST + 1] = {
     "",
     "a i s t",
@@ -46,6 +45,7 @@ static const char *const stop_words[STOP_LONGEST + 1] = {
     "before during having itself myself really rather should",
     "because between further himself however through",
 };
+/* clang-format on */
 
 struct sums {
 	int32_t at[DIMENSIONS];
@@ -69,10 +69,7 @@ static bool hashed_is_stop(const struct fold *f)
 }
 
 /* One more symbol of a feature. Odd factor: for a given symbol a bijection of the 64 bits. */
-static inline uint64_t hashed_step(uint64_t h, uint64_t symbol)
-{
-	return (h ^ symbol) * UINT64_C(0x9E3779B97F4A7C15);
-}
+static inline uint64_t hashed_step(uint64_t h, uint64_t symbol) { return (h ^ symbol) * UINT64_C(0x9E3779B97F4A7C15); }
 
 static inline void hashed_add(struct sums *s, uint64_t h, int32_t weight)
 {

@@ -23,7 +23,7 @@ struct filter {
 	struct filter **kid; /* F_AND, F_OR, F_NOT */
 	size_t nkids;
 	const struct fcolumn *column; /* NULL: a path into metadata */
-	char *path;                   /* keys, each ended by NUL, the last by two */
+	char *path;		      /* keys, each ended by NUL, the last by two */
 	struct fvalue *v;
 	size_t nv;
 };

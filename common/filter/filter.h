@@ -32,13 +32,22 @@ bool filter_match(const struct filter *f, const struct memory *m);
 /* Appends a SQLite boolean expression over table alias `m` (columns of the memories table) to `sql`
  * and the values to bind, in order, to *args. Spans and FARG_FILTER pointers lie in f, which must live as long. */
 struct filter_arg {
-	enum { FARG_TEXT, FARG_INT, FARG_REAL, FARG_BLOB, FARG_FILTER } type; /* FARG_FILTER: bound as a FILTER_POINTER */
+	enum {
+		FARG_TEXT,
+		FARG_INT,
+		FARG_REAL,
+		FARG_BLOB,
+		FARG_FILTER
+	} type; /* FARG_FILTER: bound as a FILTER_POINTER */
 	struct span s;
 	int64_t i;
 	double d;
 	const struct filter *filter;
 };
-struct filter_args { struct filter_arg *v; size_t n, cap; };
+struct filter_args {
+	struct filter_arg *v;
+	size_t n, cap;
+};
 void filter_sql(const struct filter *f, struct buf *sql, struct filter_args *args);
 void filter_args_free(struct filter_args *a);
 /* Defines the SQL function orc_meta() that the expressions use for conditions on metadata.*: the same

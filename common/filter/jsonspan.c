@@ -40,9 +40,7 @@ static const char *value_end(const char *p, const char *end)
 				return p + 1;
 			break;
 		case '{':
-		case '[':
-			depth++;
-			break;
+		case '[': depth++; break;
 		case '}':
 		case ']':
 			if (!depth)
@@ -66,20 +64,13 @@ static const char *value_end(const char *p, const char *end)
 enum jsonspan_type jsonspan_type(struct span v)
 {
 	switch (v.len ? *v.p : 0) {
-	case '{':
-		return JSONSPAN_OBJECT;
-	case '[':
-		return JSONSPAN_ARRAY;
-	case '"':
-		return JSONSPAN_STRING;
-	case 't':
-		return JSONSPAN_TRUE;
-	case 'f':
-		return JSONSPAN_FALSE;
-	case 'n':
-		return JSONSPAN_NULL;
-	case 0:
-		return JSONSPAN_NONE;
+	case '{': return JSONSPAN_OBJECT;
+	case '[': return JSONSPAN_ARRAY;
+	case '"': return JSONSPAN_STRING;
+	case 't': return JSONSPAN_TRUE;
+	case 'f': return JSONSPAN_FALSE;
+	case 'n': return JSONSPAN_NULL;
+	case 0: return JSONSPAN_NONE;
 	}
 	return JSONSPAN_NUMBER;
 }

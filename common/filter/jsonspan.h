@@ -5,8 +5,16 @@
 #define ORC_JSONSPAN_H
 #include "util.h"
 
-enum jsonspan_type { JSONSPAN_NONE, JSONSPAN_OBJECT, JSONSPAN_ARRAY, JSONSPAN_STRING, JSONSPAN_NUMBER, JSONSPAN_TRUE,
-		     JSONSPAN_FALSE, JSONSPAN_NULL };
+enum jsonspan_type {
+	JSONSPAN_NONE,
+	JSONSPAN_OBJECT,
+	JSONSPAN_ARRAY,
+	JSONSPAN_STRING,
+	JSONSPAN_NUMBER,
+	JSONSPAN_TRUE,
+	JSONSPAN_FALSE,
+	JSONSPAN_NULL
+};
 
 /* The type that a value's text begins like. */
 enum jsonspan_type jsonspan_type(struct span value);

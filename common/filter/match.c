@@ -46,23 +46,14 @@ static bool column_value(const struct fcolumn *c, const struct memory *m, struct
 		*v = (struct fvalue){.type = FV_TEXT, .s = (char *)(uintptr_t)s->p, .len = s->len};
 		return s->len > 0;
 	}
-	case FF_UUID:
-		*v = (struct fvalue){.type = FV_TEXT, .s = (char *)(uintptr_t)at, .len = 16};
-		return true;
-	case FF_REAL:
-		*v = (struct fvalue){.type = FV_REAL, .d = (double)*(const float *)(const void *)at};
-		return true;
-	case FF_INT:
-		v->i = (int64_t) * (const uint64_t *)(const void *)at;
-		return true;
-	case FF_TIME:
-		v->i = *(const int64_t *)(const void *)at;
-		return v->i != 0;
+	case FF_UUID: *v = (struct fvalue){.type = FV_TEXT, .s = (char *)(uintptr_t)at, .len = 16}; return true;
+	case FF_REAL: *v = (struct fvalue){.type = FV_REAL, .d = (double)*(const float *)(const void *)at}; return true;
+	case FF_INT: v->i = (int64_t) * (const uint64_t *)(const void *)at; return true;
+	case FF_TIME: v->i = *(const int64_t *)(const void *)at; return v->i != 0;
 	case FF_BOOL:
 		*v = (struct fvalue){.type = FV_BOOL, .i = (*(const uint32_t *)(const void *)at & MEMORY_PINNED) != 0};
 		return true;
-	case FF_META:
-		break;
+	case FF_META: break;
 	}
 	return false;
 }
@@ -77,19 +68,13 @@ static bool json_value(struct span j, struct buf *scratch, struct fvalue *v)
 			return false;
 		*v = (struct fvalue){.type = FV_TEXT, .s = (char *)(uintptr_t)text.p, .len = text.len};
 		return true;
-	case JSONSPAN_NUMBER:
-		v->type = jsonspan_number(j, &v->i, &v->d) ? FV_INT : FV_REAL;
-		return true;
+	case JSONSPAN_NUMBER: v->type = jsonspan_number(j, &v->i, &v->d) ? FV_INT : FV_REAL; return true;
 	case JSONSPAN_TRUE:
-	case JSONSPAN_FALSE:
-		*v = (struct fvalue){.type = FV_BOOL, .i = *j.p == 't'};
-		return true;
-	case JSONSPAN_NULL:
-		return true;
+	case JSONSPAN_FALSE: *v = (struct fvalue){.type = FV_BOOL, .i = *j.p == 't'}; return true;
+	case JSONSPAN_NULL: return true;
 	case JSONSPAN_NONE:
 	case JSONSPAN_OBJECT:
-	case JSONSPAN_ARRAY:
-		break;
+	case JSONSPAN_ARRAY: break;
 	}
 	return false; /* objects and arrays equal nothing */
 }
@@ -99,8 +84,11 @@ static bool holds(const struct filter *f, const struct fvalue *v)
 {
 	for (size_t i = 0; i < f->nv; i++) {
 		int c = filter_compare(v, &f->v[i]);
-		bool yes = c != 2 && ((f->op == F_EQ || f->op == F_IN || f->op == F_NE || f->op == F_NIN) ? c == 0 :
-				      f->op == F_GT ? c > 0 : f->op == F_GTE ? c >= 0 : f->op == F_LT ? c < 0 : c <= 0);
+		bool yes = c != 2 && ((f->op == F_EQ || f->op == F_IN || f->op == F_NE || f->op == F_NIN) ? c == 0
+				      : f->op == F_GT							  ? c > 0
+				      : f->op == F_GTE							  ? c >= 0
+				      : f->op == F_LT							  ? c < 0
+													  : c <= 0);
 		if (yes)
 			return true;
 	}
@@ -177,10 +165,8 @@ static bool eval(const struct filter *f, struct matching *x)
 			if (eval(f->kid[i], x))
 				return true;
 		return false;
-	case F_NOT:
-		return !eval(f->kid[0], x);
-	default:
-		return leaf(f, x);
+	case F_NOT: return !eval(f->kid[0], x);
+	default: return leaf(f, x);
 	}
 }
 

@@ -11,7 +11,10 @@
 #define VALUES_MAX 10000 /* altogether: SQLite binds at most 32,766 */
 #define PATH_MAX_BYTES 256
 
-#define COLUMN(name, sql, kind, member) {name, sql, kind, offsetof(struct memory, member)}
+#define COLUMN(name, sql, kind, member)                                                                                \
+	{                                                                                                              \
+		name, sql, kind, offsetof(struct memory, member)                                                       \
+	}
 static const struct fcolumn columns[] = {
 	COLUMN("id", "id", FF_UUID, id),
 	COLUMN("kind", "kind", FF_TEXT, kind),
@@ -137,9 +140,7 @@ static bool fit_column(const struct fcolumn *c, struct fvalue *v, const char **w
 {
 	struct uuid u;
 	switch (c->kind) {
-	case FF_TEXT:
-		*want = "compares with strings";
-		return v->type == FV_TEXT;
+	case FF_TEXT: *want = "compares with strings"; return v->type == FV_TEXT;
 	case FF_UUID:
 		*want = "compares with UUIDs";
 		if (v->type != FV_TEXT || !uuid_parse(v->s, v->len, &u))
@@ -155,20 +156,15 @@ static bool fit_column(const struct fcolumn *c, struct fvalue *v, const char **w
 		v->d = (double)(float)(v->type == FV_INT ? (double)v->i : v->d); /* as it is stored */
 		v->type = FV_REAL;
 		return true;
-	case FF_INT:
-		*want = "compares with numbers";
-		return v->type == FV_INT || v->type == FV_REAL;
+	case FF_INT: *want = "compares with numbers"; return v->type == FV_INT || v->type == FV_REAL;
 	case FF_TIME:
 		*want = "compares with RFC 3339 times such as 2026-11-21T05:38:00Z";
 		if (v->type != FV_TEXT || !clock_parse(v->s, v->len, &v->i))
 			return false;
 		v->type = FV_INT;
 		return true;
-	case FF_BOOL:
-		*want = "compares with true and false";
-		return v->type == FV_BOOL;
-	case FF_META:
-		break;
+	case FF_BOOL: *want = "compares with true and false"; return v->type == FV_BOOL;
+	case FF_META: break;
 	}
 	return true;
 }
@@ -190,7 +186,7 @@ static struct filter *parse_list(struct parsing *p, enum fop op, const char *key
 	if (!json_is_array(list) || !json_array_size(list))
 		return refuse(p, key, "must be a list of at least one condition");
 	struct filter *f = node(op);
-	json_array_foreach(list, i, e) {
+	json_array_foreach (list, i, e) {
 		struct filter *kid = parse_object(p, e, depth + 1);
 		if (!kid) {
 			filter_free(&f);
@@ -203,9 +199,11 @@ static struct filter *parse_list(struct parsing *p, enum fop op, const char *key
 
 static bool op_by_name(const char *s, enum fop *op)
 {
-	static const struct { const char *name; enum fop op; } ops[] = {
-		{"eq", F_EQ}, {"ne", F_NE}, {"gt", F_GT}, {"gte", F_GTE}, {"lt", F_LT}, {"lte", F_LTE},
-		{"in", F_IN}, {"nin", F_NIN}, {"exists", F_EXISTS}};
+	static const struct {
+		const char *name;
+		enum fop op;
+	} ops[] = {{"eq", F_EQ},   {"ne", F_NE}, {"gt", F_GT},	 {"gte", F_GTE},      {"lt", F_LT},
+		   {"lte", F_LTE}, {"in", F_IN}, {"nin", F_NIN}, {"exists", F_EXISTS}};
 	s += *s == '$';
 	for (size_t i = 0; i < ARRAY_LEN(ops); i++)
 		if (strcmp(ops[i].name, s) == 0) {
@@ -249,9 +247,10 @@ static struct filter *condition(struct parsing *p, const char *field, enum fop o
 		bool meta = strncmp(field, "metadata.", 9) == 0;
 		f->path = meta ? split_path(field + 9) : NULL;
 		if (!f->path) {
-			refuse(p, field, meta ? "is no path of keys with single dots (in a key write \\. for a dot and \\\\ for a backslash; at most 256 bytes)"
-					      : "no such field; filter on kind, user_id, agent_id, session_id, external_id, id, importance, version, "
-						"pinned, created_at, updated_at, expires_at or metadata.KEY");
+			refuse(p, field,
+			       meta ? "is no path of keys with single dots (in a key write \\. for a dot and \\\\ for a backslash; at most 256 bytes)"
+				    : "no such field; filter on kind, user_id, agent_id, session_id, external_id, id, importance, version, "
+				      "pinned, created_at, updated_at, expires_at or metadata.KEY");
 			ok = false;
 		}
 	}
@@ -268,7 +267,7 @@ static struct filter *condition(struct parsing *p, const char *field, enum fop o
 		ok = json_is_array(j) && json_array_size(j) >= 1 && json_array_size(j) <= IN_MAX;
 		if (!ok)
 			refuse(p, field, "in and nin take a list of 1 to 1000 values");
-		json_array_foreach(j, i, e)
+		json_array_foreach (j, i, e)
 			ok = ok && add_value(p, f, field, e);
 	} else if (ok) {
 		ok = add_value(p, f, field, j);
@@ -304,9 +303,8 @@ static struct filter *parse_field(struct parsing *p, const char *field, const js
 	if (!json_object_size(v))
 		return refuse(p, field, "needs an operator: eq ne gt gte lt lte in nin exists");
 	struct filter *f = node(F_AND);
-	json_object_foreach((json_t *)(uintptr_t)v, key, e) {
-		struct filter *kid = op_by_name(key, &op) ? condition(p, field, op, e)
-							  : refuse_operator(p, field, key);
+	json_object_foreach ((json_t *)(uintptr_t)v, key, e) {
+		struct filter *kid = op_by_name(key, &op) ? condition(p, field, op, e) : refuse_operator(p, field, key);
 		if (!kid) {
 			filter_free(&f);
 			return NULL;
@@ -345,7 +343,7 @@ static struct filter *parse_object(struct parsing *p, const json_t *j, int depth
 	if (!json_object_size(j) && depth && !count_condition(p, "filter"))
 		return NULL;
 	struct filter *f = node(F_AND);
-	json_object_foreach((json_t *)(uintptr_t)j, key, v) {
+	json_object_foreach ((json_t *)(uintptr_t)j, key, v) {
 		struct filter *kid = parse_key(p, key, v, depth);
 		if (!kid) {
 			filter_free(&f);

@@ -23,14 +23,9 @@ void filter_args_free(struct filter_args *a)
 static void bind_value(struct filter_args *a, const struct fvalue *v, bool blob)
 {
 	switch (v->type) {
-	case FV_TEXT:
-		arg(a, (struct filter_arg){.type = blob ? FARG_BLOB : FARG_TEXT, .s = {v->s, v->len}});
-		break;
-	case FV_REAL:
-		arg(a, (struct filter_arg){.type = FARG_REAL, .d = v->d});
-		break;
-	default:
-		arg(a, (struct filter_arg){.type = FARG_INT, .i = v->i});
+	case FV_TEXT: arg(a, (struct filter_arg){.type = blob ? FARG_BLOB : FARG_TEXT, .s = {v->s, v->len}}); break;
+	case FV_REAL: arg(a, (struct filter_arg){.type = FARG_REAL, .d = v->d}); break;
+	default: arg(a, (struct filter_arg){.type = FARG_INT, .i = v->i});
 	}
 }
 

@@ -65,8 +65,8 @@ void http_conn_cut(struct http_conn *c)
 void http_conn_refuse(struct http_conn *c, int status, const char *why)
 {
 	struct http_request *r = c->r;
-	bool head_only = r ? r->method == HTTP_M_HEAD :
-			     c->in_len - c->in_pos >= 5 && memcmp(c->in + c->in_pos, "HEAD ", 5) == 0;
+	bool head_only = r ? r->method == HTTP_M_HEAD
+			   : c->in_len - c->in_pos >= 5 && memcmp(c->in + c->in_pos, "HEAD ", 5) == 0;
 
 	stats_add(c->s->stats, STAT_HTTP_REJECTED, 1);
 	c->closing = c->unread = true;
@@ -154,16 +154,11 @@ static void set_deadline(struct http_conn *c)
 	if (c->lingering)
 		return;
 	switch (c->rx) {
-	case HTTP_RX_HEAD:
-		ph = c->in_len > c->in_pos ? HTTP_PH_HEAD : HTTP_PH_IDLE;
-		break;
+	case HTTP_RX_HEAD: ph = c->in_len > c->in_pos ? HTTP_PH_HEAD : HTTP_PH_IDLE; break;
 	case HTTP_RX_BODY:
 	case HTTP_RX_CHUNKED:
-	case HTTP_RX_SKIP:
-		ph = c->paused ? HTTP_PH_WAIT : HTTP_PH_BODY;
-		break;
-	default:
-		ph = HTTP_PH_WAIT;
+	case HTTP_RX_SKIP: ph = c->paused ? HTTP_PH_WAIT : HTTP_PH_BODY; break;
+	default: ph = HTTP_PH_WAIT;
 	}
 	/* A streamed body may be of any length: it must come at 64 KiB per body timeout at least. */
 	bool progress = ph == HTTP_PH_BODY && c->r && c->r->stream_in && c->r->streamed >= HTTP_SKIP_MAX;
@@ -172,9 +167,10 @@ static void set_deadline(struct http_conn *c)
 	if (ph == c->phase && !progress)
 		return; /* an absolute deadline: bytes that trickle in do not move it */
 	c->phase = ph;
-	c->in_deadline = ph == HTTP_PH_HEAD || (ph == HTTP_PH_IDLE && !c->served) ? now + l->head_timeout_ms :
-			 ph == HTTP_PH_IDLE ? now + l->idle_timeout_ms :
-			 ph == HTTP_PH_BODY ? now + l->body_timeout_ms : HTTP_NEVER;
+	c->in_deadline = ph == HTTP_PH_HEAD || (ph == HTTP_PH_IDLE && !c->served) ? now + l->head_timeout_ms
+			 : ph == HTTP_PH_IDLE					  ? now + l->idle_timeout_ms
+			 : ph == HTTP_PH_BODY					  ? now + l->body_timeout_ms
+										  : HTTP_NEVER;
 }
 
 static void set_reading(struct http_conn *c)
@@ -213,8 +209,11 @@ static void drop_slow_readers(struct http_conn *c)
 		struct http_conn *slowest = s->o_first == c ? c->o_next : s->o_first;
 		if (!slowest)
 			return; /* one reply may be larger than the budget */
-		log_warn_limited(&limit, 10, "%zu bytes of replies wait for clients that do not read: dropping the one that has taken nothing for the longest "
-				 "(http.buffered_bytes is %zu)", s->unsent, s->lim.buffered_bytes);
+		log_warn_limited(
+			&limit, 10,
+			"%zu bytes of replies wait for clients that do not read: dropping the one that has taken nothing for the longest "
+			"(http.buffered_bytes is %zu)",
+			s->unsent, s->lim.buffered_bytes);
 		http_conn_cut(slowest);
 	}
 }

@@ -8,14 +8,14 @@
 #include <llhttp.h>
 #include "http/http.h"
 
-#define HTTP_IN_SIZE (32u * 1024)    /* one read; a head and body that fit are never copied */
-#define HTTP_OUT_SIZE (32u * 1024)   /* output buffers up to this size are pooled */
-#define HTTP_OUT_HIGH (256u * 1024)  /* more unsent output: parse and write no further */
-#define HTTP_OUT_LOW (64u * 1024)    /* on_drain at or below */
-#define HTTP_PARK_MAX 2048u          /* the beginning of a head up to this size moves to memory of its own */
-#define HTTP_POOL_MAX 64u            /* free buffers kept of each kind */
-#define HTTP_SKIP_MAX (64u * 1024)   /* rest of a body after an early answer: up to this it is skipped */
-#define HTTP_FRAME_MAX (16u * 1024)  /* chunk extensions of a whole request */
+#define HTTP_IN_SIZE (32u * 1024)	      /* one read; a head and body that fit are never copied */
+#define HTTP_OUT_SIZE (32u * 1024)	      /* output buffers up to this size are pooled */
+#define HTTP_OUT_HIGH (256u * 1024)	      /* more unsent output: parse and write no further */
+#define HTTP_OUT_LOW (64u * 1024)	      /* on_drain at or below */
+#define HTTP_PARK_MAX 2048u		      /* the beginning of a head up to this size moves to memory of its own */
+#define HTTP_POOL_MAX 64u		      /* free buffers kept of each kind */
+#define HTTP_SKIP_MAX (64u * 1024)	      /* rest of a body after an early answer: up to this it is skipped */
+#define HTTP_FRAME_MAX (16u * 1024)	      /* chunk extensions of a whole request */
 #define HTTP_HEAD_CEILING (16u * 1024 * 1024) /* whatever the limits say: positions in a head have 32 bits */
 #define HTTP_FIELDS_CEILING 10000u
 #define HTTP_LINGER_MS 1000
@@ -31,8 +31,8 @@ struct http_field {
 
 /* Where the search for the end of the head stands; offsets from the first byte of the request. */
 struct http_scan {
-	uint32_t at;    /* next byte to look at */
-	uint32_t line;  /* first byte of the current line */
+	uint32_t at;	/* next byte to look at */
+	uint32_t line;	/* first byte of the current line */
 	uint32_t lines; /* complete lines so far */
 	uint32_t first; /* length of the request line, without CRLF */
 };
@@ -55,40 +55,40 @@ struct http_request {
 	uint64_t length; /* Content-Length */
 	void *user;
 	void (*on_drain)(void *arg, struct http_request *r);
-	char *body;          /* in the input buffer, or malloc'ed when body_own */
+	char *body; /* in the input buffer, or malloc'ed when body_own */
 	size_t body_len, body_cap, charged;
-	uint64_t streamed;   /* body bytes since the deadline was last moved */
+	uint64_t streamed; /* body bytes since the deadline was last moved */
 	struct http_joined *joined;
-	char *scratch;       /* http_reply_begin() of a request whose client is gone */
+	char *scratch; /* http_reply_begin() of a request whose client is gone */
 	size_t begin_at, body_at, len_at, begin_digits;
-	const char *frame;   /* chunked: framing bytes from here on are not checked yet */
+	const char *frame; /* chunked: framing bytes from here on are not checked yet */
 	uint32_t extension_bytes, trailer_bytes, trailers;
-	uint16_t refuse;     /* status a parser callback wants */
+	uint16_t refuse; /* status a parser callback wants */
 	const char *why;
 	uint16_t n_fields;
 	uint8_t minor, id_len;
 	bool has_host, expect_continue, keep, chunked, head_done, body_done, body_own;
-	bool stream_in;      /* the body goes to on_body */
-	bool owned;          /* the handler has it: it must answer before it is released */
-	bool gone;           /* nobody waits for the answer any more */
-	bool told;           /* on_gone was called */
-	bool answered;       /* a status line is in the output */
+	bool stream_in; /* the body goes to on_body */
+	bool owned;	/* the handler has it: it must answer before it is released */
+	bool gone;	/* nobody waits for the answer any more */
+	bool told;	/* on_gone was called */
+	bool answered;	/* a status line is in the output */
 	bool stream_out, tx_chunked, no_body, want_drain;
-	bool ended;          /* the answer is complete: release */
-	bool aborted;        /* http_abort(): the answer must not look complete */
-	char frame_last;     /* chunked: the last framing byte */
+	bool ended;	 /* the answer is complete: release */
+	bool aborted;	 /* http_abort(): the answer must not look complete */
+	char frame_last; /* chunked: the last framing byte */
 	char id[HTTP_ID_MAX];
 	unsigned cap_fields;
 	struct http_field fields[];
 };
 
 enum http_rx {
-	HTTP_RX_HEAD,    /* waiting for, or in, a head */
-	HTTP_RX_BODY,    /* Content-Length bytes to come: body_left */
+	HTTP_RX_HEAD, /* waiting for, or in, a head */
+	HTTP_RX_BODY, /* Content-Length bytes to come: body_left */
 	HTTP_RX_CHUNKED,
-	HTTP_RX_WAIT,    /* the request is complete, its answer is not */
-	HTTP_RX_SKIP,    /* answered early: body_left bytes to throw away */
-	HTTP_RX_OFF      /* nothing that comes is read any more */
+	HTTP_RX_WAIT, /* the request is complete, its answer is not */
+	HTTP_RX_SKIP, /* answered early: body_left bytes to throw away */
+	HTTP_RX_OFF   /* nothing that comes is read any more */
 };
 enum http_phase { HTTP_PH_NONE, HTTP_PH_IDLE, HTTP_PH_HEAD, HTTP_PH_BODY, HTTP_PH_WAIT, HTTP_PH_LINGER };
 
@@ -115,12 +115,12 @@ struct http_conn {
 	unsigned uid;
 	struct buf *sink; /* tests: output goes here, there is no socket */
 	struct event *ev_read, *ev_write;
-	struct http_conn *next, **pprev;     /* all connections */
+	struct http_conn *next, **pprev; /* all connections */
 	struct http_conn *turn_next;
 	struct http_conn *w_next, **w_pprev; /* slot of the wheel */
 	uint64_t w_tick;
-	struct http_conn *o_next, *o_prev;   /* holders of unsent output */
-	int64_t o_since;                     /* out_deadline when it came to the end of that list */
+	struct http_conn *o_next, *o_prev; /* holders of unsent output */
+	int64_t o_since;		   /* out_deadline when it came to the end of that list */
 };
 
 struct http_listener {
@@ -153,8 +153,8 @@ struct http_server {
 	unsigned n_in_free, n_out_free, n_req_free;
 	struct http_request *req_free;
 	size_t buffered;
-	size_t unsent;                       /* output buffers of connections whose clients do not take it */
-	struct http_conn *o_first, *o_last;  /* these connections: first the one without progress for the longest */
+	size_t unsent;			    /* output buffers of connections whose clients do not take it */
+	struct http_conn *o_first, *o_last; /* these connections: first the one without progress for the longest */
 	uint64_t id_seed, id_count;
 	llhttp_settings_t settings;
 };
@@ -182,7 +182,7 @@ void http_reply_refusal(struct http_conn *c, int status, const char *why, bool n
 void http_reply_continue(struct http_conn *c);
 
 /* step.c */
-void http_step_run(struct http_conn *c); /* parses and answers as far as possible */
+void http_step_run(struct http_conn *c);	 /* parses and answers as far as possible */
 bool http_step_keeps(const struct http_conn *c); /* can another request follow this answer? */
 
 /* conn.c */
@@ -191,8 +191,8 @@ void http_conn_touch(struct http_conn *c);  /* a handler did something: there wi
 void http_conn_settle(struct http_conn *c); /* end of turn: flush, deadlines, buffers, events */
 void http_conn_turn(struct http_conn *c);   /* what the turn list does for each */
 void http_conn_refuse(struct http_conn *c, int status, const char *why);
-void http_conn_close(struct http_conn *c);  /* socket and events go; the struct stays until the turn */
-void http_conn_cut(struct http_conn *c);    /* the same with a reset */
+void http_conn_close(struct http_conn *c); /* socket and events go; the struct stays until the turn */
+void http_conn_cut(struct http_conn *c);   /* the same with a reset */
 void http_conn_timeout(struct http_conn *c);
 void http_conn_drain(struct http_conn *c);
 void http_conn_on_read(evutil_socket_t fd, short what, void *arg);
@@ -203,7 +203,7 @@ void http_conn_feed(struct http_conn *c, const char *p, size_t n);
 /* io.c */
 ssize_t http_io_fill(struct http_conn *c); /* >0 bytes, 0 end, -1 nothing now, -2 broken */
 void http_io_flush(struct http_conn *c);
-char *http_io_out(struct http_conn *c, size_t more); /* where `more` output bytes may be written */
+char *http_io_out(struct http_conn *c, size_t more);		 /* where `more` output bytes may be written */
 void http_io_send(struct http_conn *c, const void *p, size_t n); /* large: straight to the socket, rest copied */
 bool http_io_make_room(struct http_conn *c);
 void http_io_grow(struct http_conn *c); /* only without a request: it moves everything */
@@ -225,10 +225,7 @@ void http_server_turn(struct http_server *s);
 void http_server_now(struct http_server *s);
 void http_server_gone(struct http_conn *c); /* a connection lost its socket */
 
-static inline size_t http_out_pending(const struct http_conn *c)
-{
-	return c->out_len - c->out_off;
-}
+static inline size_t http_out_pending(const struct http_conn *c) { return c->out_len - c->out_off; }
 static inline bool http_ieq(const char *p, size_t n, const char *lower, size_t lower_len)
 {
 	if (n != lower_len)

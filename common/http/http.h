@@ -19,15 +19,24 @@
 #include "stats.h"
 
 /* Other methods are refused with 501 by the engine; no handler sees HTTP_M_OTHER. */
-enum http_method { HTTP_M_GET, HTTP_M_HEAD, HTTP_M_POST, HTTP_M_PUT, HTTP_M_PATCH, HTTP_M_DELETE, HTTP_M_OPTIONS, HTTP_M_OTHER };
+enum http_method {
+	HTTP_M_GET,
+	HTTP_M_HEAD,
+	HTTP_M_POST,
+	HTTP_M_PUT,
+	HTTP_M_PATCH,
+	HTTP_M_DELETE,
+	HTTP_M_OPTIONS,
+	HTTP_M_OTHER
+};
 
 struct http_limits {
-	size_t head_bytes;     /* request line + headers (default 32 KiB): 431 / 414 */
-	size_t body_bytes;     /* default 64 MiB: 413 */
-	unsigned headers;      /* default 100: 431 */
+	size_t head_bytes; /* request line + headers (default 32 KiB): 431 / 414 */
+	size_t body_bytes; /* default 64 MiB: 413 */
+	unsigned headers;  /* default 100: 431 */
 	unsigned head_timeout_ms, body_timeout_ms, idle_timeout_ms, write_timeout_ms;
-	unsigned max_connections;   /* beyond: 503 + close */
-	size_t buffered_bytes;      /* request bodies buffered over all connections: 503 + Retry-After beyond; and as much
+	unsigned max_connections; /* beyond: 503 + close */
+	size_t buffered_bytes;	  /* request bodies buffered over all connections: 503 + Retry-After beyond; and as much
 				     * of replies that clients do not take: beyond, the slowest readers are dropped */
 };
 
@@ -36,9 +45,18 @@ struct http_request; /* valid from the handler call until it is answered */
 
 /* Headers the engine keeps by number because handlers ask for them on every request. */
 enum http_header {
-	HTTP_H_HOST, HTTP_H_ORIGIN, HTTP_H_AUTHORIZATION, HTTP_H_CONTENT_TYPE, HTTP_H_IF_MATCH,
-	HTTP_H_IF_NONE_MATCH, HTTP_H_IDEMPOTENCY_KEY, HTTP_H_ACCEPT, HTTP_H_TRACEPARENT, HTTP_H_REQUEST_ID,
-	HTTP_H_CACHE_CONTROL, HTTP_H_COUNT
+	HTTP_H_HOST,
+	HTTP_H_ORIGIN,
+	HTTP_H_AUTHORIZATION,
+	HTTP_H_CONTENT_TYPE,
+	HTTP_H_IF_MATCH,
+	HTTP_H_IF_NONE_MATCH,
+	HTTP_H_IDEMPOTENCY_KEY,
+	HTTP_H_ACCEPT,
+	HTTP_H_TRACEPARENT,
+	HTTP_H_REQUEST_ID,
+	HTTP_H_CACHE_CONTROL,
+	HTTP_H_COUNT
 };
 
 struct http_callbacks {
@@ -65,7 +83,7 @@ struct http_callbacks {
 };
 
 struct http_server *must_check http_server_new(struct event_base *base, const struct http_limits *l,
-		const struct http_callbacks *cb, void *arg, struct stats_slot *stats);
+					       const struct http_callbacks *cb, void *arg, struct stats_slot *stats);
 /* Accepts on a listening socket (borrowed, non-blocking). unix_peer: requests report peer credentials. */
 int must_check http_server_listen(struct http_server *s, int fd);
 void http_server_set_limits(struct http_server *s, const struct http_limits *l);
@@ -77,8 +95,8 @@ void http_server_free(struct http_server **s);
 /* ---- the request ---- */
 enum http_method http_method(const struct http_request *r);
 struct span http_method_text(const struct http_request *r);
-struct span http_path(const struct http_request *r);   /* raw, without the query */
-struct span http_query(const struct http_request *r);  /* raw, without '?' */
+struct span http_path(const struct http_request *r);			   /* raw, without the query */
+struct span http_query(const struct http_request *r);			   /* raw, without '?' */
 struct span http_header(const struct http_request *r, enum http_header h); /* p NULL = absent */
 struct span http_header_named(const struct http_request *r, const char *lower_name);
 struct span http_body(const struct http_request *r);
@@ -88,7 +106,7 @@ bool http_gone(const struct http_request *r); /* nobody will get the answer any 
 /* Unix socket peer: true and uid; TCP: false. */
 bool http_peer_uid(const struct http_request *r, unsigned *uid_r);
 bool http_peer_loopback(const struct http_request *r); /* loopback TCP or Unix socket */
-void **http_user(struct http_request *r); /* a pointer for the handler's own state */
+void **http_user(struct http_request *r);	       /* a pointer for the handler's own state */
 /* A request id: the client's X-Request-Id when sane, else ours. ≤ 64 bytes. */
 struct span http_request_id(struct http_request *r);
 /* Decodes %XX (and + when `plus`) of a query or path part into out (cap ≥ in.len). -1: malformed; so is
@@ -100,8 +118,8 @@ int http_query_get(const struct http_request *r, const char *name, char **out_r,
 /* ---- the answer ---- */
 /* `head` holds extra header lines, each ending in CRLF ("ETag: \"3\"\r\n"), or "". Date, Content-Length, Content-Type, X-Request-Id,
  * Connection come from the engine. Body is copied. */
-void http_reply(struct http_request *r, int status, const char *content_type, const char *head,
-		const void *body, size_t len);
+void http_reply(struct http_request *r, int status, const char *content_type, const char *head, const void *body,
+		size_t len);
 /* Zero-copy into the output: reserves `len` body bytes right behind the head and returns where to write them;
  * http_reply_done(actual) sends. Nothing else of this connection may be touched in between. */
 char *http_reply_begin(struct http_request *r, int status, const char *content_type, const char *head, size_t max_len);
@@ -111,8 +129,8 @@ void http_reply_done(struct http_request *r, size_t len);
 void http_stream_begin(struct http_request *r, int status, const char *content_type, const char *head,
 		       void (*on_drain)(void *arg, struct http_request *r));
 bool http_write(struct http_request *r, const void *p, size_t n);
-void http_end(struct http_request *r);     /* last chunk; frees the request */
-void http_abort(struct http_request *r);   /* cut the connection: a stream that failed must not look complete */
+void http_end(struct http_request *r);	 /* last chunk; frees the request */
+void http_abort(struct http_request *r); /* cut the connection: a stream that failed must not look complete */
 /* Streamed bodies: go on after on_body returned false. */
 void http_resume(struct http_request *r);
 #endif

@@ -11,14 +11,14 @@
 /* recv() and send() without the cancellation points that libc wraps around them in a process with threads:
  * nobody cancels threads here, and these two are half of what a request costs. */
 static ssize_t sys_recv(int fd, void *p, size_t n) { return syscall(SYS_recvfrom, fd, p, n, 0, NULL, NULL); }
-static ssize_t sys_send(int fd, const void *p, size_t n) { return syscall(SYS_sendto, fd, p, n, MSG_NOSIGNAL, NULL, 0); }
+static ssize_t sys_send(int fd, const void *p, size_t n)
+{
+	return syscall(SYS_sendto, fd, p, n, MSG_NOSIGNAL, NULL, 0);
+}
 
 /* ---- pools ---- */
 
-static char *pool_take(char **pool, unsigned *n, size_t size)
-{
-	return *n ? pool[--*n] : util_alloc(size);
-}
+static char *pool_take(char **pool, unsigned *n, size_t size) { return *n ? pool[--*n] : util_alloc(size); }
 
 static void pool_give(char **pool, unsigned *n, char *p)
 {

@@ -47,7 +47,8 @@ static int on_value(llhttp_t *parser, const char *at, size_t n)
 			return refuse(r, 431, "trailer section too large");
 		return 0;
 	}
-	if (r->n_fields == 0 || r->fields[r->n_fields - 1].value) /* the head is fed whole: a span never comes in parts */
+	if (r->n_fields == 0 ||
+	    r->fields[r->n_fields - 1].value) /* the head is fed whole: a span never comes in parts */
 		return refuse(r, 400, "malformed header fields");
 	struct http_field *f = &r->fields[r->n_fields - 1];
 	while (n && (at[n - 1] == ' ' || at[n - 1] == '\t'))
@@ -154,6 +155,7 @@ void http_parse_settings(llhttp_settings_t *s)
 
 /* What a byte may be part of. */
 enum { IN_TOKEN = 1, IN_AUTHORITY = 2, IN_TARGET = 4 };
+/* clang-format off */
 static const uint8_t byte_class[256] = {
 	/* tokens: letters, digits, !#$%&'*+-.^_`|~ (RFC 9110 5.6.2); authority: letters, digits,
 	 * -._~%!$&'()*+,;=:[] (RFC 3986 3.2 without user information); target: visible ASCII but '#' */
@@ -164,6 +166,7 @@ static const uint8_t byte_class[256] = {
 	[96] = 5, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7,
 	[112] = 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 4, 5, 4, 7, 0,
 };
+/* clang-format on */
 
 static bool all_are(const char *p, size_t n, uint8_t class)
 {
@@ -175,6 +178,7 @@ static bool all_are(const char *p, size_t n, uint8_t class)
 
 static enum http_method find_method(const char *p, size_t n)
 {
+	/* clang-format off */
 	static const struct {
 		const char *text;
 		uint8_t len;
@@ -184,6 +188,7 @@ static enum http_method find_method(const char *p, size_t n)
 		{"PUT", 3, HTTP_M_PUT},       {"PATCH", 5, HTTP_M_PATCH},   {"DELETE", 6, HTTP_M_DELETE},
 		{"OPTIONS", 7, HTTP_M_OPTIONS},
 	};
+	/* clang-format on */
 	for (size_t i = 0; i < ARRAY_LEN(known); i++)
 		if (n == known[i].len && memcmp(p, known[i].text, n) == 0)
 			return known[i].m;
@@ -201,7 +206,9 @@ static int parse_target(struct http_request *r, const char *p, size_t n, const c
 		return r->method == HTTP_M_OPTIONS ? 0 : 400;
 	}
 	if (n && *p != '/') {
-		size_t scheme = n > 7 && http_ieq(p, 7, "http://", 7) ? 7 : n > 8 && http_ieq(p, 8, "https://", 8) ? 8 : 0;
+		size_t scheme = n > 7 && http_ieq(p, 7, "http://", 7)	 ? 7
+				: n > 8 && http_ieq(p, 8, "https://", 8) ? 8
+									 : 0;
 		if (!scheme)
 			return 400;
 		size_t end = scheme;
@@ -234,7 +241,8 @@ static int parse_line(struct http_request *r, char *p, size_t n, const char **wh
 	if (n < 10 || (r->method == HTTP_M_OTHER && !all_are(p, r->method_text.len, IN_TOKEN)))
 		return 400;
 	char *v = p + n - 9; /* " HTTP/1.1" */
-	if (v < sp || memcmp(v, " HTTP/", 6) != 0 || v[7] != '.' || v[6] < '0' || v[6] > '9' || v[8] < '0' || v[8] > '9')
+	if (v < sp || memcmp(v, " HTTP/", 6) != 0 || v[7] != '.' || v[6] < '0' || v[6] > '9' || v[8] < '0' ||
+	    v[8] > '9')
 		return 400;
 	if (v[6] != '1') {
 		*why_r = "this server speaks HTTP/1.1 and HTTP/1.0";
@@ -284,7 +292,10 @@ struct known_name {
 enum { OWN_EXPECT = HTTP_H_COUNT, OWN_TE, OWN_LENGTH };
 static const struct known_name *find_name(const char *p, size_t n)
 {
-#define ROW(name, header, kind) {name, sizeof(name) - 1, header, kind}
+#define ROW(name, header, kind)                                                                                        \
+	{                                                                                                              \
+		name, sizeof(name) - 1, header, kind                                                                   \
+	}
 	static const struct known_name rows[] = {
 		ROW("host", HTTP_H_HOST, KIND_SINGLE),
 		ROW("accept", HTTP_H_ACCEPT, KIND_LIST),
@@ -303,7 +314,8 @@ static const struct known_name *find_name(const char *p, size_t n)
 	};
 #undef ROW
 	/* rows[first[n]] .. of that length; the table above is sorted by length */
-	static const uint8_t first[] = {[4] = 0, [6] = 1, [8] = 4, [11] = 5, [12] = 6, [13] = 8, [14] = 11, [15] = 12, [17] = 13};
+	static const uint8_t first[] = {
+		[4] = 0, [6] = 1, [8] = 4, [11] = 5, [12] = 6, [13] = 8, [14] = 11, [15] = 12, [17] = 13};
 	if (n >= ARRAY_LEN(first) || (first[n] == 0 && n != 4))
 		return NULL;
 	for (const struct known_name *k = &rows[first[n]]; k < rows + ARRAY_LEN(rows) && k->len == n; k++)
@@ -326,8 +338,10 @@ static int take_field(struct http_request *r, const struct http_field *f, const 
 		if (r->known[HTTP_H_HOST].p) /* the authority of an absolute target goes before */
 			return 0;
 	}
-	to = k->header == OWN_TE ? &r->te : k->header == OWN_LENGTH ? &r->length_text :
-	     k->header == OWN_EXPECT ? &r->expect : &r->known[k->header];
+	to = k->header == OWN_TE       ? &r->te
+	     : k->header == OWN_LENGTH ? &r->length_text
+	     : k->header == OWN_EXPECT ? &r->expect
+				       : &r->known[k->header];
 	if (!to->p) {
 		*to = v;
 	} else if (k->kind == KIND_SINGLE) {

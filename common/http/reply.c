@@ -9,7 +9,9 @@ struct status_line {
 	const char *text;
 	uint8_t len;
 };
-#define LINE(code, reason) [(code) - 200] = {"HTTP/1.1 " #code " " reason "\r\n", sizeof("HTTP/1.1 " #code " " reason "\r\n") - 1}
+#define LINE(code, reason)                                                                                             \
+	[(code)-200] = {"HTTP/1.1 " #code " " reason "\r\n", sizeof("HTTP/1.1 " #code " " reason "\r\n") - 1}
+/* clang-format off */
 static const struct status_line status_lines[] = {
 	LINE(200, "OK"), LINE(201, "Created"), LINE(202, "Accepted"), LINE(204, "No Content"), LINE(206, "Partial Content"),
 	LINE(207, "Multi-Status"),
@@ -28,6 +30,7 @@ static const struct status_line status_lines[] = {
 	LINE(503, "Service Unavailable"), LINE(504, "Gateway Timeout"), LINE(505, "HTTP Version Not Supported"),
 	LINE(507, "Insufficient Storage"), LINE(508, "Loop Detected"), LINE(529, "Overloaded"),
 };
+/* clang-format on */
 
 /* How the end of the body is told. */
 enum framing { FRAME_LENGTH, FRAME_CHUNKED, FRAME_CLOSE, FRAME_NONE };
@@ -139,10 +142,7 @@ static size_t write_head(struct http_conn *c, const struct reply_head *h, size_t
 	return at;
 }
 
-static bool status_has_no_body(int status)
-{
-	return status == 204 || status == 304;
-}
+static bool status_has_no_body(int status) { return status == 204 || status == 304; }
 
 static struct reply_head head_for(struct http_request *r, int status, const char *type, const char *extra)
 {
@@ -150,7 +150,8 @@ static struct reply_head head_for(struct http_request *r, int status, const char
 	AN(!r->answered && !r->ended);
 	r->answered = true;
 	r->no_body = r->method == HTTP_M_HEAD || status_has_no_body(status);
-	struct reply_head h = {.status = status, .type = type, .extra = extra, .keep = http_step_keeps(c), .minor = r->minor};
+	struct reply_head h = {
+		.status = status, .type = type, .extra = extra, .keep = http_step_keeps(c), .minor = r->minor};
 	h.framing = status_has_no_body(status) ? FRAME_NONE : FRAME_LENGTH;
 	if (!h.keep)
 		c->closing = true;
@@ -165,7 +166,8 @@ static void finish(struct http_request *r)
 	http_conn_touch(r->c);
 }
 
-void http_reply(struct http_request *r, int status, const char *content_type, const char *head, const void *body, size_t len)
+void http_reply(struct http_request *r, int status, const char *content_type, const char *head, const void *body,
+		size_t len)
 {
 	struct http_conn *c = r->c;
 

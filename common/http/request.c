@@ -85,7 +85,8 @@ int http_request_body_reserve(struct http_request *r, size_t more)
 		return 413;
 	/* Bytes are charged as they come, so claims without bytes cannot use the budget up; but a body
 	 * that cannot fit any more is refused before it is read. */
-	if (need - r->charged > l->buffered_bytes - (r->c->s->buffered < l->buffered_bytes ? r->c->s->buffered : l->buffered_bytes))
+	if (need - r->charged >
+	    l->buffered_bytes - (r->c->s->buffered < l->buffered_bytes ? r->c->s->buffered : l->buffered_bytes))
 		return 503;
 	if (need > r->body_cap) {
 		size_t cap = r->length ? need : need < 8192 ? 16384 : need * 2;
@@ -100,30 +101,15 @@ int http_request_body_reserve(struct http_request *r, size_t more)
 
 /* ---- accessors ---- */
 
-enum http_method http_method(const struct http_request *r)
-{
-	return r->method;
-}
+enum http_method http_method(const struct http_request *r) { return r->method; }
 
-struct span http_method_text(const struct http_request *r)
-{
-	return r->method_text;
-}
+struct span http_method_text(const struct http_request *r) { return r->method_text; }
 
-struct span http_path(const struct http_request *r)
-{
-	return r->path;
-}
+struct span http_path(const struct http_request *r) { return r->path; }
 
-struct span http_query(const struct http_request *r)
-{
-	return r->query;
-}
+struct span http_query(const struct http_request *r) { return r->query; }
 
-struct span http_header(const struct http_request *r, enum http_header h)
-{
-	return r->known[h];
-}
+struct span http_header(const struct http_request *r, enum http_header h) { return r->known[h]; }
 
 struct span http_header_named(const struct http_request *r, const char *lower_name)
 {
@@ -134,10 +120,7 @@ struct span http_header_named(const struct http_request *r, const char *lower_na
 	return (struct span){NULL, 0};
 }
 
-struct span http_body(const struct http_request *r)
-{
-	return (struct span){r->body, r->body_len};
-}
+struct span http_body(const struct http_request *r) { return (struct span){r->body, r->body_len}; }
 
 char *http_body_take(struct http_request *r, size_t *len_r)
 {
@@ -155,10 +138,7 @@ char *http_body_take(struct http_request *r, size_t *len_r)
 	return p;
 }
 
-bool http_gone(const struct http_request *r)
-{
-	return r->gone;
-}
+bool http_gone(const struct http_request *r) { return r->gone; }
 
 bool http_peer_uid(const struct http_request *r, unsigned *uid_r)
 {
@@ -168,15 +148,9 @@ bool http_peer_uid(const struct http_request *r, unsigned *uid_r)
 	return true;
 }
 
-bool http_peer_loopback(const struct http_request *r)
-{
-	return r->c->unix_peer || r->c->loopback;
-}
+bool http_peer_loopback(const struct http_request *r) { return r->c->unix_peer || r->c->loopback; }
 
-void **http_user(struct http_request *r)
-{
-	return &r->user;
-}
+void **http_user(struct http_request *r) { return &r->user; }
 
 /* ---- request ids ---- */
 

@@ -10,9 +10,9 @@
 #include "log.h"
 #include "http/http-private.h"
 
-#define ACCEPT_BURST 32      /* connections taken per wake-up: open ones must get their turn */
-#define ACCEPT_PAUSE_MS 100  /* after EMFILE and its like */
-#define OVERFLOW_MAX 64u     /* refused connections that may linger at the same time */
+#define ACCEPT_BURST 32	    /* connections taken per wake-up: open ones must get their turn */
+#define ACCEPT_PAUSE_MS 100 /* after EMFILE and its like */
+#define OVERFLOW_MAX 64u    /* refused connections that may linger at the same time */
 
 void http_server_now(struct http_server *s)
 {
@@ -114,7 +114,8 @@ struct http_conn *http_server_conn(struct http_server *s, int fd)
 	s->n_open++;
 	if (fd >= 0) {
 		AN(event_assign(c->ev_read, s->base, fd, s->ev_read_flags, http_conn_on_read, c) == 0);
-		AN(event_assign(c->ev_write, s->base, fd, EV_WRITE | (s->ev_read_flags & EV_ET), http_conn_on_write, c) == 0);
+		AN(event_assign(c->ev_write, s->base, fd, EV_WRITE | (s->ev_read_flags & EV_ET), http_conn_on_write,
+				c) == 0);
 	}
 	stats_add(s->stats, STAT_CONNECTIONS, 1);
 	stats_add(s->stats, STAT_CONNECTIONS_OPEN, 1);
@@ -215,8 +216,8 @@ void http_server_set_limits(struct http_server *s, const struct http_limits *l)
 		s->lim.headers = HTTP_FIELDS_CEILING;
 }
 
-struct http_server *http_server_new(struct event_base *base, const struct http_limits *l, const struct http_callbacks *cb,
-				    void *arg, struct stats_slot *stats)
+struct http_server *http_server_new(struct event_base *base, const struct http_limits *l,
+				    const struct http_callbacks *cb, void *arg, struct stats_slot *stats)
 {
 	struct http_server *s = util_zalloc(sizeof(*s));
 
@@ -301,10 +302,7 @@ void http_server_drain(struct http_server *s)
 	}
 }
 
-unsigned http_server_connections(const struct http_server *s)
-{
-	return s->n_open;
-}
+unsigned http_server_connections(const struct http_server *s) { return s->n_open; }
 
 void http_server_free(struct http_server **sp)
 {

@@ -233,7 +233,7 @@ static bool step_head(struct http_conn *c)
 
 	if (http_out_pending(c) > HTTP_OUT_HIGH)
 		return false; /* a client that does not read its answers gets no more of them */
-	if (c->scan.at == 0) /* empty lines before the request line (RFC 9112 2.2) */
+	if (c->scan.at == 0)  /* empty lines before the request line (RFC 9112 2.2) */
 		while (c->in_len - c->in_pos >= 2 && c->in[c->in_pos] == '\r' && c->in[c->in_pos + 1] == '\n')
 			c->in_pos += 2;
 	size_t avail = c->in_len - c->in_pos;
@@ -270,17 +270,12 @@ static bool step(struct http_conn *c)
 		return !c->dead;
 	}
 	switch (c->rx) {
-	case HTTP_RX_HEAD:
-		return step_head(c);
-	case HTTP_RX_BODY:
-		return step_body(c);
-	case HTTP_RX_CHUNKED:
-		return step_chunked(c);
-	case HTTP_RX_SKIP:
-		return step_skip(c);
+	case HTTP_RX_HEAD: return step_head(c);
+	case HTTP_RX_BODY: return step_body(c);
+	case HTTP_RX_CHUNKED: return step_chunked(c);
+	case HTTP_RX_SKIP: return step_skip(c);
 	case HTTP_RX_WAIT:
-	case HTTP_RX_OFF:
-		break;
+	case HTTP_RX_OFF: break;
 	}
 	return false;
 }

@@ -10,8 +10,7 @@ struct kernels {
 	/* dots of one query with `rows` consecutive rows of n floats each (stride n) */
 	void (*dot_rows)(const float *q, const float *rows, size_t nrows, size_t n, float *out);
 	/* |q − scale[r]·row[r]|² for `rows` consecutive rows: rows are kept normalised, scale is their norm */
-	void (*l2sq_rows)(const float *q, const float *rows, const float *scale, size_t nrows, size_t n,
-			  float *out);
+	void (*l2sq_rows)(const float *q, const float *rows, const float *scale, size_t nrows, size_t n, float *out);
 	/* n int32 hashed counts etc. are not here: see embed/ */
 };
 const struct kernels *kernels_get(void);

@@ -40,10 +40,7 @@ AVX2 static inline float dot_stream(const float *a, const float *b, size_t n, bo
 	return s;
 }
 
-AVX2 static float dot(const float *a, const float *b, size_t n)
-{
-	return dot_stream(a, b, n, false);
-}
+AVX2 static float dot(const float *a, const float *b, size_t n) { return dot_stream(a, b, n, false); }
 
 AVX2 static inline __m256 diff_sq(__m256 a, __m256 b, __m256 scale, __m256 sum)
 {
@@ -71,10 +68,7 @@ AVX2 static inline float l2sq_stream(const float *a, const float *b, float scale
 	return s;
 }
 
-AVX2 static float l2sq(const float *a, const float *b, size_t n)
-{
-	return l2sq_stream(a, b, 1.0F, n, false);
-}
+AVX2 static float l2sq(const float *a, const float *b, size_t n) { return l2sq_stream(a, b, 1.0F, n, false); }
 
 AVX2 static void dot_rows(const float *q, const float *rows, size_t nrows, size_t n, float *out)
 {
@@ -82,8 +76,7 @@ AVX2 static void dot_rows(const float *q, const float *rows, size_t nrows, size_
 		out[r] = dot_stream(q, rows + r * n, n, true);
 }
 
-AVX2 static void l2sq_rows(const float *q, const float *rows, const float *scale, size_t nrows, size_t n,
-			   float *out)
+AVX2 static void l2sq_rows(const float *q, const float *rows, const float *scale, size_t nrows, size_t n, float *out)
 {
 	for (size_t r = 0; r < nrows; r++)
 		out[r] = l2sq_stream(q, rows + r * n, scale[r], n, true);

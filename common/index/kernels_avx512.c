@@ -9,10 +9,7 @@
  * the query, measured 40 % slower from memory and from L3 (four streams, one page apart). */
 #define AHEAD 8192 /* bytes: past the page that the hardware's own prefetching stops at */
 
-AVX512 static inline __mmask16 tail_mask(size_t left)
-{
-	return (__mmask16)((1U << left) - 1); /* left < 16 */
-}
+AVX512 static inline __mmask16 tail_mask(size_t left) { return (__mmask16)((1U << left) - 1); /* left < 16 */ }
 
 AVX512 static inline void prefetch_256(const float *p)
 {
@@ -44,10 +41,7 @@ AVX512 static inline float dot_stream(const float *a, const float *b, size_t n, 
 	return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(s0, s1), _mm512_add_ps(s2, s3)));
 }
 
-AVX512 static float dot(const float *a, const float *b, size_t n)
-{
-	return dot_stream(a, b, n, false);
-}
+AVX512 static float dot(const float *a, const float *b, size_t n) { return dot_stream(a, b, n, false); }
 
 AVX512 static inline __m512 diff_sq(__m512 a, __m512 b, __m512 scale, __m512 sum)
 {
@@ -76,10 +70,7 @@ AVX512 static inline float l2sq_stream(const float *a, const float *b, float sca
 	return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(s0, s1), _mm512_add_ps(s2, s3)));
 }
 
-AVX512 static float l2sq(const float *a, const float *b, size_t n)
-{
-	return l2sq_stream(a, b, 1.0F, n, false);
-}
+AVX512 static float l2sq(const float *a, const float *b, size_t n) { return l2sq_stream(a, b, 1.0F, n, false); }
 
 AVX512 static void dot_rows(const float *q, const float *rows, size_t nrows, size_t n, float *out)
 {
@@ -87,8 +78,7 @@ AVX512 static void dot_rows(const float *q, const float *rows, size_t nrows, siz
 		out[r] = dot_stream(q, rows + r * n, n, true);
 }
 
-AVX512 static void l2sq_rows(const float *q, const float *rows, const float *scale, size_t nrows,
-			     size_t n, float *out)
+AVX512 static void l2sq_rows(const float *q, const float *rows, const float *scale, size_t nrows, size_t n, float *out)
 {
 	for (size_t r = 0; r < nrows; r++)
 		out[r] = l2sq_stream(q, rows + r * n, scale[r], n, true);

@@ -25,21 +25,21 @@
 
 #define VECTORS_MAGIC 0x31534345564c434full
 #define VECTORS_LAYOUT 1
-#define VECTORS_CHUNKS (1U << 18)    /* descriptors; a search walks as many keys as were ever in use */
-#define VECTORS_SLOTS (1U << 15)     /* namespaces: open addressing by number */
+#define VECTORS_CHUNKS (1U << 18) /* descriptors; a search walks as many keys as were ever in use */
+#define VECTORS_SLOTS (1U << 15)  /* namespaces: open addressing by number */
 #define VECTORS_NAMESPACES (VECTORS_SLOTS / 8 * 7)
-#define VECTORS_ROWS_MAX 2048U       /* rows of a chunk */
+#define VECTORS_ROWS_MAX 2048U /* rows of a chunk */
 #define VECTORS_WORDS (VECTORS_ROWS_MAX / 64)
-#define VECTORS_UNIT 4096U           /* smallest piece of data memory */
-#define VECTORS_ORDER_MAX 11U        /* the largest piece is VECTORS_UNIT << 11 = 8 MiB */
+#define VECTORS_UNIT 4096U    /* smallest piece of data memory */
+#define VECTORS_ORDER_MAX 11U /* the largest piece is VECTORS_UNIT << 11 = 8 MiB */
 #define VECTORS_HUGE (2U << 20)
 
 struct vectors_super {
 	struct shm_header h;
 	uint64_t data_bytes;
 	_Alignas(CACHE_LINE) _Atomic uint32_t used; /* descriptors at and above were never in use */
-	_Atomic uint32_t namespaces;                /* rows in use */
-	_Atomic uint32_t ns_full;                   /* a namespace found no row: unknown ones are incomplete */
+	_Atomic uint32_t namespaces;		    /* rows in use */
+	_Atomic uint32_t ns_full;		    /* a namespace found no row: unknown ones are incomplete */
 	_Atomic uint64_t live, bytes;
 };
 struct vectors_ns { /* a row is never given back */
@@ -58,8 +58,8 @@ struct vectors_chunk {
 #define VECTORS_OFF_NS (VECTORS_OFF_SLOTS + sizeof(uint32_t) * VECTORS_SLOTS)
 #define VECTORS_OFF_KEYS (VECTORS_OFF_NS + sizeof(struct vectors_ns) * VECTORS_NAMESPACES)
 #define VECTORS_OFF_CHUNKS (VECTORS_OFF_KEYS + sizeof(uint64_t) * VECTORS_CHUNKS)
-#define VECTORS_OFF_DATA                                                                           \
-	((VECTORS_OFF_CHUNKS + sizeof(struct vectors_chunk) * VECTORS_CHUNKS + VECTORS_HUGE - 1) & \
+#define VECTORS_OFF_DATA                                                                                               \
+	((VECTORS_OFF_CHUNKS + sizeof(struct vectors_chunk) * VECTORS_CHUNKS + VECTORS_HUGE - 1) &                     \
 	 ~((size_t)VECTORS_HUGE - 1))
 
 /* Where things lie in a chunk of this dimension and size. The tombstones come first. Rows are
@@ -86,8 +86,8 @@ static inline bool vectors_shape(uint32_t dim, uint32_t order, struct vectors_sh
 
 /* ---- data memory: a buddy allocator whose books are private to the writer ---- */
 struct vectors_pool {
-	uint32_t units, fresh;  /* all; those below `fresh` were handed out at least once */
-	uint8_t *state;         /* per unit: order + 1 of the free block that begins here, else 0 */
+	uint32_t units, fresh; /* all; those below `fresh` were handed out at least once */
+	uint8_t *state;	       /* per unit: order + 1 of the free block that begins here, else 0 */
 	struct vectors_pool_stack {
 		uint32_t *p;
 		size_t n, cap;
@@ -110,7 +110,7 @@ struct vectors_map {
 	struct vectors_map_shard {
 		struct vectors_map_slot {
 			uint64_t hash, ref; /* ref 0 = empty */
-		} *slots;
+		} * slots;
 		uint32_t used, cap;
 	} shards[VECTORS_MAP_SHARDS];
 };
@@ -127,15 +127,15 @@ struct vectors_row { /* a row on its way into a chunk */
 struct vectors_writer {
 	struct vectors_map map;
 	struct vectors_pool pool;
-	uint64_t serial;         /* of the youngest chunk */
-	uint32_t *open;          /* per namespace row: its newest chunk + 1; 0 = none */
-	uint16_t *live;          /* per chunk */
-	uint8_t *queued;         /* per chunk: waits in victims */
+	uint64_t serial; /* of the youngest chunk */
+	uint32_t *open;	 /* per namespace row: its newest chunk + 1; 0 = none */
+	uint16_t *live;	 /* per chunk */
+	uint8_t *queued; /* per chunk: waits in victims */
 	struct vectors_pool_stack free_chunks, victims;
-	uint64_t reserve;        /* offset + 1 of memory kept for compaction; 0 = none now */
+	uint64_t reserve; /* offset + 1 of memory kept for compaction; 0 = none now */
 	uint32_t reserve_order;
-	bool huge;               /* huge pages were asked for */
-	float *scratch;          /* one padded row */
+	bool huge;	/* huge pages were asked for */
+	float *scratch; /* one padded row */
 };
 
 struct vectors {
@@ -210,8 +210,8 @@ struct vectors_ns *vectors_ns_make(struct vectors *v, uint64_t ns); /* NULL: ful
 int must_check vectors_put(struct vectors *v, const struct vectors_row *row);
 void vectors_incomplete(struct vectors *v, uint64_t ns);
 /* vectors_chunk.c: chunks changing hands */
-int must_check vectors_append(struct vectors *v, struct vectors_ns *n, const struct vectors_row *row,
-			      bool compacting, uint64_t *ref_r);
+int must_check vectors_append(struct vectors *v, struct vectors_ns *n, const struct vectors_row *row, bool compacting,
+			      uint64_t *ref_r);
 void vectors_chunk_free(struct vectors *v, uint32_t chunk);
 void vectors_kill_row(struct vectors *v, uint64_t ref); /* tombstone; gives back what is all dead */
 void vectors_reserve(struct vectors *v);

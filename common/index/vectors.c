@@ -33,8 +33,7 @@ static char *map_aligned(int fd, size_t size, bool writer)
 	if (p == MAP_FAILED)
 		return NULL;
 	char *base = p + (align_up((uintptr_t)p, VECTORS_HUGE) - (uintptr_t)p);
-	if (mmap(base, size, PROT_READ | (writer ? PROT_WRITE : 0), MAP_SHARED | MAP_FIXED, fd, 0) ==
-	    MAP_FAILED) {
+	if (mmap(base, size, PROT_READ | (writer ? PROT_WRITE : 0), MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED) {
 		int saved = errno;
 		munmap(p, room);
 		errno = saved;
@@ -212,7 +211,4 @@ uint64_t vectors_count(const struct vectors *v, uint64_t ns)
 	return n ? atomic_load_explicit(&n->live, memory_order_relaxed) : 0;
 }
 
-uint64_t vectors_bytes(const struct vectors *v)
-{
-	return atomic_load_explicit(&v->super->bytes, memory_order_relaxed);
-}
+uint64_t vectors_bytes(const struct vectors *v) { return atomic_load_explicit(&v->super->bytes, memory_order_relaxed); }

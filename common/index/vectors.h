@@ -53,8 +53,8 @@ struct vectors_query {
 	size_t k;
 	enum vectors_metric metric;
 	const struct vectors_allow *allow; /* NULL = everything in the namespace */
-	int64_t now_us;                    /* rows with expires_us != 0 && <= now are skipped */
-	float min_score;                   /* -INFINITY = none */
+	int64_t now_us;			   /* rows with expires_us != 0 && <= now are skipped */
+	float min_score;		   /* -INFINITY = none */
 };
 /* The k best, best first, ties by id; at most k. Returns the count; *scanned_r rows compared.
  * Wait-free. */

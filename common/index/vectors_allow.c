@@ -61,15 +61,9 @@ void vectors_allow_add(struct vectors_allow *a, const struct uuid *id)
 	put(a, id);
 }
 
-bool vectors_allow_has(const struct vectors_allow *a, const struct uuid *id)
-{
-	return a->taken[probe(a, id)];
-}
+bool vectors_allow_has(const struct vectors_allow *a, const struct uuid *id) { return a->taken[probe(a, id)]; }
 
-size_t vectors_allow_count(const struct vectors_allow *a)
-{
-	return a->count;
-}
+size_t vectors_allow_count(const struct vectors_allow *a) { return a->count; }
 
 void vectors_allow_free(struct vectors_allow **a)
 {

@@ -100,8 +100,7 @@ static uint64_t begin(struct vectors_chunk *c)
 	return gen + 2;
 }
 
-static void assign(struct vectors *v, uint32_t chunk, uint64_t ns, uint32_t dim, uint32_t order,
-		   uint64_t offset)
+static void assign(struct vectors *v, uint32_t chunk, uint64_t ns, uint32_t dim, uint32_t order, uint64_t offset)
 {
 	struct vectors_chunk *c = &v->chunks[chunk];
 	uint64_t gen = begin(c);
@@ -171,8 +170,8 @@ static void write_row(char *chunk, const struct vectors_shape *s, uint32_t i, co
 	memcpy(&bits, &row->norm, sizeof(bits));
 	atomic_store_explicit((_Atomic uint64_t *)(void *)(chunk + s->versions) + i, row->version,
 			      memory_order_relaxed);
-	atomic_store_explicit((_Atomic uint64_t *)(void *)(chunk + s->expiries) + i,
-			      (uint64_t)row->expires_us, memory_order_relaxed);
+	atomic_store_explicit((_Atomic uint64_t *)(void *)(chunk + s->expiries) + i, (uint64_t)row->expires_us,
+			      memory_order_relaxed);
 	atomic_store_explicit((_Atomic uint32_t *)(void *)(chunk + s->norms) + i, bits, memory_order_relaxed);
 	shm_copy_in(chunk + s->ids + 16 * (size_t)i, row->id.b, 16);
 	size_t bytes = s->stride * sizeof(float);

@@ -45,10 +45,12 @@ static bool move_one(struct vectors *v, uint32_t chunk)
 	uint32_t open = v->w->open[n - v->ns];
 	if (open && v->chunks[open - 1].dim != c->dim)
 		return false; /* would close the newest chunk at every turn */
-	struct vectors_row row = {.ns = c->ns, .dim = c->dim,
-		.version = vectors_load_u64(base, s.versions, i),
-		.expires_us = (int64_t)vectors_load_u64(base, s.expiries, i),
-		.id = vectors_load_id(base, &s, i), .norm = vectors_load_norm(base, &s, i)};
+	struct vectors_row row = {.ns = c->ns,
+				  .dim = c->dim,
+				  .version = vectors_load_u64(base, s.versions, i),
+				  .expires_us = (int64_t)vectors_load_u64(base, s.expiries, i),
+				  .id = vectors_load_id(base, &s, i),
+				  .norm = vectors_load_norm(base, &s, i)};
 	/* The writer reads its own row: no one else writes. */
 	row.x = (const float *)(const void *)(base + s.rows) + (size_t)i * s.stride;
 	uint64_t from = vectors_ref(v, chunk, i), to;

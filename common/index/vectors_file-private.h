@@ -20,7 +20,7 @@ struct file_head {
 	uint64_t magic;
 	uint32_t layout, reserved;
 	uint64_t seq, sections, rows, bytes; /* bytes: of the whole file */
-	uint64_t check;                      /* XXH3 of what is before it */
+	uint64_t check;			     /* XXH3 of what is before it */
 };
 struct file_section {
 	uint32_t kind, dim, n, reserved;

@@ -14,19 +14,12 @@ _Static_assert(VECTORS_CHUNKS <= 1U << CHUNK_BITS, "a chunk number fits");
 uint64_t vectors_ref(const struct vectors *v, uint32_t chunk, uint32_t row)
 {
 	uint64_t gen = atomic_load_explicit(&v->chunks[chunk].gen, memory_order_relaxed) >> 1;
-	return 1ull << 63 | (gen << (ROW_BITS + CHUNK_BITS) & ~(1ull << 63)) |
-	       (uint64_t)chunk << ROW_BITS | row;
+	return 1ull << 63 | (gen << (ROW_BITS + CHUNK_BITS) & ~(1ull << 63)) | (uint64_t)chunk << ROW_BITS | row;
 }
 
-uint32_t vectors_ref_chunk(uint64_t ref)
-{
-	return (uint32_t)(ref >> ROW_BITS) & (VECTORS_CHUNKS - 1);
-}
+uint32_t vectors_ref_chunk(uint64_t ref) { return (uint32_t)(ref >> ROW_BITS) & (VECTORS_CHUNKS - 1); }
 
-uint32_t vectors_ref_row(uint64_t ref)
-{
-	return (uint32_t)ref & ((1U << ROW_BITS) - 1);
-}
+uint32_t vectors_ref_row(uint64_t ref) { return (uint32_t)ref & ((1U << ROW_BITS) - 1); }
 
 static bool valid(const struct vectors *v, uint64_t ref)
 {

@@ -112,7 +112,4 @@ void vectors_pool_gap(struct vectors_pool *p, uint64_t from, uint64_t to)
 	}
 }
 
-void vectors_pool_fresh(struct vectors_pool *p, uint64_t from)
-{
-	p->fresh = (uint32_t)(from / VECTORS_UNIT);
-}
+void vectors_pool_fresh(struct vectors_pool *p, uint64_t from) { p->fresh = (uint32_t)(from / VECTORS_UNIT); }

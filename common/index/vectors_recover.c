@@ -19,10 +19,9 @@ static int by_offset(const void *a, const void *b)
 static bool sane(const struct vectors *v, const struct vectors_chunk *c)
 {
 	struct vectors_shape s;
-	return c->order <= VECTORS_ORDER_MAX && c->dim && c->dim <= UINT16_MAX &&
-	       vectors_shape(c->dim, c->order, &s) && c->count <= s.capacity &&
-	       c->offset % ((uint64_t)VECTORS_UNIT << c->order) == 0 && c->offset <= v->data_bytes &&
-	       (uint64_t)VECTORS_UNIT << c->order <= v->data_bytes - c->offset;
+	return c->order <= VECTORS_ORDER_MAX && c->dim && c->dim <= UINT16_MAX && vectors_shape(c->dim, c->order, &s) &&
+	       c->count <= s.capacity && c->offset % ((uint64_t)VECTORS_UNIT << c->order) == 0 &&
+	       c->offset <= v->data_bytes && (uint64_t)VECTORS_UNIT << c->order <= v->data_bytes - c->offset;
 }
 
 /* Caught while it changed hands: it holds nothing that was visible. */

@@ -74,7 +74,10 @@ static uint32_t gather(const struct vectors *v, const struct vectors_chunk *c, s
 	}
 	const struct {
 		size_t at, size, stride;
-	} arrays[] = {{s.versions, 8, 8}, {s.expiries, 8, 8}, {s.ids, 16, 16}, {s.norms, 4, 4},
+	} arrays[] = {{s.versions, 8, 8},
+		      {s.expiries, 8, 8},
+		      {s.ids, 16, 16},
+		      {s.norms, 4, 4},
 		      {s.rows, dim * sizeof(float), s.stride * sizeof(float)}};
 	b->len = 0;
 	buf_reserve(b, file_rows_bytes(n, dim));
@@ -118,8 +121,9 @@ static int write_incomplete(const struct vectors *v, struct out *o)
 
 static int write_file(const struct vectors *v, int fd, uint64_t seq)
 {
-	struct out o = {.fd = fd, .head = {.magic = FILE_MAGIC, .layout = FILE_LAYOUT, .seq = seq,
-					   .bytes = sizeof(struct file_head)}};
+	struct out o = {
+		.fd = fd,
+		.head = {.magic = FILE_MAGIC, .layout = FILE_LAYOUT, .seq = seq, .bytes = sizeof(struct file_head)}};
 	int rc = write_all(fd, &o.head, sizeof(o.head)); /* its final form follows; this one is refused */
 	if (!rc)
 		rc = write_rows(v, &o);
@@ -149,8 +153,7 @@ static void remove_others(int dir, const char *keep)
 		char name[FILE_NAME_MAX];
 		uint64_t seq;
 		size_t len = strlen(e->d_name), temp = sizeof(FILE_TEMP) - 1;
-		bool unfinished = len > temp && len < sizeof(name) &&
-				  strcmp(e->d_name + len - temp, FILE_TEMP) == 0;
+		bool unfinished = len > temp && len < sizeof(name) && strcmp(e->d_name + len - temp, FILE_TEMP) == 0;
 		if (unfinished)
 			len -= temp;
 		if (len >= sizeof(name))

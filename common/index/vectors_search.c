@@ -117,12 +117,9 @@ static void score(const struct scan *s, const struct view *w, uint32_t first, ui
 static float final_score(const struct scan *s, const struct view *w, uint32_t row, float raw)
 {
 	switch (s->q->metric) {
-	case VECTORS_DOT:
-		return raw * vectors_load_norm(w->base, &w->s, row);
-	case VECTORS_L2:
-		return -raw;
-	case VECTORS_COSINE:
-		break;
+	case VECTORS_DOT: return raw * vectors_load_norm(w->base, &w->s, row);
+	case VECTORS_L2: return -raw;
+	case VECTORS_COSINE: break;
 	}
 	return raw;
 }
@@ -143,7 +140,7 @@ static bool scan_64(struct scan *s, const struct view *w, uint32_t first)
 		float f = final_score(s, w, row, scores[bit]);
 		if (f >= s->top.floor)
 			hits[n++] = (struct vectors_hit){vectors_load_id(w->base, &w->s, row),
-				vectors_load_u64(w->base, w->s.versions, row), f};
+							 vectors_load_u64(w->base, w->s.versions, row), f};
 	}
 	if (moved(w))
 		return false;
@@ -210,8 +207,7 @@ static float *prepare(const struct vectors_query *q)
 	return x;
 }
 
-size_t vectors_search(struct vectors *v, const struct vectors_query *q, struct vectors_hit *out,
-		      size_t *scanned_r)
+size_t vectors_search(struct vectors *v, const struct vectors_query *q, struct vectors_hit *out, size_t *scanned_r)
 {
 	struct scan s = {.v = v, .q = q};
 	if (scanned_r)

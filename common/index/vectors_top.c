@@ -121,10 +121,7 @@ void vectors_top_push(struct vectors_top *t, const struct vectors_hit *h)
 	t->hits[t->n++] = *h;
 }
 
-static int by_score(const void *a, const void *b)
-{
-	return better(a, b) ? -1 : better(b, a) ? 1 : 0;
-}
+static int by_score(const void *a, const void *b) { return better(a, b) ? -1 : better(b, a) ? 1 : 0; }
 
 size_t vectors_top_finish(struct vectors_top *t, struct vectors_hit *out)
 {

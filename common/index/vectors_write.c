@@ -83,8 +83,8 @@ int vectors_insert(struct vectors *v, uint64_t ns, const struct uuid *id, uint64
 		   uint32_t dim, const float *x)
 {
 	AN(v->w);
-	struct vectors_row row = {.ns = ns, .version = version, .id = *id, .expires_us = expires_us, .dim = dim,
-				  .x = v->w->scratch};
+	struct vectors_row row = {
+		.ns = ns, .version = version, .id = *id, .expires_us = expires_us, .dim = dim, .x = v->w->scratch};
 	if (!ns || !dim || dim > LIMIT_DIMENSIONS || !normalise(x, dim, v->w->scratch, &row.norm))
 		return EINVAL;
 	int rc = vectors_put(v, &row);

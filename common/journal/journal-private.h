@@ -24,8 +24,8 @@
 #define QUARANTINE_SUBDIR "quarantine"
 #define SEG_LAYOUT 1
 #define SEG_LEAST_BYTES (4 * SEG_DATA_START)
-#define SPARES_READY 2 /* journal_prepare() makes as many … */
-#define SPARES_KEPT 8  /* … and removes beyond that */
+#define SPARES_READY 2		    /* journal_prepare() makes as many … */
+#define SPARES_KEPT 8		    /* … and removes beyond that */
 #define GROUP_RECORDS (IOV_MAX / 3) /* head, payload, padding of each in one pwritev */
 
 enum seg_kind { KIND_SEG, KIND_SPARE, KIND_TMP };
@@ -35,10 +35,10 @@ struct seg_name {
 
 struct seg {
 	uint64_t number, epoch, size;
-	uint64_t first_seq; /* of the first record that is (or will be) in it */
-	uint64_t last_seq;  /* 0 = no record */
+	uint64_t first_seq;  /* of the first record that is (or will be) in it */
+	uint64_t last_seq;   /* 0 = no record */
 	uint64_t start, end; /* its records; bytes behind `end` are nobody's */
-	bool stale;         /* bytes of an earlier life may lie behind `end` */
+	bool stale;	     /* bytes of an earlier life may lie behind `end` */
 };
 struct spare {
 	uint64_t id, size;
@@ -65,27 +65,27 @@ struct journal {
 	uint64_t first_bytes, segment_bytes, quota_bytes;
 	int dirfd;
 
-	int fd;                /* the current segment */
-	bool dir_dirty;        /* a rename is not on the disk yet */
-	bool unsynced;         /* records of the current segment are not */
+	int fd;		/* the current segment */
+	bool dir_dirty; /* a rename is not on the disk yet */
+	bool unsynced;	/* records of the current segment are not */
 	uint64_t next_seq;
-	_Atomic int failed;    /* errno that is final */
+	_Atomic int failed; /* errno that is final */
 	_Atomic uint64_t last_seq, held;
 	struct group *group;
 
 	pthread_mutex_t making; /* taken before upkeep */
 	pthread_mutex_t upkeep;
-	pthread_mutex_t list;  /* guards all below */
-	pthread_cond_t idle;   /* `writing` became false */
-	bool writing;          /* the appending thread is inside the current segment */
-	bool sealed;           /* no more appends to the current segment: rotate */
-	struct seg *segs;      /* ascending; the last is the current one */
+	pthread_mutex_t list; /* guards all below */
+	pthread_cond_t idle;  /* `writing` became false */
+	bool writing;	      /* the appending thread is inside the current segment */
+	bool sealed;	      /* no more appends to the current segment: rotate */
+	struct seg *segs;     /* ascending; the last is the current one */
 	size_t nsegs, csegs;
 	struct spare *spares;
 	size_t nspares, cspares;
 	uint64_t next_number, next_id;
-	uint64_t total;        /* bytes of all files */
-	uint64_t released;     /* records ≤ are in the store */
+	uint64_t total;	   /* bytes of all files */
+	uint64_t released; /* records ≤ are in the store */
 };
 
 /* ---- segment.c: files ---- */
@@ -117,16 +117,16 @@ static inline uint64_t record_room(uint64_t len) { return (sizeof(struct rec_hea
 /* ---- scan.c: finding records in a file through a sliding window ---- */
 struct scan {
 	int fd;
-	uint64_t epoch;  /* 0 = any */
-	uint64_t end;    /* nothing at or behind it is looked at */
-	size_t window;   /* bytes to read at once */
+	uint64_t epoch; /* 0 = any */
+	uint64_t end;	/* nothing at or behind it is looked at */
+	size_t window;	/* bytes to read at once */
 	char *buf;
 	size_t cap, len;
 	uint64_t base;
-	int error;       /* errno of the last read that failed; whoever asks for it sets it to 0 before */
+	int error; /* errno of the last read that failed; whoever asks for it sets it to 0 before */
 };
 struct scan_hit {
-	uint64_t off;    /* of the rec_head */
+	uint64_t off; /* of the rec_head */
 	struct rec_head head;
 	const void *payload; /* until the next call */
 };
@@ -165,7 +165,7 @@ int must_check replay_run(struct journal *j, struct found *f, size_t n, uint64_t
 void quarantine_copy(const struct journal *j, uint64_t number, uint64_t epoch, char path_r[static PATH_MAX]);
 
 /* ---- recycle.c ---- */
-void recycle_released(struct journal *j, uint64_t flushed_seq); /* with `upkeep` held */
+void recycle_released(struct journal *j, uint64_t flushed_seq);	       /* with `upkeep` held */
 int must_check recycle_wipe(struct journal *j, const struct spare *s); /* zeros over the whole file */
 int must_check recycle_remove(struct journal *j, const struct spare *s);
 /* Removes idle spares that are too small to help, so that `more` bytes fit in the quota. */

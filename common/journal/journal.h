@@ -26,42 +26,42 @@
 #define REC_MAGIC 0x52434552u
 struct seg_head {
 	uint64_t magic;
-	uint32_t layout;      /* 1 */
-	uint32_t crc;         /* of this struct with crc = 0 */
-	uint64_t segment;     /* number, ascending; also in the file name %016llx.seg */
-	uint64_t first_seq;   /* sequence of the first record */
+	uint32_t layout;    /* 1 */
+	uint32_t crc;	    /* of this struct with crc = 0 */
+	uint64_t segment;   /* number, ascending; also in the file name %016llx.seg */
+	uint64_t first_seq; /* sequence of the first record */
 	uint64_t epoch;
-	uint64_t size;        /* bytes of the file */
-	uint64_t start;       /* offset of the first record: SEG_DATA_START, more after a scrub */
+	uint64_t size;	/* bytes of the file */
+	uint64_t start; /* offset of the first record: SEG_DATA_START, more after a scrub */
 };
 struct rec_head {
 	uint32_t magic;
 	uint32_t crc;
 	uint64_t seq;
 	uint64_t epoch;
-	uint32_t len;         /* payload bytes */
-	uint32_t flags;       /* 0 */
+	uint32_t len;	/* payload bytes */
+	uint32_t flags; /* 0 */
 };
 #define SEG_DATA_START 4096
 
 struct journal_conf {
-	const char *dir;          /* data.dir */
-	uint64_t first_bytes;     /* size of the first segment (8 MiB) */
-	uint64_t segment_bytes;   /* size of later ones (64 MiB) */
-	uint64_t quota_bytes;     /* all segments together */
+	const char *dir;	/* data.dir */
+	uint64_t first_bytes;	/* size of the first segment (8 MiB) */
+	uint64_t segment_bytes; /* size of later ones (64 MiB) */
+	uint64_t quota_bytes;	/* all segments together */
 };
 struct journal;
 
 /* What replay calls for each good record in order; payload stays valid during the call only. Where it
  * lies (segment, offset of the payload) goes into pending entries. */
-typedef void journal_replay_fn(void *arg, uint64_t seq, uint64_t segment, uint64_t payload_offset,
-			       const void *payload, size_t len);
+typedef void journal_replay_fn(void *arg, uint64_t seq, uint64_t segment, uint64_t payload_offset, const void *payload,
+			       size_t len);
 
 /* Opens or creates the journal and replays every record with seq > after_seq. NULL: *error_r (malloc'ed text)
  * says what and what to do. Takes ≤ 100 ms on an empty directory: only the first, small segment
  * is made here; journal_prepare() makes the next ones, in another thread. */
-struct journal *must_check journal_open(const struct journal_conf *conf, uint64_t after_seq,
-					journal_replay_fn *fn, void *arg, char **error_r);
+struct journal *must_check journal_open(const struct journal_conf *conf, uint64_t after_seq, journal_replay_fn *fn,
+					void *arg, char **error_r);
 void journal_close(struct journal **j);
 /* Last sequence in the journal (0: none). */
 uint64_t journal_last_seq(const struct journal *j);
@@ -73,9 +73,11 @@ int journal_failed(const struct journal *j);
  * first_seq …; CRCs are computed here, written with pwritev into the current segment (rotating
  * when full). Not yet durable. where_r[i] gets segment and payload offset. 0 or errno: ENOSPC =
  * disk full, EDQUOT = quota; nothing of the group counts as written then (it is overwritten next). */
-struct journal_where { uint64_t segment, offset; };
-int must_check journal_append(struct journal *j, const struct iovec *payload, size_t n,
-			      uint64_t first_seq, struct journal_where *where_r);
+struct journal_where {
+	uint64_t segment, offset;
+};
+int must_check journal_append(struct journal *j, const struct iovec *payload, size_t n, uint64_t first_seq,
+			      struct journal_where *where_r);
 /* fdatasync of what was appended. 0 or errno; after an error always the same error. */
 int must_check journal_sync(struct journal *j);
 
@@ -104,6 +106,6 @@ void journal_reader_knows(struct journal_reader *r, const struct journal *j);
 bool must_check journal_read(struct journal_reader *r, uint64_t segment, uint64_t offset, void *buf, size_t len);
 /* Cursor over records with seq > after_seq up to and including to_seq, for the flusher. 1 = record, 0 = reached to_seq
  * (or nothing there), -1 = damaged, or not to be read now (errno): the caller tries again. *payload stays valid until the next call. */
-int must_check journal_next(struct journal_reader *r, uint64_t *after_seq, uint64_t to_seq,
-			    const void **payload_r, size_t *len_r, struct journal_where *where_r);
+int must_check journal_next(struct journal_reader *r, uint64_t *after_seq, uint64_t to_seq, const void **payload_r,
+			    size_t *len_r, struct journal_where *where_r);
 #endif

@@ -32,20 +32,15 @@ static const char *advice(int e)
 {
 	switch (e) {
 	case EACCES:
-	case EPERM:
-		return "give the daemon's user read and write access to data.dir and all below it";
-	case EROFS:
-		return "the file system is mounted read-only; look for disk errors in the kernel's log";
+	case EPERM: return "give the daemon's user read and write access to data.dir and all below it";
+	case EROFS: return "the file system is mounted read-only; look for disk errors in the kernel's log";
 	case ENOSPC:
 	case EDQUOT:
 		return "make room on the file system of data.dir, raise journal.quota, or point data.dir elsewhere";
 	case ENOENT:
-	case ENOTDIR:
-		return "make the directory data.dir, or correct the setting";
-	case EIO:
-		return "the disk reports errors; look in the kernel's log before anything is written again";
-	default:
-		return "nothing was changed; correct this and start again";
+	case ENOTDIR: return "make the directory data.dir, or correct the setting";
+	case EIO: return "the disk reports errors; look in the kernel's log before anything is written again";
+	default: return "nothing was changed; correct this and start again";
 	}
 }
 
@@ -61,15 +56,17 @@ static bool check_fs(struct journal *j, char **error_r)
 	}
 	switch (segment_fs((long)fs.f_type, &name)) {
 	case FS_NETWORK:
-		say(error_r, "the journal cannot live on a network file system (%s is on %s): a write that was acknowledged "
-			     "could be lost there; set data.dir to a directory on a local disk", j->path, name);
+		say(error_r,
+		    "the journal cannot live on a network file system (%s is on %s): a write that was acknowledged "
+		    "could be lost there; set data.dir to a directory on a local disk",
+		    j->path, name);
 		return false;
 	case FS_DOUBTFUL:
-		log_warn("%s lies on %s: writes are only as durable as what stands behind it; a local disk is safer and faster",
-			 j->path, name);
+		log_warn(
+			"%s lies on %s: writes are only as durable as what stands behind it; a local disk is safer and faster",
+			j->path, name);
 		return true;
-	case FS_LOCAL:
-		return true;
+	case FS_LOCAL: return true;
 	}
 	return true;
 }

@@ -166,7 +166,8 @@ bool journal_read(struct journal_reader *r, uint64_t segment, uint64_t offset, v
 		int e = read_all(f->fd, buf, len, offset) ? 0 : errno;
 		int he = reader_head(f->fd, &h) ? 0 : errno;
 		if (!he && h.segment == segment) {
-			bool inside = offset >= h.start + sizeof(struct rec_head) && offset <= h.size && len <= h.size - offset;
+			bool inside = offset >= h.start + sizeof(struct rec_head) && offset <= h.size &&
+				      len <= h.size - offset;
 			errno = inside ? e : 0;
 			return inside && !e;
 		}

@@ -196,8 +196,8 @@ static void recycle(struct journal *j, const struct seg *g)
 	pthread_mutex_unlock(&j->list);
 	/* Only the name changes now. Old head and old records stay readable for whoever has the file open
 	 * until it is used again, head first (writer.c). */
-	if (renameat(j->dirfd, segment_name(KIND_SEG, g->number).text, j->dirfd,
-		     segment_name(KIND_SPARE, s.id).text) == -1) {
+	if (renameat(j->dirfd, segment_name(KIND_SEG, g->number).text, j->dirfd, segment_name(KIND_SPARE, s.id).text) ==
+	    -1) {
 		log_warn("journal: the released segment %s/%s cannot be reused: %s", j->path,
 			 segment_name(KIND_SEG, g->number).text, strerror(errno));
 		return; /* tried again after the next start */

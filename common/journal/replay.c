@@ -20,13 +20,13 @@
 struct replay {
 	struct journal *j;
 	uint64_t after_seq, want;
-	uint64_t told;            /* losses up to here have been reported */
+	uint64_t told; /* losses up to here have been reported */
 	journal_replay_fn *fn;
 	void *arg;
 	struct scan scan;
-	bool whole;               /* the segment at hand: undamaged */
-	uint64_t dirty;           /* … end of what looks like a torn record behind its last good one */
-	uint64_t before;          /* number and epoch of the segment in front of the one at hand; 0 = none */
+	bool whole;	 /* the segment at hand: undamaged */
+	uint64_t dirty;	 /* … end of what looks like a torn record behind its last good one */
+	uint64_t before; /* number and epoch of the segment in front of the one at hand; 0 = none */
 	uint64_t before_epoch;
 };
 
@@ -47,15 +47,18 @@ static void lost(struct replay *r, uint64_t from, uint64_t to, uint64_t number, 
 	}
 	if (!number) {
 		log_error("journal: records %llu to %llu are lost: the store ends at %llu and the journal in %s begins "
-			  "behind them (was the store restored from an older copy?)", (unsigned long long)from,
-			  (unsigned long long)to, (unsigned long long)r->after_seq, r->j->path);
+			  "behind them (was the store restored from an older copy?)",
+			  (unsigned long long)from, (unsigned long long)to, (unsigned long long)r->after_seq,
+			  r->j->path);
 		return;
 	}
 	quarantine_copy(r->j, number, epoch, copy);
-	log_error("journal: records %llu to %llu are lost: %s/%s is damaged at byte %llu. %s%s%s. Records behind the damage "
-		  "are kept; what is lost may be found in a backup", (unsigned long long)from, (unsigned long long)to,
-		  r->j->path, segment_name(KIND_SEG, number).text, (unsigned long long)at,
-		  copy[0] ? "A copy of the file lies in " : "No copy", copy, copy[0] ? "" : " could be kept");
+	log_error(
+		"journal: records %llu to %llu are lost: %s/%s is damaged at byte %llu. %s%s%s. Records behind the damage "
+		"are kept; what is lost may be found in a backup",
+		(unsigned long long)from, (unsigned long long)to, r->j->path, segment_name(KIND_SEG, number).text,
+		(unsigned long long)at, copy[0] ? "A copy of the file lies in " : "No copy", copy,
+		copy[0] ? "" : " could be kept");
 }
 
 static void deliver(struct replay *r, const struct seg *g, const struct scan_hit *h)
@@ -98,12 +101,18 @@ static bool salvage(struct replay *r, const struct found *f, int fd, struct seg 
 	quarantine_copy(r->j, f->number, some ? h.head.epoch : 0, copy);
 	log_error("journal: the head of %s/%s is damaged (copy: %s); %s", r->j->path,
 		  segment_name(KIND_SEG, f->number).text, copy[0] ? copy : "none",
-		  some ? "its records are read nevertheless" : "it holds no record that the store lacks, or none that can be read");
+		  some ? "its records are read nevertheless"
+		       : "it holds no record that the store lacks, or none that can be read");
 	if (!some)
 		return false;
 	r->whole = false;
-	*g = (struct seg){.number = f->number, .epoch = h.head.epoch, .size = f->size,
-			  .first_seq = h.head.seq, .start = h.off, .end = h.off, .stale = true};
+	*g = (struct seg){.number = f->number,
+			  .epoch = h.head.epoch,
+			  .size = f->size,
+			  .first_seq = h.head.seq,
+			  .start = h.off,
+			  .end = h.off,
+			  .stale = true};
 	/* Readers of this and other processes need a head as well. */
 	int e = segment_head_write(fd, g);
 	if (!e)
@@ -119,8 +128,8 @@ static int make_spare(struct replay *r, const struct found *f)
 {
 	struct journal *j = r->j;
 	struct spare s = {.id = j->next_id++, .size = f->size, .stale = true};
-	if (renameat(j->dirfd, segment_name(KIND_SEG, f->number).text, j->dirfd,
-		     segment_name(KIND_SPARE, s.id).text) == -1)
+	if (renameat(j->dirfd, segment_name(KIND_SEG, f->number).text, j->dirfd, segment_name(KIND_SPARE, s.id).text) ==
+	    -1)
 		return errno;
 	list_push_spare(j, &s);
 	return 0;
@@ -149,8 +158,13 @@ static int identify(struct replay *r, const struct found *f, int fd, struct seg 
 		return make_spare(r, f);
 	}
 	uint64_t size = h->size < f->size ? h->size : f->size;
-	*g_r = (struct seg){.number = f->number, .epoch = h->epoch, .size = size, .first_seq = h->first_seq,
-			    .start = h->start, .end = h->start, .stale = true};
+	*g_r = (struct seg){.number = f->number,
+			    .epoch = h->epoch,
+			    .size = size,
+			    .first_seq = h->first_seq,
+			    .start = h->start,
+			    .end = h->start,
+			    .stale = true};
 	return 0;
 }
 
@@ -164,8 +178,7 @@ static int replay_file(struct replay *r, const struct found *f, const struct fou
 	e = identify(r, f, fd, &g);
 	if (!e && g.number) {
 		/* Somebody is missing between the segment in front and this one. */
-		lost(r, r->want, g.first_seq - 1, r->before, r->before_epoch,
-		     j->nsegs ? j->segs[j->nsegs - 1].end : 0);
+		lost(r, r->want, g.first_seq - 1, r->before, r->before_epoch, j->nsegs ? j->segs[j->nsegs - 1].end : 0);
 		if (next && next->head_ok && next->head.segment == next->number && g.first_seq < next->head.first_seq &&
 		    next->head.first_seq <= r->want && f->head_ok) {
 			g.last_seq = next->head.first_seq - 1; /* the store has all of it */
@@ -218,9 +231,10 @@ static int finish_last(struct replay *r, const struct found *f)
 	if (e)
 		return e;
 	if (r->dirty > g->end) {
-		log_warn("journal: %llu bytes of an unfinished record behind record %llu are cut from %s/%s (never acknowledged)",
-			 (unsigned long long)(r->dirty - g->end), (unsigned long long)g->last_seq, j->path,
-			 segment_name(KIND_SEG, g->number).text);
+		log_warn(
+			"journal: %llu bytes of an unfinished record behind record %llu are cut from %s/%s (never acknowledged)",
+			(unsigned long long)(r->dirty - g->end), (unsigned long long)g->last_seq, j->path,
+			segment_name(KIND_SEG, g->number).text);
 		/* Left there, a piece of it might complete a later record by accident. */
 		e = segment_zero(fd, g->end, r->dirty);
 	}
@@ -235,7 +249,11 @@ static int finish_last(struct replay *r, const struct found *f)
 int replay_run(struct journal *j, struct found *f, size_t n, uint64_t after_seq, journal_replay_fn *fn, void *arg,
 	       bool *reuse_r)
 {
-	struct replay r = {.j = j, .after_seq = after_seq, .want = after_seq + 1, .fn = fn, .arg = arg,
+	struct replay r = {.j = j,
+			   .after_seq = after_seq,
+			   .want = after_seq + 1,
+			   .fn = fn,
+			   .arg = arg,
 			   .scan = {.window = WINDOW}};
 	int e = 0;
 	for (size_t i = 0; i < n && !e; i++) {

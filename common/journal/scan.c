@@ -73,7 +73,7 @@ bool scan_at(struct scan *s, uint64_t off, struct scan_hit *hit_r)
 static uint64_t next_candidate(struct scan *s, uint64_t off)
 {
 	const char *p;
-	for (; (p = view(s, off, sizeof(struct rec_head))); ) {
+	for (; (p = view(s, off, sizeof(struct rec_head)));) {
 		size_t n = (size_t)(s->base + s->len - off);
 		for (size_t i = 0; i + sizeof(struct rec_head) <= n; i += 8) {
 			struct rec_head h;

@@ -54,16 +54,21 @@ static uint32_t head_crc(const struct seg_head *h)
 bool segment_head_valid(const struct seg_head *h)
 {
 	/* Numbers are bounded so that none of the sums made with them can overflow. */
-	return h->magic == SEG_MAGIC && h->layout == SEG_LAYOUT && h->crc == head_crc(h) && h->epoch &&
-	       h->segment && h->segment <= INT64_MAX && h->first_seq && h->first_seq <= INT64_MAX &&
-	       h->size <= INT64_MAX && h->start >= SEG_DATA_START && h->start <= h->size && h->start % 8 == 0;
+	return h->magic == SEG_MAGIC && h->layout == SEG_LAYOUT && h->crc == head_crc(h) && h->epoch && h->segment &&
+	       h->segment <= INT64_MAX && h->first_seq && h->first_seq <= INT64_MAX && h->size <= INT64_MAX &&
+	       h->start >= SEG_DATA_START && h->start <= h->size && h->start % 8 == 0;
 }
 
 int segment_head_write(int fd, const struct seg *g)
 {
 	static const char zeros[SEG_DATA_START - sizeof(struct seg_head)];
-	struct seg_head h = {.magic = SEG_MAGIC, .layout = SEG_LAYOUT, .segment = g->number,
-			     .first_seq = g->first_seq, .epoch = g->epoch, .size = g->size, .start = g->start};
+	struct seg_head h = {.magic = SEG_MAGIC,
+			     .layout = SEG_LAYOUT,
+			     .segment = g->number,
+			     .first_seq = g->first_seq,
+			     .epoch = g->epoch,
+			     .size = g->size,
+			     .start = g->start};
 	uint64_t done;
 	h.crc = head_crc(&h);
 	struct iovec iov[2] = {{&h, sizeof(h)}, {(void *)(uintptr_t)zeros, sizeof(zeros)}};
@@ -240,6 +245,7 @@ enum fs_verdict segment_fs(long f_type, const char **name_r)
 {
 	/* fdatasync of these can be answered by a cache of this machine, two machines can write the same
 	 * file, and an interrupted server loses what was acknowledged. */
+	/* clang-format off */
 	static const struct {
 		uint32_t magic;
 		enum fs_verdict verdict;
@@ -251,6 +257,7 @@ enum fs_verdict segment_fs(long f_type, const char **name_r)
 		{AFS_FS_MAGIC, FS_NETWORK, "AFS"},       {CODA_SUPER_MAGIC, FS_NETWORK, "Coda"},
 		{FUSE_SUPER_MAGIC, FS_DOUBTFUL, "FUSE"}, {V9FS_MAGIC, FS_DOUBTFUL, "9p"},
 	};
+	/* clang-format on */
 	for (size_t i = 0; i < ARRAY_LEN(known); i++)
 		if (known[i].magic == (uint32_t)f_type) {
 			*name_r = known[i].name;

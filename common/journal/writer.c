@@ -80,8 +80,12 @@ static int get_spare(struct journal *j, uint64_t room, struct spare *s_r, int *f
  * (neither was synced); then nothing in the file was acknowledged, and replay takes it for a spare. */
 static int enlist(struct journal *j, const struct spare *s, int fd, uint64_t first_seq)
 {
-	struct seg g = {.epoch = segment_new_epoch(), .size = s->size, .first_seq = first_seq,
-			.start = SEG_DATA_START, .end = SEG_DATA_START, .stale = s->stale};
+	struct seg g = {.epoch = segment_new_epoch(),
+			.size = s->size,
+			.first_seq = first_seq,
+			.start = SEG_DATA_START,
+			.end = SEG_DATA_START,
+			.stale = s->stale};
 	pthread_mutex_lock(&j->list);
 	g.number = j->next_number++;
 	pthread_mutex_unlock(&j->list);
@@ -176,7 +180,9 @@ static int write_group(struct journal *j, const struct seg *cur, const struct io
 		for (size_t i = 0; i < count; i++) {
 			const struct iovec *p = &payload[from + i];
 			struct rec_head *h = &g->heads[i];
-			*h = (struct rec_head){.magic = REC_MAGIC, .seq = j->next_seq + from + i, .epoch = cur->epoch,
+			*h = (struct rec_head){.magic = REC_MAGIC,
+					       .seq = j->next_seq + from + i,
+					       .epoch = cur->epoch,
 					       .len = (uint32_t)p->iov_len};
 			h->crc = crc32c(crc32c(0, h, sizeof(*h)), p->iov_base, p->iov_len);
 			*v++ = (struct iovec){h, sizeof(*h)};
@@ -201,7 +207,8 @@ static int undo(struct journal *j, uint64_t off, uint64_t written)
 		e = segment_datasync(j->fd);
 	if (e) {
 		log_error("journal: a group that could not be written cannot be taken back either (%s); nothing "
-			  "more is written until a restart", strerror(e));
+			  "more is written until a restart",
+			  strerror(e));
 		return writer_fail(j, e);
 	}
 	return 0;
@@ -277,17 +284,8 @@ int journal_sync(struct journal *j)
 	return 0;
 }
 
-int journal_failed(const struct journal *j)
-{
-	return atomic_load_explicit(&j->failed, memory_order_relaxed);
-}
+int journal_failed(const struct journal *j) { return atomic_load_explicit(&j->failed, memory_order_relaxed); }
 
-uint64_t journal_last_seq(const struct journal *j)
-{
-	return atomic_load_explicit(&j->last_seq, memory_order_relaxed);
-}
+uint64_t journal_last_seq(const struct journal *j) { return atomic_load_explicit(&j->last_seq, memory_order_relaxed); }
 
-uint64_t journal_bytes(const struct journal *j)
-{
-	return atomic_load_explicit(&j->held, memory_order_relaxed);
-}
+uint64_t journal_bytes(const struct journal *j) { return atomic_load_explicit(&j->held, memory_order_relaxed); }

@@ -13,7 +13,7 @@ struct scan {
 	const char *p, *end;
 	const char *copied; /* up to here the body is in `out` */
 	size_t depth;
-	char kind[4];       /* kind[d]: '{' or '[' that opened depth d, for d <= 3 */
+	char kind[4];	    /* kind[d]: '{' or '[' that opened depth d, for d <= 3 */
 	bool in_memories;   /* kind[2] is the array "memories" */
 	bool memories_next; /* its key was just read */
 	size_t max_each, max_total;
@@ -36,7 +36,8 @@ static const char *next_structural(const char *p, const char *end)
 		      bit = _mm_set1_epi8(0x20); /* makes '[' a '{' and ']' a '}' */
 	while (end - p >= 16) {
 		__m128i v = _mm_loadu_si128((const __m128i *)(const void *)p), w = _mm_or_si128(v, bit);
-		__m128i hit = _mm_or_si128(_mm_cmpeq_epi8(v, quote), _mm_or_si128(_mm_cmpeq_epi8(w, open), _mm_cmpeq_epi8(w, close)));
+		__m128i hit = _mm_or_si128(_mm_cmpeq_epi8(v, quote),
+					   _mm_or_si128(_mm_cmpeq_epi8(w, open), _mm_cmpeq_epi8(w, close)));
 		unsigned m = (unsigned)_mm_movemask_epi8(hit);
 		if (m)
 			return p + __builtin_ctz(m);
@@ -56,7 +57,8 @@ static const char *string_end(const char *p, const char *end, bool *escaped_r)
 		const __m128i quote = _mm_set1_epi8('"'), back = _mm_set1_epi8('\\');
 		while (end - p >= 16) {
 			__m128i v = _mm_loadu_si128((const __m128i *)(const void *)p);
-			unsigned m = (unsigned)_mm_movemask_epi8(_mm_or_si128(_mm_cmpeq_epi8(v, quote), _mm_cmpeq_epi8(v, back)));
+			unsigned m = (unsigned)_mm_movemask_epi8(
+				_mm_or_si128(_mm_cmpeq_epi8(v, quote), _mm_cmpeq_epi8(v, back)));
 			if (m) {
 				p += __builtin_ctz(m);
 				break;
@@ -94,7 +96,9 @@ static bool key_equals(const char *p, size_t n, const char *text)
 			unsigned v = 0;
 			for (int i = 4; i < 6; i++) {
 				char h = (char)(p[i] | 0x20);
-				v = v * 16 + (unsigned)(h >= 'a' && h <= 'f' ? h - 'a' + 10 : p[i] >= '0' && p[i] <= '9' ? p[i] - '0' : 512);
+				v = v * 16 + (unsigned)(h >= 'a' && h <= 'f'	     ? h - 'a' + 10
+							: p[i] >= '0' && p[i] <= '9' ? p[i] - '0'
+										     : 512);
 			}
 			ch = v < 128 ? (char)v : '\0';
 			p += 6;
@@ -212,10 +216,16 @@ static void bracket(struct scan *s, char ch)
 	}
 }
 
-enum floats_extract floats_extract(const char *body, size_t len, size_t max_each, size_t max_total, struct floats_found *f,
-				   struct buf *out)
+enum floats_extract floats_extract(const char *body, size_t len, size_t max_each, size_t max_total,
+				   struct floats_found *f, struct buf *out)
 {
-	struct scan s = {.p = body, .end = body + len, .copied = body, .max_each = max_each, .max_total = max_total, .f = f, .out = out};
+	struct scan s = {.p = body,
+			 .end = body + len,
+			 .copied = body,
+			 .max_each = max_each,
+			 .max_total = max_total,
+			 .f = f,
+			 .out = out};
 
 	f->len = f->items = f->bad_element = 0;
 	f->bad = FLOATS_OK;

@@ -20,6 +20,7 @@
 #define HALF 0x10000000u
 #define MARGIN 8u
 
+/* clang-format off */
 static const double pow10_table[] = {
 	1e-64, 1e-63, 1e-62, 1e-61, 1e-60, 1e-59, 1e-58, 1e-57, 1e-56, 1e-55, 1e-54, 1e-53,
 	1e-52, 1e-51, 1e-50, 1e-49, 1e-48, 1e-47, 1e-46, 1e-45, 1e-44, 1e-43, 1e-42, 1e-41,
@@ -31,12 +32,29 @@ static const double pow10_table[] = {
 	1e20, 1e21, 1e22, 1e23, 1e24, 1e25, 1e26, 1e27, 1e28, 1e29, 1e30, 1e31,
 	1e32, 1e33, 1e34, 1e35, 1e36, 1e37, 1e38,
 };
+/* clang-format on */
 _Static_assert(ARRAY_LEN(pow10_table) == POW_MAX - POW_MIN + 1, "one entry per exponent");
-static const int64_t pow10_int[] = {1, 10, 100, 1000, 10000, 100000, 1000000, 10000000, 100000000, 1000000000, 10000000000,
-				    100000000000, 1000000000000, 10000000000000, 100000000000000, 1000000000000000, 10000000000000000};
+static const int64_t pow10_int[] = {1,
+				    10,
+				    100,
+				    1000,
+				    10000,
+				    100000,
+				    1000000,
+				    10000000,
+				    100000000,
+				    1000000000,
+				    10000000000,
+				    100000000000,
+				    1000000000000,
+				    10000000000000,
+				    100000000000000,
+				    1000000000000000,
+				    10000000000000000};
 /* n more digits fit if the value so far is below limit[n] */
-static const int64_t limit[] = {1000000000000000000, 100000000000000000, 10000000000000000, 1000000000000000,
-				100000000000000, 10000000000000, 1000000000000, 100000000000, 10000000000};
+static const int64_t limit[] = {1000000000000000000, 100000000000000000, 10000000000000000,
+				1000000000000000,    100000000000000,	 10000000000000,
+				1000000000000,	     100000000000,	 10000000000};
 
 const char *floats_error_text(enum floats_error e)
 {
@@ -65,17 +83,19 @@ static inline int64_t eight_digits(uint64_t v)
 {
 	v = v * 10 + (v >> 8);
 	return (int64_t)(((v & 0x000000ff000000ffu) * 0x000f424000000064u +
-			  ((v >> 16) & 0x000000ff000000ffu) * 0x0000271000000001u) >> 32);
+			  ((v >> 16) & 0x000000ff000000ffu) * 0x0000271000000001u) >>
+			 32);
 }
 
 struct number {
-	int64_t w;    /* significant digits */
-	int32_t exp;  /* times 10^exp */
+	int64_t w;   /* significant digits */
+	int32_t exp; /* times 10^exp */
 	bool negative;
 };
 
 /* More digits than w holds, or the last bytes before `end`: one at a time. */
-static __attribute__((noinline)) const char *digits_slowly(const char *p, const char *end, struct number *x, bool fraction)
+static __attribute__((noinline)) const char *digits_slowly(const char *p, const char *end, struct number *x,
+							   bool fraction)
 {
 	for (; p < end && (unsigned char)(*p - '0') < 10; p++) {
 		if (x->w < limit[1]) {
@@ -174,10 +194,7 @@ static inline bool convert(int64_t w, int exp, float *f_r)
 #define SHAPE_ROOM 34 /* bytes shaped() may look at from p on */
 #define SHAPE_MAX 16  /* and before p: what is not the number's is masked */
 
-static inline __m128i load16(const char *p)
-{
-	return _mm_loadu_si128((const __m128i *)(const void *)p);
-}
+static inline __m128i load16(const char *p) { return _mm_loadu_si128((const __m128i *)(const void *)p); }
 
 static inline unsigned commas(const char *p)
 {
@@ -187,7 +204,7 @@ static inline unsigned commas(const char *p)
 /* The n <= 16 digits before end; false: other bytes are among them. */
 static inline bool sixteen_digits(const char *end, unsigned n, int64_t *w_r)
 {
-	static const char mask[32] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+	static const char mask[32] = {0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,
 				      -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
 	__m128i v = _mm_and_si128(_mm_xor_si128(load16(end - 16), _mm_set1_epi8('0')), load16(mask + n));
 	int other = _mm_movemask_epi8(_mm_cmpeq_epi8(_mm_min_epu8(v, _mm_set1_epi8(9)), v)) ^ 0xffff;
@@ -216,7 +233,8 @@ static inline const char *shaped(const char *p, float *out)
 	unsigned length = 1 + (unsigned)__builtin_ctz(comma), n = length - 2 - negative;
 	const char *end = p + length;
 	int64_t w, first = (unsigned char)(p[negative] - '0'), high;
-	if (other_sign || n - 1 > 29 || p[negative + 1] != '.' || first > 9 || !sixteen_digits(end, n < 16 ? n : 16, &w))
+	if (other_sign || n - 1 > 29 || p[negative + 1] != '.' || first > 9 ||
+	    !sixteen_digits(end, n < 16 ? n : 16, &w))
 		return NULL;
 	if (n <= 16) {
 		w += first * pow10_int[n];
@@ -239,11 +257,13 @@ static inline const char *shaped(const char *p, float *out)
 /* As many as there are, from p on and p < end; start: what may be read before p. Returns where the next number is,
  * < end, or the space before it. Whether a space follows each comma is taken from the one before p: were it looked
  * up to find the next number, that would be the longest part of the chain from one number to the next. */
-static inline const char *shaped_run(const char *start, const char *p, const char *end, float *out, size_t max, size_t *n_r)
+static inline const char *shaped_run(const char *start, const char *p, const char *end, float *out, size_t max,
+				     size_t *n_r)
 {
 	size_t n = *n_r;
 	const bool spaced = p - start >= SHAPE_MAX && p[-1] == ' ';
-	for (const char *comma; n < max && end - p >= SHAPE_ROOM && p - start >= SHAPE_MAX && (comma = shaped(p, &out[n])); n++) {
+	for (const char *comma;
+	     n < max && end - p >= SHAPE_ROOM && p - start >= SHAPE_MAX && (comma = shaped(p, &out[n])); n++) {
 		p = comma + 1;
 		if (spaced) {
 			if (*p != ' ') {
@@ -257,7 +277,8 @@ static inline const char *shaped_run(const char *start, const char *p, const cha
 	return p;
 }
 #else
-static inline const char *shaped_run(const char *start, const char *p, const char *end, float *out, size_t max, size_t *n_r)
+static inline const char *shaped_run(const char *start, const char *p, const char *end, float *out, size_t max,
+				     size_t *n_r)
 {
 	(void)start, (void)end, (void)out, (void)max, (void)n_r;
 	return p;
@@ -362,6 +383,7 @@ enum floats_error floats_parse(const char *p, const char *end, float *out, size_
 /* ---- base64 ---- */
 
 #define BAD 0xff
+/* clang-format off */
 static const uint8_t base64_value[256] = {
 	BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD,
 	BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD,
@@ -380,6 +402,7 @@ static const uint8_t base64_value[256] = {
 	BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD,
 	BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD,
 };
+/* clang-format on */
 
 enum floats_error floats_base64(const char *s, size_t len, float *out, size_t max, size_t *n_r)
 {

@@ -9,9 +9,9 @@
 
 enum floats_error {
 	FLOATS_OK,
-	FLOATS_SYNTAX,     /* not a JSON array of numbers (also: cut off) */
+	FLOATS_SYNTAX,	   /* not a JSON array of numbers (also: cut off) */
 	FLOATS_NOT_NUMBER, /* an element that is no number */
-	FLOATS_RANGE,      /* a number too large for a float */
+	FLOATS_RANGE,	   /* a number too large for a float */
 	FLOATS_TOO_MANY,   /* more than `max` elements */
 	FLOATS_NOT_FINITE, /* base64 only: NaN or infinity */
 };
@@ -45,7 +45,7 @@ void floats_found_free(struct floats_found *f);
 
 enum floats_extract {
 	FLOATS_EXTRACT_OK,
-	FLOATS_EXTRACT_NUMBER,  /* an "embedding" that is a bare number: it could be taken for an index */
+	FLOATS_EXTRACT_NUMBER,	/* an "embedding" that is a bare number: it could be taken for an index */
 	FLOATS_EXTRACT_TOO_MANY /* above max_each or max_total: refused before anybody spends time on it */
 };
 /* Copies `body` to `out` (appended) and replaces the value of

@@ -6,32 +6,39 @@
 #include "filter/filter.h"
 #include "record.h"
 
-struct store;        /* one connection, used by one thread at a time */
-struct store_conf { const char *kind, *dsn, *dir; };
+struct store; /* one connection, used by one thread at a time */
+struct store_conf {
+	const char *kind, *dsn, *dir;
+};
 
 enum store_rc { STORE_OK = 0, STORE_NOT_FOUND, STORE_ERROR /* store_error() says what */, STORE_BUSY };
 
 /* Visits one memory; spans are valid during the call. Return false to stop. */
 typedef bool store_visit_fn(void *arg, const struct memory *m);
-typedef bool store_vector_fn(void *arg, const struct uuid *id, uint64_t ns, uint64_t version,
-			     int64_t expires_us, uint32_t dim, const float *x);
+typedef bool store_vector_fn(void *arg, const struct uuid *id, uint64_t ns, uint64_t version, int64_t expires_us,
+			     uint32_t dim, const float *x);
 
 struct store_list {
 	uint64_t ns;
-	const struct filter *filter;  /* NULL = all */
-	bool descending;              /* by id, which is by time of creation */
-	bool have_after; struct uuid after; /* keyset cursor: strictly past this id */
-	size_t limit;                 /* 0 = all */
-	int64_t now_us;               /* expired rows are invisible */
-	bool deleted;                 /* false: live only; true: soft-deleted only */
+	const struct filter *filter; /* NULL = all */
+	bool descending;	     /* by id, which is by time of creation */
+	bool have_after;
+	struct uuid after; /* keyset cursor: strictly past this id */
+	size_t limit;	   /* 0 = all */
+	int64_t now_us;	   /* expired rows are invisible */
+	bool deleted;	   /* false: live only; true: soft-deleted only */
 	bool with_embedding;
 };
 /* A memory that the store does not have yet, to be ranked as if it did. */
-struct store_text_extra { struct uuid id; uint64_t version; struct span content; };
+struct store_text_extra {
+	struct uuid id;
+	uint64_t version;
+	struct span content;
+};
 struct store_text {
 	uint64_t ns;
-	struct span query;            /* natural language: the store tokenises, stems, drops stop words */
-	const struct filter *filter;  /* for the store's rows; extras are filtered by the caller */
+	struct span query;	     /* natural language: the store tokenises, stems, drops stop words */
+	const struct filter *filter; /* for the store's rows; extras are filtered by the caller */
 	size_t limit;
 	int64_t now_us;
 	const struct store_text_extra *extra;
@@ -40,11 +47,24 @@ struct store_text {
 	bool (*hidden)(void *arg, const struct uuid *id);
 	void *hidden_arg;
 };
-struct store_text_hit { struct uuid id; uint64_t version; double score; }; /* higher is better */
-struct store_neighbour { struct uuid id; int distance; /* −2…2 within the session */ };
-struct store_ns {             /* a namespace row */
-	uint64_t ns; char name[129]; char embedder[64]; uint32_t dim;
-	uint64_t count, bytes, quota_count, quota_bytes; uint32_t relaxed; int64_t created_us; bool exists;
+struct store_text_hit {
+	struct uuid id;
+	uint64_t version;
+	double score;
+}; /* higher is better */
+struct store_neighbour {
+	struct uuid id;
+	int distance; /* −2…2 within the session */
+};
+struct store_ns { /* a namespace row */
+	uint64_t ns;
+	char name[129];
+	char embedder[64];
+	uint32_t dim;
+	uint64_t count, bytes, quota_count, quota_bytes;
+	uint32_t relaxed;
+	int64_t created_us;
+	bool exists;
 };
 
 struct store_ops {
@@ -76,17 +96,23 @@ struct store_ops {
 
 	/* -- readers -- */
 	/* memory by id, live or deleted (m.deleted_us says). with_embedding loads the vector too. */
-	enum store_rc (*get)(struct store *s, const struct uuid *id, bool with_embedding, store_visit_fn *fn, void *arg);
-	enum store_rc (*by_external)(struct store *s, uint64_t ns, struct span external_id, bool with_embedding, store_visit_fn *fn, void *arg);
-	enum store_rc (*by_content)(struct store *s, uint64_t ns, uint64_t content_key, struct span content, bool with_embedding, store_visit_fn *fn, void *arg);
+	enum store_rc (*get)(struct store *s, const struct uuid *id, bool with_embedding, store_visit_fn *fn,
+			     void *arg);
+	enum store_rc (*by_external)(struct store *s, uint64_t ns, struct span external_id, bool with_embedding,
+				     store_visit_fn *fn, void *arg);
+	enum store_rc (*by_content)(struct store *s, uint64_t ns, uint64_t content_key, struct span content,
+				    bool with_embedding, store_visit_fn *fn, void *arg);
 	enum store_rc (*idem)(struct store *s, uint64_t key, int64_t now_us, struct op_idem *out_r, struct buf *reply);
 	enum store_rc (*list)(struct store *s, const struct store_list *q, store_visit_fn *fn, void *arg);
-	enum store_rc (*ids)(struct store *s, const struct store_list *q, store_visit_fn *fn, void *arg); /* id, ns, version, expires only */
+	enum store_rc (*ids)(struct store *s, const struct store_list *q, store_visit_fn *fn,
+			     void *arg); /* id, ns, version, expires only */
 	enum store_rc (*count)(struct store *s, const struct store_list *q, uint64_t *count_r);
-	enum store_rc (*history)(struct store *s, const struct uuid *id, store_visit_fn *fn, void *arg); /* older versions, newest first */
+	enum store_rc (*history)(struct store *s, const struct uuid *id, store_visit_fn *fn,
+				 void *arg); /* older versions, newest first */
 	enum store_rc (*text)(struct store *s, const struct store_text *q, struct store_text_hit *out, size_t *n_r);
 	/* Memories around `id` in its session, by id order, at most 2 each side (distance ±1, ±2); live only. */
-	enum store_rc (*neighbours)(struct store *s, const struct uuid *id, int64_t now_us, struct store_neighbour out[4], size_t *n_r);
+	enum store_rc (*neighbours)(struct store *s, const struct uuid *id, int64_t now_us,
+				    struct store_neighbour out[4], size_t *n_r);
 	enum store_rc (*namespaces)(struct store *s, void (*fn)(void *arg, const struct store_ns *n), void *arg);
 	/* All vectors in id order after `after` (NULL = from the start), newest first if descending; the refill. */
 	enum store_rc (*vectors)(struct store *s, const struct uuid *after, size_t max, store_vector_fn *fn, void *arg);

@@ -76,12 +76,11 @@ static void show_tree(struct ctl *c, const json_t *o)
 	printf("%sAI Orchestra %s%s on %s%s%s\n", output_colour(c, C_BOLD), output_str(o, "version"),
 	       output_colour(c, C_PLAIN), tcp, *tcp ? " and " : "", output_str(o, "unix"));
 	printf("data in %s, started %.19sZ\n\n", output_str(o, "data_dir"), output_str(o, "started_at"));
-	printf("%s%-13s %8s  %-11s %9s %9s %9s %9s  %s%s\n", output_colour(c, C_DIM), "PROCESS", "PID",
-	       "STATE", "UPTIME", "RESTARTS", "CPU", "MEMORY", "LAST EXIT", output_colour(c, C_PLAIN));
+	printf("%s%-13s %8s  %-11s %9s %9s %9s %9s  %s%s\n", output_colour(c, C_DIM), "PROCESS", "PID", "STATE",
+	       "UPTIME", "RESTARTS", "CPU", "MEMORY", "LAST EXIT", output_colour(c, C_PLAIN));
 	show_process(c, o, "orchestrad", "");
-	json_array_foreach(workers, i, w)
-		show_process(c, w, output_str(w, "name"),
-			     i + 1 < json_array_size(workers) ? "├─ " : "└─ ");
+	json_array_foreach (workers, i, w)
+		show_process(c, w, output_str(w, "name"), i + 1 < json_array_size(workers) ? "├─ " : "└─ ");
 }
 
 /* The api may wrap what the supervisor said. */
@@ -122,11 +121,11 @@ static void show_keys(struct ctl *c, const json_t *o)
 {
 	size_t i;
 	json_t *k;
-	json_array_foreach(json_object_get(o, "keys"), i, k) {
+	json_array_foreach (json_object_get(o, "keys"), i, k) {
 		const char *result = output_str(k, "result");
 		enum colour colour = strcmp(result, "applied") == 0 ? C_GREEN : C_YELLOW;
-		printf("%s%-13s%s %-24s ", output_colour(c, colour), result,
-		       output_colour(c, C_PLAIN), output_str(k, "key"));
+		printf("%s%-13s%s %-24s ", output_colour(c, colour), result, output_colour(c, C_PLAIN),
+		       output_str(k, "key"));
 		output_line(json_object_get(k, "from") ? output_str(k, "from") : "(secret)", VALUE_COLUMNS);
 		fputs(" → ", stdout);
 		output_line(json_object_get(k, "to") ? output_str(k, "to") : "(secret)", VALUE_COLUMNS);
@@ -142,8 +141,10 @@ int admin_reload(struct ctl *c, int argc, char **argv)
 {
 	struct answer a;
 	int code;
-	if (!plain_arguments(argc, argv, "Usage: orchestractl reload\nMakes the daemon read its "
-			     "configuration again: all of it, or nothing.", &code))
+	if (!plain_arguments(argc, argv,
+			     "Usage: orchestractl reload\nMakes the daemon read its "
+			     "configuration again: all of it, or nothing.",
+			     &code))
 		return code;
 	code = ask(c, "POST", "/v1/admin/reload", "reload", &a);
 	if (code == CTL_OK && c->json)
@@ -167,8 +168,10 @@ int admin_drain(struct ctl *c, int argc, char **argv)
 {
 	struct answer a;
 	int code;
-	if (!plain_arguments(argc, argv, "Usage: orchestractl drain\nMakes the daemon finish its work "
-			     "and leave; returns when it has.", &code))
+	if (!plain_arguments(argc, argv,
+			     "Usage: orchestractl drain\nMakes the daemon finish its work "
+			     "and leave; returns when it has.",
+			     &code))
 		return code;
 	code = client_control(c, "drain", true, &a);
 	if (code == CTL_OK && c->json)
@@ -223,9 +226,8 @@ static void show_namespaces(struct ctl *c, const json_t *o)
 	size_t i;
 	json_t *n;
 	char bytes[16];
-	printf("%s%10s  %9s  %s%s\n", output_colour(c, C_DIM), "MEMORIES", "BYTES", "NAME",
-	       output_colour(c, C_PLAIN));
-	json_array_foreach(json_object_get(o, "namespaces"), i, n) {
+	printf("%s%10s  %9s  %s%s\n", output_colour(c, C_DIM), "MEMORIES", "BYTES", "NAME", output_colour(c, C_PLAIN));
+	json_array_foreach (json_object_get(o, "namespaces"), i, n) {
 		output_bytes(json_number_value(json_object_get(n, "bytes")), bytes);
 		printf("%10lld  %9s  ", (long long)json_integer_value(json_object_get(n, "count")), bytes);
 		output_line(output_str(n, "name"), 0);
@@ -237,8 +239,10 @@ int admin_namespaces(struct ctl *c, int argc, char **argv)
 {
 	struct answer a;
 	int code;
-	if (!plain_arguments(argc, argv, "Usage: orchestractl namespaces\nLists the namespaces, with the number and "
-			     "the bytes of their memories.", &code))
+	if (!plain_arguments(argc, argv,
+			     "Usage: orchestractl namespaces\nLists the namespaces, with the number and "
+			     "the bytes of their memories.",
+			     &code))
 		return code;
 	code = client_request(c, "GET", "/v1/namespaces", NULL, &a);
 	if (code == CTL_OK && a.status != 200) {

@@ -9,16 +9,16 @@
 #include "ctl.h"
 
 #define STARTING_PAUSE_US 100000 /* between questions to a daemon that is starting … */
-#define STARTING_TRIES 100       /* … for 10 s */
-#define ANSWER_MAX (256u << 20) /* buffered answers; streams are not limited */
+#define STARTING_TRIES 100	 /* … for 10 s */
+#define ANSWER_MAX (256u << 20)	 /* buffered answers; streams are not limited */
 
 struct transfer {
 	CURL *easy;
 	struct answer *answer;
-	FILE *file;             /* streamed to (download) or from (upload); NULL: neither */
+	FILE *file; /* streamed to (download) or from (upload); NULL: neither */
 	client_piece_fn *on_piece;
 	void *arg;
-	int error;              /* errno of the file */
+	int error; /* errno of the file */
 };
 
 /* A download goes to its file only when it is a success: a problem belongs in the answer. */
@@ -65,13 +65,14 @@ static int explain(const struct ctl *c, const struct transfer *t, CURLcode rc)
 	}
 	if (rc == CURLE_COULDNT_CONNECT) {
 		if (!c->quiet)
-			fprintf(stderr, "orchestractl: no daemon answers on %s; is orchestrad running? "
-				"(--socket names another)\n", c->socket);
+			fprintf(stderr,
+				"orchestractl: no daemon answers on %s; is orchestrad running? "
+				"(--socket names another)\n",
+				c->socket);
 		return CTL_UNREACHABLE;
 	}
 	if (!c->quiet)
-		fprintf(stderr, "orchestractl: the connection to %s broke: %s\n", c->socket,
-			curl_easy_strerror(rc));
+		fprintf(stderr, "orchestractl: the connection to %s broke: %s\n", c->socket, curl_easy_strerror(rc));
 	return t->answer->status ? CTL_FAILED : CTL_UNREACHABLE;
 }
 
@@ -119,8 +120,7 @@ static int perform(struct ctl *c, struct transfer *t, struct curl_slist *headers
 	return code;
 }
 
-static int request_once(struct ctl *c, const char *method, const char *path, const char *body,
-			struct answer *a)
+static int request_once(struct ctl *c, const char *method, const char *path, const char *body, struct answer *a)
 {
 	struct curl_slist *headers = NULL;
 	struct transfer t = {.answer = a};
@@ -139,12 +139,12 @@ static int request_once(struct ctl *c, const char *method, const char *path, con
 }
 
 /* A daemon that has just been started is waited for: it has done nothing yet with what it was asked. */
-int client_request(struct ctl *c, const char *method, const char *path, const char *body,
-		   struct answer *a)
+int client_request(struct ctl *c, const char *method, const char *path, const char *body, struct answer *a)
 {
 	int code = request_once(c, method, path, body, a);
 	for (int i = 0; i < STARTING_TRIES && code == CTL_OK && a->status == 503 && !c->quiet &&
-			strstr(a->body.p, "problem:starting\""); i++) {
+			strstr(a->body.p, "problem:starting\"");
+	     i++) {
 		client_free(a);
 		usleep(STARTING_PAUSE_US);
 		code = request_once(c, method, path, body, a);
@@ -152,8 +152,7 @@ int client_request(struct ctl *c, const char *method, const char *path, const ch
 	return code;
 }
 
-int client_download(struct ctl *c, const char *path, FILE *out, client_piece_fn *on_piece, void *arg,
-		    struct answer *a)
+int client_download(struct ctl *c, const char *path, FILE *out, client_piece_fn *on_piece, void *arg, struct answer *a)
 {
 	struct transfer t = {.answer = a, .file = out, .on_piece = on_piece, .arg = arg};
 	*a = (struct answer){0};
@@ -161,8 +160,7 @@ int client_download(struct ctl *c, const char *path, FILE *out, client_piece_fn 
 	return perform(c, &t, NULL);
 }
 
-int client_upload(struct ctl *c, const char *path, FILE *in, client_piece_fn *on_piece, void *arg,
-		  struct answer *a)
+int client_upload(struct ctl *c, const char *path, FILE *in, client_piece_fn *on_piece, void *arg, struct answer *a)
 {
 	struct curl_slist *headers = curl_slist_append(NULL, "Content-Type: application/x-ndjson");
 	struct transfer reading = {.file = in, .on_piece = on_piece, .arg = arg, .answer = a};
@@ -190,8 +188,8 @@ char *client_escape(const char *text)
 {
 	struct buf b = {0};
 	for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
-		bool plain = (*p >= '0' && *p <= '9') || (*p >= 'a' && *p <= 'z') ||
-			     (*p >= 'A' && *p <= 'Z') || strchr("-._~", *p);
+		bool plain = (*p >= '0' && *p <= '9') || (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') ||
+			     strchr("-._~", *p);
 		if (plain)
 			buf_addc(&b, (char)*p);
 		else
@@ -229,11 +227,13 @@ static int control_connect(const struct ctl *c)
 		return fd;
 	int error = errno;
 	if (error == ENOENT || error == ECONNREFUSED)
-		fprintf(stderr, "orchestractl: no daemon answers on %s; is orchestrad running? "
-			"(--socket names another)\n", c->socket);
+		fprintf(stderr,
+			"orchestractl: no daemon answers on %s; is orchestrad running? "
+			"(--socket names another)\n",
+			c->socket);
 	else
-		fprintf(stderr, "orchestractl: no daemon answers on %s, nor its supervisor on %s.ctl: %s\n",
-			c->socket, c->socket, strerror(error));
+		fprintf(stderr, "orchestractl: no daemon answers on %s, nor its supervisor on %s.ctl: %s\n", c->socket,
+			c->socket, strerror(error));
 	if (fd != -1)
 		close(fd);
 	return -1;

@@ -15,12 +15,12 @@ struct ctl {
 	const char *socket;    /* Unix socket of the API */
 	char *authorization;   /* "Authorization: Bearer …", or NULL */
 	const char *namespace; /* NULL: the default one */
-	bool json;             /* print the daemon's JSON as it is */
-	bool terminal;         /* standard output is one */
+	bool json;	       /* print the daemon's JSON as it is */
+	bool terminal;	       /* standard output is one */
 	bool colour;
-	bool quiet;            /* somebody else is asked next: do not complain … */
-	long timeout_ms;       /* … and do not wait longer than this; 0 = as long as it takes */
-	int width;             /* columns of the terminal; 0 = do not cut lines */
+	bool quiet;	 /* somebody else is asked next: do not complain … */
+	long timeout_ms; /* … and do not wait longer than this; 0 = as long as it takes */
+	int width;	 /* columns of the terminal; 0 = do not cut lines */
 };
 
 struct command {
@@ -30,21 +30,20 @@ struct command {
 
 /* ---- client.c ---- */
 struct answer {
-	long status;     /* 0: nothing came */
+	long status;	 /* 0: nothing came */
 	struct buf body; /* NUL-terminated behind len */
 };
 /* One request; body NULL for none. CTL_OK when the daemon answered anything at all;
  * CTL_UNREACHABLE: said why on standard error. */
-int must_check client_request(struct ctl *c, const char *method, const char *path, const char *body,
-			      struct answer *a);
+int must_check client_request(struct ctl *c, const char *method, const char *path, const char *body, struct answer *a);
 void client_free(struct answer *a);
 /* Streams the reply to `out`. on_bytes (may be NULL) sees each piece. */
 typedef void client_piece_fn(void *arg, const char *p, size_t n);
-int must_check client_download(struct ctl *c, const char *path, FILE *out, client_piece_fn *on_piece,
-			       void *arg, struct answer *a);
+int must_check client_download(struct ctl *c, const char *path, FILE *out, client_piece_fn *on_piece, void *arg,
+			       struct answer *a);
 /* Streams `in` as the body of a POST. */
-int must_check client_upload(struct ctl *c, const char *path, FILE *in, client_piece_fn *on_piece,
-			     void *arg, struct answer *a);
+int must_check client_upload(struct ctl *c, const char *path, FILE *in, client_piece_fn *on_piece, void *arg,
+			     struct answer *a);
 /* Percent-encoded for a path or query; the caller frees. */
 char *client_escape(const char *text);
 /* "/v1/x" + "?a=b&c=d" from the pairs whose value is not NULL; the caller frees. */
@@ -63,8 +62,8 @@ enum colour { C_PLAIN, C_BOLD, C_DIM, C_RED, C_GREEN, C_YELLOW };
 const char *output_colour(const struct ctl *c, enum colour k);
 /* `text` in one line (controls and newlines become blanks), cut to `columns` (0: not) with an ellipsis. */
 void output_line(const char *text, int columns);
-void output_bytes(double bytes, char out[16]);     /* "1.2 MiB" */
-void output_duration(double seconds, char out[16]); /* "3h 12m" */
+void output_bytes(double bytes, char out[16]);		  /* "1.2 MiB" */
+void output_duration(double seconds, char out[16]);	  /* "3h 12m" */
 const char *output_str(const json_t *o, const char *key); /* "" when missing */
 
 /* Progress on standard error, when that is a terminal; quiet otherwise. */

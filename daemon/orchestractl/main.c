@@ -53,7 +53,8 @@ static int completion(struct ctl *c, int argc, char **argv)
 	      "\tif [[ $word == -* ]]; then\n"
 	      "\t\tCOMPREPLY=($(compgen -W '--socket --token-file --namespace --json --help --version' -- \"$word\"))\n"
 	      "\telif [[ -z $seen && ${COMP_WORDS[COMP_CWORD - 1]} != --@(socket|token-file|namespace) ]]; then\n"
-	      "\t\tCOMPREPLY=($(compgen -W '", stdout);
+	      "\t\tCOMPREPLY=($(compgen -W '",
+	      stdout);
 	for (size_t i = 0; i < ARRAY_LEN(commands); i++)
 		printf("%s%s", i ? " " : "", commands[i].name);
 	puts("' -- \"$word\"))\n\tfi\n}\ncomplete -o default -F _orchestractl orchestractl");
@@ -210,36 +211,25 @@ static const char *hoist(int argc, char **argv)
 static int parse(struct ctl *c, int argc, char **argv)
 {
 	const char *token_file = NULL;
+	/* clang-format off */
 	static const struct option options[] = {
 		{"socket", required_argument, NULL, 's'}, {"namespace", required_argument, NULL, 'n'},
 		{"json", no_argument, NULL, 'j'},         {"version", no_argument, NULL, 'V'},
 		{"help", no_argument, NULL, 'h'},         {"token-file", required_argument, NULL, 't'},
 		{0},
 	};
+	/* clang-format on */
 	int opt;
 	opterr = 0;
 	while ((opt = getopt_long(argc, argv, "+:s:n:jVh", options, NULL)) != -1) {
 		switch (opt) {
-		case 's':
-			c->socket = optarg;
-			break;
-		case 't':
-			token_file = optarg;
-			break;
-		case 'n':
-			c->namespace = optarg;
-			break;
-		case 'j':
-			c->json = true;
-			break;
-		case 'V':
-			puts("orchestractl " PACKAGE_VERSION);
-			return CTL_OK;
-		case 'h':
-			help();
-			return CTL_OK;
-		case ':':
-			return ctl_usage("%s needs a value", argv[optind - 1]);
+		case 's': c->socket = optarg; break;
+		case 't': token_file = optarg; break;
+		case 'n': c->namespace = optarg; break;
+		case 'j': c->json = true; break;
+		case 'V': puts("orchestractl " PACKAGE_VERSION); return CTL_OK;
+		case 'h': help(); return CTL_OK;
+		case ':': return ctl_usage("%s needs a value", argv[optind - 1]);
 		default:
 			return ctl_usage("there is no option %s here; the options of a command stand behind it",
 					 argv[optind - 1]);

@@ -51,8 +51,8 @@ static bool set_number(json_t *o, const char *key, const char *text, bool intege
 	char *end;
 	double x = strtod(text, &end);
 	if (end == text || *end || !(x > -1e15 && x < 1e15) || (integer && x != (double)(long long)x)) {
-		fprintf(stderr, "orchestractl: --%s must be a %snumber, not \"%s\"\n", key,
-			integer ? "whole " : "", text);
+		fprintf(stderr, "orchestractl: --%s must be a %snumber, not \"%s\"\n", key, integer ? "whole " : "",
+			text);
 		return false;
 	}
 	json_object_set_new(o, key, integer ? json_integer((json_int_t)x) : json_real(x));
@@ -96,24 +96,15 @@ static const char add_help[] =
 static bool add_option(json_t *body, int opt, const char *value)
 {
 	switch (opt) {
-	case 'k':
-		return set_text(body, "kind", value);
-	case 'u':
-		return set_text(body, "user_id", value);
-	case 'a':
-		return set_text(body, "agent_id", value);
-	case 's':
-		return set_text(body, "session_id", value);
-	case 'm':
-		return set_json(body, "metadata", value);
-	case 't':
-		return set_number(body, "ttl", value, true);
-	case 'e':
-		return set_text(body, "external_id", value);
-	case 'i':
-		return set_number(body, "importance", value, false);
-	default:
-		return false;
+	case 'k': return set_text(body, "kind", value);
+	case 'u': return set_text(body, "user_id", value);
+	case 'a': return set_text(body, "agent_id", value);
+	case 's': return set_text(body, "session_id", value);
+	case 'm': return set_json(body, "metadata", value);
+	case 't': return set_number(body, "ttl", value, true);
+	case 'e': return set_text(body, "external_id", value);
+	case 'i': return set_number(body, "importance", value, false);
+	default: return false;
 	}
 }
 
@@ -127,8 +118,8 @@ static int add_send(struct ctl *c, json_t *body)
 		output_raw(&a);
 	} else if (code == CTL_OK) {
 		json_t *o = output_parse(&a);
-		printf("%s%s%s%s version %lld\n", a.status == 201 ? "Stored " : "Kept ",
-		       output_colour(c, C_BOLD), output_str(o, "id"), output_colour(c, C_PLAIN),
+		printf("%s%s%s%s version %lld\n", a.status == 201 ? "Stored " : "Kept ", output_colour(c, C_BOLD),
+		       output_str(o, "id"), output_colour(c, C_PLAIN),
 		       (long long)json_integer_value(json_object_get(o, "version")));
 		code = o ? CTL_OK : CTL_FAILED;
 		json_decref(o);
@@ -139,6 +130,7 @@ static int add_send(struct ctl *c, json_t *body)
 
 int memory_add(struct ctl *c, int argc, char **argv)
 {
+	/* clang-format off */
 	static const struct option options[] = {
 		{"kind", required_argument, NULL, 'k'},     {"user", required_argument, NULL, 'u'},
 		{"agent", required_argument, NULL, 'a'},    {"session", required_argument, NULL, 's'},
@@ -146,6 +138,7 @@ int memory_add(struct ctl *c, int argc, char **argv)
 		{"external-id", required_argument, NULL, 'e'},
 		{"importance", required_argument, NULL, 'i'}, {"help", no_argument, NULL, 'h'}, {0},
 	};
+	/* clang-format on */
 	json_t *body = json_object();
 	int opt, code = CTL_USAGE;
 	while ((opt = ctl_options(argc, argv, ":", options)) != -1) {
@@ -180,8 +173,8 @@ static void show_row(struct ctl *c, const json_t *m, bool scored)
 	if (strlen(created) > 10)
 		created[10] = ' ';
 	if (scored)
-		printf("%s%6.3f%s  ", output_colour(c, C_GREEN),
-		       json_number_value(json_object_get(m, "score")), output_colour(c, C_PLAIN));
+		printf("%s%6.3f%s  ", output_colour(c, C_GREEN), json_number_value(json_object_get(m, "score")),
+		       output_colour(c, C_PLAIN));
 	printf("%s%-36s  ", output_colour(c, C_DIM), output_str(m, "id"));
 	if (timed)
 		printf("%-20s  ", created);
@@ -194,12 +187,13 @@ static void show_degraded(struct ctl *c, const json_t *o)
 {
 	size_t i;
 	json_t *v;
-	json_array_foreach(json_object_get(o, "degraded"), i, v) {
+	json_array_foreach (json_object_get(o, "degraded"), i, v) {
 		const char *part = json_string_value(v) ? json_string_value(v) : "";
 		bool vector = strcmp(part, "vector") == 0;
 		fprintf(stderr, "%sNote: %s%s%s\n", output_colour(c, C_YELLOW),
 			vector ? "vectors took no part, or not all of them: the index is still being filled after a "
-				 "start, is full, or holds your own vectors" : "not all parts took part: ",
+				 "start, is full, or holds your own vectors"
+			       : "not all parts took part: ",
 			vector ? "" : part, output_colour(c, C_PLAIN));
 	}
 }
@@ -210,7 +204,7 @@ static int show_results(struct ctl *c, const struct answer *a)
 	json_t *m, *o = output_parse(a), *results = json_object_get(o, "results");
 	if (!o)
 		return CTL_FAILED;
-	json_array_foreach(results, i, m)
+	json_array_foreach (results, i, m)
 		show_row(c, m, true);
 	if (json_array_size(results) == 0)
 		fprintf(stderr, "Nothing found in namespace %s.\n", c->namespace ? c->namespace : "default");
@@ -225,37 +219,27 @@ static int show_results(struct ctl *c, const struct answer *a)
 	return CTL_OK;
 }
 
-static const char search_help[] =
-	"Usage: orchestractl search [OPTION]... QUERY\n"
-	"Finds memories, best first.\n\n"
-	"  --kind K  --user U  --agent A  --session S   only these\n"
-	"  --mode M        hybrid (the default), text or vector\n"
-	"  --limit N       1 to 1000; default 10\n"
-	"  --filter JSON   conditions, such as '{\"metadata.lang\": \"en\"}'\n"
-	"  --explain       how many candidates, and how long each step took\n";
+static const char search_help[] = "Usage: orchestractl search [OPTION]... QUERY\n"
+				  "Finds memories, best first.\n\n"
+				  "  --kind K  --user U  --agent A  --session S   only these\n"
+				  "  --mode M        hybrid (the default), text or vector\n"
+				  "  --limit N       1 to 1000; default 10\n"
+				  "  --filter JSON   conditions, such as '{\"metadata.lang\": \"en\"}'\n"
+				  "  --explain       how many candidates, and how long each step took\n";
 
 /* False: said what is wrong. */
 static bool search_option(json_t *body, int opt, const char *value)
 {
 	switch (opt) {
-	case 'm':
-		return set_text(body, "mode", value);
-	case 'l':
-		return set_number(body, "limit", value, true);
-	case 'f':
-		return set_json(body, "filter", value);
-	case 'k':
-		return set_text(body, "kind", value);
-	case 'u':
-		return set_text(body, "user_id", value);
-	case 'a':
-		return set_text(body, "agent_id", value);
-	case 's':
-		return set_text(body, "session_id", value);
-	case 'e':
-		return json_object_set_new(body, "explain", json_true()) == 0;
-	default:
-		return false;
+	case 'm': return set_text(body, "mode", value);
+	case 'l': return set_number(body, "limit", value, true);
+	case 'f': return set_json(body, "filter", value);
+	case 'k': return set_text(body, "kind", value);
+	case 'u': return set_text(body, "user_id", value);
+	case 'a': return set_text(body, "agent_id", value);
+	case 's': return set_text(body, "session_id", value);
+	case 'e': return json_object_set_new(body, "explain", json_true()) == 0;
+	default: return false;
 	}
 }
 
@@ -275,6 +259,7 @@ static int search_send(struct ctl *c, json_t *body)
 
 int memory_search(struct ctl *c, int argc, char **argv)
 {
+	/* clang-format off */
 	static const struct option options[] = {
 		{"mode", required_argument, NULL, 'm'},   {"limit", required_argument, NULL, 'l'},
 		{"filter", required_argument, NULL, 'f'}, {"explain", no_argument, NULL, 'e'},
@@ -282,6 +267,7 @@ int memory_search(struct ctl *c, int argc, char **argv)
 		{"agent", required_argument, NULL, 'a'},  {"session", required_argument, NULL, 's'},
 		{"help", no_argument, NULL, 'h'},         {0},
 	};
+	/* clang-format on */
 	json_t *body = json_object();
 	bool ok = true;
 	int opt, code = CTL_USAGE;
@@ -305,13 +291,12 @@ int memory_search(struct ctl *c, int argc, char **argv)
 
 enum { LIST_LIMIT, LIST_KIND, LIST_USER, LIST_AGENT, LIST_SESSION, LIST_CURSOR, LIST_NAMESPACE, LIST_PAIRS };
 
-static const char list_help[] =
-	"Usage: orchestractl list [OPTION]...\n"
-	"Lists memories.\n\n"
-	"  --kind K  --user U  --agent A  --session S   only these\n"
-	"  --limit N     on one page, 1 to 1000; default 50\n"
-	"  --cursor C    the page that begins there, from the answer before\n"
-	"  --all         all pages\n";
+static const char list_help[] = "Usage: orchestractl list [OPTION]...\n"
+				"Lists memories.\n\n"
+				"  --kind K  --user U  --agent A  --session S   only these\n"
+				"  --limit N     on one page, 1 to 1000; default 50\n"
+				"  --cursor C    the page that begins there, from the answer before\n"
+				"  --all         all pages\n";
 
 /* One page. *next_r: the cursor of the next one, or NULL; the caller frees. */
 static int list_page(struct ctl *c, const char *const (*pairs)[2], char **next_r)
@@ -332,7 +317,7 @@ static int list_page(struct ctl *c, const char *const (*pairs)[2], char **next_r
 		if (c->json)
 			output_raw(&a);
 		else
-			json_array_foreach(json_object_get(o, "memories"), i, m)
+			json_array_foreach (json_object_get(o, "memories"), i, m)
 				show_row(c, m, false);
 	}
 	json_decref(o);
@@ -350,7 +335,7 @@ static int list_pages(struct ctl *c, const char *(*pairs)[2], bool all)
 		cursor = next;
 		if (cursor)
 			pairs[LIST_CURSOR][1] = cursor;
-		code = list_page(c, (const char *const (*)[2])pairs, &next);
+		code = list_page(c, (const char *const(*)[2])pairs, &next);
 	} while (code == CTL_OK && all && next);
 	if (code == CTL_OK && next && !c->json)
 		fprintf(stderr, "There are more: --all, or --cursor %s\n", next);
@@ -373,7 +358,7 @@ int memory_list(struct ctl *c, int argc, char **argv)
 		{0},
 	};
 	const char *pairs[LIST_PAIRS][2] = {
-		{"limit", NULL}, {"kind", NULL}, {"user_id", NULL}, {"agent_id", NULL},
+		{"limit", NULL},      {"kind", NULL},	{"user_id", NULL},	     {"agent_id", NULL},
 		{"session_id", NULL}, {"cursor", NULL}, {"namespace", c->namespace},
 	};
 	bool all = false;
@@ -401,11 +386,13 @@ int memory_list(struct ctl *c, int argc, char **argv)
 
 static void show_memory(struct ctl *c, const json_t *o)
 {
+	/* clang-format off */
 	static const char *const fields[] = {
 		"id", "namespace", "kind", "user_id", "agent_id", "session_id", "external_id",
 		"version", "importance", "created_at", "updated_at", "expires_at", "embedding_model",
 		"metadata",
 	};
+	/* clang-format on */
 	for (size_t i = 0; i < ARRAY_LEN(fields); i++) {
 		const json_t *v = json_object_get(o, fields[i]);
 		if (!v || json_is_null(v) || (json_is_object(v) && json_object_size(v) == 0))
@@ -487,7 +474,9 @@ static int delete_one(struct ctl *c, const char *id, bool erase)
 int memory_delete(struct ctl *c, int argc, char **argv)
 {
 	static const struct option options[] = {
-		{"erase", no_argument, NULL, 'e'}, {"help", no_argument, NULL, 'h'}, {0},
+		{"erase", no_argument, NULL, 'e'},
+		{"help", no_argument, NULL, 'h'},
+		{0},
 	};
 	bool erase = false;
 	int opt, code = CTL_OK;

@@ -10,8 +10,7 @@
 
 const char *output_colour(const struct ctl *c, enum colour k)
 {
-	static const char *const codes[] = {"\033[0m", "\033[1m", "\033[2m", "\033[31m", "\033[32m",
-					    "\033[33m"};
+	static const char *const codes[] = {"\033[0m", "\033[1m", "\033[2m", "\033[31m", "\033[32m", "\033[33m"};
 	return c->colour ? codes[k] : "";
 }
 
@@ -107,8 +106,8 @@ void output_duration(double seconds, char out[16])
 
 void progress_start(struct progress *p, const char *verb, uint64_t total_bytes)
 {
-	*p = (struct progress){.on = isatty(STDERR_FILENO), .verb = verb, .total_bytes = total_bytes,
-			       .started_us = clock_mono_us()};
+	*p = (struct progress){
+		.on = isatty(STDERR_FILENO), .verb = verb, .total_bytes = total_bytes, .started_us = clock_mono_us()};
 }
 
 static void show(struct progress *p, int64_t now)

@@ -77,6 +77,7 @@ static long long count(const json_t *o, const char *key)
 }
 
 /* What the answer's skipped_because says, in words. `absent`: the namespace does not hold the memory. */
+/* clang-format off */
 static const struct {
 	const char *name, *text;
 	bool absent;
@@ -89,6 +90,7 @@ static const struct {
 	{"id_in_other_namespace", "another namespace has the memory with that id; to copy it, take the ids out: "
 				  "jq -c 'del(.id)'", true},
 };
+/* clang-format on */
 
 /* True when memories are missing that the file has and that nobody refused. */
 static bool show_skips(const json_t *o, bool silent)
@@ -118,7 +120,7 @@ static int show_summary(struct ctl *c, const struct answer *a)
 		       count(o, "imported"), output_colour(c, C_PLAIN), count(o, "skipped"),
 		       failed ? output_colour(c, C_RED) : "", failed, output_colour(c, C_PLAIN));
 		fflush(stdout);
-		json_array_foreach(errors, i, e) {
+		json_array_foreach (errors, i, e) {
 			if (i == LINES_SHOWN)
 				break;
 			fprintf(stderr, "line %lld: %s\n", count(e, "line"), output_str(e, "detail"));

@@ -226,7 +226,8 @@ static void options(int argc, char **argv, size_t *answer_r)
 		}
 	}
 	if (argc - optind != 2 || *answer_r > 8000) {
-		fprintf(stderr, "usage: %s [-t] [-r RECORD_BYTES] [-a ANSWER_BYTES] [-f FILE_MIB] PORT|PATH FILE\n", argv[0]);
+		fprintf(stderr, "usage: %s [-t] [-r RECORD_BYTES] [-a ANSWER_BYTES] [-f FILE_MIB] PORT|PATH FILE\n",
+			argv[0]);
 		exit(2);
 	}
 }
@@ -240,7 +241,8 @@ int main(int argc, char **argv)
 	if (fd < 0)
 		die(argv[optind]);
 	make_file(argv[optind + 1]);
-	int n = snprintf(answer, sizeof(answer), "HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n", body);
+	int n = snprintf(answer, sizeof(answer),
+			 "HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n", body);
 	memset(answer + n, 'x', body);
 	answer_len = (size_t)n + body;
 	llhttp_settings_init(&settings);

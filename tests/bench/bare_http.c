@@ -85,7 +85,8 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: %s PORT|PATH [BODY_BYTES]\n", argv[0]);
 		return 1;
 	}
-	int n = snprintf(reply, sizeof(reply), "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n", body);
+	int n = snprintf(reply, sizeof(reply),
+			 "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n", body);
 	memset(reply + n, 'x', body);
 	reply_len = (size_t)n + body;
 	llhttp_settings_init(&settings);

@@ -87,7 +87,8 @@ static void l1(void)
 	uuid_make_many(key, KEYS);
 	uint64_t start = (uint64_t)clock_mono_us();
 	for (int i = 0; i < KEYS; i++)
-		if (!cache_fill(c, CACHE_MEMORY, &key[i], cache_epoch(c, CACHE_MEMORY, &key[i]), &m, value, sizeof(value)))
+		if (!cache_fill(c, CACHE_MEMORY, &key[i], cache_epoch(c, CACHE_MEMORY, &key[i]), &m, value,
+				sizeof(value)))
 			die("fill");
 	say("l1_fill_1kb_fresh_pages", KEYS * 1e6 / (double)((uint64_t)clock_mono_us() - start));
 	get(c, "l1_get_1kb_60000_random", KEYS);
@@ -166,7 +167,8 @@ static void journal(const char *under, const char *name, size_t group)
 	char *error = NULL;
 	snprintf(dir, sizeof(dir), "%s/%zu", under, group);
 	mkdir(dir, 0700);
-	struct journal_conf conf = {.dir = dir, .first_bytes = 8 << 20, .segment_bytes = 64 << 20, .quota_bytes = 1 << 30};
+	struct journal_conf conf = {
+		.dir = dir, .first_bytes = 8 << 20, .segment_bytes = 64 << 20, .quota_bytes = 1 << 30};
 	struct journal *j = journal_open(&conf, 0, replayed, NULL, &error);
 	if (!j) {
 		fprintf(stderr, "%s\n", error);

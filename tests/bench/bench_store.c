@@ -70,7 +70,8 @@ static void load(sqlite3 *db)
 /* The store's own statements, but the tables that FTS5 makes for itself. */
 static void copy_schema(sqlite3 *from, sqlite3 *to)
 {
-	sqlite3_stmt *st = prepare(from, "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'words\\__%' ESCAPE '\\'");
+	sqlite3_stmt *st = prepare(
+		from, "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'words\\__%' ESCAPE '\\'");
 	while (sqlite3_step(st) == SQLITE_ROW)
 		run(to, (const char *)sqlite3_column_text(st, 0));
 	sqlite3_finalize(st);
@@ -174,7 +175,8 @@ int main(int argc, char **argv)
 	sqlite3_close(to);
 	forget(argv[optind + 1]);
 	qsort(rate, (size_t)o.rounds, sizeof(*rate), ascending);
-	printf("{\"rows\":%zu,\"batch\":%d,\"rounds\":%d,\"rows_per_s\":%.0f}\n", rows, o.batch, o.rounds, rate[o.rounds / 2]);
+	printf("{\"rows\":%zu,\"batch\":%d,\"rounds\":%d,\"rows_per_s\":%.0f}\n", rows, o.batch, o.rounds,
+	       rate[o.rounds / 2]);
 	sqlite3_close(from);
 	return 0;
 }

@@ -50,8 +50,8 @@ static struct plant *plant;
 static struct ring *requests, *answers;
 static int fd_of[FD_AFTER_LAST], control;
 static pid_t child;
-static struct buf txn;             /* the transaction that is sent again and again … */
-static size_t id_at;            /* … with another memory id here */
+static struct buf txn; /* the transaction that is sent again and again … */
+static size_t id_at;   /* … with another memory id here */
 static uint64_t next_txn = 1, next_memory = 1;
 
 static void die(const char *what)
@@ -77,7 +77,12 @@ static int high(int fd)
 static struct conf *load_conf(bool held)
 {
 	char dir[512], unix_path[512];
-	const char *sets[] = {dir, unix_path, "api.workers=1", "log.level=warn", "journal.quota=8 GiB", "sync.ack=journal",
+	const char *sets[] = {dir,
+			      unix_path,
+			      "api.workers=1",
+			      "log.level=warn",
+			      "journal.quota=8 GiB",
+			      "sync.ack=journal",
 			      held ? "sync.debounce_ms=60000" : "sync.debounce_ms=100",
 			      held ? "sync.batch_max=100000" : "sync.batch_max=500"};
 	struct conf_input in = {.sets = sets, .nsets = sizeof(sets) / sizeof(*sets)};
@@ -96,7 +101,8 @@ static void hold_flush(bool held)
 {
 	struct conf *c = load_conf(held);
 	int fd = conf_dump_effective(c);
-	if (fd < 0 || !imsg_send(control, CTL_CONF_PREPARE, "", 0, fd) || !imsg_send(control, CTL_CONF_COMMIT, "", 0, -1))
+	if (fd < 0 || !imsg_send(control, CTL_CONF_PREPARE, "", 0, fd) ||
+	    !imsg_send(control, CTL_CONF_COMMIT, "", 0, -1))
 		die("reload");
 	close(fd);
 	conf_free(&c);
@@ -110,10 +116,14 @@ static void make_segments(void)
 		fd_of[i] = -1;
 	fd_of[FD_CONF] = high(conf_dump_effective(conf));
 	fd_of[FD_SHM_PLANT] = high(shm_create("bench-plant", align_up(sizeof(struct plant), 4096)));
-	fd_of[FD_SHM_RINGS] = high(shm_create("bench-rings", rings_segment_size((size_t)conf_int(conf, CONF_RING_BYTES))));
-	fd_of[FD_SHM_PENDING] = high(shm_create("bench-pending", pending_segment_size((uint32_t)conf_int(conf, CONF_JOURNAL_PENDING_MAX))));
-	fd_of[FD_SHM_CACHE] = high(shm_create("bench-cache", cache_segment_size((uint64_t)conf_int(conf, CONF_CACHE_L1_BYTES))));
-	fd_of[FD_SHM_VECTORS] = high(shm_create("bench-vectors", vectors_segment_size((uint64_t)conf_int(conf, CONF_VECTORS_MAX_BYTES))));
+	fd_of[FD_SHM_RINGS] = high(
+		shm_create("bench-rings", rings_segment_size((size_t)conf_int(conf, CONF_RING_BYTES))));
+	fd_of[FD_SHM_PENDING] = high(
+		shm_create("bench-pending", pending_segment_size((uint32_t)conf_int(conf, CONF_JOURNAL_PENDING_MAX))));
+	fd_of[FD_SHM_CACHE] = high(
+		shm_create("bench-cache", cache_segment_size((uint64_t)conf_int(conf, CONF_CACHE_L1_BYTES))));
+	fd_of[FD_SHM_VECTORS] = high(
+		shm_create("bench-vectors", vectors_segment_size((uint64_t)conf_int(conf, CONF_VECTORS_MAX_BYTES))));
 	for (int slot = 0; slot < SLOT_COUNT; slot++)
 		fd_of[FD_WAKE0 + slot] = high(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
 	plant = shm_map(fd_of[FD_SHM_PLANT], false, &size);
@@ -130,7 +140,8 @@ static void start_sync(void)
 	fd_of[FD_CONTROL] = high(pair[1]);
 	child = fork();
 	if (child == 0) {
-		char *argv[] = {(char *)(uintptr_t)"orchestra: sync", (char *)(uintptr_t)"--role=sync", (char *)(uintptr_t)"--slot=0", NULL};
+		char *argv[] = {(char *)(uintptr_t) "orchestra: sync", (char *)(uintptr_t) "--role=sync",
+				(char *)(uintptr_t) "--slot=0", NULL};
 		char *env[] = {(char *)(uintptr_t)ENV_INCARNATION "=1", NULL};
 		for (int to = FD_CONTROL; to < FD_AFTER_LAST; to++)
 			if (fd_of[to] == -1 ? close(to) && errno != EBADF : dup2(fd_of[to], to) == -1)
@@ -163,11 +174,16 @@ static void stop_sync(void)
 static void make_txn(void)
 {
 	static float x[4096];
-	char body[700], content[] = "Ada likes her tea without sugar, prefers short answers and wants meetings after ten; "
-		"she asked to be reminded of the release on Friday.";
+	char body[700],
+		content[] = "Ada likes her tea without sugar, prefers short answers and wants meetings after ten; "
+			    "she asked to be reminded of the release on Friday.";
 	uint8_t pattern[16] = "\xf3\x91\x07\xc2~bench-memor";
-	struct memory m = {.version = 1, .importance = 0.5f, .content = SPAN(content), .ns_name = SPAN_LIT("default"),
-			   .replaces_bytes = -1, .dim = (uint32_t)o.dim};
+	struct memory m = {.version = 1,
+			   .importance = 0.5f,
+			   .content = SPAN(content),
+			   .ns_name = SPAN_LIT("default"),
+			   .replaces_bytes = -1,
+			   .dim = (uint32_t)o.dim};
 	struct txn_builder t;
 	double sum = 0;
 	for (size_t i = 0; i < o.dim; i++) {
@@ -176,9 +192,12 @@ static void make_txn(void)
 	}
 	for (size_t i = 0; i < o.dim; i++)
 		x[i] = (float)(x[i] / sqrt(sum));
-	int n = snprintf(body, sizeof(body), "{\"id\":\"00000000-0000-7000-8000-000000000000\",\"namespace\":\"default\",\"content\":\"%s\","
+	int n = snprintf(
+		body, sizeof(body),
+		"{\"id\":\"00000000-0000-7000-8000-000000000000\",\"namespace\":\"default\",\"content\":\"%s\","
 		"\"importance\":0.5,\"embedding_model\":\"bench\",\"metadata\":{},\"created_at\":\"2026-01-01T00:00:00.000000Z\","
-		"\"updated_at\":\"2026-01-01T00:00:00.000000Z\",\"version\":1}", content);
+		"\"updated_at\":\"2026-01-01T00:00:00.000000Z\",\"version\":1}",
+		content);
 	m.ns = record_ns(m.ns_name);
 	m.created_us = m.updated_us = clock_real_us();
 	m.content_hash = record_content_key(m.ns, m.content);
@@ -250,10 +269,7 @@ static void sleep_until_woken(void)
 	wake_ack(w, p.fd);
 }
 
-static uint64_t syncs(void)
-{
-	return atomic_load(&plant->worker[SLOT_SYNC].stats.v[STAT_JOURNAL_SYNCS]);
-}
+static uint64_t syncs(void) { return atomic_load(&plant->worker[SLOT_SYNC].stats.v[STAT_JOURNAL_SYNCS]); }
 
 static double child_cpu(void)
 {
@@ -353,7 +369,8 @@ static double run_bare(size_t group)
 		ssize_t bytes = 0;
 		for (size_t i = 0; i < n; i++) {
 			char *record = source + (done + i) % in_source * stride;
-			heads[i] = (struct rec_head){.magic = REC_MAGIC, .seq = done + i, .epoch = 1, .len = (uint32_t)txn.len};
+			heads[i] = (struct rec_head){
+				.magic = REC_MAGIC, .seq = done + i, .epoch = 1, .len = (uint32_t)txn.len};
 			heads[i].crc = crc32c(crc32c(0, &heads[i], sizeof(heads[i])), record, txn.len);
 			v[k++] = (struct iovec){&heads[i], sizeof(heads[i])};
 			v[k++] = (struct iovec){record, txn.len};
@@ -402,8 +419,10 @@ static void options(int argc, char **argv)
 		default: exit(2);
 		}
 	}
-	if (argc - optind != 2 || !o.rounds || o.rounds > 100 || !o.window || o.window > RINGS_IN_FLIGHT_MAX || o.dim > 4096) {
-		fprintf(stderr, "usage: %s [-n RECORDS] [-w WINDOW] [-r ROUNDS] [-D DIM] [-f] ORCHESTRAD DATA_DIR\n", argv[0]);
+	if (argc - optind != 2 || !o.rounds || o.rounds > 100 || !o.window || o.window > RINGS_IN_FLIGHT_MAX ||
+	    o.dim > 4096) {
+		fprintf(stderr, "usage: %s [-n RECORDS] [-w WINDOW] [-r ROUNDS] [-D DIM] [-f] ORCHESTRAD DATA_DIR\n",
+			argv[0]);
 		exit(2);
 	}
 	o.orchestrad = argv[optind];
@@ -444,7 +463,8 @@ int main(int argc, char **argv)
 	}
 	stop_sync();
 	printf("{\"record_bytes\":%zu,\"records\":%zu,\"window\":%zu,\"rounds\":%zu,\"group\":%.1f,\"sync_per_s\":%.0f,\"bare_per_s\":%.0f,"
-	       "\"ratio\":%.3f,\"sync_cpu_us\":%.2f,\"flush_per_s\":%.0f}\n", txn.len, o.n, o.window, o.rounds, median(group, o.rounds),
-	       median(rate, o.rounds), median(bare, o.rounds), median(ratio, o.rounds), median(cpu, o.rounds), median(flush, o.rounds));
+	       "\"ratio\":%.3f,\"sync_cpu_us\":%.2f,\"flush_per_s\":%.0f}\n",
+	       txn.len, o.n, o.window, o.rounds, median(group, o.rounds), median(rate, o.rounds),
+	       median(bare, o.rounds), median(ratio, o.rounds), median(cpu, o.rounds), median(flush, o.rounds));
 	return 0;
 }

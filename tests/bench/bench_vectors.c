@@ -51,10 +51,7 @@ struct times {
 	double end;
 };
 
-static struct times begin(void)
-{
-	return (struct times){calloc(100000, sizeof(double)), 0, 100000, now() + SECONDS};
-}
+static struct times begin(void) { return (struct times){calloc(100000, sizeof(double)), 0, 100000, now() + SECONDS}; }
 
 static bool more(const struct times *s) { return s->n < 20 || (s->n < s->cap && now() < s->end); }
 
@@ -76,7 +73,8 @@ __attribute__((target("avx2"))) static double read_once(const char *p, size_t by
 		_mm_prefetch(p + i + 4096 + 128, _MM_HINT_T0);
 		_mm_prefetch(p + i + 4096 + 192, _MM_HINT_T0);
 		for (int k = 0; k < 8; k++)
-			s[k] = _mm256_add_epi64(s[k], _mm256_loadu_si256((const __m256i *)(const void *)(p + i + 32 * k)));
+			s[k] = _mm256_add_epi64(s[k],
+						_mm256_loadu_si256((const __m256i *)(const void *)(p + i + 32 * k)));
 	}
 	double took = now() - start;
 	for (int k = 1; k < 8; k++)
@@ -138,8 +136,8 @@ static void against(const char *program, size_t rows, double p50, double p99)
 	if (f)
 		pclose(f);
 	if (f50 > 0)
-		printf(", \"faiss\": %s, \"faiss_over_ours_p50\": %.2f, \"faiss_over_ours_p99\": %.2f", line, f50 / (p50 * 1e3),
-		       f99 / (p99 * 1e3));
+		printf(", \"faiss\": %s, \"faiss_over_ours_p50\": %.2f, \"faiss_over_ours_p99\": %.2f", line,
+		       f50 / (p50 * 1e3), f99 / (p99 * 1e3));
 }
 
 /* A search, then a plain read of as much of the same memory, in turns: what else the machine does

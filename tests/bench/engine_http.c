@@ -19,9 +19,15 @@ static void on_request(void *arg, struct http_request *r)
 
 int main(int argc, char **argv)
 {
-	struct http_limits l = {.head_bytes = 32768, .body_bytes = 64 << 20, .headers = 100, .head_timeout_ms = 10000,
-				.body_timeout_ms = 60000, .idle_timeout_ms = 60000, .write_timeout_ms = 30000,
-				.max_connections = 20000, .buffered_bytes = 512u << 20};
+	struct http_limits l = {.head_bytes = 32768,
+				.body_bytes = 64 << 20,
+				.headers = 100,
+				.head_timeout_ms = 10000,
+				.body_timeout_ms = 60000,
+				.idle_timeout_ms = 60000,
+				.write_timeout_ms = 30000,
+				.max_connections = 20000,
+				.buffered_bytes = 512u << 20};
 	struct http_callbacks cb = {.on_request = on_request};
 	struct event_base *base = event_base_new();
 	struct http_server *s = http_server_new(base, &l, &cb, NULL, NULL);

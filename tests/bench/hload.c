@@ -46,7 +46,7 @@ static struct {
 	struct batch {
 		char *p;
 		size_t len;
-	} *batches; /* o.pipeline requests each */
+	} * batches; /* o.pipeline requests each */
 	size_t nbatches, next_batch;
 } o = {.conns = 64, .pipeline = 1, .seconds = 3, .warmup = 0.3, .status = 200, .method = "GET"};
 
@@ -307,7 +307,10 @@ static void options(int argc, char **argv)
 		case 't': o.seconds = atof(optarg); break;
 		case 'n': o.count = strtoull(optarg, NULL, 10); break;
 		case 'm': o.method = optarg; break;
-		case 'b': body = optarg; body_len = strlen(optarg); break;
+		case 'b':
+			body = optarg;
+			body_len = strlen(optarg);
+			break;
 		case 'B': body = read_file(optarg, &body_len); break;
 		case 'L': lines = read_file(optarg, &lines_len); break;
 		case 'H': snprintf(headers + h, sizeof(headers) - h, "%s\r\n", optarg); break;
@@ -381,7 +384,8 @@ int main(int argc, char **argv)
 	       (unsigned long long)done, wall, wall > 0 ? (double)done / wall : 0, quantile_us(0.5), quantile_us(0.99),
 	       quantile_us(0.999), (double)bytes_in / 1e6, (unsigned long long)wrong, (unsigned long long)broken);
 	if (o.pid && cpu > 0)
-		printf(",\"server_cpu_s\":%.3f,\"rps_per_cpu\":%.0f,\"cpu_us\":%.3f", cpu, (double)done / cpu, cpu * 1e6 / (double)(done ? done : 1));
+		printf(",\"server_cpu_s\":%.3f,\"rps_per_cpu\":%.0f,\"cpu_us\":%.3f", cpu, (double)done / cpu,
+		       cpu * 1e6 / (double)(done ? done : 1));
 	printf("}\n");
 	return wrong || broken ? 1 : 0;
 }

@@ -36,7 +36,8 @@ static void check_round_trip(const struct conf *c)
 	AN(again);
 	for (int k = 0; k < CONF_KEY_COUNT; k++) {
 		AN(strcmp(conf_source(c, (enum conf_key)k), conf_source(copy, (enum conf_key)k)) == 0);
-		AN(k == CONF_STORE_DSN || strcmp(conf_str(c, (enum conf_key)k), conf_str(again, (enum conf_key)k)) == 0);
+		AN(k == CONF_STORE_DSN ||
+		   strcmp(conf_str(c, (enum conf_key)k), conf_str(again, (enum conf_key)k)) == 0);
 	}
 	fclose(f);
 	conf_free(&again);

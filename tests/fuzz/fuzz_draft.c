@@ -7,13 +7,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "../unit/api_alone.h"
+#include "api/api.h"
 
-#include "../../workers/api/body_json.c"
-#include "../../workers/api/draft.c"
-#include "../../workers/api/draft_build.c"
-#include "../../workers/api/json_out.c"
-#include "../../workers/api/problem.c"
+#include "api/body_json.c"
+#include "api/draft.c"
+#include "api/draft_build.c"
+#include "api/json_out.c"
+#include "api/problem.c"
 #include "grow.h"
 
 enum { AS_TEXT = 1, SPOIL = 2, BULK = 4, PATCH = 8, IMPORT = 16, NO_EMBEDDER = 32 };
@@ -33,12 +33,25 @@ static json_t *parse(struct span s)
 
 static void grow_pair(struct input *in, struct buf *out)
 {
-	static const char *const fields[] = {"content", "metadata", "kind", "user_id", "agent_id", "session_id", "external_id", "importance",
-					     "pinned", "ttl", "ttl_seconds", "expires_at", "embedding", "embedding_model", "namespace", "created_at",
-					     "infer", "id", "version", "updated_at", "valid_from", "valid_to", "superseded_by", "supersedes", "text",
-					     "embeddin\\u0067", "memories"};
-	static const char *const fitting[] = {"\"a\"", "\"Ada: one\\ntwo\"", "0.5", "true", "\"2027-01-01T00:00:00Z\"", "\"9999-12-31T23:59:59.9-23:59\"",
-					      "[1,2,3]", "\"AACAPwAAAEA=\"", "7", "3600.5", "\"0189b3f0-5a5a-7abc-8def-00000000005a\"", "null", "false"};
+	static const char *const fields[] = {
+		"content",     "metadata",	  "kind",	"user_id",    "agent_id",      "session_id",
+		"external_id", "importance",	  "pinned",	"ttl",	      "ttl_seconds",   "expires_at",
+		"embedding",   "embedding_model", "namespace",	"created_at", "infer",	       "id",
+		"version",     "updated_at",	  "valid_from", "valid_to",   "superseded_by", "supersedes",
+		"text",	       "embeddin\\u0067", "memories"};
+	static const char *const fitting[] = {"\"a\"",
+					      "\"Ada: one\\ntwo\"",
+					      "0.5",
+					      "true",
+					      "\"2027-01-01T00:00:00Z\"",
+					      "\"9999-12-31T23:59:59.9-23:59\"",
+					      "[1,2,3]",
+					      "\"AACAPwAAAEA=\"",
+					      "7",
+					      "3600.5",
+					      "\"0189b3f0-5a5a-7abc-8def-00000000005a\"",
+					      "null",
+					      "false"};
 	const char *field = GROW_PICK(in, fields);
 	unsigned what = grow_byte(in);
 	buf_printf(out, "\"%s\":", field);
@@ -100,9 +113,11 @@ static bool time_is(const json_t *o, const char *key, int64_t want)
 static void check_memory(const struct memory *m, const json_t *o)
 {
 	AN(text_is(o, "namespace", m->ns_name) && text_is(o, "content", m->content) && text_is(o, "kind", m->kind));
-	AN(text_is(o, "user_id", m->user_id) && text_is(o, "agent_id", m->agent_id) && text_is(o, "session_id", m->session_id));
+	AN(text_is(o, "user_id", m->user_id) && text_is(o, "agent_id", m->agent_id) &&
+	   text_is(o, "session_id", m->session_id));
 	AN(text_is(o, "external_id", m->external_id) && text_is(o, "embedding_model", m->embedder));
-	AN(time_is(o, "created_at", m->created_us) && time_is(o, "updated_at", m->updated_us) && time_is(o, "expires_at", m->expires_us));
+	AN(time_is(o, "created_at", m->created_us) && time_is(o, "updated_at", m->updated_us) &&
+	   time_is(o, "expires_at", m->expires_us));
 	AN((float)json_number_value(json_object_get(o, "importance")) == m->importance);
 	AN(json_is_true(json_object_get(o, "pinned")) == !!(m->flags & MEMORY_PINNED));
 	AN((uint64_t)json_integer_value(json_object_get(o, "version")) == m->version);
@@ -128,7 +143,8 @@ static void check_record(const struct memory *m)
 	txn_op_put(&t, m);
 	txn_end(&t);
 	AN(txn_open(&r, b.p, b.len) && txn_next(&r, &op, &body) && memory_decode(body, op->len, &read));
-	AN(span_eq(read.body, m->body) && span_eq(read.content, m->content) && read.dim == m->dim && read.flags == m->flags);
+	AN(span_eq(read.body, m->body) && span_eq(read.content, m->content) && read.dim == m->dim &&
+	   read.flags == m->flags);
 	AN(draft_from_memory(&d, &read));
 	draft_memory(&d, read.ns_name, read.version, &again, &second);
 	AN(span_eq((struct span){again.p, again.len}, m->body));
@@ -208,7 +224,8 @@ static void refused(const struct call *c)
 {
 	json_t *o = parse((struct span){c->reply.body.p, c->reply.body.len});
 	AN(c->reply.status >= 400 && c->reply.status < 600);
-	AN(json_integer_value(json_object_get(o, "status")) == c->reply.status && json_string_length(json_object_get(o, "detail")));
+	AN(json_integer_value(json_object_get(o, "status")) == c->reply.status &&
+	   json_string_length(json_object_get(o, "detail")));
 	json_decref(o);
 }
 
@@ -275,7 +292,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		json_t *list = json_object_get(b.root, "memories"), *v;
 		size_t i;
 		if (data[0] & BULK && json_is_array(list))
-			json_array_foreach(list, i, v) one(&c, &b, v, mode);
+			json_array_foreach (list, i, v)
+				one(&c, &b, v, mode);
 		else
 			one(&c, &b, b.root, mode);
 	} else {

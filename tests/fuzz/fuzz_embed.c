@@ -19,8 +19,7 @@ static void fuzz_words(struct span text)
 			AN(f.word[i] > ' ' && f.word[i] <= 0x10FFFF);
 		total += f.len;
 	}
-	AN(total <=
-	   3 * text.len); /* a code point pushes at most three, of at least as many bytes */
+	AN(total <= 3 * text.len); /* a code point pushes at most three, of at least as many bytes */
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

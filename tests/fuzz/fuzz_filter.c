@@ -18,9 +18,12 @@ static void open_once(void)
 	if (db)
 		return;
 	AN(sqlite3_open(":memory:", &db) == SQLITE_OK && filter_sql_install(db));
-	AN(sqlite3_exec(db, "CREATE TABLE memories(id BLOB, kind TEXT, user_id TEXT, agent_id TEXT, session_id TEXT, external_id TEXT, "
-			    "importance REAL, version INTEGER, created_us INTEGER, updated_us INTEGER, expires_us INTEGER, flags INTEGER, "
-			    "body TEXT)", NULL, NULL, NULL) == SQLITE_OK);
+	AN(sqlite3_exec(
+		   db,
+		   "CREATE TABLE memories(id BLOB, kind TEXT, user_id TEXT, agent_id TEXT, session_id TEXT, external_id TEXT, "
+		   "importance REAL, version INTEGER, created_us INTEGER, updated_us INTEGER, expires_us INTEGER, flags INTEGER, "
+		   "body TEXT)",
+		   NULL, NULL, NULL) == SQLITE_OK);
 }
 
 /* ---- the memory ---- */
@@ -35,10 +38,18 @@ static void make_memory(struct memory *m, const uint8_t *p, struct span body)
 {
 	static const float importances[] = {0, 0.1f, 0.5f, 1};
 	static const int64_t times[] = {0, 1000000, 1795239518123456, 1893456000000000};
-	*m = (struct memory){.version = 1 + (p[0] & 1), .flags = p[0] & 2 ? MEMORY_PINNED : 0, .importance = importances[p[0] >> 2 & 3],
-			     .kind = text_of(p[0] >> 4), .user_id = text_of(p[0] >> 6), .agent_id = text_of(p[1]), .session_id = text_of(p[1] >> 2),
-			     .external_id = text_of(p[1] >> 4), .created_us = times[1 + (p[1] >> 6 & 1)], .updated_us = times[1 + (p[1] >> 7)],
-			     .expires_us = times[p[2] & 3], .body = body};
+	*m = (struct memory){.version = 1 + (p[0] & 1),
+			     .flags = p[0] & 2 ? MEMORY_PINNED : 0,
+			     .importance = importances[p[0] >> 2 & 3],
+			     .kind = text_of(p[0] >> 4),
+			     .user_id = text_of(p[0] >> 6),
+			     .agent_id = text_of(p[1]),
+			     .session_id = text_of(p[1] >> 2),
+			     .external_id = text_of(p[1] >> 4),
+			     .created_us = times[1 + (p[1] >> 6 & 1)],
+			     .updated_us = times[1 + (p[1] >> 7)],
+			     .expires_us = times[p[2] & 3],
+			     .body = body};
 	m->id.b[14] = 0x5a;
 }
 
@@ -52,7 +63,8 @@ static void store(const struct memory *m)
 	static sqlite3_stmt *st;
 	AN(sqlite3_exec(db, "DELETE FROM memories", NULL, NULL, NULL) == SQLITE_OK);
 	if (!st)
-		AN(sqlite3_prepare_v2(db, "INSERT INTO memories VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?)", -1, &st, NULL) == SQLITE_OK);
+		AN(sqlite3_prepare_v2(db, "INSERT INTO memories VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?)", -1, &st, NULL) ==
+		   SQLITE_OK);
 	sqlite3_bind_blob(st, 1, &m->id, sizeof(m->id), SQLITE_STATIC);
 	bind_span(st, 2, m->kind);
 	bind_span(st, 3, m->user_id);
@@ -75,8 +87,9 @@ static void store(const struct memory *m)
 
 static void grow_field(struct input *in, struct buf *out)
 {
-	static const char *const fields[] = {"id", "kind", "user_id", "agent_id", "session_id", "external_id", "importance", "version",
-					     "created_at", "updated_at", "expires_at", "pinned", "metadata", "nothing"};
+	static const char *const fields[] = {"id",	    "kind",	  "user_id",  "agent_id",   "session_id",
+					     "external_id", "importance", "version",  "created_at", "updated_at",
+					     "expires_at",  "pinned",	  "metadata", "nothing"};
 	unsigned what = grow_byte(in);
 	buf_addc(out, '"');
 	if (what < 128) {
@@ -153,16 +166,11 @@ static void grow_filter(struct input *in, struct buf *out, int depth)
 static int bind_arg(sqlite3_stmt *st, int i, const struct filter_arg *a)
 {
 	switch (a->type) {
-	case FARG_TEXT:
-		return sqlite3_bind_text(st, i, a->s.len ? a->s.p : "", (int)a->s.len, SQLITE_STATIC);
-	case FARG_INT:
-		return sqlite3_bind_int64(st, i, a->i);
-	case FARG_REAL:
-		return sqlite3_bind_double(st, i, a->d);
-	case FARG_BLOB:
-		return sqlite3_bind_blob(st, i, a->s.p, (int)a->s.len, SQLITE_STATIC);
-	case FARG_FILTER:
-		return sqlite3_bind_pointer(st, i, (void *)(uintptr_t)a->filter, FILTER_POINTER, NULL);
+	case FARG_TEXT: return sqlite3_bind_text(st, i, a->s.len ? a->s.p : "", (int)a->s.len, SQLITE_STATIC);
+	case FARG_INT: return sqlite3_bind_int64(st, i, a->i);
+	case FARG_REAL: return sqlite3_bind_double(st, i, a->d);
+	case FARG_BLOB: return sqlite3_bind_blob(st, i, a->s.p, (int)a->s.len, SQLITE_STATIC);
+	case FARG_FILTER: return sqlite3_bind_pointer(st, i, (void *)(uintptr_t)a->filter, FILTER_POINTER, NULL);
 	}
 	return SQLITE_ERROR;
 }
@@ -197,7 +205,8 @@ static void compare(json_t *j, const struct filter *f, const struct memory *m, c
 	in_sql = by_sql(f);
 	in_model = tree && json_is_object(j) ? model_matches(j, m, tree) : in_c;
 	if (in_c != in_sql || in_c != in_model) {
-		fprintf(stderr, "C %d, SQL %d, model %d\nbody %.*s\n", in_c, in_sql, in_model, (int)m->body.len, m->body.p);
+		fprintf(stderr, "C %d, SQL %d, model %d\nbody %.*s\n", in_c, in_sql, in_model, (int)m->body.len,
+			m->body.p);
 		json_dumpf(j, stderr, JSON_ENCODE_ANY);
 	}
 	AN(in_c == in_sql);
@@ -212,7 +221,8 @@ static char *make_body(const struct buf *text, size_t *len_r, json_t **tree_r)
 	char *metadata = json_is_object(o) ? json_dumps(o, JSON_COMPACT) : NULL;
 	json_decref(o);
 	if (metadata)
-		buf_printf(&b, "{\"content\":\"\\\"metadata\\\":{\\\"a\\\":1}\",\"metadata\":%s,\"version\":1}", metadata);
+		buf_printf(&b, "{\"content\":\"\\\"metadata\\\":{\\\"a\\\":1}\",\"metadata\":%s,\"version\":1}",
+			   metadata);
 	else if (text->len)
 		buf_add(&b, text->p, text->len);
 	*tree_r = metadata ? json_loadb(b.p, b.len, 0, NULL) : NULL;
@@ -229,7 +239,8 @@ static char *make_body(const struct buf *text, size_t *len_r, json_t **tree_r)
 static void judge(const struct buf *filter, const struct buf *metadata, const uint8_t *fields)
 {
 	struct memory m;
-	json_t *tree, *j = json_loadb(filter->p ? filter->p : "", filter->len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, NULL);
+	json_t *tree, *j = json_loadb(filter->p ? filter->p : "", filter->len,
+				      JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, NULL);
 	char *error;
 	size_t len;
 	if (!j)

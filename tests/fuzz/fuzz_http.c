@@ -20,16 +20,12 @@ static void on_head(void *arg, struct http_request *r, bool *stream_r)
 {
 	(void)arg;
 	switch (what(r)) {
-	case 's':
-		*stream_r = true;
-		break;
+	case 's': *stream_r = true; break;
 	case 'x':
 		*stream_r = true;
 		http_stream_begin(r, 200, "text/plain", "", NULL);
 		break;
-	case 'n':
-		http_reply(r, 401, NULL, "", "no", 2);
-		break;
+	case 'n': http_reply(r, 401, NULL, "", "no", 2); break;
 	}
 }
 
@@ -64,9 +60,7 @@ static void on_request(void *arg, struct http_request *r)
 		}
 		http_reply(r, 503, NULL, "", NULL, 0);
 		break;
-	case 'x':
-		http_end(r);
-		break;
+	case 'x': http_end(r); break;
 	case 'b':
 		v = http_reply_begin(r, 200, "text/plain", "", b.len + 10);
 		if (b.len)
@@ -82,8 +76,7 @@ static void on_request(void *arg, struct http_request *r)
 		http_stream_begin(r, 200, NULL, "", NULL);
 		http_abort(r);
 		break;
-	default:
-		http_reply(r, 200, "text/plain", "A: b\r\n", b.p, b.len);
+	default: http_reply(r, 200, "text/plain", "A: b\r\n", b.p, b.len);
 	}
 }
 
@@ -109,8 +102,15 @@ static void answer_held(void)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static const struct http_limits l = {.head_bytes = 2000, .body_bytes = 70000, .headers = 10, .head_timeout_ms = 1000, .body_timeout_ms = 1000,
-					     .idle_timeout_ms = 1000, .write_timeout_ms = 1000, .max_connections = 10, .buffered_bytes = 100000};
+	static const struct http_limits l = {.head_bytes = 2000,
+					     .body_bytes = 70000,
+					     .headers = 10,
+					     .head_timeout_ms = 1000,
+					     .body_timeout_ms = 1000,
+					     .idle_timeout_ms = 1000,
+					     .write_timeout_ms = 1000,
+					     .max_connections = 10,
+					     .buffered_bytes = 100000};
 	static const struct http_callbacks cb = {on_head, on_request, on_body, on_gone, NULL};
 	struct buf out = {0};
 	if (size < 4)

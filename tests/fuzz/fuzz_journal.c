@@ -48,18 +48,21 @@ static void hear_loss(const char *fmt, va_list ap)
 }
 
 /* The program's log: what is said is checked, not printed. */
-#define MUTE(name)                                                                                 \
-	void name(const char *fmt, ...)                                                            \
-	{                                                                                          \
-		va_list ap;                                                                        \
-		va_start(ap, fmt);                                                                 \
-		hear_loss(fmt, ap);                                                                \
-		va_end(ap);                                                                        \
+#define MUTE(name)                                                                                                     \
+	void name(const char *fmt, ...)                                                                                \
+	{                                                                                                              \
+		va_list ap;                                                                                            \
+		va_start(ap, fmt);                                                                                     \
+		hear_loss(fmt, ap);                                                                                    \
+		va_end(ap);                                                                                            \
 	}
 MUTE(log_error)
 MUTE(log_warn)
 MUTE(log_info)
-void log_warn_limited(struct log_limit *l, unsigned every_s, const char *fmt, ...) { (void)l, (void)every_s, (void)fmt; }
+void log_warn_limited(struct log_limit *l, unsigned every_s, const char *fmt, ...)
+{
+	(void)l, (void)every_s, (void)fmt;
+}
 
 static char dir[64], work[80];
 
@@ -327,8 +330,13 @@ static size_t put_record(unsigned char *at, uint64_t seq, uint64_t epoch, size_t
 
 static uint64_t make_file(struct file *f, unsigned number, uint64_t seq, struct input *in)
 {
-	struct seg_head h = {.magic = SEG_MAGIC, .layout = SEG_LAYOUT, .segment = number, .first_seq = seq,
-			     .epoch = EPOCH(number), .size = FILE_BYTES, .start = SEG_DATA_START};
+	struct seg_head h = {.magic = SEG_MAGIC,
+			     .layout = SEG_LAYOUT,
+			     .segment = number,
+			     .first_seq = seq,
+			     .epoch = EPOCH(number),
+			     .size = FILE_BYTES,
+			     .start = SEG_DATA_START};
 	size_t at = SEG_DATA_START, most = 1 + byte(in) % 80;
 	memset(f->bytes, 0, sizeof(f->bytes));
 	h.crc = crc32c(0, &h, sizeof(h));
@@ -356,32 +364,22 @@ static void damage(struct input *in)
 	struct file *f = &files[byte(in) % FILES];
 	size_t at = word(in) % FILE_BYTES, n;
 	switch (byte(in) % 8) {
-	case 0: /* one bit */
-		f->bytes[at] ^= (unsigned char)(1 << byte(in) % 8);
-		break;
-	case 1:
-		f->bytes[at] = (unsigned char)byte(in);
-		break;
+	case 0: /* one bit */ f->bytes[at] ^= (unsigned char)(1 << byte(in) % 8); break;
+	case 1: f->bytes[at] = (unsigned char)byte(in); break;
 	case 2: /* a lost sector, or several */
 		at &= ~(size_t)511;
 		n = 512 * (1 + byte(in) % 8);
 		memset(f->bytes + at, (int)byte(in), n < FILE_BYTES - at ? n : FILE_BYTES - at);
 		break;
-	case 3: /* the end is missing */
-		f->size = at < f->size ? at : f->size;
-		break;
-	case 4:
-		f->gone = true;
-		break;
+	case 3: /* the end is missing */ f->size = at < f->size ? at : f->size; break;
+	case 4: f->gone = true; break;
 	case 5: { /* a field of a record's head */
 		uint64_t i = f->end > f->first ? byte(in) % (f->end - f->first) : 0;
 		if (f->end > f->first)
 			f->bytes[f->at[i] + byte(in) % sizeof(struct rec_head)] ^= (unsigned char)(1 + byte(in) % 255);
 		break;
 	}
-	case 6: /* all of it behind here was never written */
-		memset(f->bytes + at, 0, FILE_BYTES - at);
-		break;
+	case 6: /* all of it behind here was never written */ memset(f->bytes + at, 0, FILE_BYTES - at); break;
 	case 7: /* the input's own bytes */
 		for (n = byte(in); n && at < FILE_BYTES && in->p < in->end; n--)
 			f->bytes[at++] = (unsigned char)byte(in);
@@ -428,7 +426,8 @@ static void check_account(const struct take *t, uint64_t after)
 		struct seg_head h;
 		const struct file *f = &files[i];
 		memcpy(&h, f->bytes, sizeof(h));
-		if (!f->gone && f->size >= sizeof(h) && segment_head_valid(&h) && h.segment == i + 1 && h.first_seq - 1 > proven)
+		if (!f->gone && f->size >= sizeof(h) && segment_head_valid(&h) && h.segment == i + 1 &&
+		    h.first_seq - 1 > proven)
 			proven = h.first_seq - 1; /* a head is written after everything in front of it */
 	}
 	for (unsigned i = 0; i < FILES; i++) {

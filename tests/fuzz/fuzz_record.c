@@ -14,8 +14,8 @@ static void touch(const void *p, size_t n)
 
 static void touch_memory(const struct memory *m)
 {
-	const struct span *all[] = {&m->ns_name, &m->content, &m->kind, &m->user_id, &m->agent_id, &m->session_id,
-				    &m->external_id, &m->embedder, &m->body};
+	const struct span *all[] = {&m->ns_name,    &m->content,     &m->kind,	   &m->user_id, &m->agent_id,
+				    &m->session_id, &m->external_id, &m->embedder, &m->body};
 	for (size_t i = 0; i < ARRAY_LEN(all); i++)
 		touch(all[i]->p, all[i]->len);
 	AN(!m->dim == !m->embedding);

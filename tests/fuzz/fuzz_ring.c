@@ -114,29 +114,20 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	const char *producer_base = base_of(producer);
 	while (in.p < in.end) {
 		switch (take(&in, 1) % 8) {
-		case 0:
-			raw->tail = lie(&in, raw->tail);
-			break;
-		case 1:
-			raw->head = lie(&in, raw->head);
-			break;
-		case 2:
-			bytes[take(&in, 2) % CAPACITY] = (char)take(&in, 1);
-			break;
+		case 0: raw->tail = lie(&in, raw->tail); break;
+		case 1: raw->head = lie(&in, raw->head); break;
+		case 2: bytes[take(&in, 2) % CAPACITY] = (char)take(&in, 1); break;
 		case 3: /* a length of an existing record */
 			bytes[(raw->head + take(&in, 1) * 8) % CAPACITY] ^= (char)take(&in, 1);
 			break;
-		case 4:
-			produce(producer, take(&in, 2) % (CAPACITY / 2), producer_base);
-			break;
+		case 4: produce(producer, take(&in, 2) % (CAPACITY / 2), producer_base); break;
 		case 5: { /* a well-made head with any length, where the consumer looks next or further on */
 			uint64_t at = align_up(raw->head, 8) + take(&in, 1) * 8;
 			uint64_t h = record_head(at, (uint32_t)lie(&in, CAPACITY / 4));
 			memcpy(bytes + at % CAPACITY, &h, sizeof(h));
 			break;
 		}
-		default:
-			walk(consumer, take(&in, 1));
+		default: walk(consumer, take(&in, 1));
 		}
 	}
 	return 0;

@@ -11,8 +11,10 @@
 static int model_compare(const json_t *a, const json_t *b)
 {
 	if (json_is_number(a) && json_is_number(b)) {
-		long double x = json_is_integer(a) ? (long double)json_integer_value(a) : (long double)json_real_value(a);
-		long double y = json_is_integer(b) ? (long double)json_integer_value(b) : (long double)json_real_value(b);
+		long double x = json_is_integer(a) ? (long double)json_integer_value(a)
+						   : (long double)json_real_value(a);
+		long double y = json_is_integer(b) ? (long double)json_integer_value(b)
+						   : (long double)json_real_value(b);
 		return x < y ? -1 : x > y;
 	}
 	if (json_is_string(a) && json_is_string(b)) {
@@ -21,7 +23,9 @@ static int model_compare(const json_t *a, const json_t *b)
 		return c ? (c > 0 ? 1 : -1) : n < m ? -1 : n > m;
 	}
 	return !json_is_array(a) && !json_is_object(a) && !json_is_number(a) && !json_is_string(a) &&
-		       json_typeof(a) == json_typeof(b) ? 0 : 2;
+			       json_typeof(a) == json_typeof(b)
+		       ? 0
+		       : 2;
 }
 
 static bool model_equal(const json_t *have, const json_t *want)
@@ -30,7 +34,7 @@ static bool model_equal(const json_t *have, const json_t *want)
 	json_t *e;
 	if (!json_is_array(have))
 		return model_compare(have, want) == 0;
-	json_array_foreach(have, i, e)
+	json_array_foreach (have, i, e)
 		if (model_compare(e, want) == 0)
 			return true;
 	return false;
@@ -52,7 +56,7 @@ static bool model_condition(const json_t *have, const char *op, const json_t *wa
 	if (strcmp(op, "eq") == 0)
 		return model_equal(have, want);
 	if (strcmp(op, "in") == 0) {
-		json_array_foreach(want, i, e)
+		json_array_foreach (want, i, e)
 			if (model_equal(have, e))
 				return true;
 		return false;
@@ -101,7 +105,7 @@ static bool model_field(const char *field, json_t *v, const struct memory *m, co
 	const json_t *have = model_at(json_object_get(body, "metadata"), field + 9);
 	if (!json_is_object(v))
 		return model_condition(have, "eq", v);
-	json_object_foreach(v, op, want)
+	json_object_foreach (v, op, want)
 		if (!model_condition(have, op, want))
 			return false;
 	return true;
@@ -113,7 +117,7 @@ static bool model_matches(json_t *f, const struct memory *m, const json_t *body)
 	const char *key;
 	size_t i;
 	json_t *v, *e;
-	json_object_foreach(f, key, v) {
+	json_object_foreach (f, key, v) {
 		const char *name = key + (*key == '$');
 		bool yes;
 		if (strcmp(name, "not") == 0) {
@@ -121,7 +125,7 @@ static bool model_matches(json_t *f, const struct memory *m, const json_t *body)
 		} else if (strcmp(name, "and") == 0 || strcmp(name, "or") == 0) {
 			bool any = *name == 'o';
 			yes = !any;
-			json_array_foreach(v, i, e)
+			json_array_foreach (v, i, e)
 				if (model_matches(e, m, body) == any)
 					yes = any;
 		} else {

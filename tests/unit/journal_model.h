@@ -29,13 +29,13 @@
 
 static struct {
 	_Atomic int sync_error, fsync_error, alloc_error;
-	_Atomic bool sync_for_real;  /* else fdatasync and fsync only count: the page cache is enough here */
+	_Atomic bool sync_for_real; /* else fdatasync and fsync only count: the page cache is enough here */
 	_Atomic unsigned syncs, dirsyncs;
-	_Atomic long write_budget;   /* bytes until pwritev fails with write_error; < 0 = no limit */
+	_Atomic long write_budget; /* bytes until pwritev fails with write_error; < 0 = no limit */
 	_Atomic int write_error;
-	_Atomic unsigned tear;       /* > 0: pwritev writes at most so many bytes, and every third call is EINTR */
+	_Atomic unsigned tear; /* > 0: pwritev writes at most so many bytes, and every third call is EINTR */
 	_Atomic unsigned calls;
-	_Atomic long fs_type;        /* what fstatfs says; 0 = the truth */
+	_Atomic long fs_type; /* what fstatfs says; 0 = the truth */
 } sys = {.write_budget = -1};
 
 int fdatasync(int fd)
@@ -147,11 +147,11 @@ struct world {
 	char dir[64];
 	struct journal_conf conf;
 	struct journal *j;
-	uint64_t next;             /* sequence of the next record */
-	struct got *got;           /* what the last replay delivered */
+	uint64_t next;	 /* sequence of the next record */
+	struct got *got; /* what the last replay delivered */
 	size_t ngot, cgot;
 	struct journal_where where[4096]; /* of record seq, at [seq % 4096] */
-	char *log;                 /* what the last replay wrote to stderr */
+	char *log;			  /* what the last replay wrote to stderr */
 };
 
 HELPER int rm_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)

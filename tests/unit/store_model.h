@@ -17,7 +17,7 @@
 
 static char world_dir[64];
 static const struct store_ops *ops;
-static struct store *store;   /* the writer */
+static struct store *store; /* the writer */
 
 HELPER const char *world_path(const char *name)
 {
@@ -124,7 +124,8 @@ HELPER void body_make(struct made *d)
 	char id[UUID_TEXT];
 	uuid_format(&m->id, id);
 	d->body.len = 0;
-	buf_printf(&d->body, "{\"id\":\"%.*s\",\"namespace\":\"%.*s\",\"content\":\"", UUID_TEXT, id, (int)m->ns_name.len, m->ns_name.p);
+	buf_printf(&d->body, "{\"id\":\"%.*s\",\"namespace\":\"%.*s\",\"content\":\"", UUID_TEXT, id,
+		   (int)m->ns_name.len, m->ns_name.p);
 	text_out(&d->body, m->content);
 	buf_printf(&d->body, "\",\"importance\":0.5,\"metadata\":{\"n\":%u},\"version\":%llu}", number_of(&m->id),
 		   (unsigned long long)m->version);
@@ -148,9 +149,15 @@ HELPER struct made *make(uint32_t n, uint64_t version, const char *ns)
 	snprintf(d->user, sizeof(d->user), "user%u", n % 4);
 	snprintf(d->session, sizeof(d->session), "s%u", n % 7);
 	snprintf(d->external, sizeof(d->external), "ext-%u", n);
-	*m = (struct memory){.id = id_of(n), .ns = record_ns(SPAN(ns)), .ns_name = SPAN(ns), .version = version,
-		.created_us = 1000 + n, .updated_us = 1000 + n + (int64_t)version, .importance = 0.5f, .kind = SPAN("fact"),
-		.replaces_bytes = -1};
+	*m = (struct memory){.id = id_of(n),
+			     .ns = record_ns(SPAN(ns)),
+			     .ns_name = SPAN(ns),
+			     .version = version,
+			     .created_us = 1000 + n,
+			     .updated_us = 1000 + n + (int64_t)version,
+			     .importance = 0.5f,
+			     .kind = SPAN("fact"),
+			     .replaces_bytes = -1};
 	if (n % 3)
 		m->user_id = SPAN(d->user), m->session_id = SPAN(d->session);
 	if (n % 5 == 0)
@@ -195,13 +202,21 @@ HELPER void batch_add(struct batch *a, uint32_t n, uint64_t version, const char 
 
 HELPER void batch_delete(struct batch *a, uint32_t n, uint64_t version, const char *ns, enum delete_how how)
 {
-	struct op_delete d = {.id = id_of(n), .ns = record_ns(SPAN(ns)), .version = version, .at_us = 5000 + (int64_t)version, .how = how};
+	struct op_delete d = {.id = id_of(n),
+			      .ns = record_ns(SPAN(ns)),
+			      .version = version,
+			      .at_us = 5000 + (int64_t)version,
+			      .how = how};
 	txn_op_raw(&a->t, OP_DELETE, &d, sizeof(d), NULL, 0);
 }
 
 HELPER void batch_idem(struct batch *a, uint64_t key, const char *ns, int64_t expires_us, const char *reply)
 {
-	struct op_idem o = {.ns = record_ns(SPAN(ns)), .key = key, .body_hash = key * 3, .expires_us = expires_us, .status = 201,
+	struct op_idem o = {.ns = record_ns(SPAN(ns)),
+			    .key = key,
+			    .body_hash = key * 3,
+			    .expires_us = expires_us,
+			    .status = 201,
 			    .reply_len = (uint32_t)strlen(reply)};
 	txn_op_raw(&a->t, OP_IDEM, &o, sizeof(o), reply, strlen(reply));
 }
@@ -209,8 +224,13 @@ HELPER void batch_idem(struct batch *a, uint64_t key, const char *ns, int64_t ex
 HELPER void batch_namespace(struct batch *a, const char *ns, uint64_t quota, int64_t at_us)
 {
 	struct buf tail = {NULL, 0, 0};
-	struct op_namespace o = {.ns = record_ns(SPAN(ns)), .at_us = at_us, .quota_bytes = quota, .quota_count = quota / 100, .relaxed = 1,
-				 .name_len = (uint32_t)strlen(ns), .settings_len = 2};
+	struct op_namespace o = {.ns = record_ns(SPAN(ns)),
+				 .at_us = at_us,
+				 .quota_bytes = quota,
+				 .quota_count = quota / 100,
+				 .relaxed = 1,
+				 .name_len = (uint32_t)strlen(ns),
+				 .settings_len = 2};
 	buf_adds(&tail, ns);
 	buf_adds(&tail, "{}");
 	txn_op_raw(&a->t, OP_NAMESPACE, &o, sizeof(o), tail.p, tail.len);
@@ -243,14 +263,14 @@ HELPER void batch_store(struct batch *a, uint64_t seq)
 HELPER void batch_free(struct batch *a) { buf_free(&a->b); }
 
 /* One operation, stored. */
-#define STORE(seq, call)                                                                                              \
-	do {                                                                                                          \
-		struct batch one_;                                                                                    \
-		batch_begin(&one_);                                                                                   \
-		struct batch *one = &one_;                                                                            \
-		call;                                                                                                 \
-		batch_store(one, (seq));                                                                              \
-		batch_free(one);                                                                                      \
+#define STORE(seq, call)                                                                                               \
+	do {                                                                                                           \
+		struct batch one_;                                                                                     \
+		batch_begin(&one_);                                                                                    \
+		struct batch *one = &one_;                                                                             \
+		call;                                                                                                  \
+		batch_store(one, (seq));                                                                               \
+		batch_free(one);                                                                                       \
 	} while (0)
 
 HELPER uint64_t cursor_of(struct store *s)
@@ -291,6 +311,7 @@ HELPER int64_t ask(struct store *s, const char *sql)
 
 HELPER char *picture(struct store *s)
 {
+	/* clang-format off */
 	static const char *const all[] = {
 		"SELECT * FROM meta ORDER BY 1",
 		("SELECT hex(id),ns,version,created_us,updated_us,expires_us,deleted_us,flags,importance,kind,user_id,agent_id,session_id,"
@@ -299,6 +320,7 @@ HELPER char *picture(struct store *s)
 		"SELECT hex(id),version,ns,updated_us,deleted_us,body FROM history ORDER BY id,version",
 		"SELECT key,ns,body_hash,status,expires_us,hex(reply) FROM idempotency ORDER BY key",
 		"SELECT ns,name,embedder,dim,count,bytes,quota_count,quota_bytes,relaxed,settings,present,present*created_us FROM namespaces ORDER BY ns", "SELECT term,col,doc,cnt FROM words_df ORDER BY 1,2"};
+	/* clang-format on */
 	struct buf b = {NULL, 0, 0};
 	for (size_t i = 0; i < ARRAY_LEN(all); i++)
 		query(s, all[i], &b);

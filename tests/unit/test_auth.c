@@ -85,15 +85,20 @@ static void refuses(unsigned line, const char *says)
 	free(error);
 }
 
-static const struct auth_principal *check(const struct auth *a, const char *header) { return auth_check(a, SPAN(header)); }
+static const struct auth_principal *check(const struct auth *a, const char *header)
+{
+	return auth_check(a, SPAN(header));
+}
 
 static void accepts_a_file(void **state)
 {
 	(void)state;
-	write_file("# who may come in\n\n  \t\nada %s read,write home,work # both of hers\r\nbob\t%s   read\t*\nroot %s admin *",
-		   hash_of("t-ada"), hash_of("t-bob"), hash_of("t-root"));
+	write_file(
+		"# who may come in\n\n  \t\nada %s read,write home,work # both of hers\r\nbob\t%s   read\t*\nroot %s admin *",
+		hash_of("t-ada"), hash_of("t-bob"), hash_of("t-root"));
 	struct auth *a = load();
-	const struct auth_principal *ada = check(a, "Bearer t-ada"), *bob = check(a, "bearer   t-bob"), *root = check(a, "BEARER t-root");
+	const struct auth_principal *ada = check(a, "Bearer t-ada"), *bob = check(a, "bearer   t-bob"),
+				    *root = check(a, "BEARER t-root");
 	assert_non_null(ada);
 	assert_non_null(bob);
 	assert_non_null(root);
@@ -177,8 +182,20 @@ static void refuses_files_of_others(void **state)
 
 static void knows_its_tokens_only(void **state)
 {
-	static const char *const unknown[] = {"", "Bearer", "Bearer ", "Bearer      ", "Bearer x", "Bearer t-ad", "Bearer t-adaa", "Bearer T-ADA",
-					      "Basic t-ada", "t-ada", "Bearert-ada", "Bearer\tt-ada", "Bearer t-ada ", "Bearer t-ada,t-ada"};
+	static const char *const unknown[] = {"",
+					      "Bearer",
+					      "Bearer ",
+					      "Bearer      ",
+					      "Bearer x",
+					      "Bearer t-ad",
+					      "Bearer t-adaa",
+					      "Bearer T-ADA",
+					      "Basic t-ada",
+					      "t-ada",
+					      "Bearert-ada",
+					      "Bearer\tt-ada",
+					      "Bearer t-ada ",
+					      "Bearer t-ada,t-ada"};
 	(void)state;
 	write_file("ada %s read *\n", hash_of("t-ada"));
 	struct auth *a = load();
@@ -219,9 +236,11 @@ static void comparing_does_not_tell(void **state)
 static void rights_and_namespaces(void **state)
 {
 	(void)state;
-	write_file("ada %s read,write home,wörk\nbob %s write *\nroot %s admin one\n", hash_of("a"), hash_of("b"), hash_of("r"));
+	write_file("ada %s read,write home,wörk\nbob %s write *\nroot %s admin one\n", hash_of("a"), hash_of("b"),
+		   hash_of("r"));
 	struct auth *a = load();
-	const struct auth_principal *ada = check(a, "Bearer a"), *bob = check(a, "Bearer b"), *root = check(a, "Bearer r");
+	const struct auth_principal *ada = check(a, "Bearer a"), *bob = check(a, "Bearer b"),
+				    *root = check(a, "Bearer r");
 	assert_true(auth_allows(ada, AUTH_READ, SPAN("home")));
 	assert_true(auth_allows(ada, AUTH_WRITE, SPAN("wörk")));
 	assert_false(auth_allows(ada, AUTH_ADMIN, SPAN("home")));
@@ -234,7 +253,8 @@ static void rights_and_namespaces(void **state)
 	assert_false(auth_allows(root, AUTH_ADMIN, SPAN("two")));
 	assert_false(auth_allows(NULL, AUTH_READ, SPAN("home")));
 	const struct auth_principal *local = auth_local_admin();
-	assert_true(auth_allows(local, AUTH_ADMIN, SPAN("home")) && auth_allows(local, AUTH_READ, SPAN("x")) && auth_allows(local, AUTH_WRITE, SPAN("")));
+	assert_true(auth_allows(local, AUTH_ADMIN, SPAN("home")) && auth_allows(local, AUTH_READ, SPAN("x")) &&
+		    auth_allows(local, AUTH_WRITE, SPAN("")));
 	auth_free(&a);
 }
 
@@ -266,14 +286,18 @@ static const char *const names[] = {"memory.example", "Other.Example"};
 
 static void hosts(void **state)
 {
-	static const char *const good[] = {"localhost", "LOCALHOST:8080", "localhost.", "127.0.0.1", "127.8.9.1:65535", "[::1]", "[::1]:80",
-					   "[0:0:0:0:0:0:0:1]:1", "memory.example", "MEMORY.example:443", "memory.example.", "other.example"};
+	static const char *const good[] = {"localhost",		 "LOCALHOST:8080",	"localhost.",
+					   "127.0.0.1",		 "127.8.9.1:65535",	"[::1]",
+					   "[::1]:80",		 "[0:0:0:0:0:0:0:1]:1", "memory.example",
+					   "MEMORY.example:443", "memory.example.",	"other.example"};
+	/* clang-format off */
 	static const char *const bad[] = {"", ".", ":", ":80", "localhost:", "localhost:x", "localhost:65536", "localhost:000080", "localhost:-1",
 					  "localhost:80:80", "localhost..", "localhos", "localhostx", "xlocalhost", "127.0.0.1.evil.example", "127.1",
 					  "128.0.0.1", "0.0.0.0", "10.0.0.1", "2130706433", "[::1", "[::1]x", "[::1]:", "[::2]", "[]", "[", "::1", "[::]",
 					  "[::ffff:127.0.0.1]", "memory.example.evil", "evil-memory.example", "memory.exampl", "user@localhost",
 					  "localhost/", "localhost ", " localhost",
 					  "0000000000000000000000000000000000000000000000000000000000000000000000127.0.0.1"};
+	/* clang-format on */
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(good); i++)
 		if (!auth_host_ok(SPAN(good[i]), names, ARRAY_LEN(names)))
@@ -288,10 +312,23 @@ static void hosts(void **state)
 
 static void origins(void **state)
 {
-	static const char *const good[] = {"http://localhost", "http://localhost:3000", "HTTPS://127.0.0.1", "https://memory.example", "http://[::1]:9"};
-	static const char *const bad[] = {"", "null", "http://", "https://", "localhost", "file://localhost", "ftp://localhost", "http:/localhost",
-					  "http://evil.example", "http://localhost/", "http://localhost.evil.example", "http://user@localhost",
-					  "chrome-extension://localhost", "http://http://localhost", "xhttp://localhost"};
+	static const char *const good[] = {"http://localhost", "http://localhost:3000", "HTTPS://127.0.0.1",
+					   "https://memory.example", "http://[::1]:9"};
+	static const char *const bad[] = {"",
+					  "null",
+					  "http://",
+					  "https://",
+					  "localhost",
+					  "file://localhost",
+					  "ftp://localhost",
+					  "http:/localhost",
+					  "http://evil.example",
+					  "http://localhost/",
+					  "http://localhost.evil.example",
+					  "http://user@localhost",
+					  "chrome-extension://localhost",
+					  "http://http://localhost",
+					  "xhttp://localhost"};
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(good); i++)
 		if (!auth_origin_ok(SPAN(good[i]), names, ARRAY_LEN(names)))
@@ -316,10 +353,12 @@ static int remove_file(void **state)
 
 int main(void)
 {
+	/* clang-format off */
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(accepts_a_file), cmocka_unit_test(refuses_wrong_lines), cmocka_unit_test(an_empty_list_of_namespaces_is_no_list),
 		cmocka_unit_test(refuses_files_of_others), cmocka_unit_test(knows_its_tokens_only), cmocka_unit_test(comparing_does_not_tell),
 		cmocka_unit_test(rights_and_namespaces), cmocka_unit_test(principals_outlive_a_reload), cmocka_unit_test(hosts),
 		cmocka_unit_test(origins)};
+	/* clang-format on */
 	return cmocka_run_group_tests(tests, make_file, remove_file);
 }

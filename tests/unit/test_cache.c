@@ -35,7 +35,7 @@ static void test_put_get(void **state)
 	assert_memory_equal(buf, "hello", 5);
 	assert_memory_equal(&got, &meta, sizeof(meta));
 	assert_int_equal(cache_get(c, CACHE_MEMORY, &k, 1000, buf, sizeof(buf), &got), -1); /* expired */
-	assert_int_equal(cache_get(c, CACHE_MEMORY, &k, 0, buf, 4, &got), -1);              /* no room */
+	assert_int_equal(cache_get(c, CACHE_MEMORY, &k, 0, buf, 4, &got), -1);		    /* no room */
 	assert_int_equal(cache_get(c, CACHE_MEMORY, &k, 0, buf, 5, &got), 5);
 	assert_int_equal(cache_get(c, CACHE_MEMORY, &other, 0, buf, sizeof(buf), &got), -1);
 	assert_int_equal(cache_get(c, (enum cache_class)2, &k, 0, buf, sizeof(buf), &got), -1);
@@ -64,7 +64,8 @@ static void test_lengths(void **state)
 	struct cache_meta meta = {.version = 1}, got;
 	for (size_t i = 0; i < sizeof(in); i++)
 		in[i] = (char)(i * 131 + i / 251);
-	static const size_t lens[] = {0, 1, 7, 8, 9, 63, 64, 65, 127, 128, 129, 1000, 4095, 4096, 4097, 65536, MIB - 1, MIB};
+	static const size_t lens[] = {0,   1,	7,    8,    9,	  63,	64,    65,	127,
+				      128, 129, 1000, 4095, 4096, 4097, 65536, MIB - 1, MIB};
 	for (size_t i = 0; i < ARRAY_LEN(lens); i++) {
 		struct uuid k = model_key(i);
 		memset(out, 0x55, sizeof(out));
@@ -162,7 +163,8 @@ static void test_fifo(void **state)
 {
 	(void)state;
 	struct cache *c = new_cache(32 * MIB, NULL);
-	uint64_t cap = stats(c).capacity, each = 64 + 1024, n = 3 * cap / each, window = cap / each * 85 / 100, there = 0;
+	uint64_t cap = stats(c).capacity, each = 64 + 1024, n = 3 * cap / each, window = cap / each * 85 / 100,
+		 there = 0;
 	for (uint64_t i = 0; i < n; i++)
 		model_write(c, i, 1, 1000, false);
 	for (uint64_t i = n - window; i < n; i++)
@@ -223,7 +225,7 @@ static void test_all_hot(void **state)
 
 struct truth {
 	uint64_t version; /* 0 = removed */
-	uint64_t epoch;   /* of a load under way, with what it saw */
+	uint64_t epoch;	  /* of a load under way, with what it saw */
 	uint64_t loaded;
 	size_t len;
 	bool loading;
@@ -290,9 +292,9 @@ static void run_model(uint64_t bytes, uint64_t n, uint64_t steps, uint64_t seed)
 static void test_model(void **state)
 {
 	(void)state;
-	run_model(1 * MIB, 2000, 60000, 1);     /* always full, one shard */
+	run_model(1 * MIB, 2000, 60000, 1);	     /* always full, one shard */
 	run_model(17 * MIB + 12345, 3000, 60000, 2); /* two shards, an odd size */
-	run_model(64 * MIB, 20000, 60000, 3);   /* never full */
+	run_model(64 * MIB, 20000, 60000, 3);	     /* never full */
 }
 
 /* Tiny records: more of them than slots in many buckets. */
@@ -318,7 +320,8 @@ static void test_full_buckets(void **state)
 static void test_segment(void **state)
 {
 	(void)state;
-	static const uint64_t sizes[] = {0, 1, MIB, MIB + 1, 3 * MIB, 8 * MIB, 16 * MIB - 1, 100 * MIB, (uint64_t)5 << 30, (uint64_t)1 << 40};
+	static const uint64_t sizes[] = {
+		0, 1, MIB, MIB + 1, 3 * MIB, 8 * MIB, 16 * MIB - 1, 100 * MIB, (uint64_t)5 << 30, (uint64_t)1 << 40};
 	for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
 		struct cache *c = new_cache(sizes[i], NULL);
 		struct cache_stats s = stats(c);
@@ -383,6 +386,7 @@ static void test_lazy(void **state)
 
 int main(void)
 {
+	/* clang-format off */
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_put_get),
 		cmocka_unit_test(test_lengths),
@@ -397,5 +401,6 @@ int main(void)
 		cmocka_unit_test(test_attach),
 		cmocka_unit_test(test_lazy),
 	};
+	/* clang-format on */
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -123,7 +123,8 @@ static void test_defaults(void **state)
 	assert_in_range(conf_int(c, CONF_API_WORKERS), 1, 4);
 	for (int k = 0; k < CONF_KEY_COUNT; k++) {
 		assert_string_equal(conf_source(c, (enum conf_key)k), "default");
-		assert_int_equal(conf_find(conf_key_name((enum conf_key)k), strlen(conf_key_name((enum conf_key)k))), k);
+		assert_int_equal(conf_find(conf_key_name((enum conf_key)k), strlen(conf_key_name((enum conf_key)k))),
+				 k);
 	}
 	assert_int_equal(conf_find("listen.tc", 9), -1);
 	assert_int_equal(conf_find("listen.tcpx", 11), -1);
@@ -136,6 +137,7 @@ static void test_defaults(void **state)
 static void test_sizes(void **state)
 {
 	(void)state;
+	/* clang-format off */
 	static const struct {
 		const char *set;
 		int64_t want;
@@ -147,6 +149,7 @@ static void test_sizes(void **state)
 		{"cache.l1_bytes=1048577 B", 1048577},          {"cache.l1_bytes=0.5G", 1 << 29},
 		{"cache.l1_bytes=0.000001TiB", 1099511},
 	};
+	/* clang-format on */
 	for (size_t i = 0; i < ARRAY_LEN(good); i++)
 		assert_true(set_int(good[i].set, CONF_CACHE_L1_BYTES) == good[i].want);
 	set_refused("cache.l1_bytes=0.000001TiB x", "unknown unit");
@@ -279,18 +282,18 @@ static void test_nul_and_huge(void **state)
 static void test_file(void **state)
 {
 	(void)state;
-	const char *path = write_file("good.conf",
-		"\xef\xbb\xbf# comment with @include \"nothing\" and 99999999999\r\n"
-		"/* user = 4294967296;\n@include \"gone\"\n */\r\n"
-		"listen: { tcp = \"[::1]:7701\"; names = [\"a.example\", \"b.example\"]; };\n"
-		"cache = { l1_bytes = \"256 MiB\"; };\n"
-		"vectors = { max_bytes = 8589934592L };\n"
-		"http: { head_bytes = 65536; head_timeout = \"2 s\" };\n"
-		"api = { workers = 3; };\n"
-		"memories: { trash_ttl = 0; };\n"
-		"pinger = { targets = ( { name = \"x\"; url = \"http://h:1/\"; interval = \"5 min\";\n"
-		"  expect = [200, 204]; big = 5000000000L; half = 0.5; on = true; } ); };\n"
-		"user = \"some \" \"body\";");
+	const char *path = write_file(
+		"good.conf", "\xef\xbb\xbf# comment with @include \"nothing\" and 99999999999\r\n"
+			     "/* user = 4294967296;\n@include \"gone\"\n */\r\n"
+			     "listen: { tcp = \"[::1]:7701\"; names = [\"a.example\", \"b.example\"]; };\n"
+			     "cache = { l1_bytes = \"256 MiB\"; };\n"
+			     "vectors = { max_bytes = 8589934592L };\n"
+			     "http: { head_bytes = 65536; head_timeout = \"2 s\" };\n"
+			     "api = { workers = 3; };\n"
+			     "memories: { trash_ttl = 0; };\n"
+			     "pinger = { targets = ( { name = \"x\"; url = \"http://h:1/\"; interval = \"5 min\";\n"
+			     "  expect = [200, 204]; big = 5000000000L; half = 0.5; on = true; } ); };\n"
+			     "user = \"some \" \"body\";");
 	struct conf *c = must_load(path, base_env, NULL);
 	char want[300];
 	snprintf(want, sizeof(want), "file:%s:5", path);
@@ -323,22 +326,32 @@ static void test_file_errors(void **state)
 	(void)state;
 	refused(in_dir("missing.conf"), base_env, NULL, "missing.conf", "No such file", NULL);
 	refused(dir, base_env, NULL, dir, "directory", NULL);
-	refused(write_file("e1.conf", "\n\nlisten: { tcp = \"x\" tcp2 };"), base_env, NULL, "e1.conf:3: syntax error", NULL);
-	refused(write_file("e2.conf", "listen: {\n tcp = 7700; };"), base_env, NULL, "e2.conf:2", "listen.tcp", "quotes", NULL);
-	refused(write_file("e3.conf", "\nuser = \"a\";\nuser = \"b\";"), base_env, NULL, "e3.conf:3", "duplicate", NULL);
+	refused(write_file("e1.conf", "\n\nlisten: { tcp = \"x\" tcp2 };"), base_env, NULL, "e1.conf:3: syntax error",
+		NULL);
+	refused(write_file("e2.conf", "listen: {\n tcp = 7700; };"), base_env, NULL, "e2.conf:2", "listen.tcp",
+		"quotes", NULL);
+	refused(write_file("e3.conf", "\nuser = \"a\";\nuser = \"b\";"), base_env, NULL, "e3.conf:3", "duplicate",
+		NULL);
 	refused(write_file("e4.conf", "cache = { l1_bytes = 4294967296; };"), base_env, NULL, "e4.conf:1", "4294967296",
 		"31 bits", "\"4 GiB\"", NULL);
-	refused(write_file("e5.conf", "cache = {\n l1_bytes = 0x180000000; };"), base_env, NULL, "e5.conf:2", "31 bits", NULL);
-	refused(write_file("e6.conf", "cache = {\n l1_bytes = -4294967296; };"), base_env, NULL, "e6.conf:2", "31 bits", NULL);
-	refused(write_file("e7.conf", "cache = { l1_bytes = 99999999999999999999L; };"), base_env, NULL, "63 bits", NULL);
+	refused(write_file("e5.conf", "cache = {\n l1_bytes = 0x180000000; };"), base_env, NULL, "e5.conf:2", "31 bits",
+		NULL);
+	refused(write_file("e6.conf", "cache = {\n l1_bytes = -4294967296; };"), base_env, NULL, "e6.conf:2", "31 bits",
+		NULL);
+	refused(write_file("e7.conf", "cache = { l1_bytes = 99999999999999999999L; };"), base_env, NULL, "63 bits",
+		NULL);
 	refused(write_file("e8.conf", "api = { workers = 2.5; };"), base_env, NULL, "e8.conf:1: api.workers", NULL);
-	refused(write_file("e9.conf", "api = { workers = (1); };"), base_env, NULL, "api.workers: is a group or list", NULL);
-	refused(write_file("e10.conf", "pinger = { targets = 7; };"), base_env, NULL, "pinger.targets: is no list", NULL);
+	refused(write_file("e9.conf", "api = { workers = (1); };"), base_env, NULL, "api.workers: is a group or list",
+		NULL);
+	refused(write_file("e10.conf", "pinger = { targets = 7; };"), base_env, NULL, "pinger.targets: is no list",
+		NULL);
 	refused(write_file("e11.conf", "user = \"abc"), base_env, NULL, "e11.conf:1", "never ends", NULL);
 	refused(write_file("e12.conf", "/* abc"), base_env, NULL, "e12.conf:1", "never ends", NULL);
 	/* All errors at once, each in its place. */
-	refused(write_file("e13.conf", "api = { workers = 99; };\nlog: { level = \"x\"; };\n\nhttp: {\n head_bytes = \"1\"; };"),
-		base_env, NULL, "e13.conf:1: api.workers", "\n", "e13.conf:2: log.level", "e13.conf:5: http.head_bytes", NULL);
+	refused(write_file("e13.conf",
+			   "api = { workers = 99; };\nlog: { level = \"x\"; };\n\nhttp: {\n head_bytes = \"1\"; };"),
+		base_env, NULL, "e13.conf:1: api.workers", "\n", "e13.conf:2: log.level", "e13.conf:5: http.head_bytes",
+		NULL);
 	struct buf b = {0};
 	for (int i = 0; i < 100; i++)
 		buf_printf(&b, "x%d = 1;\n", i);
@@ -351,11 +364,13 @@ static void test_unknown_keys(void **state)
 	(void)state;
 	refused(write_file("u1.conf", "listen: { tpc = \"x\"; };"), base_env, NULL, "u1.conf:1", "listen.tpc",
 		"did you mean listen.tcp?", NULL);
-	refused(write_file("u2.conf", "\nhtp: { head_bytes = 1; };"), base_env, NULL, "u2.conf:2", "did you mean http.head_bytes?", NULL);
+	refused(write_file("u2.conf", "\nhtp: { head_bytes = 1; };"), base_env, NULL, "u2.conf:2",
+		"did you mean http.head_bytes?", NULL);
 	refused(write_file("u3.conf", "tokens_file = \"x\";"), base_env, NULL, "did you mean auth.tokens_file?", NULL);
 	refused(write_file("u4.conf", "listen = 5;"), base_env, NULL, "there is no key listen", NULL);
 	refused(write_file("u5.conf", "listen: { tcp: { x = 1; }; };"), base_env, NULL, "listen.tcp: is a group", NULL);
-	refused(write_file("u6.conf", "qqqqqq: { wwwwwww = 1; };"), base_env, NULL, "there is no key qqqqqq.wwwwwww; see", NULL);
+	refused(write_file("u6.conf", "qqqqqq: { wwwwwww = 1; };"), base_env, NULL,
+		"there is no key qqqqqq.wwwwwww; see", NULL);
 	set_refused("lsten.tcp=1", "did you mean listen.tcp?");
 	set_refused("=1", "there is no key");
 	set_refused("listen.tcp", "expected section.key=value");
@@ -368,8 +383,9 @@ static void test_includes(void **state)
 	mkdir(in_dir("sub"), 0700);
 	write_file("sub/a.conf", "log: { level = \"warn\"; format = \"json\"; };\n  @include \"b.conf\"\n");
 	write_file("sub/b.conf", "\nhttp: { head_bytes = \"2 KiB\"; };");
-	const char *path = write_file("inc.conf", "api: { workers = 2; };\n@include \"sub/a.conf\" # why\nlog: { level = \"debug\"; };\n"
-						  "sync: { batch_max = 7; };");
+	const char *path = write_file(
+		"inc.conf", "api: { workers = 2; };\n@include \"sub/a.conf\" # why\nlog: { level = \"debug\"; };\n"
+			    "sync: { batch_max = 7; };");
 	struct conf *c = must_load(path, base_env, NULL);
 	char want[300];
 	assert_string_equal(conf_str(c, CONF_LOG_LEVEL), "debug"); /* the later one wins */
@@ -385,12 +401,16 @@ static void test_includes(void **state)
 	c = must_load(write_file("abs.conf", want), base_env, NULL);
 	assert_int_equal(conf_int(c, CONF_HTTP_HEAD_BYTES), 2048);
 	conf_free(&c);
-	refused(write_file("i1.conf", "\n@include \"none.conf\""), base_env, NULL, "i1.conf:2: cannot read", "none.conf", NULL);
+	refused(write_file("i1.conf", "\n@include \"none.conf\""), base_env, NULL, "i1.conf:2: cannot read",
+		"none.conf", NULL);
 	refused(write_file("i2.conf", "@include \"i2.conf\""), base_env, NULL, "i2.conf:1", "includes itself", NULL);
-	refused(write_file("i3.conf", "log: {\n@include \"sub/b.conf\"\n};"), base_env, NULL, "i3.conf:2", "inside a group", NULL);
-	refused(write_file("i4.conf", "@include sub/b.conf"), base_env, NULL, "i4.conf:1", "expected @include \"file\"", NULL);
+	refused(write_file("i3.conf", "log: {\n@include \"sub/b.conf\"\n};"), base_env, NULL, "i3.conf:2",
+		"inside a group", NULL);
+	refused(write_file("i4.conf", "@include sub/b.conf"), base_env, NULL, "i4.conf:1", "expected @include \"file\"",
+		NULL);
 	write_file("sub/bad.conf", "\n\napi: { workers = 77; };");
-	refused(write_file("i5.conf", "@include \"sub/bad.conf\""), base_env, NULL, "sub/bad.conf:3: api.workers", NULL);
+	refused(write_file("i5.conf", "@include \"sub/bad.conf\""), base_env, NULL, "sub/bad.conf:3: api.workers",
+		NULL);
 	for (int i = 0; i < 12; i++) {
 		char name[32], text[64];
 		snprintf(name, sizeof(name), "chain%d.conf", i);
@@ -451,9 +471,17 @@ static void test_precedence(void **state)
 static void test_environment(void **state)
 {
 	(void)state;
-	char *const env[] = {HOME_ENV, "ORCHESTRA_CACHE_L1_BYTES=128 MiB", "ORCHESTRA_LISTEN_UNIX_MODE=0600",
-			     "ORCHESTRA_LISTEN_TCP=", "ORCHESTRA_SIMD=scalar", "ORCHESTRA_INCARNATION=1", "ORCHESTRA_", "=x",
-			     "ORCHESTRA_CACHE_L1_BYTE=3", "", NULL};
+	char *const env[] = {HOME_ENV,
+			     "ORCHESTRA_CACHE_L1_BYTES=128 MiB",
+			     "ORCHESTRA_LISTEN_UNIX_MODE=0600",
+			     "ORCHESTRA_LISTEN_TCP=",
+			     "ORCHESTRA_SIMD=scalar",
+			     "ORCHESTRA_INCARNATION=1",
+			     "ORCHESTRA_",
+			     "=x",
+			     "ORCHESTRA_CACHE_L1_BYTE=3",
+			     "",
+			     NULL};
 	struct conf *c = must_load("/dev/null", env, NULL);
 	assert_int_equal(conf_int(c, CONF_CACHE_L1_BYTES), 128 << 20);
 	assert_string_equal(conf_str(c, CONF_LISTEN_UNIX_MODE), "0600");
@@ -462,9 +490,10 @@ static void test_environment(void **state)
 	conf_free(&c);
 	char *const bad[] = {HOME_ENV, "ORCHESTRA_API_WORKERS=x", NULL};
 	refused("/dev/null", bad, NULL, "environment ORCHESTRA_API_WORKERS", "api.workers", NULL);
-	static const char *const wrong[] = {"WEB_CONCURRENCY=0", "WEB_CONCURRENCY=33", "WEB_CONCURRENCY=x",
-					    "WORKERS_PER_CORE=-1", "WORKERS_PER_CORE=0", "WORKERS_PER_CORE=1.2.3",
-					    "WORKERS_PER_CORE=.", "WORKERS_PER_CORE=nan", "WORKERS_PER_CORE=11111111111111111"};
+	static const char *const wrong[] = {
+		"WEB_CONCURRENCY=0",   "WEB_CONCURRENCY=33",   "WEB_CONCURRENCY=x",
+		"WORKERS_PER_CORE=-1", "WORKERS_PER_CORE=0",   "WORKERS_PER_CORE=1.2.3",
+		"WORKERS_PER_CORE=.",  "WORKERS_PER_CORE=nan", "WORKERS_PER_CORE=11111111111111111"};
 	for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
 		char name[64];
 		char *const one[] = {HOME_ENV, (char *)wrong[i], NULL};
@@ -499,11 +528,14 @@ static void test_unknown_variables_warn(void **state)
 static void test_whole(void **state)
 {
 	(void)state;
-	static const char *const loopback[] = {"127.0.0.1:7700", "127.9.9.9:1", "[::1]:7700", "localhost:0", "", "[::ffff:127.0.0.1]:80"};
-	static const char *const open[] = {"0.0.0.0:80", "*:80", "[::]:80", "10.1.2.3:80", "[2001:db8::1]:80",
-					   "[::ffff:10.0.0.1]:80", "128.0.0.1:80"};
-	static const char *const wrong[] = {"127.0.0.1", ":80", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:x", "127.0.0.1:-1",
-					    "::1:7700", "[]:80", "example.org:80", "127.0.0.1:080000", "[127.0.0.1:80"};
+	static const char *const loopback[] = {"127.0.0.1:7700",       "127.9.9.9:1", "[::1]:7700", "localhost:0", "",
+					       "[::ffff:127.0.0.1]:80"};
+	static const char *const open[] = {
+		"0.0.0.0:80",		"*:80",	       "[::]:80", "10.1.2.3:80", "[2001:db8::1]:80",
+		"[::ffff:10.0.0.1]:80", "128.0.0.1:80"};
+	static const char *const wrong[] = {
+		"127.0.0.1", ":80",   "127.0.0.1:",	"127.0.0.1:65536",  "127.0.0.1:x",  "127.0.0.1:-1",
+		"::1:7700",  "[]:80", "example.org:80", "127.0.0.1:080000", "[127.0.0.1:80"};
 	char set[128];
 	for (size_t i = 0; i < ARRAY_LEN(loopback); i++) {
 		snprintf(set, sizeof(set), "listen.tcp=%s", loopback[i]);
@@ -533,7 +565,8 @@ static void test_whole(void **state)
 	char longer[200] = "listen.unix=/";
 	memset(longer + strlen(longer), 'a', 110);
 	set_refused(longer, "shorter");
-	refused(write_file("w.conf", "\nlisten: { tcp = \"0.0.0.0:1\"; };"), base_env, NULL, "w.conf:2: listen.tcp", NULL);
+	refused(write_file("w.conf", "\nlisten: { tcp = \"0.0.0.0:1\"; };"), base_env, NULL, "w.conf:2: listen.tcp",
+		NULL);
 }
 
 static void test_computed_paths(void **state)
@@ -572,12 +605,14 @@ static void assert_same(const struct conf *a, const struct conf *b, bool sources
 	}
 }
 
+/* clang-format off */
 static const char *const rich[] = {
 	"listen.tcp=[::1]:1", "user=q\"uo\\te", "cache.l1_bytes=1048577", "http.head_timeout=100001us",
 	"log.format=json", "api.workers=3", "sync.batch_max=7",
 	"pinger.targets=[{\"name\":\"a\\n\\t\\\"\\\\é\",\"n\":-2147483648,\"m\":2147483647,\"big\":-9223372036854775807,"
 	"\"on\":[true,false,[],{}]}]",
 	NULL};
+/* clang-format on */
 
 static struct conf *through_dump(const struct conf *a, char **text_r)
 {
@@ -592,8 +627,11 @@ static struct conf *through_dump(const struct conf *a, char **text_r)
 static void test_dump(void **state)
 {
 	(void)state;
-	static const char *const lists[] = {"[null]", "[{\"a b\":1}]", "[1.5]", "[]", "[-9223372036854775808]", "[[],[[]]]",
-					    "[{\"\":1}]", "[\"\\u001f\\u007f\"]", "[2147483648,-2147483649,-2147483648]", "[{}]"};
+	static const char *const lists[] = {
+		"[null]",     "[{\"a b\":1}]",		"[1.5]",
+		"[]",	      "[-9223372036854775808]", "[[],[[]]]",
+		"[{\"\":1}]", "[\"\\u001f\\u007f\"]",	"[2147483648,-2147483649,-2147483648]",
+		"[{}]"};
 	char *text = NULL, set[128];
 	struct conf *a = must_load("/dev/null", base_env, rich), *b = through_dump(a, &text);
 	assert_same(a, b, false);

@@ -62,7 +62,10 @@ static void one_line(void **state)
 	line_is("  \n in front", 0, "in front");
 	/* nothing reaches the terminal as a control: escape, bell, DEL, C1 in UTF-8 */
 	line_is("a\033[31mb\007c\177d", 0, "a [31mb c d");
-	line_is("a\xc2\x9b" "31mb\xc2\x80\xc2\x9f" "c", 0, "a 31mb c");
+	line_is("a\xc2\x9b"
+		"31mb\xc2\x80\xc2\x9f"
+		"c",
+		0, "a 31mb c");
 	line_is("\xc2\xa0\xc3\xa4\xf0\x9f\x98\x80", 0, "\xc2\xa0\xc3\xa4\xf0\x9f\x98\x80"); /* these are no controls */
 	line_is("ends in \xc2", 0, "ends in \xc2");
 }
@@ -74,16 +77,38 @@ static void cut_to_the_width(void **state)
 	line_is("abcdef", 5, "abcd…");
 	line_is("abcdef", 1, "…");
 	line_is("\xc3\xa4\xc3\xb6\xc3\xbc\xc3\x9f", 3, "\xc3\xa4\xc3\xb6…");
-	line_is("\xf0\x9f\x98\x80" "b\xf0\x9f\x98\x80" "d", 3, "\xf0\x9f\x98\x80" "b…");
+	line_is("\xf0\x9f\x98\x80"
+		"b\xf0\x9f\x98\x80"
+		"d",
+		3,
+		"\xf0\x9f\x98\x80"
+		"b…");
 	line_is("a\n\n\nb\n\nc", 5, "a b c");
-	line_is("a\xc2\x80" "b\xc2\x80" "c", 4, "a b…"); /* a blank takes a column, whatever it was */
+	line_is("a\xc2\x80"
+		"b\xc2\x80"
+		"c",
+		4, "a b…"); /* a blank takes a column, whatever it was */
 }
 
 static void bytes(void **state)
 {
-	static const struct { double n; const char *want; } is[] = {
-		{0, "0 B"}, {1, "1 B"}, {1023, "1023 B"}, {1023.4, "1023 B"}, {1023.9, "1.0 KiB"}, {1024, "1.0 KiB"}, {1536, "1.5 KiB"}, {102399, "100 KiB"}, {102400, "100 KiB"}, {1048575, "1.0 MiB"}, {1048576, "1.0 MiB"},
-		{5.5 * 1073741824, "5.5 GiB"}, {2199023255552, "2.0 TiB"}, {2251799813685248, "2048 TiB"}};
+	static const struct {
+		double n;
+		const char *want;
+	} is[] = {{0, "0 B"},
+		  {1, "1 B"},
+		  {1023, "1023 B"},
+		  {1023.4, "1023 B"},
+		  {1023.9, "1.0 KiB"},
+		  {1024, "1.0 KiB"},
+		  {1536, "1.5 KiB"},
+		  {102399, "100 KiB"},
+		  {102400, "100 KiB"},
+		  {1048575, "1.0 MiB"},
+		  {1048576, "1.0 MiB"},
+		  {5.5 * 1073741824, "5.5 GiB"},
+		  {2199023255552, "2.0 TiB"},
+		  {2251799813685248, "2048 TiB"}};
 	char out[16];
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(is); i++) {
@@ -97,9 +122,14 @@ static void bytes(void **state)
 
 static void durations(void **state)
 {
-	static const struct { double s; const char *want; } is[] = {
-		{0, "0.0s"}, {1.25, "1.2s"}, {59, "59.0s"}, {60, "1m 00s"}, {3599, "59m 59s"}, {3600, "1h 00m"}, {11520, "3h 12m"}, {86399, "23h 59m"},
-		{86400, "1d 00h"}, {100 * 86400.0 + 5 * 3600, "100d 05h"}};
+	static const struct {
+		double s;
+		const char *want;
+	} is[] = {{0, "0.0s"},	     {1.25, "1.2s"},
+		  {59, "59.0s"},     {60, "1m 00s"},
+		  {3599, "59m 59s"}, {3600, "1h 00m"},
+		  {11520, "3h 12m"}, {86399, "23h 59m"},
+		  {86400, "1d 00h"}, {100 * 86400.0 + 5 * 3600, "100d 05h"}};
 	char out[16];
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(is); i++) {
@@ -150,7 +180,8 @@ static void a_bar(void **state)
 	now_us += 2000000;
 	hear(stderr);
 	progress_piece(&p, "\n\n", 2);
-	assert_non_null(strstr(said(), "\r\033[Kimport [........................]   0 %  2 B  2 records  1 B/s  1 records/s"));
+	assert_non_null(
+		strstr(said(), "\r\033[Kimport [........................]   0 %  2 B  2 records  1 B/s  1 records/s"));
 	p.bytes = 2048;
 	hear(stderr);
 	progress_end(&p);
@@ -211,7 +242,8 @@ static void problem_is(const char *body, long status, const char *want)
 static void problems(void **state)
 {
 	(void)state;
-	problem_is("{\"title\":\"Not found\",\"detail\":\"no such memory\",\"status\":404}", 404, "orchestractl: Not found: no such memory\n");
+	problem_is("{\"title\":\"Not found\",\"detail\":\"no such memory\",\"status\":404}", 404,
+		   "orchestractl: Not found: no such memory\n");
 	problem_is("{\"title\":\"Not found\"}", 404, "orchestractl: Not found\n");
 	problem_is("{\"ok\":false,\"error\":\"busy\"}", 500, "orchestractl: busy\n");
 	problem_is("<html>", 502, "orchestractl: the daemon answered status 502: <html>\n");
@@ -253,10 +285,12 @@ static void colours_and_fields(void **state)
 
 int main(void)
 {
+	/* clang-format off */
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(one_line), cmocka_unit_test(cut_to_the_width), cmocka_unit_test(bytes), cmocka_unit_test(durations),
 		cmocka_unit_test(counts_records_in_pieces), cmocka_unit_test(a_bar), cmocka_unit_test(no_bar_without_a_total),
 		cmocka_unit_test(shown_now_and_then), cmocka_unit_test(problems), cmocka_unit_test(raw_ends_in_a_newline),
 		cmocka_unit_test(colours_and_fields)};
+	/* clang-format on */
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

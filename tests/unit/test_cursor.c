@@ -9,10 +9,10 @@
 #include <stdlib.h>
 #include <cmocka.h>
 
-#include "api_alone.h"
+#include "api/api.h"
 
-#include "../../workers/api/json_out.c"
-#include "../../workers/api/list.c"
+#include "api/json_out.c"
+#include "api/list.c"
 
 /* ---- the worker around it ---- */
 
@@ -39,7 +39,10 @@ int http_query_get(const struct http_request *r, const char *name, char **v_r, s
 }
 
 struct span http_body(const struct http_request *r) { return (void)r, (struct span){NULL, 0}; }
-bool body_json_parse(struct call *call, struct span text, struct body_json *b) { return (void)call, (void)text, memset(b, 0, sizeof(*b)), false; }
+bool body_json_parse(struct call *call, struct span text, struct body_json *b)
+{
+	return (void)call, (void)text, memset(b, 0, sizeof(*b)), false;
+}
 void body_json_free(struct body_json *b) { (void)b; }
 
 void problem(struct call *call, int status, const char *type, const char *fmt, ...)
@@ -51,16 +54,23 @@ void problem(struct call *call, int status, const char *type, const char *fmt, .
 	snprintf(refused.type, sizeof(refused.type), "%s", type);
 	call->reply.status = refused.status = status;
 }
-void problem_store(struct call *call, const char *internal) { problem(call, 503, "store-unavailable", "%s", internal ? internal : ""); }
+void problem_store(struct call *call, const char *internal)
+{
+	problem(call, 503, "store-unavailable", "%s", internal ? internal : "");
+}
 
-bool call_namespace(struct call *call, struct span given, unsigned right, char out[LIMIT_NAMESPACE + 1], struct span *name_r)
+bool call_namespace(struct call *call, struct span given, unsigned right, char out[LIMIT_NAMESPACE + 1],
+		    struct span *name_r)
 {
 	(void)call, (void)given, (void)right;
 	memcpy(out, "home", 5);
 	*name_r = (struct span){out, 4};
 	return true;
 }
-bool call_may(const struct call *call, unsigned right, struct span ns) { return (void)call, (void)right, (void)ns, true; }
+bool call_may(const struct call *call, unsigned right, struct span ns)
+{
+	return (void)call, (void)right, (void)ns, true;
+}
 bool call_wait(struct call *call) { return (void)call, true; }
 void call_read(struct call *call, void (*read)(struct call *, struct reader *))
 {
@@ -84,7 +94,10 @@ void call_txn_begin(struct call *call, struct txn_builder *t, uint64_t read_seq,
 }
 
 static size_t victims;
-void memories_op_delete(struct txn_builder *t, const struct memory *m, enum delete_how how) { (void)t, (void)m, (void)how, victims++; }
+void memories_op_delete(struct txn_builder *t, const struct memory *m, enum delete_how how)
+{
+	(void)t, (void)m, (void)how, victims++;
+}
 void memories_receipt(struct call *call, size_t n) { buf_printf(&call->reply.body, "{\"receipt\":%zu}", n); }
 int memories_erase_param(struct call *call)
 {
@@ -129,8 +142,14 @@ enum read_rc reader_list(struct reader *r, const struct store_list *q, store_vis
 	}
 	return READ_OK;
 }
-enum read_rc reader_count(struct reader *r, const struct store_list *q, uint64_t *n_r) { return (void)r, asked = *q, *n_r = rows, READ_OK; }
-enum read_rc reader_get(struct reader *r, const struct uuid *id, bool with, struct held *h) { return (void)r, (void)id, (void)with, (void)h, READ_NONE; }
+enum read_rc reader_count(struct reader *r, const struct store_list *q, uint64_t *n_r)
+{
+	return (void)r, asked = *q, *n_r = rows, READ_OK;
+}
+enum read_rc reader_get(struct reader *r, const struct uuid *id, bool with, struct held *h)
+{
+	return (void)r, (void)id, (void)with, (void)h, READ_NONE;
+}
 void held_free(struct held *h) { (void)h; }
 
 /* ---- asking ---- */
@@ -177,7 +196,8 @@ static void refuses(const char *text, const char *type, const char *says)
 	with(text);
 	if (list_select(&c, AUTH_READ))
 		fail_msg("accepted: %s", text);
-	if (refused.status != 400 || strcmp(refused.type, type) != 0 || strncmp(refused.detail, says, strlen(says)) != 0)
+	if (refused.status != 400 || strcmp(refused.type, type) != 0 ||
+	    strncmp(refused.detail, says, strlen(says)) != 0)
 		fail_msg("%s: %d %s %s", text, refused.status, refused.type, refused.detail);
 	assert_null(c.state);
 }
@@ -202,8 +222,10 @@ static void parameters(void **state)
 	assert_int_equal(selects("limit=1000")->q.limit, LIMIT_LIST);
 	assert_false(selects("include=")->q.with_embedding);
 	assert_true(selects("order=desc&deleted=false")->q.descending);
-	static const char *const limits[] = {"limit=0", "limit=1001", "limit=-1", "limit=", "limit= 5", "limit=+5", "limit=5x", "limit=0x5", "limit=1e2",
-					     "limit=99999999999999999999", "limit=1.0"};
+	static const char *const limits[] = {
+		"limit=0",  "limit=1001", "limit=-1",  "limit=",    "limit= 5",
+		"limit=+5", "limit=5x",	  "limit=0x5", "limit=1e2", "limit=99999999999999999999",
+		"limit=1.0"};
 	for (size_t i = 0; i < ARRAY_LEN(limits); i++)
 		refuses(limits[i], "invalid-parameter", "limit: must be");
 	refuses("order=up", "invalid-parameter", "order: must be asc or desc");
@@ -224,8 +246,10 @@ static void parameters(void **state)
 static void scopes(void **state)
 {
 	(void)state;
-	struct list_select *s = selects("user_id=u&kind=k&filter={\"or\":[{\"importance\":{\"gt\":0.5}},{\"agent_id\":\"a\"}]}");
-	struct memory m = {.user_id = SPAN_LIT("u"), .kind = SPAN_LIT("k"), .agent_id = SPAN_LIT("a"), .importance = 0.1f};
+	struct list_select *s = selects(
+		"user_id=u&kind=k&filter={\"or\":[{\"importance\":{\"gt\":0.5}},{\"agent_id\":\"a\"}]}");
+	struct memory m = {
+		.user_id = SPAN_LIT("u"), .kind = SPAN_LIT("k"), .agent_id = SPAN_LIT("a"), .importance = 0.1f};
 	assert_true(filter_match(s->q.filter, &m));
 	m.agent_id = SPAN_LIT("b");
 	assert_false(filter_match(s->q.filter, &m));
@@ -253,10 +277,11 @@ static size_t page(const char *order, size_t limit, size_t first)
 	with(text);
 	list_memories(&c);
 	assert_int_equal(c.reply.status, 200);
-	json_t *o = json_loadb(c.reply.body.p, c.reply.body.len, JSON_REJECT_DUPLICATES, NULL), *list = json_object_get(o, "memories"), *m;
+	json_t *o = json_loadb(c.reply.body.p, c.reply.body.len, JSON_REJECT_DUPLICATES, NULL),
+	       *list = json_object_get(o, "memories"), *m;
 	const json_t *next = json_object_get(o, "next_cursor");
 	size_t i, n = json_array_size(list);
-	json_array_foreach(list, i, m)
+	json_array_foreach (list, i, m)
 		assert_int_equal(json_integer_value(json_object_get(m, "row")), up ? first + i : first - i);
 	assert_true(next && (json_is_null(next) || json_is_string(next)));
 	snprintf(cursor, sizeof(cursor), "%s", json_is_string(next) ? json_string_value(next) : "");
@@ -304,10 +329,16 @@ static void large_rows(void **state)
 
 static void cursors(void **state)
 {
-	static const char *const bad[] = {"cursor=", "cursor=x", "cursor=d", "cursor=x01000000-0000-0000-0000-000000000001",
-					  "cursor=01000000-0000-0000-0000-000000000001", "cursor=d01000000-0000-0000-0000-00000000000",
-					  "cursor=d01000000-0000-0000-0000-0000000000012", "cursor=D01000000-0000-0000-0000-000000000001",
-					  "cursor=d01000000x0000-0000-0000-000000000001", "cursor=d0100000g-0000-0000-0000-000000000001"};
+	static const char *const bad[] = {"cursor=",
+					  "cursor=x",
+					  "cursor=d",
+					  "cursor=x01000000-0000-0000-0000-000000000001",
+					  "cursor=01000000-0000-0000-0000-000000000001",
+					  "cursor=d01000000-0000-0000-0000-00000000000",
+					  "cursor=d01000000-0000-0000-0000-0000000000012",
+					  "cursor=D01000000-0000-0000-0000-000000000001",
+					  "cursor=d01000000x0000-0000-0000-000000000001",
+					  "cursor=d0100000g-0000-0000-0000-000000000001"};
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++)
 		refuses(bad[i], "invalid-cursor", "cursor: must be a next_cursor");
@@ -359,7 +390,8 @@ static void counts(void **state)
 
 static void deletes_when_told(void **state)
 {
-	static const char *const not_told[] = {"", "confirm=", "confirm=1", "confirm=yes", "confirm=TRUE", "confirm=false"};
+	static const char *const not_told[] = {
+		"", "confirm=", "confirm=1", "confirm=yes", "confirm=TRUE", "confirm=false"};
 	(void)state;
 	rows = 5;
 	for (size_t i = 0; i < ARRAY_LEN(not_told); i++) {
@@ -368,7 +400,8 @@ static void deletes_when_told(void **state)
 		assert_true(replied && !committing && !victims);
 		assert_string_equal(refused.type, "confirm-required");
 	}
-	static const char *const everything[] = {"confirm=true", "userid=ada&confirm=true", "limit=2&confirm=true", "confirm=hom", "confirm=homes"};
+	static const char *const everything[] = {"confirm=true", "userid=ada&confirm=true", "limit=2&confirm=true",
+						 "confirm=hom", "confirm=homes"};
 	for (size_t i = 0; i < ARRAY_LEN(everything); i++) {
 		with(everything[i]);
 		bulk_delete(&c);
@@ -415,7 +448,8 @@ static int tidy(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(defaults), cmocka_unit_test(parameters), cmocka_unit_test(scopes), cmocka_unit_test(pages), cmocka_unit_test(large_rows),
-		cmocka_unit_test(cursors), cmocka_unit_test(vector_in_json), cmocka_unit_test(counts), cmocka_unit_test(deletes_when_told)};
+		cmocka_unit_test(defaults),	  cmocka_unit_test(parameters), cmocka_unit_test(scopes),
+		cmocka_unit_test(pages),	  cmocka_unit_test(large_rows), cmocka_unit_test(cursors),
+		cmocka_unit_test(vector_in_json), cmocka_unit_test(counts),	cmocka_unit_test(deletes_when_told)};
 	return cmocka_run_group_tests(tests, NULL, tidy);
 }

@@ -9,13 +9,13 @@
 #include <stdlib.h>
 #include <cmocka.h>
 
-#include "api_alone.h"
+#include "api/api.h"
 
-#include "../../workers/api/body_json.c"
-#include "../../workers/api/draft.c"
-#include "../../workers/api/draft_build.c"
-#include "../../workers/api/json_out.c"
-#include "../../workers/api/problem.c"
+#include "api/body_json.c"
+#include "api/draft.c"
+#include "api/draft_build.c"
+#include "api/json_out.c"
+#include "api/problem.c"
 
 static struct api api;
 static struct call call = {.api = &api};
@@ -52,9 +52,11 @@ static void refuses(enum draft_mode mode, const char *text, int status, const ch
 		fail_msg("accepted: %s", text);
 	json_t *o = json_loadb(call.reply.body.p, call.reply.body.len, JSON_REJECT_DUPLICATES, NULL);
 	assert_non_null(o);
-	const char *t = json_string_value(json_object_get(o, "type")), *detail = json_string_value(json_object_get(o, "detail"));
+	const char *t = json_string_value(json_object_get(o, "type")),
+		   *detail = json_string_value(json_object_get(o, "detail"));
 	if (call.reply.status != status || !strstr(t, type) || !strstr(detail, says))
-		fail_msg("%s\nwanted %d %s \"%s\"\ngot %d %s \"%s\"", text, status, type, says, call.reply.status, t, detail);
+		fail_msg("%s\nwanted %d %s \"%s\"\ngot %d %s \"%s\"", text, status, type, says, call.reply.status, t,
+			 detail);
 	json_decref(o);
 	draft_free(&d);
 }
@@ -86,16 +88,19 @@ static void a_whole_memory(void **state)
 {
 	(void)state;
 	struct draft d;
-	accepts(&d, DRAFT_ADD, "{\"metadata\": {\"b\" : [1, 2.50, null], \"a\":\"\\u00e4\\n\"}, \"pinned\":true, \"content\":\"q \\\" b \\\\ \\u0001 \\u00e4\","
-			       "\"kind\":\"fact\",\"user_id\":\"u\",\"agent_id\":\"a\",\"session_id\":\"s\",\"external_id\":\"e\",\"importance\":0.1,"
-			       "\"created_at\":\"2026-11-21T06:38:38.5+01:00\",\"expires_at\":\"2999-01-01T00:00:00Z\",\"infer\":false,"
-			       "\"embedding\":[3, 4],\"embedding_model\":\"mine\"}");
+	accepts(&d, DRAFT_ADD,
+		"{\"metadata\": {\"b\" : [1, 2.50, null], \"a\":\"\\u00e4\\n\"}, \"pinned\":true, \"content\":\"q \\\" b \\\\ \\u0001 \\u00e4\","
+		"\"kind\":\"fact\",\"user_id\":\"u\",\"agent_id\":\"a\",\"session_id\":\"s\",\"external_id\":\"e\",\"importance\":0.1,"
+		"\"created_at\":\"2026-11-21T06:38:38.5+01:00\",\"expires_at\":\"2999-01-01T00:00:00Z\",\"infer\":false,"
+		"\"embedding\":[3, 4],\"embedding_model\":\"mine\"}");
 	assert_true(draft_embed(&call, &d, NULL, ""));
 	d.updated_us = d.created_us;
 	memset(&d.id, 0x11, sizeof(d.id));
 	char *text = canonical(&d, 7);
 	/* The order is fixed: equal memories have equal bytes. */
-	assert_string_equal(text, "{\"id\":\"11111111-1111-1111-1111-111111111111\",\"namespace\":\"home\",\"content\":\"q \\\" b \\\\ \\u0001 \xc3\xa4\","
+	assert_string_equal(
+		text,
+		"{\"id\":\"11111111-1111-1111-1111-111111111111\",\"namespace\":\"home\",\"content\":\"q \\\" b \\\\ \\u0001 \xc3\xa4\","
 		"\"kind\":\"fact\",\"user_id\":\"u\",\"agent_id\":\"a\",\"session_id\":\"s\",\"external_id\":\"e\",\"importance\":0.1,\"pinned\":true,"
 		"\"embedding_model\":\"mine\",\"metadata\":{\"b\":[1,2.5,null],\"a\":\"\xc3\xa4\\n\"},\"created_at\":\"2026-11-21T05:38:38.500000Z\","
 		"\"updated_at\":\"2026-11-21T05:38:38.500000Z\",\"expires_at\":\"2999-01-01T00:00:00.000000Z\",\"version\":7}");
@@ -110,11 +115,14 @@ static void the_least_memory(void **state)
 {
 	(void)state;
 	struct draft d;
-	accepts(&d, DRAFT_ADD, "{\"content\":\"x\",\"metadata\":null,\"kind\":null,\"importance\":null,\"pinned\":null,\"ttl\":null,\"embedding\":null,"
-			       "\"embedding_model\":null,\"infer\":null}");
+	accepts(&d, DRAFT_ADD,
+		"{\"content\":\"x\",\"metadata\":null,\"kind\":null,\"importance\":null,\"pinned\":null,\"ttl\":null,\"embedding\":null,"
+		"\"embedding_model\":null,\"infer\":null}");
 	d.created_us = d.updated_us = 1000000;
 	char *text = canonical(&d, 1);
-	assert_non_null(strstr(text, "\"content\":\"x\",\"importance\":0.5,\"metadata\":{},\"created_at\":\"1970-01-01T00:00:01.000000Z\",\"updated_at\""));
+	assert_non_null(strstr(
+		text,
+		"\"content\":\"x\",\"importance\":0.5,\"metadata\":{},\"created_at\":\"1970-01-01T00:00:01.000000Z\",\"updated_at\""));
 	assert_null(strstr(text, "pinned"));
 	assert_null(strstr(text, "null"));
 	free(text);
@@ -123,9 +131,12 @@ static void the_least_memory(void **state)
 
 static void limits_of_text(void **state)
 {
-	static const struct { const char *name; size_t most; } limits[] = {
-		{"content", LIMIT_CONTENT}, {"kind", LIMIT_SCOPE}, {"user_id", LIMIT_SCOPE}, {"agent_id", LIMIT_SCOPE},
-		{"session_id", LIMIT_SCOPE}, {"external_id", LIMIT_SCOPE}, {"namespace", LIMIT_NAMESPACE}};
+	static const struct {
+		const char *name;
+		size_t most;
+	} limits[] = {{"content", LIMIT_CONTENT},    {"kind", LIMIT_SCOPE},	  {"user_id", LIMIT_SCOPE},
+		      {"agent_id", LIMIT_SCOPE},     {"session_id", LIMIT_SCOPE}, {"external_id", LIMIT_SCOPE},
+		      {"namespace", LIMIT_NAMESPACE}};
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(limits); i++) {
 		const size_t good[] = {1, limits[i].most}, bad[] = {0, limits[i].most + 1};
@@ -151,6 +162,7 @@ static void limits_of_text(void **state)
 
 static void refused_fields(void **state)
 {
+	/* clang-format off */
 	static const struct { const char *text, *type, *says; } bad[] = {
 		{"{}", "invalid-field", "content: is required"},
 		{"[]", "invalid-field", "body: must be a JSON object"},
@@ -184,6 +196,7 @@ static void refused_fields(void **state)
 		{"{\"content\":\"x\",\"embedding\":\"AACAf===\"}", "invalid-field", "base64"},
 		{"{\"content\":\"x\",\"embedding\":\"AADAfw==\"}", "invalid-field", "embedding"}, /* NaN */
 		{"{\"content\":\"x\",\"embedding_model\":\"m\"}", "invalid-field", "without an embedding"}};
+	/* clang-format on */
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++)
 		refuses(DRAFT_ADD, bad[i].text, 400, bad[i].type, bad[i].says);
@@ -242,7 +255,8 @@ static void vectors(void **state)
 	/* none given: ours; null given: none */
 	accepts(&d, DRAFT_ADD, "{\"content\":\"red apples\"}");
 	assert_true(draft_embed(&call, &d, NULL, ""));
-	assert_true(d.dim == api.embedder->dimensions && !d.client_vector && span_eq(d.embedder, SPAN(api.embedder->id)));
+	assert_true(d.dim == api.embedder->dimensions && !d.client_vector &&
+		    span_eq(d.embedder, SPAN(api.embedder->id)));
 	draft_free(&d);
 	accepts(&d, DRAFT_ADD, "{\"content\":\"red apples\",\"embedding\":null}");
 	assert_true(draft_embed(&call, &d, NULL, ""));
@@ -274,8 +288,12 @@ static void vectors_of_a_bulk(void **state)
 	static const float want[][2] = {{1, 2}, {5, 6}};
 	(void)state;
 	forget();
-	assert_true(body_json_parse(&call, SPAN_LIT("{\"memories\":[{\"embedding\":[1,2],\"content\":\"a\"},{\"content\":\"b\",\"metadata\":{\"embedding\":[9]}},"
-						    "{\"content\":\"c\",\"embedding\":[5,6]}]}"), &body));
+	assert_true(body_json_parse(
+		&call,
+		SPAN_LIT(
+			"{\"memories\":[{\"embedding\":[1,2],\"content\":\"a\"},{\"content\":\"b\",\"metadata\":{\"embedding\":[9]}},"
+			"{\"content\":\"c\",\"embedding\":[5,6]}]}"),
+		&body));
 	json_t *list = json_object_get(body.root, "memories");
 	for (size_t i = 0; i < 3; i++) {
 		struct draft d;
@@ -298,8 +316,9 @@ static void patched(const char *patch, const char *expect)
 	struct draft first, d;
 	struct buf b = {0};
 	struct memory m;
-	accepts(&first, DRAFT_ADD, "{\"content\":\"old\",\"kind\":\"k\",\"user_id\":\"u\",\"importance\":0.25,\"pinned\":true,"
-				   "\"metadata\":{\"a\":{\"b\":1,\"c\":2},\"d\":[1]},\"expires_at\":\"2999-01-01T00:00:00Z\"}");
+	accepts(&first, DRAFT_ADD,
+		"{\"content\":\"old\",\"kind\":\"k\",\"user_id\":\"u\",\"importance\":0.25,\"pinned\":true,"
+		"\"metadata\":{\"a\":{\"b\":1,\"c\":2},\"d\":[1]},\"expires_at\":\"2999-01-01T00:00:00Z\"}");
 	first.created_us = first.updated_us = 1000000;
 	first.embedding = x;
 	first.dim = 2;
@@ -321,9 +340,10 @@ static void patched(const char *patch, const char *expect)
 static void patches(void **state)
 {
 	(void)state;
-	patched("{}", "\"content\":\"old\",\"kind\":\"k\",\"user_id\":\"u\",\"importance\":0.25,\"pinned\":true,\"embedding_model\":\"client:2\","
-		      "\"metadata\":{\"a\":{\"b\":1,\"c\":2},\"d\":[1]},\"created_at\":\"1970-01-01T00:00:01.000000Z\",\"updated_at\":"
-		      "\"1970-01-01T00:00:01.000000Z\",\"expires_at\":\"2999-01-01T00:00:00.000000Z\",\"version\":3}");
+	patched("{}",
+		"\"content\":\"old\",\"kind\":\"k\",\"user_id\":\"u\",\"importance\":0.25,\"pinned\":true,\"embedding_model\":\"client:2\","
+		"\"metadata\":{\"a\":{\"b\":1,\"c\":2},\"d\":[1]},\"created_at\":\"1970-01-01T00:00:01.000000Z\",\"updated_at\":"
+		"\"1970-01-01T00:00:01.000000Z\",\"expires_at\":\"2999-01-01T00:00:00.000000Z\",\"version\":3}");
 	patched("{\"content\":\"new\"}", "\"content\":\"new\",\"kind\":\"k\"");
 	patched("{\"kind\":null}", "\"content\":\"old\",\"user_id\"");
 	patched("{\"importance\":null}", "\"importance\":0.5");
@@ -331,7 +351,8 @@ static void patches(void **state)
 	patched("{\"embedding\":null}", "\"pinned\":true,\"metadata\"");
 	patched("{\"expires_at\":null}", "\"updated_at\":\"1970-01-01T00:00:01.000000Z\",\"version\"");
 	/* RFC 7396 */
-	patched("{\"metadata\":{\"a\":{\"b\":null,\"e\":{\"f\":null,\"g\":1}},\"d\":{\"x\":2}}}", "\"metadata\":{\"a\":{\"c\":2,\"e\":{\"g\":1}},\"d\":{\"x\":2}}");
+	patched("{\"metadata\":{\"a\":{\"b\":null,\"e\":{\"f\":null,\"g\":1}},\"d\":{\"x\":2}}}",
+		"\"metadata\":{\"a\":{\"c\":2,\"e\":{\"g\":1}},\"d\":{\"x\":2}}");
 	patched("{\"metadata\":{\"a\":7,\"d\":null,\"h\":[null]}}", "\"metadata\":{\"a\":7,\"h\":[null]}");
 	patched("{\"metadata\":null}", "\"metadata\":{}");
 	refuses(DRAFT_PATCH, "{\"created_at\":\"2026-01-01T00:00:00Z\"}", 400, "invalid-field", "cannot be changed");
@@ -344,7 +365,8 @@ static void patches(void **state)
 
 static void an_exported_line(void **state)
 {
-	static const char line[] = "{\"id\":\"0189b3f0-5a5a-7abc-8def-00000000005a\",\"namespace\":\"home\",\"content\":\"x\",\"importance\":0.5,"
+	static const char line[] =
+		"{\"id\":\"0189b3f0-5a5a-7abc-8def-00000000005a\",\"namespace\":\"home\",\"content\":\"x\",\"importance\":0.5,"
 		"\"embedding_model\":\"m\",\"metadata\":{},\"created_at\":\"2020-01-01T00:00:00.000000Z\",\"updated_at\":\"2021-01-01T00:00:00.000000Z\","
 		"\"expires_at\":\"2021-06-01T00:00:00.000000Z\",\"valid_from\":\"2020-01-01T00:00:00.000000Z\",\"valid_to\":\"2020-02-01T00:00:00.000000Z\","
 		"\"supersedes\":\"0189b3f0-5a5a-7abc-8def-00000000005b\",\"superseded_by\":\"0189b3f0-5a5a-7abc-8def-00000000005c\",\"version\":9}";
@@ -366,14 +388,16 @@ static void an_exported_line(void **state)
 /* Numbers come back as the same bytes. */
 static void numbers_are_stable(void **state)
 {
-	static const char *const importances[] = {"0", "1", "0.1", "0.30000000000000004", "1e-7", "-0.0", "-0", "0.3333333333333333", "5e-324"};
+	static const char *const importances[] = {
+		"0", "1", "0.1", "0.30000000000000004", "1e-7", "-0.0", "-0", "0.3333333333333333", "5e-324"};
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(importances); i++) {
 		char text[128];
 		struct draft d, again;
 		struct buf a = {0}, b = {0};
 		struct memory m, n;
-		snprintf(text, sizeof(text), "{\"content\":\"x\",\"importance\":%s,\"metadata\":{\"v\":%s}}", importances[i], importances[i]);
+		snprintf(text, sizeof(text), "{\"content\":\"x\",\"importance\":%s,\"metadata\":{\"v\":%s}}",
+			 importances[i], importances[i]);
 		accepts(&d, DRAFT_ADD, text);
 		d.created_us = d.updated_us = 1000000;
 		draft_memory(&d, SPAN_LIT("n"), 1, &a, &m);
@@ -399,9 +423,10 @@ static int tidy(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(a_whole_memory), cmocka_unit_test(the_least_memory), cmocka_unit_test(limits_of_text), cmocka_unit_test(refused_fields),
-		cmocka_unit_test(metadata_limits), cmocka_unit_test(vectors), cmocka_unit_test(vectors_of_a_bulk), cmocka_unit_test(patches),
-		cmocka_unit_test(an_exported_line), cmocka_unit_test(numbers_are_stable)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(a_whole_memory),	cmocka_unit_test(the_least_memory),
+					   cmocka_unit_test(limits_of_text),	cmocka_unit_test(refused_fields),
+					   cmocka_unit_test(metadata_limits),	cmocka_unit_test(vectors),
+					   cmocka_unit_test(vectors_of_a_bulk), cmocka_unit_test(patches),
+					   cmocka_unit_test(an_exported_line),	cmocka_unit_test(numbers_are_stable)};
 	return cmocka_run_group_tests(tests, NULL, tidy);
 }

@@ -82,8 +82,8 @@ static void golden_vectors(void **state)
 			}
 		}
 		if (print) {
-			print_message("0x%016llx, %zu, %zu, %af\n", (unsigned long long)checksum(x),
-				      nonzero, first, (double)x[first]);
+			print_message("0x%016llx, %zu, %zu, %af\n", (unsigned long long)checksum(x), nonzero, first,
+				      (double)x[first]);
 			continue;
 		}
 		assert_int_equal(nonzero, g->nonzero);
@@ -106,8 +106,7 @@ static void length_is_one(void **state)
 {
 	(void)state;
 	static const char *const texts[] = {
-	    "a",	   "7",	 "the the the",
-	    "Hello world", "漢", "an-endless-line-of-dashes-and-words-without-any-space"};
+		"a", "7", "the the the", "Hello world", "漢", "an-endless-line-of-dashes-and-words-without-any-space"};
 	for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
 		float x[DIM];
 		double sum = 0;
@@ -121,8 +120,7 @@ static void length_is_one(void **state)
 static void nothing_gives_zero(void **state)
 {
 	(void)state;
-	static const char *const texts[] = {"",	 " ",	     "\t\n",   "... !?",
-					    "'", "\xff\xfe", "\u200d", "──────"};
+	static const char *const texts[] = {"", " ", "\t\n", "... !?", "'", "\xff\xfe", "\u200d", "──────"};
 	for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
 		float x[DIM];
 		x[5] = 9;
@@ -210,10 +208,9 @@ static void malformed_utf8_separates(void **state)
 static void stop_words_weigh_less(void **state)
 {
 	(void)state;
-	static const char *const stops[] = {
-	    "a",      "t",	"am",	   "we",      "and",   "you",	"its",
-	    "also",   "your",	"about",   "yours",   "being", "would", "before",
-	    "should", "having", "because", "through", "these", "which", "rather"};
+	static const char *const stops[] = {"a",      "t",	"am",	   "we",      "and",   "you",	"its",
+					    "also",   "your",	"about",   "yours",   "being", "would", "before",
+					    "should", "having", "because", "through", "these", "which", "rather"};
 	for (size_t i = 0; i < ARRAY_LEN(stops); i++) {
 		char with[64], other[64];
 		/* every letter moved up by one: no stop word, but as many features */
@@ -276,9 +273,8 @@ static void words(void **state)
 		enum fold_kind kind;
 		size_t len;
 		uint32_t first;
-	} expect[] = {{FOLD_WORD, 4, 'd'},	{FOLD_WORD, 3, 'a'}, {FOLD_SINGLE, 1, 0x6f22},
-		      {FOLD_SINGLE, 1, 0x5b57}, {FOLD_WORD, 1, '7'}, {FOLD_WORD, 7, 's'},
-		      {FOLD_END, 0, 0}};
+	} expect[] = {{FOLD_WORD, 4, 'd'}, {FOLD_WORD, 3, 'a'}, {FOLD_SINGLE, 1, 0x6f22}, {FOLD_SINGLE, 1, 0x5b57},
+		      {FOLD_WORD, 1, '7'}, {FOLD_WORD, 7, 's'}, {FOLD_END, 0, 0}};
 	fold_start(&f, SPAN_LIT("-- Don't abc漢字 7 Straße"));
 	for (size_t i = 0; i < ARRAY_LEN(expect); i++) {
 		assert_int_equal(fold_next(&f), expect[i].kind);
@@ -300,6 +296,7 @@ static void words(void **state)
 
 int main(void)
 {
+	/* clang-format off */
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(identity),
 	    cmocka_unit_test(golden_vectors),
@@ -315,5 +312,6 @@ int main(void)
 	    cmocka_unit_test(long_texts),
 	    cmocka_unit_test(words),
 	};
+	/* clang-format on */
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

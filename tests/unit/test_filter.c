@@ -49,13 +49,21 @@ static void refused(const char *text, const char *field, const char *words)
 
 static struct memory sample(const char *body)
 {
-	struct memory m = {.version = 7, .created_us = 1000000, .updated_us = 2000000, .flags = MEMORY_SUPERSEDED,
-		.importance = 0.3f, .kind = SPAN("fact"), .user_id = SPAN("ada"), .session_id = SPAN("s1"), .body = SPAN(body)};
+	struct memory m = {.version = 7,
+			   .created_us = 1000000,
+			   .updated_us = 2000000,
+			   .flags = MEMORY_SUPERSEDED,
+			   .importance = 0.3f,
+			   .kind = SPAN("fact"),
+			   .user_id = SPAN("ada"),
+			   .session_id = SPAN("s1"),
+			   .body = SPAN(body)};
 	AN(uuid_parse("01930000-0000-7000-8000-000000000005", UUID_TEXT, &m.id));
 	return m;
 }
 
-#define BODY "{\"id\":\"x\",\"namespace\":\"n\",\"content\":\"metadata\\\":{\\\"n\\\":9}\",\"importance\":0.3,\"metadata\":" \
+#define BODY                                                                                                                           \
+	"{\"id\":\"x\",\"namespace\":\"n\",\"content\":\"metadata\\\":{\\\"n\\\":9}\",\"importance\":0.3,\"metadata\":"                \
 	"{\"n\":5,\"r\":2.5,\"s\":\"blue\",\"t\":true,\"f\":false,\"z\":null,\"list\":[1,\"two\",3.0,null,[9],{\"n\":8}],\"none\":[]," \
 	"\"o\":{\"p\":{\"q\":\"deep\"},\"n\":6},\"a.b\":\"dotted\",\"a\\\\b\":\"back\",\"q\\\"q\":\"quoted\",\"\xc3\xa4\":\"umlaut\"," \
 	"\"line\\nbreak\":1,\"big\":9007199254740993,\"tea\":\"gr\xc3\xbcn\",\"esc\":\"a\\n\\\"b\\\\\"},\"version\":7}"
@@ -80,6 +88,7 @@ static void all(const char *const *v, size_t n, bool want)
 static void test_fields(void **state)
 {
 	(void)state;
+	/* clang-format off */
 	static const char *const yes[] = {
 		"{}", "{\"kind\":\"fact\"}", "{\"user_id\":\"ada\",\"session_id\":\"s1\"}", "{\"user_id\":{\"ne\":\"bob\"}}",
 		"{\"agent_id\":{\"exists\":false}}", "{\"user_id\":{\"exists\":true}}", "{\"agent_id\":{\"ne\":\"x\"}}",
@@ -92,6 +101,8 @@ static void test_fields(void **state)
 		"{\"id\":\"01930000-0000-7000-8000-000000000005\"}", "{\"id\":{\"gt\":\"01930000-0000-7000-8000-000000000004\"}}",
 		"{\"$and\":[{\"user_id\":{\"$eq\":\"ada\"}},{}]}", "{\"or\":[{\"user_id\":\"bob\"},{\"kind\":\"fact\"}]}",
 		"{\"not\":{\"user_id\":\"bob\"}}", "{\"$not\":{\"$not\":{\"kind\":\"fact\"}}}", "{\"not\":{\"agent_id\":\"x\"}}"};
+	/* clang-format on */
+	/* clang-format off */
 	static const char *const no[] = {
 		"{\"kind\":\"facts\"}", "{\"kind\":\"fac\"}", "{\"user_id\":\"ada\",\"session_id\":\"s2\"}", "{\"user_id\":{\"ne\":\"ada\"}}",
 		"{\"agent_id\":\"\"}", "{\"agent_id\":{\"lte\":\"zzz\"}}", "{\"agent_id\":{\"exists\":true}}", "{\"user_id\":{\"exists\":false}}",
@@ -100,6 +111,7 @@ static void test_fields(void **state)
 		"{\"expires_at\":{\"lt\":\"2026-01-01T00:00:00Z\"}}", "{\"updated_at\":\"1970-01-01T00:00:01Z\"}", "{\"id\":{\"exists\":false}}",
 		"{\"id\":{\"lt\":\"01930000-0000-7000-8000-000000000005\"}}", "{\"and\":[{\"user_id\":\"ada\"},{\"kind\":\"x\"}]}",
 		"{\"or\":[{\"user_id\":\"bob\"},{\"kind\":\"x\"}]}", "{\"not\":{}}", "{\"not\":{\"user_id\":\"ada\",\"kind\":\"fact\"}}"};
+	/* clang-format on */
 	all(yes, ARRAY_LEN(yes), true);
 	all(no, ARRAY_LEN(no), false);
 }
@@ -107,6 +119,7 @@ static void test_fields(void **state)
 static void test_metadata(void **state)
 {
 	(void)state;
+	/* clang-format off */
 	static const char *const yes[] = {
 		"{\"metadata.n\":5}", "{\"metadata.n\":5.0}", "{\"metadata.n\":{\"gt\":4.9,\"lt\":6}}", "{\"metadata.r\":{\"gte\":2.5}}",
 		"{\"metadata.s\":\"blue\"}", "{\"metadata.s\":{\"gt\":\"blu\",\"lt\":\"bluf\"}}", "{\"metadata.t\":true}", "{\"metadata.f\":false}",
@@ -119,6 +132,8 @@ static void test_metadata(void **state)
 		"{\"metadata.\xc3\xa4\":\"umlaut\"}", "{\"metadata.line\\nbreak\":1}", "{\"metadata.big\":9007199254740993}",
 		"{\"metadata.big\":{\"gt\":9007199254740992.0}}", "{\"metadata.tea\":\"gr\\u00fcn\"}", "{\"metadata.esc\":\"a\\n\\\"b\\\\\"}",
 		"{\"metadata.\\\\s\":\"blue\"}"};
+	/* clang-format on */
+	/* clang-format off */
 	static const char *const no[] = {
 		"{\"metadata.n\":\"5\"}", "{\"metadata.n\":9}", "{\"metadata.n\":{\"gt\":\"4\"}}", "{\"metadata.s\":{\"gt\":1}}",
 		"{\"metadata.t\":1}", "{\"metadata.f\":0}", "{\"metadata.f\":null}", "{\"metadata.z\":false}", "{\"metadata.z\":\"\"}",
@@ -128,6 +143,7 @@ static void test_metadata(void **state)
 		"{\"metadata.list.0\":1}", "{\"metadata.a.b\":\"dotted\"}", "{\"metadata.s.x\":{\"exists\":true}}",
 		"{\"metadata.big\":9007199254740992.0}", "{\"metadata.big\":9007199254740992}", "{\"metadata.n\":{\"exists\":false}}",
 		"{\"metadata.N\":5}"};
+	/* clang-format on */
 	all(yes, ARRAY_LEN(yes), true);
 	all(no, ARRAY_LEN(no), false);
 }
@@ -136,8 +152,16 @@ static void test_metadata(void **state)
 static void test_no_metadata(void **state)
 {
 	(void)state;
-	static const char *const bodies[] = {"", "{}", "[]", "{\"metadata\":7}", "{\"metadata\":null}", "{\"metadata\"", "nonsense",
-					     "{\"metadata\":{\"n\"", "{\"x\":\"unfinished", "{\"metadata\":{\"n\":"};
+	static const char *const bodies[] = {"",
+					     "{}",
+					     "[]",
+					     "{\"metadata\":7}",
+					     "{\"metadata\":null}",
+					     "{\"metadata\"",
+					     "nonsense",
+					     "{\"metadata\":{\"n\"",
+					     "{\"x\":\"unfinished",
+					     "{\"metadata\":{\"n\":"};
 	struct filter *has = parse("{\"metadata.n\":{\"exists\":true}}"), *lacks = parse("{\"metadata.n\":{\"ne\":5}}");
 	for (size_t i = 0; i < ARRAY_LEN(bodies); i++) {
 		struct memory m = sample(bodies[i]);
@@ -204,7 +228,8 @@ static char *repeated(const char *head, size_t n, const char *part, const char *
 	return b.p;
 }
 
-static void limit(size_t most, const char *head, const char *part, const char *tail, const char *field, const char *words)
+static void limit(size_t most, const char *head, const char *part, const char *tail, const char *field,
+		  const char *words)
 {
 	char *fine = repeated(head, most, part, tail), *over = repeated(head, most + 1, part, tail);
 	struct filter *f = parse(fine);
@@ -229,7 +254,9 @@ static char *nested(size_t depth, const char *open, const char *inner, const cha
 static void test_limits(void **state)
 {
 	(void)state;
-	static const struct { const char *open, *close; } nests[] = {{"{\"not\":", "}"}, {"{\"and\":[", "]}"}, {"{\"or\":[{},", "]}"}};
+	static const struct {
+		const char *open, *close;
+	} nests[] = {{"{\"not\":", "}"}, {"{\"and\":[", "]}"}, {"{\"or\":[{},", "]}"}};
 	limit(64, "{\"and\":[", "{\"user_id\":\"a\"}", "]}", "user_id", "at most 64 conditions");
 	limit(64, "{\"or\":[", "{}", "]}", "filter", "at most 64 conditions");
 	limit(32, "{\"and\":[", "{\"importance\":{\"gt\":1,\"lt\":2}}", "]}", "importance", "at most 64 conditions");
@@ -250,7 +277,8 @@ static void test_values(void **state)
 {
 	(void)state;
 	char *list = repeated("{\"metadata.a\":{\"nin\":[", 1000, "\"x\"", "]}}");
-	char *ten = repeated("{\"and\":[", 10, list, "]}"), *more = repeated("{\"user_id\":\"u\",\"or\":[", 10, list, "]}");
+	char *ten = repeated("{\"and\":[", 10, list, "]}"),
+	     *more = repeated("{\"user_id\":\"u\",\"or\":[", 10, list, "]}");
 	struct filter *f = parse(ten);
 	filter_free(&f);
 	refused(more, "metadata.a", "10000 values");
@@ -313,24 +341,29 @@ static void test_empty(void **state)
 
 static struct fvalue i64(int64_t i) { return (struct fvalue){.type = FV_INT, .i = i}; }
 static struct fvalue real(double d) { return (struct fvalue){.type = FV_REAL, .d = d}; }
-static struct fvalue text(const char *s, size_t n) { return (struct fvalue){.type = FV_TEXT, .s = (char *)(uintptr_t)s, .len = n}; }
+static struct fvalue text(const char *s, size_t n)
+{
+	return (struct fvalue){.type = FV_TEXT, .s = (char *)(uintptr_t)s, .len = n};
+}
 
 /* Integers and reals compare by value, also where a double has no room for the integer. */
 static void test_compare(void **state)
 {
 	(void)state;
+	/* clang-format off */
 	static const struct { int64_t i; double d; int want; } mixed[] = {
 		{1, 1.0, 0}, {1, 1.5, -1}, {-1, -1.5, 1}, {0, -0.0, 0}, {INT64_MAX, 9223372036854775808.0, -1},
 		{INT64_MIN, -9223372036854775808.0, 0}, {INT64_MIN, -1e300, 1}, {INT64_MAX, 1e300, -1}, {INT64_MIN, -INFINITY, 1},
 		{INT64_MAX, INFINITY, -1}, {9007199254740993, 9007199254740992.0, 1}, {-9007199254740993, -9007199254740992.0, -1},
 		{9007199254740992, 9007199254740992.0, 0}, {0, 5e-324, -1}, {0, -5e-324, 1}};
+	/* clang-format on */
 	for (size_t i = 0; i < ARRAY_LEN(mixed); i++) {
 		struct fvalue a = i64(mixed[i].i), b = real(mixed[i].d);
 		assert_int_equal(filter_compare(&a, &b), mixed[i].want);
 		assert_int_equal(filter_compare(&b, &a), -mixed[i].want);
 	}
-	struct fvalue a = text("ab", 2), b = text("ab\0c", 4), c = text("ab\xff", 3), n = {.type = FV_NULL}, t = {.type = FV_BOOL, .i = 1},
-		      one = i64(1), s = text("1", 1);
+	struct fvalue a = text("ab", 2), b = text("ab\0c", 4), c = text("ab\xff", 3), n = {.type = FV_NULL},
+		      t = {.type = FV_BOOL, .i = 1}, one = i64(1), s = text("1", 1);
 	assert_int_equal(filter_compare(&a, &b), -1);
 	assert_int_equal(filter_compare(&b, &c), -1); /* bytewise, unsigned */
 	assert_int_equal(filter_compare(&c, &c), 0);
@@ -342,10 +375,12 @@ static void test_compare(void **state)
 
 int main(void)
 {
+	/* clang-format off */
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_fields), cmocka_unit_test(test_metadata), cmocka_unit_test(test_no_metadata),
 		cmocka_unit_test(test_refusals), cmocka_unit_test(test_limits), cmocka_unit_test(test_values),
 		cmocka_unit_test(test_path_length), cmocka_unit_test(test_and_eq), cmocka_unit_test(test_empty),
 		cmocka_unit_test(test_compare)};
+	/* clang-format on */
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -26,15 +26,36 @@ static uint32_t below(uint32_t n)
 
 #define PICK(a) ((a)[below(ARRAY_LEN(a))])
 
-static const char *const keys[] = {"a", "b", "c", "ab", "a.b", "a\\b", "a\"b", "\xc3\xa4", "\x01", "x\ny", "$", "[0]", "#", "0", " ", "A",
-				   "\xf0\x9f\x98\x80", "a/b", "metadata", "\x7f"};
-static const char *const strings[] = {"", "a", "b", "ab", "A", "1", "1.0", "true", "null", "\xc3\xa4", "\xf0\x9f\x98\x80", "a\"b", "a\\b",
-				      "a\nb", "\x7f", "[]", "{}", "%", "a'b", "\x01", "\xef\xbf\xbd", "z"};
-static const int64_t ints[] = {0, 1, -1, 2, 5, 10, 9007199254740992, 9007199254740993, -9007199254740993, INT64_MAX, INT64_MIN, 4294967296};
-static const double reals[] = {0.0, -0.0, 1.0, 0.5, 0.1, 0.30000000000000004, 0.3, -1.5, 2.0, 1e300, -1e300, 5e-324, 9007199254740992.0,
-			       9223372036854775808.0, 1e15, 123456789.12345678, 1.7976931348623157e308, 2.2250738585072011e-308, 3.0e-5};
+static const char *const keys[] = {"a",	       "b",   "c",   "ab", "a.b", "a\\b", "a\"b", "\xc3\xa4",	      "\x01",
+				   "x\ny",     "$",   "[0]", "#",  "0",	  " ",	  "A",	  "\xf0\x9f\x98\x80", "a/b",
+				   "metadata", "\x7f"};
+static const char *const strings[] = {
+	"",	"a",	"b",	"ab",	"A",  "1",  "1.0", "true", "null", "\xc3\xa4",	   "\xf0\x9f\x98\x80",
+	"a\"b", "a\\b", "a\nb", "\x7f", "[]", "{}", "%",   "a'b",  "\x01", "\xef\xbf\xbd", "z"};
+static const int64_t ints[] = {
+	0, 1, -1, 2, 5, 10, 9007199254740992, 9007199254740993, -9007199254740993, INT64_MAX, INT64_MIN, 4294967296};
+static const double reals[] = {0.0,
+			       -0.0,
+			       1.0,
+			       0.5,
+			       0.1,
+			       0.30000000000000004,
+			       0.3,
+			       -1.5,
+			       2.0,
+			       1e300,
+			       -1e300,
+			       5e-324,
+			       9007199254740992.0,
+			       9223372036854775808.0,
+			       1e15,
+			       123456789.12345678,
+			       1.7976931348623157e308,
+			       2.2250738585072011e-308,
+			       3.0e-5};
 static const char *const texts[] = {"a", "b", "ab", "A", "\xc3\xa4", "a\"b", "a'b", "%", "zz"};
-static const char *const times[] = {"1970-01-01T00:00:01Z", "2026-11-21T05:38:38.123456Z", "2026-11-21T06:38:38.123456+01:00", "2030-01-01T00:00:00Z"};
+static const char *const times[] = {"1970-01-01T00:00:01Z", "2026-11-21T05:38:38.123456Z",
+				    "2026-11-21T06:38:38.123456+01:00", "2030-01-01T00:00:00Z"};
 static const int64_t us[] = {0, 1000000, 1795239518123456, 1795239518123457, 1893456000000000};
 static const float importances[] = {0, 0.1f, 0.3f, 0.5f, 1};
 static const char *const ops[] = {"eq", "ne", "gt", "gte", "lt", "lte", "in", "nin", "exists"};
@@ -47,8 +68,10 @@ static json_t *scalar(void)
 	switch (below(9)) {
 	case 0: return json_null();
 	case 1: return json_boolean(below(2));
-	case 2: case 3: return json_integer(PICK(ints));
-	case 4: case 5: return json_real(PICK(reals));
+	case 2:
+	case 3: return json_integer(PICK(ints));
+	case 4:
+	case 5: return json_real(PICK(reals));
 	case 6: return json_integer(below(4));
 	default: return json_string(PICK(strings));
 	}
@@ -98,14 +121,27 @@ static void make_row(size_t i)
 	struct buf b = {0};
 	json_t *o = object(0);
 	char *metadata = json_dumps(o, JSON_COMPACT);
-	*m = (struct memory){.ns = record_ns(SPAN("n")), .ns_name = SPAN("n"), .version = 1 + below(3), .created_us = us[1 + below(4)],
-		.updated_us = us[1 + below(4)], .expires_us = below(2) ? 0 : us[4], .flags = below(2) ? MEMORY_PINNED : 0,
-		.importance = PICK(importances), .content = SPAN("\"metadata\":{\"a\":1}"), .kind = maybe(), .user_id = maybe(),
-		.agent_id = maybe(), .session_id = maybe(), .external_id = maybe(), .replaces_bytes = -1};
+	*m = (struct memory){.ns = record_ns(SPAN("n")),
+			     .ns_name = SPAN("n"),
+			     .version = 1 + below(3),
+			     .created_us = us[1 + below(4)],
+			     .updated_us = us[1 + below(4)],
+			     .expires_us = below(2) ? 0 : us[4],
+			     .flags = below(2) ? MEMORY_PINNED : 0,
+			     .importance = PICK(importances),
+			     .content = SPAN("\"metadata\":{\"a\":1}"),
+			     .kind = maybe(),
+			     .user_id = maybe(),
+			     .agent_id = maybe(),
+			     .session_id = maybe(),
+			     .external_id = maybe(),
+			     .replaces_bytes = -1};
 	m->id.b[15] = (uint8_t)i;
 	m->id.b[14] = 0x5a;
-	buf_printf(&b, "{\"id\":\"x\",\"namespace\":\"n\",\"content\":\"\\\"metadata\\\":{\\\"a\\\":1}\",\"importance\":%g,\"metadata\":%s,\"version\":1}",
-		   (double)m->importance, metadata);
+	buf_printf(
+		&b,
+		"{\"id\":\"x\",\"namespace\":\"n\",\"content\":\"\\\"metadata\\\":{\\\"a\\\":1}\",\"importance\":%g,\"metadata\":%s,\"version\":1}",
+		(double)m->importance, metadata);
 	m->body = (struct span){b.p, b.len};
 	row[i].body = b.p;
 	row[i].tree = json_loadb(b.p, b.len, 0, NULL);
@@ -150,7 +186,8 @@ static void path_field(char out[128])
 
 static json_t *operand(const char *field)
 {
-	static const char *const ids[] = {"00000000-0000-0000-0000-000000005a07", "00000000-0000-0000-0000-000000005aFF"};
+	static const char *const ids[] = {"00000000-0000-0000-0000-000000005a07",
+					  "00000000-0000-0000-0000-000000005aFF"};
 	if (strncmp(field, "metadata", 8) == 0)
 		return scalar();
 	if (strcmp(field, "id") == 0)
@@ -186,8 +223,9 @@ static json_t *condition(const char *field)
 
 static json_t *random_filter(int depth)
 {
-	static const char *const fields[] = {"id", "kind", "user_id", "agent_id", "session_id", "external_id", "importance", "version",
-					     "pinned", "created_at", "updated_at", "expires_at"};
+	static const char *const fields[] = {"id",	   "kind",	  "user_id",	"agent_id",
+					     "session_id", "external_id", "importance", "version",
+					     "pinned",	   "created_at",  "updated_at", "expires_at"};
 	json_t *o = json_object();
 	char field[128];
 	for (uint32_t n = below(8) ? 1 + below(2) : 0; n; n--) {
@@ -201,7 +239,8 @@ static json_t *random_filter(int depth)
 		} else if (what == 7) {
 			json_object_set_new(o, "not", random_filter(depth + 1));
 		} else {
-			json_object_set_new(o, what == 8 ? "and" : "or", json_pack("[oo]", random_filter(depth + 1), random_filter(depth + 1)));
+			json_object_set_new(o, what == 8 ? "and" : "or",
+					    json_pack("[oo]", random_filter(depth + 1), random_filter(depth + 1)));
 		}
 	}
 	return o;
@@ -229,7 +268,8 @@ static size_t compare(const struct store_ops *o, struct store *s, const struct f
 	for (size_t i = 0; i < MEMORIES; i++) {
 		bool c = filter_match(f, &row[i].m), model = j ? model_matches(j, &row[i].m, row[i].tree) : c;
 		if (c != row[i].listed || c != model)
-			fail_msg("filter %s\nmemory %s: C says %d, SQL %d, the model %d", text, row[i].body, c, row[i].listed, model);
+			fail_msg("filter %s\nmemory %s: C says %d, SQL %d, the model %d", text, row[i].body, c,
+				 row[i].listed, model);
 		n += c;
 	}
 	assert_int_equal(o->count(s, &q, &counted), STORE_OK);
@@ -339,6 +379,7 @@ static void test_deepest(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(test_random), cmocka_unit_test(test_largest), cmocka_unit_test(test_deepest)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(test_random), cmocka_unit_test(test_largest),
+					   cmocka_unit_test(test_deepest)};
 	return cmocka_run_group_tests(tests, open_store, close_store);
 }

@@ -11,6 +11,7 @@ struct probe {
 	int status;
 	bool closes;
 };
+/* clang-format off */
 static const struct probe probes[] = {
 	{"plain", WITH(GOOD "\r\n"), 200, false},
 	{"empty lines first", WITH("\r\n\r\n" GOOD "\r\n"), 200, false},
@@ -124,6 +125,7 @@ static const struct probe probes[] = {
 	{"1.0 keep-alive", WITH("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"), 200, false},
 	{"1.0 keep-alive and close", WITH("GET / HTTP/1.0\r\nConnection: keep-alive, close\r\n\r\n"), 200, true},
 };
+/* clang-format on */
 
 /* A second request behind each one tells whether the engine still is in step with the client. */
 static void check_probe(const struct probe *p, struct client *c, const char *how)
@@ -135,8 +137,8 @@ static void check_probe(const struct probe *p, struct client *c, const char *how
 		wait_bytes(c, 0, 2000);
 	n = answers(c, status, 4);
 	if (status[0] != p->status || c->eof != p->closes || n != (p->closes ? 1 : 2) || (n == 2 && status[1] != 200))
-		fail_msg("%s (%s): %d answers, %d %d, %s; expected %d, %s (%s)\n%s", p->what, how, n, status[0], status[1], c->eof ? "closed" : "open",
-			 p->status, p->closes ? "closed" : "open", t.why, c->in);
+		fail_msg("%s (%s): %d answers, %d %d, %s; expected %d, %s (%s)\n%s", p->what, how, n, status[0],
+			 status[1], c->eof ? "closed" : "open", p->status, p->closes ? "closed" : "open", t.why, c->in);
 	bool said = strstr(c->in, "Connection: close\r\n") != NULL;
 	if (said != p->closes)
 		fail_msg("%s: Connection: close is %ssaid", p->what, said ? "" : "not ");
@@ -264,7 +266,8 @@ static void test_chunk_limits(void **state)
 	assert_int_equal(status[0], 413);
 	hang_up(&c);
 	const char *const open[] = {"1;", "0\r\nX: ", "0\r\n"};
-	const char *const more[] = {"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "X: yyyyyyyyyyyyyyyyyyyyyy\r\n"};
+	const char *const more[] = {"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+				    "X: yyyyyyyyyyyyyyyyyyyyyy\r\n"};
 	const int want[] = {400, 431, 431};
 	for (int k = 0; k < 3; k++) { /* an endless extension, an endless trailer, endless trailers */
 		b.len = 0;
@@ -348,7 +351,7 @@ static void test_buffered_bytes(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(test_probes), T(test_probes_bytewise), T(test_llhttp_is_strict), T(test_large_heads),
+		T(test_probes),	      T(test_probes_bytewise),	T(test_llhttp_is_strict), T(test_large_heads),
 		T(test_chunk_limits), T(test_many_connections), T(test_buffered_bytes),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

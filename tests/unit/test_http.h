@@ -41,10 +41,7 @@ static char big[4 << 20];
 
 /* ---- the handler ---- */
 
-static bool path_is(struct http_request *r, const char *p)
-{
-	return span_eq(http_path(r), SPAN(p));
-}
+static bool path_is(struct http_request *r, const char *p) { return span_eq(http_path(r), SPAN(p)); }
 
 static void on_head(void *arg, struct http_request *r, bool *stream_r)
 {
@@ -156,8 +153,15 @@ static int setup(void **state)
 	memset(&t, 0, sizeof(t));
 	for (size_t i = 0; i < sizeof(big); i++)
 		big[i] = (char)('a' + i % 26);
-	t.l = (struct http_limits){.head_bytes = 32768, .body_bytes = 1 << 20, .headers = 100, .head_timeout_ms = 5000, .body_timeout_ms = 5000,
-				   .idle_timeout_ms = 5000, .write_timeout_ms = 5000, .max_connections = 1000, .buffered_bytes = 4 << 20};
+	t.l = (struct http_limits){.head_bytes = 32768,
+				   .body_bytes = 1 << 20,
+				   .headers = 100,
+				   .head_timeout_ms = 5000,
+				   .body_timeout_ms = 5000,
+				   .idle_timeout_ms = 5000,
+				   .write_timeout_ms = 5000,
+				   .max_connections = 1000,
+				   .buffered_bytes = 4 << 20};
 	t.base = event_base_new();
 	t.s = http_server_new(t.base, &t.l, &cb, NULL, &t.stats);
 	return t.base && t.s ? 0 : -1;

@@ -9,8 +9,10 @@ static void test_pipelining(void **state)
 	struct buf b = {0};
 	(void)state;
 	for (int i = 0; i < 16; i++)
-		buf_adds(&b, i % 4 == 1 ? POST "Content-Length: 3\r\n\r\nabc" : i % 4 == 2 ? POST "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n" :
-			     i % 4 == 3 ? "HEAD / HTTP/1.1\r\nHost: h\r\n\r\n" : GOOD "\r\n");
+		buf_adds(&b, i % 4 == 1	  ? POST "Content-Length: 3\r\n\r\nabc"
+			     : i % 4 == 2 ? POST "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+			     : i % 4 == 3 ? "HEAD / HTTP/1.1\r\nHost: h\r\n\r\n"
+					  : GOOD "\r\n");
 	struct client c = dial();
 	send_all(&c, b.p, b.len);
 	event_base_loop(t.base, EVLOOP_NONBLOCK);
@@ -58,8 +60,9 @@ static void test_pipelining(void **state)
 static void test_head_and_none(void **state)
 {
 	(void)state;
-	struct client c = ask(WITH("HEAD / HTTP/1.1\r\nHost: h\r\n\r\nHEAD /begin HTTP/1.1\r\nHost: h\r\n\r\nHEAD /stream HTTP/1.1\r\nHost: h\r\n\r\n"
-				   "GET /none HTTP/1.1\r\nHost: h\r\n\r\nHEAD /big HTTP/1.1\r\nHost: h\r\n\r\n"));
+	struct client c = ask(WITH(
+		"HEAD / HTTP/1.1\r\nHost: h\r\n\r\nHEAD /begin HTTP/1.1\r\nHost: h\r\n\r\nHEAD /stream HTTP/1.1\r\nHost: h\r\n\r\n"
+		"GET /none HTTP/1.1\r\nHost: h\r\n\r\nHEAD /big HTTP/1.1\r\nHost: h\r\n\r\n"));
 	assert_non_null(strstr(c.in, "Content-Length: 5\r\n"));
 	assert_non_null(strstr(c.in, "Content-Length: 4194304\r\n"));
 	assert_non_null(strstr(c.in, " 204 No Content\r\n"));
@@ -92,7 +95,8 @@ static void check_body(const char *path, size_t n, size_t piece)
 	}
 	settle(&c);
 	char *body = strstr(c.in, "\r\n\r\n") + 4;
-	if (c.len - (size_t)(body - c.in) < n || (n && memcmp(body, big, n) != 0) || strncmp(body + n, "HTTP/1.1 200", 12) != 0)
+	if (c.len - (size_t)(body - c.in) < n || (n && memcmp(body, big, n) != 0) ||
+	    strncmp(body + n, "HTTP/1.1 200", 12) != 0)
 		fail_msg("%s, %zu bytes in pieces of %zu", path, n, piece);
 	buf_free(&b);
 	hang_up(&c);
@@ -201,6 +205,7 @@ static void test_early_answer(void **state)
 
 static void test_timeouts(void **state)
 {
+	/* clang-format off */
 	static const struct {
 		const char *what, *bytes;
 		int status;
@@ -211,6 +216,7 @@ static void test_timeouts(void **state)
 		{"half a streamed body", "POST /up HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc", 408},
 		{"idle", GOOD "\r\n", 200},
 	};
+	/* clang-format on */
 	struct client c[ARRAY_LEN(rows)];
 	struct timespec tick = {0, 20000000};
 	(void)state;
@@ -329,7 +335,8 @@ static void test_deferred(void **state)
 {
 	int status[8];
 	(void)state;
-	struct client c = ask(WITH("GET /defer HTTP/1.1\r\nHost: h\r\n\r\n" GOOD "\r\nGET /defer HTTP/1.1\r\nHost: h\r\n\r\n"));
+	struct client c = ask(
+		WITH("GET /defer HTTP/1.1\r\nHost: h\r\n\r\n" GOOD "\r\nGET /defer HTTP/1.1\r\nHost: h\r\n\r\n"));
 	assert_int_equal(t.n_held, 1);
 	assert_int_equal(t.n_requests, 1); /* parsing rests */
 	assert_int_equal(c.len, 0);
@@ -482,7 +489,8 @@ static void test_stream_in(void **state)
 	for (int chunked = 0; chunked < 2; chunked++) {
 		t.up_len = b.len = 0;
 		t.pause = true;
-		buf_printf(&b, "POST /up HTTP/1.1\r\nHost: h\r\n%s\r\n\r\n", chunked ? "Transfer-Encoding: chunked" : "Content-Length: 800000");
+		buf_printf(&b, "POST /up HTTP/1.1\r\nHost: h\r\n%s\r\n\r\n",
+			   chunked ? "Transfer-Encoding: chunked" : "Content-Length: 800000");
 		for (int i = 0; i < 80; i++) {
 			if (chunked)
 				buf_adds(&b, "2710\r\n");
@@ -553,8 +561,9 @@ static void test_drain(void **state)
 {
 	int status[4];
 	(void)state;
-	struct client idle = dial(), served = ask(WITH(GOOD "\r\n")), waiting = ask(WITH("GET /defer HTTP/1.1\r\nHost: h\r\n\r\n")),
-		      partial = ask(WITH("GET /x HT")), late = dial();
+	struct client idle = dial(), served = ask(WITH(GOOD "\r\n")),
+		      waiting = ask(WITH("GET /defer HTTP/1.1\r\nHost: h\r\n\r\n")), partial = ask(WITH("GET /x HT")),
+		      late = dial();
 	send_all(&late, WITH(GOOD "\r\n")); /* in the socket when the drain begins */
 	http_server_drain(t.s);
 	settle(NULL);
@@ -605,8 +614,9 @@ static void test_accessors(void **state)
 	size_t n;
 	unsigned uid;
 	(void)state;
-	struct client c = ask(WITH("GET http://Ab.c:1/p%20q?a=1&b=%C3%A9+x&c&%62b=2&bad=%zz HTTP/1.1\r\nHost: other\r\nX-Request-Id: my-id_1\r\n"
-				   "Accept: a\r\nX-Some: thing \t\r\naccept: b\r\nACCEPT:c\r\n\r\n"));
+	struct client c = ask(WITH(
+		"GET http://Ab.c:1/p%20q?a=1&b=%C3%A9+x&c&%62b=2&bad=%zz HTTP/1.1\r\nHost: other\r\nX-Request-Id: my-id_1\r\n"
+		"Accept: a\r\nX-Some: thing \t\r\naccept: b\r\nACCEPT:c\r\n\r\n"));
 	assert_string_equal(t.last_path, "/p%20q");
 	assert_string_equal(t.last_host, "Ab.c:1");
 	assert_non_null(strstr(c.in, "X-Request-Id: my-id_1\r\n"));
@@ -713,7 +723,8 @@ static void test_unix_peer(void **state)
 static void test_free_in_flight(void **state)
 {
 	(void)state;
-	struct client a = ask(WITH("GET /defer HTTP/1.1\r\nHost: h\r\n\r\n")), b = ask(WITH(POST "Content-Length: 90000\r\n\r\nabc"));
+	struct client a = ask(WITH("GET /defer HTTP/1.1\r\nHost: h\r\n\r\n")),
+		      b = ask(WITH(POST "Content-Length: 90000\r\n\r\nabc"));
 	teardown(NULL);
 	assert_int_equal(t.n_gone, 1);
 	struct client *both[] = {&a, &b};
@@ -726,11 +737,13 @@ static void test_free_in_flight(void **state)
 
 int main(void)
 {
+	/* clang-format off */
 	const struct CMUnitTest tests[] = {
 		T(test_pipelining), T(test_head_and_none), T(test_bodies), T(test_chunked_splits), T(test_expect),
 		T(test_early_answer), T(test_timeouts), T(test_slow_reader), T(test_many_slow_readers), T(test_deferred),
 		T(test_deferred_flood), T(test_client_gone), T(test_stream_out), T(test_stream_in), T(test_duplex),
 		T(test_drain), T(test_idle_memory), T(test_accessors), T(test_tcp_peer), T(test_unix_peer), T(test_free_in_flight),
 	};
+	/* clang-format on */
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

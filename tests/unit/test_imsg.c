@@ -138,8 +138,11 @@ static void test_malformed(void **state)
 		fds[i] = s[0];
 	size_t before = open_fds();
 	uint32_t frame[4] = {CTL_DRAIN, 0, 0, 0};
-	const struct { uint32_t len; size_t bytes; size_t nfds; } bad[] = {
-		{0, 0, 1}, {0, 1, 0}, {0, 7, 1}, {1, 8, 1}, {0, 9, 1}, {UINT32_MAX, 16, 1}, {8, 16, 16}};
+	const struct {
+		uint32_t len;
+		size_t bytes;
+		size_t nfds;
+	} bad[] = {{0, 0, 1}, {0, 1, 0}, {0, 7, 1}, {1, 8, 1}, {0, 9, 1}, {UINT32_MAX, 16, 1}, {8, 16, 16}};
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
 		frame[1] = bad[i].len;
 		send_raw(s[0], frame, bad[i].bytes, fds, bad[i].nfds);

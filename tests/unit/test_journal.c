@@ -270,7 +270,7 @@ static void quota_refuses_and_recovers(void **state)
 	count_files(w->dir, "journal", "", &bytes);
 	assert_true(bytes <= 256 * KIB);
 	assert_int_equal(journal_sync(w->j), 0); /* that is no disk error */
-	world_reopen(w, 0);                      /* a full journal can be opened and read */
+	world_reopen(w, 0);			 /* a full journal can be opened and read */
 	world_got(w, 1, last);
 	journal_release(w->j, last - 10);
 	world_fill(w, last + 50);
@@ -400,7 +400,8 @@ static void scrub_leaves_nothing(void **state)
 		assert_false(files_contain(w, MARKER, sizeof(MARKER) - 1));
 		struct journal_reader *r = journal_reader_open(w->dir);
 		char buf[RECORD_MOST];
-		assert_false(journal_read(r, w->where[erased % 4096].segment, w->where[erased % 4096].offset, buf, 100));
+		assert_false(
+			journal_read(r, w->where[erased % 4096].segment, w->where[erased % 4096].offset, buf, 100));
 		for (uint64_t seq = erased + 1; seq <= last; seq++) {
 			struct journal_where at = w->where[seq % 4096];
 			assert_true(journal_read(r, at.segment, at.offset, buf, record_len(seq)));

@@ -143,7 +143,8 @@ static void flipped_bit_in_the_middle(void **state)
 	world_fill(w, 60);
 	journal_close(&w->j);
 	char *whole = slurp(world_segment(w, 1), &len);
-	for (size_t at = 0; at < sizeof(struct rec_head) + record_len(30); at += at < sizeof(struct rec_head) ? 1 : 29) {
+	for (size_t at = 0; at < sizeof(struct rec_head) + record_len(30);
+	     at += at < sizeof(struct rec_head) ? 1 : 29) {
 		size_t byte = w->where[30].offset - sizeof(struct rec_head) + at;
 		spit(world_segment(w, 1), whole, len);
 		flip(world_segment(w, 1), byte, (unsigned char)(1 << at % 8));
@@ -153,7 +154,8 @@ static void flipped_bit_in_the_middle(void **state)
 		/* The copy is what the disk held. */
 		struct seg_head h;
 		memcpy(&h, whole, sizeof(h));
-		snprintf(qpath, sizeof(qpath), "%s/quarantine/%016llx-%016llx.seg", w->dir, 1ull, (unsigned long long)h.epoch);
+		snprintf(qpath, sizeof(qpath), "%s/quarantine/%016llx-%016llx.seg", w->dir, 1ull,
+			 (unsigned long long)h.epoch);
 		char *q = slurp(qpath, &qlen);
 		assert_int_equal(qlen, len);
 		assert_int_equal((unsigned char)q[byte], (unsigned char)whole[byte] ^ 1 << at % 8);
@@ -348,7 +350,8 @@ static void holes_are_told(const struct world *w)
 			bool told = false;
 			for (const char *p = w->log; !told && (p = strstr(p, "records ")); p++) {
 				unsigned long long a, b;
-				told = sscanf(p, "records %llu to %llu are lost", &a, &b) == 2 && a <= want && want <= b;
+				told = sscanf(p, "records %llu to %llu are lost", &a, &b) == 2 && a <= want &&
+				       want <= b;
 			}
 			if (!told)
 				print_error("%llu is not told:\n%s\n", (unsigned long long)want, w->log);
@@ -374,18 +377,12 @@ static void hurt(const struct world *w, uint64_t segments)
 	if (n > len - at)
 		n = len - at;
 	switch (roll(6)) {
-	case 0:
-		memset(p + at, 0, n);
-		break;
-	case 1:
-		memset(p + at, 0xff, n);
-		break;
+	case 0: memset(p + at, 0, n); break;
+	case 1: memset(p + at, 0xff, n); break;
 	case 2:
 		memmove(p + at, p + roll((unsigned)(len - n + 1)), n); /* a block of elsewhere */
 		break;
-	case 3:
-		len = roll(8) ? len : at;
-		break;
+	case 3: len = roll(8) ? len : at; break;
 	default:
 		if (len)
 			p[at] ^= (char)(1 << roll(8));

@@ -32,20 +32,14 @@ static float value(enum fill f, size_t i)
 {
 	float r = (float)next() / (float)UINT32_MAX * 2 - 1;
 	switch (f) {
-	case ZEROS:
-		return i % 2 ? 0.0F : -0.0F;
-	case DENORMALS:
-		return r * 1e-39F;
-	case DUPLICATES:
-		return 0.1F;
-	case LARGE: /* squares are near the end of the range, and sums of 4,099 still fit */
-		return r * 5e16F;
+	case ZEROS: return i % 2 ? 0.0F : -0.0F;
+	case DENORMALS: return r * 1e-39F;
+	case DUPLICATES: return 0.1F;
+	case LARGE: /* squares are near the end of the range, and sums of 4,099 still fit */ return r * 5e16F;
 	case MIXED: /* magnitudes that differ by 1e12, signs that cancel */
 		return r * powf(10, (float)(next() % 12) - 6);
-	case SPARSE:
-		return next() % 16 ? 0.0F : r;
-	default:
-		return r;
+	case SPARSE: return next() % 16 ? 0.0F : r;
+	default: return r;
 	}
 }
 
@@ -187,11 +181,13 @@ int main(void)
 	const struct {
 		const char *name;
 		CMUnitTestFunction f;
-	} kinds[] = {{"random and adversarial", test_family}, {"unaligned", test_unaligned}, {"extremes", test_extremes}};
+	} kinds[] = {
+		{"random and adversarial", test_family}, {"unaligned", test_unaligned}, {"extremes", test_extremes}};
 	for (size_t f = 0; f < ARRAY_LEN(families); f++) {
 		for (size_t t = 0; t < ARRAY_LEN(kinds); t++, n++) {
 			snprintf(names[n], sizeof(names[n]), "%s: %s", families[f], kinds[t].name);
-			tests[n] = (struct CMUnitTest){names[n], kinds[t].f, NULL, NULL, (void *)(uintptr_t)families[f]};
+			tests[n] = (struct CMUnitTest){names[n], kinds[t].f, NULL, NULL,
+						       (void *)(uintptr_t)families[f]};
 		}
 	}
 	tests[n] = (struct CMUnitTest)cmocka_unit_test(test_choice);

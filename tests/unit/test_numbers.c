@@ -38,7 +38,8 @@ static float from_bits(uint32_t u)
 static void check_inside(const char *text, float want)
 {
 	static const char *const before[] = {"[1.25,-0.0078125,", "[1.25, -0.0078125, ", "[\n1.25,\n-0.0078125,\n"};
-	static const char *const behind[] = {",-0.5,0.12345678901234567890123456789]", ", -0.5, 0.12345678901234567890123456789]", "\n,1]"};
+	static const char *const behind[] = {",-0.5,0.12345678901234567890123456789]",
+					     ", -0.5, 0.12345678901234567890123456789]", "\n,1]"};
 	size_t n, i = rng() % 3, size = strlen(before[i]) + strlen(text) + strlen(behind[i]);
 	char *array = malloc(size + 1);
 	const char *end;
@@ -46,8 +47,10 @@ static void check_inside(const char *text, float want)
 	assert_non_null(array);
 	snprintf(array, size + 1, "%s%s%s", before[i], text, behind[i]);
 	enum floats_error e = floats_parse(array, array + size, got, ARRAY_LEN(got), &n, &end);
-	if (isinf(want) ? e != FLOATS_RANGE || n != 2 : e != FLOATS_OK || n != (i < 2 ? 5 : 4) || bits(got[2]) != bits(want) || end != array + size)
-		fail_msg("%s: error %d, %zu numbers, got %a, strtof says %a", array, e, n, (double)got[2], (double)want);
+	if (isinf(want) ? e != FLOATS_RANGE || n != 2
+			: e != FLOATS_OK || n != (i < 2 ? 5 : 4) || bits(got[2]) != bits(want) || end != array + size)
+		fail_msg("%s: error %d, %zu numbers, got %a, strtof says %a", array, e, n, (double)got[2],
+			 (double)want);
 	free(array);
 }
 
@@ -95,7 +98,8 @@ static void random_number(char *t, size_t cap)
 	case 4: snprintf(t, cap, "%.*f", (int)(rng() % 25), (double)(int64_t)rng() / 1e16); break;
 	case 5: { /* the exact boundary between two floats, and its neighbours */
 		double next = (double)nextafterf(f, INFINITY), mid = isfinite(next) ? d / 2 + next / 2 : d;
-		snprintf(t, cap, "%.*g", (int)(18 + rng() % 100), rng() & 1 ? mid : nextafter(mid, rng() & 1 ? 1e300 : -1e300));
+		snprintf(t, cap, "%.*g", (int)(18 + rng() % 100),
+			 rng() & 1 ? mid : nextafter(mid, rng() & 1 ? 1e300 : -1e300));
 		break;
 	}
 	case 6: { /* any digits, any exponent */
@@ -106,7 +110,9 @@ static void random_number(char *t, size_t cap)
 		snprintf(t + n, cap - n, "e%d", (int)(rng() % 120) - 60);
 		break;
 	}
-	default: snprintf(t, cap, "%s%lld%s", rng() & 1 ? "-" : "", (long long)(rng() >> (1 + rng() % 63)), rng() & 1 ? "" : "E+3");
+	default:
+		snprintf(t, cap, "%s%lld%s", rng() & 1 ? "-" : "", (long long)(rng() >> (1 + rng() % 63)),
+			 rng() & 1 ? "" : "E+3");
 	}
 }
 
@@ -122,6 +128,7 @@ static void test_random(void **state)
 
 static void test_known(void **state)
 {
+	/* clang-format off */
 	static const char *const texts[] = {
 		"0", "-0", "0.0", "-0.0e10", "0e999999999", "0.0000000000000000000000000000000000000000000000000001e52", "1", "-1", "16777216",
 		"16777217", "16777218", "16777219", "33554433", "9007199254740993", "0.1", "1e-45", "7e-46", "7.0064923216240853e-46",
@@ -133,6 +140,7 @@ static void test_known(void **state)
 		"8388609.5", "8388610.5", "4194304.25", "99999999999999999999e-20", "100000000000000000000000000000000000000",
 		"0.000000000000000000000000000000000000011754943508222875",
 	};
+	/* clang-format on */
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(texts); i++)
 		check(texts[i]);
@@ -184,15 +192,18 @@ static void check_grammar(const char *text, size_t n)
 	if (n == 0 || *text != '[')
 		return;
 	bool closed = n > 1 && text[n - 1] == ']', spaced = rng() & 1;
-	int len = snprintf(t, sizeof(t), "[1.25,%s-0.0078125,%s%.*s", spaced ? " " : "", spaced ? " " : "", (int)n - 1, text + 1);
+	int len = snprintf(t, sizeof(t), "[1.25,%s-0.0078125,%s%.*s", spaced ? " " : "", spaced ? " " : "", (int)n - 1,
+			   text + 1);
 	check_text(t, (size_t)len);
 	len -= closed;
-	len += snprintf(t + len, sizeof(t) - (size_t)len, ",%s0.123456789,0.1234567890123,-0.12345678]", spaced ? " " : "");
+	len += snprintf(t + len, sizeof(t) - (size_t)len, ",%s0.123456789,0.1234567890123,-0.12345678]",
+			spaced ? " " : "");
 	check_text(t, (size_t)len);
 }
 
 static void test_grammar(void **state)
 {
+	/* clang-format off */
 	static const char *const texts[] = {
 		"[]", "[ ]", "[\n]", "[1]", "[1,2]", "[ 1 , 2 ]", "[1,]", "[,1]", "[1,,2]", "[1 2]", "[", "[1", "[1,", "]", "", "1", "[+1]", "[01]",
 		"[-]", "[-01]", "[.5]", "[5.]", "[5.e3]", "[1e]", "[1e+]", "[1E-]", "[1E5]", "[1e+5]", "[1.0e-05]", "[0x10]", "[NaN]", "[nan]",
@@ -200,6 +211,7 @@ static void test_grammar(void **state)
 		"[- 1]", "[1 .5]", "[1. 5]", "[1e 5]", "[--1]", "[1-2]", "[1.2.3]", "[00]", "[0.0]", "[-0]", "[0e0]", "[1/2]", "[1:2]", "[123456789a]",
 		"[12345678]", "[123456789]", "[1234567890123456.12345678]", "[0.12345678e1]", "[12345678.]", "[1;2]", "[\xc2\xa0" "1]", "[1\xef\xbc\x8c" "2]",
 	};
+	/* clang-format on */
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(texts); i++)
 		for (size_t n = 0; n <= strlen(texts[i]); n++)
@@ -252,6 +264,7 @@ static enum floats_extract extract(const char *body, size_t n, struct floats_fou
 
 static void test_extract(void **state)
 {
+	/* clang-format off */
 	static const struct {
 		const char *body, *out;
 		enum floats_extract result;
@@ -291,6 +304,7 @@ static void test_extract(void **state)
 		{"{\"embedding\\", NULL, FLOATS_EXTRACT_OK, 0, FLOATS_OK},
 		{"", NULL, FLOATS_EXTRACT_OK, 0, FLOATS_OK},
 	};
+	/* clang-format on */
 	struct floats_found f = {0};
 	struct buf out = {0};
 	(void)state;
@@ -329,7 +343,7 @@ static void floats_only(json_t *object)
 {
 	json_t *array = json_object_get(object, "embedding"), *v;
 	size_t i;
-	json_array_foreach(array, i, v) {
+	json_array_foreach (array, i, v) {
 		if (json_is_number(v))
 			json_array_set_new(array, i, json_real((double)(float)json_number_value(v)));
 	}
@@ -341,7 +355,8 @@ static void each_object(json_t *root, void (*fn)(json_t *))
 	size_t i;
 	fn(root);
 	if (json_is_object(root))
-		json_array_foreach(json_object_get(root, "memories"), i, v) fn(v);
+		json_array_foreach (json_object_get(root, "memories"), i, v)
+			fn(v);
 }
 
 static void compare(const char *body, size_t n, struct floats_found *f, struct buf *out)
@@ -352,12 +367,14 @@ static void compare(const char *body, size_t n, struct floats_found *f, struct b
 	if (e == FLOATS_EXTRACT_OK) {
 		after = json_loadb(out->p ? out->p : "", out->len, 0, NULL);
 		if (!before != !after)
-			fail_msg("'%.*s' and '%.*s': jansson does not agree with itself", (int)n, body, (int)out->len, out->p);
+			fail_msg("'%.*s' and '%.*s': jansson does not agree with itself", (int)n, body, (int)out->len,
+				 out->p);
 	}
 	if (after) {
 		put_back(after, f);
 		if (json_is_object(after))
-			json_array_foreach(json_object_get(after, "memories"), i, v) put_back(v, f);
+			json_array_foreach (json_object_get(after, "memories"), i, v)
+				put_back(v, f);
 		each_object(before, floats_only);
 		each_object(after, floats_only);
 		if (!json_equal(before, after))
@@ -370,8 +387,28 @@ static void compare(const char *body, size_t n, struct floats_found *f, struct b
 static void test_extract_random(void **state)
 {
 	static const char *const parts[] = {
-		"{", "}", "[", "]", ",", ":", " ", "\"embedding\"", "\"memories\"", "\"embedding\":[1,2]", "\"embedding\":[-1.5e3]", "\"x\"", "1", "null",
-		"\\", "\"", "{\"embedding\":[0.25]}", "\"memories\":[", "\"a\":", "\"\\\"\"", "\"emb\\u0065dding\":[4]", "2",
+		"{",
+		"}",
+		"[",
+		"]",
+		",",
+		":",
+		" ",
+		"\"embedding\"",
+		"\"memories\"",
+		"\"embedding\":[1,2]",
+		"\"embedding\":[-1.5e3]",
+		"\"x\"",
+		"1",
+		"null",
+		"\\",
+		"\"",
+		"{\"embedding\":[0.25]}",
+		"\"memories\":[",
+		"\"a\":",
+		"\"\\\"\"",
+		"\"emb\\u0065dding\":[4]",
+		"2",
 	};
 	static const char *const good[] = {
 		"{\"memories\":[{\"embedding\":[1,2.5],\"content\":\"[\\\"]\"},{\"content\":\"x\",\"embedding\":[]}],\"embedding\":[3]}",
@@ -406,7 +443,8 @@ static size_t encode(const uint8_t *p, size_t n, char *out)
 	static const char al[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 	size_t o = 0;
 	for (size_t i = 0; i < n; i += 3) {
-		uint32_t v = (uint32_t)p[i] << 16 | (i + 1 < n ? (uint32_t)p[i + 1] << 8 : 0) | (i + 2 < n ? p[i + 2] : 0u);
+		uint32_t v = (uint32_t)p[i] << 16 | (i + 1 < n ? (uint32_t)p[i + 1] << 8 : 0) |
+			     (i + 2 < n ? p[i + 2] : 0u);
 		out[o++] = al[v >> 18];
 		out[o++] = al[v >> 12 & 63];
 		out[o++] = i + 1 < n ? al[v >> 6 & 63] : '=';
@@ -442,7 +480,8 @@ static void test_base64(void **state)
 		}
 		free(copy);
 	}
-	static const char *const bad[] = {"", "A", "AAAA", "AAAAAA", "AAAAAA=", "AAAAA===", "AAAAAB==", "AAAAAAA=", "====", "AAAAAA==AAAAAA==", "AAAA AA=="};
+	static const char *const bad[] = {"",	      "A",	  "AAAA", "AAAAAA",	      "AAAAAA=",  "AAAAA===",
+					  "AAAAAB==", "AAAAAAA=", "====", "AAAAAA==AAAAAA==", "AAAA AA=="};
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++)
 		assert_int_equal(floats_base64(bad[i], strlen(bad[i]), out, 40, &got), FLOATS_SYNTAX);
 	assert_int_equal(floats_base64("AAAAAA==", 8, out, 40, &got), FLOATS_OK);
@@ -453,8 +492,9 @@ static void test_base64(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_known),   cmocka_unit_test(test_random),         cmocka_unit_test(test_grammar), cmocka_unit_test(test_limits),
-		cmocka_unit_test(test_extract), cmocka_unit_test(test_extract_random), cmocka_unit_test(test_base64),
+		cmocka_unit_test(test_known),  cmocka_unit_test(test_random),  cmocka_unit_test(test_grammar),
+		cmocka_unit_test(test_limits), cmocka_unit_test(test_extract), cmocka_unit_test(test_extract_random),
+		cmocka_unit_test(test_base64),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -62,10 +62,18 @@ static struct uuid uuid_of(unsigned id)
 static struct pending_entry entry_of(uint64_t seq, unsigned j, uint64_t life)
 {
 	unsigned id = id_of(seq, j, life);
-	return (struct pending_entry){.id = uuid_of(id), .ns = 1 + id % 3, .version = seq * 4 + j, .seq = seq,
-		.content_key = 100 + id / 2, .external_key = id % 4 ? 1000 + id : 0, .segment = seq * 3 + j,
-		.offset = mix(seq + j), .len = id, .type = OP_PUT, .expires_us = (int64_t)life,
-		.reserved = {mix(seq), mix(seq) + j}};
+	return (struct pending_entry){.id = uuid_of(id),
+				      .ns = 1 + id % 3,
+				      .version = seq * 4 + j,
+				      .seq = seq,
+				      .content_key = 100 + id / 2,
+				      .external_key = id % 4 ? 1000 + id : 0,
+				      .segment = seq * 3 + j,
+				      .offset = mix(seq + j),
+				      .len = id,
+				      .type = OP_PUT,
+				      .expires_us = (int64_t)life,
+				      .reserved = {mix(seq), mix(seq) + j}};
 }
 
 static bool consistent(const struct pending_entry *e)
@@ -142,7 +150,7 @@ static void test_idem_and_drop(void **state)
 	int fd;
 	struct pending *p = fresh(1024, &fd);
 	struct pending_entry e, i = {.seq = 1, .type = OP_IDEM, .ns = 5, .expires_us = 77},
-		d = {.seq = 2, .type = OP_NS_DROP, .ns = 5};
+				d = {.seq = 2, .type = OP_NS_DROP, .ns = 5};
 	uint64_t key = 0x1122334455667788;
 	memcpy(i.id.b, &key, 8);
 	pending_append(p, &i);
@@ -293,7 +301,8 @@ static void test_snapshot(void **state)
 	(void)state;
 	int fd;
 	struct pending *p = fresh(4096, &fd);
-	struct pending_entry *v, drop = {.type = OP_NS_DROP, .ns = 2, .seq = 501}, idem = {.type = OP_IDEM, .ns = 1, .seq = 500};
+	struct pending_entry *v, drop = {.type = OP_NS_DROP, .ns = 2, .seq = 501},
+				 idem = {.type = OP_IDEM, .ns = 1, .seq = 500};
 	assert_int_equal(pending_snapshot(p, 0, &v), 0);
 	free(v);
 	for (uint64_t seq = 1; seq < 500; seq++)
@@ -410,7 +419,7 @@ static void test_between_steps(void **state)
 /* What writer, readers and killer share; in the daemon: acknowledgements, the store, plant. */
 struct world {
 	_Atomic uint64_t acked[IDS], stored[IDS]; /* versions */
-	_Atomic uint64_t applied, flushed;        /* sequences */
+	_Atomic uint64_t applied, flushed;	  /* sequences */
 	_Atomic uint64_t reads, found, bad;
 	_Atomic uint32_t stop;
 };
@@ -643,11 +652,13 @@ static void test_kill(void **state)
 
 int main(void)
 {
+	/* clang-format off */
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_visibility), cmocka_unit_test(test_idem_and_drop), cmocka_unit_test(test_model),
 		cmocka_unit_test(test_full), cmocka_unit_test(test_recover), cmocka_unit_test(test_snapshot),
 		cmocka_unit_test(test_between_steps),
 		cmocka_unit_test(test_threads), cmocka_unit_test(test_kill),
 	};
+	/* clang-format on */
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

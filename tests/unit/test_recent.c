@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <cmocka.h>
 
-#include "../../workers/sync/recent.c"
+#include "sync/recent.c"
 
 static void unknown_keys(void **state)
 {

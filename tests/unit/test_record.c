@@ -15,12 +15,27 @@ static char long_text[LIMIT_CONTENT];
 
 static struct memory sample(void)
 {
-	struct memory m = {.ns = record_ns(SPAN("default")), .version = 7, .created_us = 1, .updated_us = 2,
-		.expires_us = 3, .deleted_us = 4, .flags = MEMORY_PINNED | MEMORY_SUPERSEDED, .importance = 0.25f,
-		.content_hash = 99, .ns_name = SPAN("default"), .content = SPAN("likes tea"), .kind = SPAN("fact"),
-		.user_id = SPAN("u1"), .agent_id = SPAN("a12"), .session_id = SPAN("s123"),
-		.external_id = SPAN("e1234"), .embedder = SPAN("hash-v1"), .body = SPAN("{\"content\":\"likes tea\"}"),
-		.embedding = vector, .dim = 3, .replaces_bytes = -1};
+	struct memory m = {.ns = record_ns(SPAN("default")),
+			   .version = 7,
+			   .created_us = 1,
+			   .updated_us = 2,
+			   .expires_us = 3,
+			   .deleted_us = 4,
+			   .flags = MEMORY_PINNED | MEMORY_SUPERSEDED,
+			   .importance = 0.25f,
+			   .content_hash = 99,
+			   .ns_name = SPAN("default"),
+			   .content = SPAN("likes tea"),
+			   .kind = SPAN("fact"),
+			   .user_id = SPAN("u1"),
+			   .agent_id = SPAN("a12"),
+			   .session_id = SPAN("s123"),
+			   .external_id = SPAN("e1234"),
+			   .embedder = SPAN("hash-v1"),
+			   .body = SPAN("{\"content\":\"likes tea\"}"),
+			   .embedding = vector,
+			   .dim = 3,
+			   .replaces_bytes = -1};
 	for (int i = 0; i < 16; i++)
 		m.id.b[i] = (uint8_t)(i + 1);
 	return m;
@@ -248,10 +263,20 @@ static void test_keys(void **state)
 	struct span t = SPAN("text");
 	struct uuid id = {{0}};
 	memcpy(id.b, "text", 4);
-	uint64_t k[] = {record_ns(t), record_id_key(&id), record_content_key(1, t), record_content_key(2, t),
-			record_external_key(1, t), record_external_key(2, t), record_idem_key(1, t),
-			record_idem_key(2, t), record_ns_key(1), record_ns_key(2), record_content_key(1, SPAN("texu")),
-			record_content_key(1, SPAN("")), record_external_key(1, SPAN("")), record_ns(SPAN(""))};
+	uint64_t k[] = {record_ns(t),
+			record_id_key(&id),
+			record_content_key(1, t),
+			record_content_key(2, t),
+			record_external_key(1, t),
+			record_external_key(2, t),
+			record_idem_key(1, t),
+			record_idem_key(2, t),
+			record_ns_key(1),
+			record_ns_key(2),
+			record_content_key(1, SPAN("texu")),
+			record_content_key(1, SPAN("")),
+			record_external_key(1, SPAN("")),
+			record_ns(SPAN(""))};
 	for (size_t i = 0; i < ARRAY_LEN(k); i++) {
 		assert_true(k[i] != 0);
 		for (size_t j = 0; j < i; j++)
@@ -271,8 +296,8 @@ static void test_keys(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_memory), cmocka_unit_test(test_memory_cut), cmocka_unit_test(test_transaction),
-		cmocka_unit_test(test_ops_from), cmocka_unit_test(test_frame), cmocka_unit_test(test_keys),
+		cmocka_unit_test(test_memory),	 cmocka_unit_test(test_memory_cut), cmocka_unit_test(test_transaction),
+		cmocka_unit_test(test_ops_from), cmocka_unit_test(test_frame),	    cmocka_unit_test(test_keys),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

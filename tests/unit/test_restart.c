@@ -33,8 +33,7 @@ static void killed_from_outside_restarts_at_once_however_often(void **state)
 static void death_before_ready_backs_off_exponentially(void **state)
 {
 	(void)state;
-	static const int64_t want[] = {100000, 200000, 400000, 800000, 1600000, 3200000, 6400000,
-				       10000000, 10000000};
+	static const int64_t want[] = {100000, 200000, 400000, 800000, 1600000, 3200000, 6400000, 10000000, 10000000};
 	struct restart_history h = {0};
 	for (size_t i = 0; i < ARRAY_LEN(want); i++) {
 		struct restart_plan p = die(&h, i % 2 ? EXITED(1) : KILLED(SIGKILL), false, 0);
@@ -55,8 +54,7 @@ static void jitter_stays_in_the_upper_half(void **state)
 		assert_in_range(p.delay_us, 400000, 800000);
 	}
 	struct restart_history a = {.faults = 3}, b = {.faults = 3};
-	assert_int_not_equal(restart_decide(&a, &d, 0).delay_us,
-			     restart_decide(&b, &d, UINT32_MAX).delay_us);
+	assert_int_not_equal(restart_decide(&a, &d, 0).delay_us, restart_decide(&b, &d, UINT32_MAX).delay_us);
 }
 
 static void first_crash_is_forgiven_the_second_is_not(void **state)
@@ -67,8 +65,7 @@ static void first_crash_is_forgiven_the_second_is_not(void **state)
 	assert_int_equal(die(&h, KILLED(SIGSEGV), true, SECOND).verdict, RESTART_LATER);
 	/* … until it has served for long enough. */
 	assert_int_equal(die(&h, KILLED(SIGABRT), true, RESTART_PROVEN_US).verdict, RESTART_NOW);
-	assert_int_equal(die(&h, KILLED(SIGABRT), true, RESTART_PROVEN_US - 1).verdict,
-			 RESTART_LATER);
+	assert_int_equal(die(&h, KILLED(SIGABRT), true, RESTART_PROVEN_US - 1).verdict, RESTART_LATER);
 }
 
 static void failing_while_serving_backs_off_and_service_resets_it(void **state)
@@ -97,15 +94,13 @@ static void fatal_is_never_tried_again(void **state)
 	(void)state;
 	struct restart_history h = {0};
 	assert_int_equal(die(&h, EXITED(WORKER_EXIT_FATAL), false, 0).verdict, RESTART_GIVE_UP);
-	assert_int_equal(die(&h, EXITED(WORKER_EXIT_FATAL), true, 100 * SECOND).verdict,
-			 RESTART_GIVE_UP);
+	assert_int_equal(die(&h, EXITED(WORKER_EXIT_FATAL), true, 100 * SECOND).verdict, RESTART_GIVE_UP);
 }
 
 static void who_was_told_to_leave_stays_away(void **state)
 {
 	(void)state;
-	static const int how[] = {EXITED(0), EXITED(1), EXITED(WORKER_EXIT_FATAL), KILLED(SIGKILL),
-				  KILLED(SIGSEGV)};
+	static const int how[] = {EXITED(0), EXITED(1), EXITED(WORKER_EXIT_FATAL), KILLED(SIGKILL), KILLED(SIGSEGV)};
 	for (size_t i = 0; i < ARRAY_LEN(how); i++) {
 		struct restart_history h = {0};
 		struct restart_death d = {.status = how[i], .ready = true, .asked = true};
@@ -120,8 +115,7 @@ static void reasons_are_named(void **state)
 	char out[64];
 	assert_string_equal(restart_describe(KILLED(SIGSEGV), out, sizeof(out)), "killed by SIGSEGV");
 	assert_string_equal(restart_describe(EXITED(1), out, sizeof(out)), "exit 1");
-	assert_string_equal(restart_describe(EXITED(78), out, sizeof(out)),
-			    "exit 78 (useless to try again)");
+	assert_string_equal(restart_describe(EXITED(78), out, sizeof(out)), "exit 78 (useless to try again)");
 }
 
 int main(void)

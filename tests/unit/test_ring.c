@@ -327,11 +327,13 @@ static void test_wake(void **state)
 
 int main(void)
 {
+	/* clang-format off */
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_empty), cmocka_unit_test(test_laps), cmocka_unit_test(test_full),
 		cmocka_unit_test(test_successors), cmocka_unit_test(test_neighbours),
 		cmocka_unit_test(test_broken_producer), cmocka_unit_test(test_broken_consumer),
 		cmocka_unit_test(test_wake),
 	};
+	/* clang-format on */
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

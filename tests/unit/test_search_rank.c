@@ -10,9 +10,9 @@
 #include <stdlib.h>
 #include <cmocka.h>
 
-#include "api_alone.h"
+#include "api/api.h"
 
-#include "../../workers/api/search_rank.c"
+#include "api/search_rank.c"
 
 static struct uuid id(unsigned n)
 {
@@ -60,7 +60,8 @@ static struct {
 } stored[16];
 static unsigned freed;
 
-static enum store_rc neighbours(struct store *s, const struct uuid *u, int64_t now, struct store_neighbour out[4], size_t *n_r)
+static enum store_rc neighbours(struct store *s, const struct uuid *u, int64_t now, struct store_neighbour out[4],
+				size_t *n_r)
 {
 	unsigned n = number(u);
 	(void)s, (void)now;
@@ -72,7 +73,8 @@ static enum store_rc neighbours(struct store *s, const struct uuid *u, int64_t n
 }
 
 bool reader_store(struct reader *r) { return (void)r, !store_fails; }
-enum read_rc reader_body(struct reader *r, const struct uuid *u, struct cache_meta *meta, struct buf *b, const char **tier)
+enum read_rc reader_body(struct reader *r, const struct uuid *u, struct cache_meta *meta, struct buf *b,
+			 const char **tier)
 {
 	unsigned n = number(u);
 	(void)r;
@@ -258,11 +260,13 @@ static void the_speaker(void **state)
 	assert_true(speaks("Ada Lovelace: hm", "did lovelace or Ada say"));
 	assert_true(speaks("A b c: hm", "c b a"));
 	assert_true(speaks("Zo\xc3\xab: hm", "where is Zo\xc3\xab"));
+	/* clang-format off */
 	static const char *const no[][2] = {
 		{"Caroline: I went", "what did Carol do?"}, {"Carol: I went", "what did Caroline do?"}, {"Caroline:I went", "Caroline"},
 		{"Caroline said: no", "Caroline"}, {"Caroline", "Caroline"}, {"Caroline:", "Caroline"}, {"", "Caroline"}, {": x", "x"},
 		{" Caroline: x", "Caroline"}, {"Caroline : x", "Caroline"}, {"a b c d: x", "a b c d"}, {"Ada Lovelace: x", "Ada"}, {"Caroline: x", ""},
 		{"Caroline-Anne: x", "Caroline Anne"}, {"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa: x", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}};
+	/* clang-format on */
 	for (size_t i = 0; i < ARRAY_LEN(no); i++)
 		if (speaks(no[i][0], no[i][1]))
 			fail_msg("\"%s\" for \"%s\"", no[i][0], no[i][1]);
@@ -317,7 +321,8 @@ static double adjusted(struct search s)
 static void age_and_importance(void **state)
 {
 	(void)state;
-	static const char now[] = "2026-11-21T05:38:38.123456Z", day_before[] = "2026-11-20T05:38:38.123456Z", after[] = "2027-01-01T00:00:00Z";
+	static const char now[] = "2026-11-21T05:38:38.123456Z", day_before[] = "2026-11-20T05:38:38.123456Z",
+			  after[] = "2027-01-01T00:00:00Z";
 	struct search s = aged(0.8, day_before, 0.5);
 	near(adjusted(s), 0.8); /* nothing asked for */
 	s = aged(0.8, day_before, 0.5);
@@ -435,10 +440,12 @@ static void diversity(void **state)
 
 int main(void)
 {
+	/* clang-format off */
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(found_or_appended), cmocka_unit_test(fuses_both_lists), cmocka_unit_test(a_missing_list),
 		cmocka_unit_test(keeps_the_best), cmocka_unit_test(ties_are_settled), cmocka_unit_test(lends_to_neighbours),
 		cmocka_unit_test(the_speaker), cmocka_unit_test(only_the_top_speaks), cmocka_unit_test(age_and_importance),
 		cmocka_unit_test(adjusting_sorts_again), cmocka_unit_test(fills_and_drops), cmocka_unit_test(diversity)};
+	/* clang-format on */
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -10,73 +10,24 @@
 #include <stdlib.h>
 #include <cmocka.h>
 
-#include "../../workers/sync/recent.c"
+#include "sync/recent.c"
 
-#define ORC_SYNC_H /* in place of workers/sync/sync.h */
-#include "journal/journal.h"
-#include "pending.h"
-#include "plant.h"
-#include "record.h"
-#include "vocabulary.h"
-
-struct item {
-	const void *data;
-	size_t len;
-	void *owned;
-	uint64_t id, seq;
-	uint32_t slot, flags, arg;
-	enum txn_status status;
-};
-struct batch {
-	struct item items[64];
-	size_t n, bytes, writes;
-	uint64_t first_seq;
-	bool all_relaxed, uses_ring[SLOT_COUNT];
-	struct ns_undo *undo;
-	size_t nundo, cundo;
-};
-struct ns_state {
-	uint64_t ns, count, bytes, quota_count, quota_bytes;
-	uint32_t dim, exists, relaxed;
-	int64_t created_us;
-	uint64_t dropped_seq;
-	char embedder[64];
-	uint32_t name_len;
-	char name[LIMIT_NAMESPACE];
-};
-struct ns_undo {
-	struct ns_state *row, old;
-};
-struct sync {
-	struct plant *plant;
-	struct pending *pending;
-	struct journal *journal;
-	struct recent *recent;
-	struct { unsigned held; } peer[SLOT_COUNT];
-	struct batch *open;
-	uint64_t next_seq, queued_ops, queued_bytes;
-	struct ns_state *ns;
-	size_t nns;
-	bool relaxed_default, failed;
-};
-struct ns_state *sequence_ns(struct sync *s, uint64_t ns);
-struct ns_state *sequence_ns_make(struct sync *s, uint64_t ns, struct span name);
-void sequence_account(struct sync *s, const struct op_head *op, const void *body, uint64_t seq);
-void sequence_remember(struct sync *s, struct txn_reader *t, uint64_t seq);
-void sequence_txn(struct sync *s, uint32_t slot, const void *data, size_t len, void *owned);
-void sequence_undo(struct batch *g);
+#include "sync/sync.h"
 
 /* ---- the rest of sync ---- */
 
 static bool table_full;
 static uint64_t journal_holds;
-static struct { uint32_t slot, flags; uint64_t id, seq; } answer[8];
+static struct {
+	uint32_t slot, flags;
+	uint64_t id, seq;
+} answer[8];
 static size_t answers, refusing;
 
 bool pending_full(const struct pending *p, uint32_t more) { return (void)p, (void)more, table_full; }
 uint64_t journal_bytes(const struct journal *j) { return (void)j, journal_holds; }
-static void apply_refusing(struct sync *s, enum txn_status why) { (void)s, (void)why, refusing++; }
-static void apply_repeat(struct sync *s, uint32_t slot, const struct txn_head *h, uint64_t seq)
+void apply_refusing(struct sync *s, enum txn_status why) { (void)s, (void)why, refusing++; }
+void apply_repeat(struct sync *s, uint32_t slot, const struct txn_head *h, uint64_t seq)
 {
 	(void)s;
 	answer[answers % 8].slot = slot;
@@ -85,7 +36,7 @@ static void apply_repeat(struct sync *s, uint32_t slot, const struct txn_head *h
 	answer[answers++ % 8].flags = h->flags;
 }
 
-#include "../../workers/sync/sequence.c"
+#include "sync/sequence.c"
 
 /* ---- transactions ---- */
 
@@ -104,8 +55,14 @@ static struct txn_builder *begin(uint64_t read_seq) { return begin_with(++ids + 
 
 static struct memory memory(const char *ns, unsigned id, const char *content)
 {
-	struct memory m = {.ns = record_ns(SPAN(ns)), .version = 1, .updated_us = 5, .ns_name = SPAN(ns), .content = SPAN(content),
-			   .content_hash = record_content_key(record_ns(SPAN(ns)), SPAN(content)), .body = SPAN_LIT("{}"), .replaces_bytes = -1};
+	struct memory m = {.ns = record_ns(SPAN(ns)),
+			   .version = 1,
+			   .updated_us = 5,
+			   .ns_name = SPAN(ns),
+			   .content = SPAN(content),
+			   .content_hash = record_content_key(record_ns(SPAN(ns)), SPAN(content)),
+			   .body = SPAN_LIT("{}"),
+			   .replaces_bytes = -1};
 	m.id.b[15] = (uint8_t)id;
 	m.id.b[14] = (uint8_t)(id >> 8);
 	return m;
@@ -124,14 +81,19 @@ static void put(struct memory m) { txn_op_put(&building, &m); }
 
 static void name_space(const char *ns, uint64_t quota_count, uint64_t quota_bytes, uint32_t relaxed)
 {
-	struct op_namespace o = {.ns = record_ns(SPAN(ns)), .at_us = 9, .quota_count = quota_count, .quota_bytes = quota_bytes,
-				 .relaxed = relaxed, .name_len = (uint32_t)strlen(ns)};
+	struct op_namespace o = {.ns = record_ns(SPAN(ns)),
+				 .at_us = 9,
+				 .quota_count = quota_count,
+				 .quota_bytes = quota_bytes,
+				 .relaxed = relaxed,
+				 .name_len = (uint32_t)strlen(ns)};
 	txn_op_raw(&building, OP_NAMESPACE, &o, sizeof(o), ns, strlen(ns));
 }
 
-static void delete(const struct memory *m, int64_t gives_back)
+static void delete (const struct memory *m, int64_t gives_back)
 {
-	struct op_delete d = {.id = m->id, .ns = m->ns, .version = 2, .content_key = m->content_hash, .bytes = gives_back};
+	struct op_delete d = {
+		.id = m->id, .ns = m->ns, .version = 2, .content_key = m->content_hash, .bytes = gives_back};
 	txn_op_raw(&building, OP_DELETE, &d, sizeof(d), NULL, 0);
 }
 
@@ -181,8 +143,11 @@ static const struct ns_state *space(const char *ns) { return sequence_ns(&s, rec
 static int begin_test(void **state)
 {
 	(void)state;
-	s = (struct sync){.plant = util_zalloc(sizeof(struct plant)), .recent = recent_new(1024, 0), .open = util_zalloc(sizeof(struct batch)),
-			  .next_seq = 1, .ns = util_zalloc(PLANT_NAMESPACES * sizeof(struct ns_state))};
+	s = (struct sync){.plant = util_zalloc(sizeof(struct plant)),
+			  .recent = recent_new(1024, 0),
+			  .open = util_zalloc(sizeof(struct batch)),
+			  .next_seq = 1,
+			  .ns = util_zalloc(PLANT_NAMESPACES * sizeof(struct ns_state))};
 	s.open->all_relaxed = true;
 	atomic_store(&s.plant->journal_quota, 1u << 30);
 	table_full = false;
@@ -245,8 +210,15 @@ static void remembers_all_keys(void **state)
 	name_space("new", 0, 0, 0);
 	txn_op_raw(&building, OP_NS_DROP, &drop, sizeof(drop), NULL, 0);
 	taken(1);
-	const uint64_t keys[] = {record_id_key(&m.id), m.content_hash, record_external_key(m.ns, m.external_id), record_id_key(&gone.id), 55, 66, 77,
-				 record_ns_key(record_ns(SPAN_LIT("new"))), record_ns_key(drop.ns)};
+	const uint64_t keys[] = {record_id_key(&m.id),
+				 m.content_hash,
+				 record_external_key(m.ns, m.external_id),
+				 record_id_key(&gone.id),
+				 55,
+				 66,
+				 77,
+				 record_ns_key(record_ns(SPAN_LIT("new"))),
+				 record_ns_key(drop.ns)};
 	for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
 		assert_int_equal(recent_seq(s.recent, keys[i]), 1);
 		txn_read_key(begin(0), keys[i]);
@@ -271,7 +243,8 @@ static void repeats(void **state)
 	put(memory("n", 1, "one"));
 	assert_null(submit());
 	assert_int_equal(answers, 1);
-	assert_true(answer[0].flags == TXN_WAIT_STORE && answer[0].seq == 1 && answer[0].id == 42 && answer[0].slot == SLOT_API0);
+	assert_true(answer[0].flags == TXN_WAIT_STORE && answer[0].seq == 1 && answer[0].id == 42 &&
+		    answer[0].slot == SLOT_API0);
 	begin_with(42, 0, 0);
 	put(memory("n", 1, "one"));
 	assert_null(submit());
@@ -289,7 +262,8 @@ static void counts(void **state)
 	begin(0);
 	put(m);
 	taken(1);
-	assert_true(space("n")->exists && space("n")->count == 1 && space("n")->bytes == size && space("n")->created_us == 5);
+	assert_true(space("n")->exists && space("n")->count == 1 && space("n")->bytes == size &&
+		    space("n")->created_us == 5);
 	again.version = 2;
 	again.content = SPAN_LIT("longer");
 	again.replaces_bytes = (int64_t)size;
@@ -298,17 +272,17 @@ static void counts(void **state)
 	taken(2);
 	assert_true(space("n")->count == 1 && space("n")->bytes == memory_quota_bytes(&again));
 	begin(2);
-	delete(&again, (int64_t)memory_quota_bytes(&again));
+	delete (&again, (int64_t)memory_quota_bytes(&again));
 	taken(3);
 	assert_true(space("n")->count == 0 && space("n")->bytes == 0 && space("n")->exists);
 	begin(3);
 	put(memory("n", 2, "four"));
-	delete(&again, -1); /* it was deleted already: from the trash nothing is given back */
+	delete (&again, -1); /* it was deleted already: from the trash nothing is given back */
 	taken(4);
 	assert_true(space("n")->count == 1 && space("n")->bytes == size);
 	begin(4);
-	delete(&m, 1000000);
-	delete(&m, 1);
+	delete (&m, 1000000);
+	delete (&m, 1);
 	taken(5);
 	assert_true(space("n")->count == 0 && space("n")->bytes == 0); /* never below nothing */
 }
@@ -338,7 +312,7 @@ static void quota_of_a_bulk(void **state)
 	put(same);
 	taken(3);
 	begin(3); /* room is made and used in one */
-	delete(&same, (int64_t)size);
+	delete (&same, (int64_t)size);
 	put(memory("n", 8, "same"));
 	taken(4);
 	begin(4);
@@ -540,7 +514,8 @@ static void the_group(void **state)
 	char *owned = util_alloc(bytes.len);
 	memcpy(owned, bytes.p, bytes.len);
 	sequence_txn(&s, SLOT_API0 + 1, owned, bytes.len, owned);
-	assert_true(s.open->items[2].owned == owned && !s.open->uses_ring[SLOT_API0 + 1] && s.peer[SLOT_API0 + 1].held == 0);
+	assert_true(s.open->items[2].owned == owned && !s.open->uses_ring[SLOT_API0 + 1] &&
+		    s.peer[SLOT_API0 + 1].held == 0);
 	free(owned);
 }
 
@@ -554,9 +529,17 @@ static int tidy(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {TEST(conflicts), TEST(remembers_all_keys), TEST(repeats), TEST(counts), TEST(quota_of_a_bulk),
-					   TEST(one_vector_space), TEST(dropped_and_made_again), TEST(a_refusal_undoes_namespaces), TEST(table_of_namespaces_full),
+	const struct CMUnitTest tests[] = {TEST(conflicts),
+					   TEST(remembers_all_keys),
+					   TEST(repeats),
+					   TEST(counts),
+					   TEST(quota_of_a_bulk),
+					   TEST(one_vector_space),
+					   TEST(dropped_and_made_again),
+					   TEST(a_refusal_undoes_namespaces),
+					   TEST(table_of_namespaces_full),
 					   TEST(malformed),
-					   TEST(no_room), TEST(the_group)};
+					   TEST(no_room),
+					   TEST(the_group)};
 	return cmocka_run_group_tests(tests, NULL, tidy);
 }

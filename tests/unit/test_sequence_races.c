@@ -7,8 +7,8 @@
 
 #include <cmocka.h>
 
-#include "../../workers/sync/recent.c"
-#include "../../workers/sync/sequence.c"
+#include "sync/recent.c"
+#include "sync/sequence.c"
 
 #define NAME SPAN_LIT("space")
 
@@ -66,8 +66,14 @@ static struct item *put(unsigned id, uint64_t version, int64_t replaces, uint64_
 {
 	struct buf b = {0};
 	struct txn_builder t;
-	struct memory m = {.id = {{(uint8_t)id}}, .ns = record_ns(NAME), .ns_name = NAME, .version = version,
-		.body = SPAN_LIT("0123456789"), .content = SPAN_LIT("c"), .content_hash = id, .replaces_bytes = replaces};
+	struct memory m = {.id = {{(uint8_t)id}},
+			   .ns = record_ns(NAME),
+			   .ns_name = NAME,
+			   .version = version,
+			   .body = SPAN_LIT("0123456789"),
+			   .content = SPAN_LIT("c"),
+			   .content_hash = id,
+			   .replaces_bytes = replaces};
 	txn_begin(&t, &b, next_id++, SLOT_API0, read_seq, 0);
 	if (version > 1)
 		txn_read_key(&t, record_id_key(&m.id));

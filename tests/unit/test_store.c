@@ -11,7 +11,8 @@ static void test_open(void **state)
 {
 	(void)state;
 	char *error = NULL;
-	struct store_conf nowhere = {.kind = "sqlite", .dir = "/nonexistent/dir"}, dsn = {.kind = "sqlite", .dir = "/nonexistent", .dsn = world_path("copy.db")};
+	struct store_conf nowhere = {.kind = "sqlite", .dir = "/nonexistent/dir"},
+			  dsn = {.kind = "sqlite", .dir = "/nonexistent", .dsn = world_path("copy.db")};
 	assert_null(store_by_kind("oracle"));
 	assert_string_equal(ops->kind, "sqlite");
 	assert_null(ops->open(&nowhere, true, &error));
@@ -97,7 +98,8 @@ static void test_killed(void **state)
 			batch_begin(&a);
 			batch_add(&a, 2, 1, NS_A);
 			txn_end(&a.t);
-			if (ops->begin(store) != STORE_OK || batch_apply(&a, 4) != STORE_OK || (commit && ops->commit(store, 4) != STORE_OK))
+			if (ops->begin(store) != STORE_OK || batch_apply(&a, 4) != STORE_OK ||
+			    (commit && ops->commit(store, 4) != STORE_OK))
 				_exit(1);
 			_exit(0);
 		}
@@ -112,7 +114,8 @@ static void test_killed(void **state)
 	}
 }
 
-static bool vector_of_2(void *arg, const struct uuid *id, uint64_t ns, uint64_t version, int64_t expires_us, uint32_t dim, const float *x)
+static bool vector_of_2(void *arg, const struct uuid *id, uint64_t ns, uint64_t version, int64_t expires_us,
+			uint32_t dim, const float *x)
 {
 	struct seen *s = arg;
 	s->calls++;
@@ -140,7 +143,8 @@ static void test_versions(void **state)
 	free(after);
 	assert_int_equal(get(store, 2, true, &m), STORE_OK);
 	d = make(2, 3, NS_A);
-	assert_true(m.m.version == 3 && m.m.ns == NS && m.m.created_us == 1002 && m.m.updated_us == 1005 && m.m.replaces_bytes == -1);
+	assert_true(m.m.version == 3 && m.m.ns == NS && m.m.created_us == 1002 && m.m.updated_us == 1005 &&
+		    m.m.replaces_bytes == -1);
 	assert_string_equal(m.content, d->content);
 	assert_true(span_eq(SPAN(m.body), d->m.body));
 	assert_string_equal(m.ns_name, NS_A);
@@ -199,19 +203,29 @@ static void test_namespaces(void **state)
 	STORE(3, batch_add(one, 3, 1, NS_B)); /* made by its first memory */
 	STORE(4, batch_idem(one, 1, NS_A, 100, "x"));
 	STORE(4, batch_idem(one, 2, NS_B, 100, "y"));
-	assert_int_equal(ask(store, "SELECT count(*) FROM namespaces WHERE present=1 AND count=1 AND dim=8 AND embedder='test-8'"), 2);
+	assert_int_equal(
+		ask(store,
+		    "SELECT count(*) FROM namespaces WHERE present=1 AND count=1 AND dim=8 AND embedder='test-8'"),
+		2);
 	assert_int_equal(ask(store, "SELECT quota_bytes FROM namespaces WHERE name='alpha'"), 5000);
 	STORE(5, batch_namespace(one, NS_A, 7000, 200)); /* changed; its age and counts stay */
-	assert_int_equal(ask(store, "SELECT count(*) FROM namespaces WHERE name='alpha' AND quota_bytes=7000 AND quota_count=70 AND relaxed=1"
-				    " AND created_us=100 AND count=1"), 1);
+	assert_int_equal(
+		ask(store,
+		    "SELECT count(*) FROM namespaces WHERE name='alpha' AND quota_bytes=7000 AND quota_count=70 AND relaxed=1"
+		    " AND created_us=100 AND count=1"),
+		1);
 	STORE(6, batch_drop(one, NS_A));
 	assert_int_equal(ask(store, "SELECT count(*) FROM memories"), 1);
 	assert_int_equal(ask(store, "SELECT count(*) FROM vectors"), 1);
 	assert_int_equal(ask(store, "SELECT count(*) FROM idempotency"), 1);
-	assert_int_equal(ask(store, "SELECT present+count+bytes+quota_bytes+dim FROM namespaces WHERE name='alpha'"), 0);
+	assert_int_equal(ask(store, "SELECT present+count+bytes+quota_bytes+dim FROM namespaces WHERE name='alpha'"),
+			 0);
 	STORE(7, batch_add(one, 2, 9, NS_A)); /* again, with a life of its own */
-	assert_int_equal(ask(store, "SELECT count(*) FROM namespaces WHERE name='alpha' AND present=1 AND count=1 AND quota_bytes=0"
-				    " AND created_us=1011 AND dim=8"), 1);
+	assert_int_equal(
+		ask(store,
+		    "SELECT count(*) FROM namespaces WHERE name='alpha' AND present=1 AND count=1 AND quota_bytes=0"
+		    " AND created_us=1011 AND dim=8"),
+		1);
 }
 
 static void test_idempotency(void **state)
@@ -221,7 +235,8 @@ static void test_idempotency(void **state)
 	struct buf reply = {NULL, 0, 0};
 	STORE(1, batch_idem(one, 42, NS_A, 1000, "{\"ok\":1}"));
 	assert_int_equal(ops->idem(store, 42, 999, &o, &reply), STORE_OK);
-	assert_true(o.key == 42 && o.ns == NS && o.body_hash == 126 && o.status == 201 && o.expires_us == 1000 && o.reply_len == 8);
+	assert_true(o.key == 42 && o.ns == NS && o.body_hash == 126 && o.status == 201 && o.expires_us == 1000 &&
+		    o.reply_len == 8);
 	assert_true(span_eq((struct span){reply.p, reply.len}, SPAN("{\"ok\":1}")));
 	assert_int_equal(ops->idem(store, 42, 1000, &o, &reply), STORE_NOT_FOUND); /* expired */
 	assert_int_equal(ops->idem(store, 43, 0, &o, &reply), STORE_NOT_FOUND);
@@ -244,15 +259,10 @@ static void random_op(struct batch *a, uint64_t *version)
 	uint32_t n = below(40);
 	const char *ns = n % 4 ? NS_A : NS_B; /* a memory stays in its namespace */
 	switch (below(16)) {
-	case 0: case 1:
-		batch_delete(a, n, ++version[n], ns, DELETE_SOFT);
-		break;
-	case 2:
-		batch_delete(a, n, ++version[n], ns, below(2) ? DELETE_ERASE : DELETE_EXPIRED);
-		break;
-	case 3:
-		batch_idem(a, below(5), ns, 1000 + below(100), "reply");
-		break;
+	case 0:
+	case 1: batch_delete(a, n, ++version[n], ns, DELETE_SOFT); break;
+	case 2: batch_delete(a, n, ++version[n], ns, below(2) ? DELETE_ERASE : DELETE_EXPIRED); break;
+	case 3: batch_idem(a, below(5), ns, 1000 + below(100), "reply"); break;
 	case 4:
 		if (below(8))
 			batch_namespace(a, ns, below(1000), 50);
@@ -276,10 +286,18 @@ static void random_op(struct batch *a, uint64_t *version)
 
 static void check_books(void)
 {
-	assert_int_equal(ask(store, "SELECT count(*) FROM namespaces s WHERE count<>(SELECT count(*) FROM memories m WHERE m.ns=s.ns AND deleted_us=0)"), 0);
-	assert_int_equal(ask(store, "SELECT count(*) FROM namespaces s WHERE bytes<>(SELECT ifnull(sum(bytes),0) FROM memories m WHERE m.ns=s.ns AND deleted_us=0)"), 0);
-	assert_int_equal(ask(store, "SELECT count(*) FROM vectors WHERE n NOT IN (SELECT n FROM memories WHERE dim>0)"), 0);
-	assert_int_equal(ask(store, "SELECT count(*) FROM memories WHERE dim>0 AND n NOT IN (SELECT n FROM vectors)"), 0);
+	assert_int_equal(
+		ask(store,
+		    "SELECT count(*) FROM namespaces s WHERE count<>(SELECT count(*) FROM memories m WHERE m.ns=s.ns AND deleted_us=0)"),
+		0);
+	assert_int_equal(
+		ask(store,
+		    "SELECT count(*) FROM namespaces s WHERE bytes<>(SELECT ifnull(sum(bytes),0) FROM memories m WHERE m.ns=s.ns AND deleted_us=0)"),
+		0);
+	assert_int_equal(ask(store, "SELECT count(*) FROM vectors WHERE n NOT IN (SELECT n FROM memories WHERE dim>0)"),
+			 0);
+	assert_int_equal(ask(store, "SELECT count(*) FROM memories WHERE dim>0 AND n NOT IN (SELECT n FROM vectors)"),
+			 0);
 	/* every indexed memory stands in the words index once with its namespace */
 	assert_int_equal(ask(store, "SELECT ifnull(sum(doc),0) FROM words_df WHERE col='scope'"),
 			 ask(store, "SELECT count(*) FROM memories WHERE deleted_us=0 AND (flags&4)=0"));
@@ -311,7 +329,10 @@ static void test_replay(void **state)
 	STORE(++seq, batch_drop(one, NS_A));
 	STORE(++seq, batch_drop(one, NS_B));
 	assert_int_equal(ask(store, "SELECT count(*) FROM words_df"), 0);
-	assert_int_equal(ask(store, "SELECT (SELECT count(*) FROM memories)+(SELECT count(*) FROM vectors)+(SELECT count(*) FROM history)"), 0);
+	assert_int_equal(
+		ask(store,
+		    "SELECT (SELECT count(*) FROM memories)+(SELECT count(*) FROM vectors)+(SELECT count(*) FROM history)"),
+		0);
 	query(store, "INSERT INTO words(words) VALUES('integrity-check')", NULL);
 }
 
@@ -340,7 +361,8 @@ static void test_unknown_ops(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {T(test_open), T(test_reopen), T(test_rollback), T(test_killed), T(test_versions), T(test_soft_delete),
-					   T(test_namespaces), T(test_idempotency), T(test_replay), T(test_unknown_ops)};
+	const struct CMUnitTest tests[] = {
+		T(test_open),	     T(test_reopen),	 T(test_rollback),    T(test_killed), T(test_versions),
+		T(test_soft_delete), T(test_namespaces), T(test_idempotency), T(test_replay), T(test_unknown_ops)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

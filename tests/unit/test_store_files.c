@@ -123,15 +123,32 @@ static void erase_some(size_t len, uint32_t count, uint32_t updates)
 			/* tokens stand without their common beginning in the words index: the tail must do */
 			bool there = in_files(word + 2, 10);
 			if (there == erased[n])
-				fail_msg("%zu bytes, round %d: content of memory %u is %s", len, round, n, there ? "still there" : "gone");
+				fail_msg("%zu bytes, round %d: content of memory %u is %s", len, round, n,
+					 there ? "still there" : "gone");
 		}
 	}
 }
 
-static void test_erase_small(void **state) { (void)state; erase_some(60, 300, 100); }
-static void test_erase_page(void **state) { (void)state; erase_some(900, 200, 50); }
-static void test_erase_overflow(void **state) { (void)state; erase_some(20000, 60, 20); }
-static void test_erase_mixed(void **state) { (void)state; erase_some(0, 150, 100); }
+static void test_erase_small(void **state)
+{
+	(void)state;
+	erase_some(60, 300, 100);
+}
+static void test_erase_page(void **state)
+{
+	(void)state;
+	erase_some(900, 200, 50);
+}
+static void test_erase_overflow(void **state)
+{
+	(void)state;
+	erase_some(20000, 60, 20);
+}
+static void test_erase_mixed(void **state)
+{
+	(void)state;
+	erase_some(0, 150, 100);
+}
 
 static void test_erase_namespace(void **state)
 {
@@ -204,7 +221,8 @@ static void close_store(void)
 static void test_schema_version(void **state)
 {
 	(void)state;
-	static const char *const wrong[] = {"2", "1000000", "-1", "-2147483648", "'soon'", "NULL", "9223372036854775807"};
+	static const char *const wrong[] = {
+		"2", "1000000", "-1", "-2147483648", "'soon'", "NULL", "9223372036854775807"};
 	STORE(1, batch_add(one, 1, 1, NS_A));
 	for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
 		char sql[96];
@@ -215,11 +233,13 @@ static void test_schema_version(void **state)
 		if (!strstr(error, "schema"))
 			fail_msg("schema %s: %s", wrong[i], error);
 		if (i == 0)
-			assert_true(strstr(error, "schema 2") && strstr(error, "knows 1") && strstr(error, "newer program"));
+			assert_true(strstr(error, "schema 2") && strstr(error, "knows 1") &&
+				    strstr(error, "newer program"));
 		free(error);
 		sqlite3 *db;
 		assert_int_equal(sqlite3_open(world_path("store.db"), &db), SQLITE_OK);
-		assert_int_equal(sqlite3_exec(db, "UPDATE meta SET value=1 WHERE key='schema'", NULL, NULL, NULL), SQLITE_OK);
+		assert_int_equal(sqlite3_exec(db, "UPDATE meta SET value=1 WHERE key='schema'", NULL, NULL, NULL),
+				 SQLITE_OK);
 		sqlite3_close(db);
 		reopen();
 		assert_int_equal(cursor_of(store), 1);
@@ -262,7 +282,8 @@ static bool glance(void *arg, const struct memory *m)
 	return true;
 }
 
-static bool glance_vector(void *arg, const struct uuid *id, uint64_t ns, uint64_t version, int64_t expires_us, uint32_t dim, const float *x)
+static bool glance_vector(void *arg, const struct uuid *id, uint64_t ns, uint64_t version, int64_t expires_us,
+			  uint32_t dim, const float *x)
 {
 	unsigned *sum = arg;
 	(void)ns, (void)version, (void)expires_us;
@@ -301,7 +322,8 @@ static unsigned use_all(struct store *s)
 	wrong += ops->vector_count(s, &count) == STORE_ERROR;
 	wrong += ops->recent(s, 100, glance, &sum) == STORE_ERROR;
 	wrong += ops->by_external(s, NS, SPAN("ext-5"), true, glance, &sum) == STORE_ERROR;
-	wrong += ops->by_content(s, NS, record_content_key(NS, SPAN("memory 1 of version 1")), SPAN("memory 1 of version 1"), true, glance, &sum) == STORE_ERROR;
+	wrong += ops->by_content(s, NS, record_content_key(NS, SPAN("memory 1 of version 1")),
+				 SPAN("memory 1 of version 1"), true, glance, &sum) == STORE_ERROR;
 	wrong += ops->idem(s, 1, 0, &o, &reply) == STORE_ERROR;
 	wrong += ops->namespaces(s, glance_ns, &sum) == STORE_ERROR;
 	wrong += ops->cursor(s, &count) == STORE_ERROR;
@@ -376,6 +398,7 @@ static void test_damage(void **state)
 static void test_foreign_values(void **state)
 {
 	(void)state;
+	/* clang-format off */
 	static const char *const ways[] = {
 		"UPDATE memories SET id=CAST(substr(hex(id),27) AS BLOB)", "UPDATE memories SET id=n", "UPDATE memories SET id='text'||n", "UPDATE memories SET body=NULL",
 		"UPDATE memories SET body='{\"id\":\"x\",\"namespace\":\"n\",\"content\":\"a\\u00'", "UPDATE memories SET body='\",\"content\":\"\\'",
@@ -384,6 +407,7 @@ static void test_foreign_values(void **state)
 		"UPDATE memories SET session_id=5,external_id=x'00',user_id=1e300", "UPDATE idempotency SET reply=NULL", "UPDATE history SET body=NULL",
 		"UPDATE meta SET value='much' WHERE key='cursor'", "DELETE FROM words_data", "UPDATE words_data SET block=x'ff'", "DELETE FROM meta WHERE key='cursor'",
 		"UPDATE memories SET version=-1", "UPDATE memories SET body=zeroblob(300)"};
+	/* clang-format on */
 	for (size_t i = 0; i < ARRAY_LEN(ways); i++) {
 		char *error = NULL;
 		struct batch a;
@@ -392,7 +416,8 @@ static void test_foreign_values(void **state)
 			unlink(world_path(files[k]));
 		reopen();
 		fill();
-		if (sqlite3_exec(store->db, ways[i], NULL, NULL, &error) != SQLITE_OK && !strstr(error, "UNIQUE") && !strstr(error, "NOT NULL"))
+		if (sqlite3_exec(store->db, ways[i], NULL, NULL, &error) != SQLITE_OK && !strstr(error, "UNIQUE") &&
+		    !strstr(error, "NOT NULL"))
 			fail_msg("%s: %s", ways[i], error);
 		sqlite3_free(error);
 		use_all(store);
@@ -401,7 +426,8 @@ static void test_foreign_values(void **state)
 			batch_add(&a, n, 7, NS_A);
 		batch_drop(&a, NS_A);
 		txn_end(&a.t);
-		if (ops->begin(store) == STORE_OK && (batch_apply(&a, 10) != STORE_OK || ops->commit(store, 10) != STORE_OK))
+		if (ops->begin(store) == STORE_OK &&
+		    (batch_apply(&a, 10) != STORE_OK || ops->commit(store, 10) != STORE_OK))
 			ops->rollback(store);
 		batch_free(&a);
 	}
@@ -483,7 +509,9 @@ static void test_read_only(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {T(test_erase_small), T(test_erase_page), T(test_erase_overflow), T(test_erase_mixed), T(test_erase_namespace),
-		T(test_scrub_waits), T(test_schema_version), T(test_no_database), T(test_damage), T(test_foreign_values), T(test_disk_full), T(test_read_only)};
+	const struct CMUnitTest tests[] = {T(test_erase_small),	   T(test_erase_page),	    T(test_erase_overflow),
+					   T(test_erase_mixed),	   T(test_erase_namespace), T(test_scrub_waits),
+					   T(test_schema_version), T(test_no_database),	    T(test_damage),
+					   T(test_foreign_values), T(test_disk_full),	    T(test_read_only)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -19,7 +19,8 @@ static void fill(void)
 	batch_begin(&a);
 	for (uint32_t n = 0; n < N; n++) {
 		struct row *r = &table[n];
-		*r = (struct row){.version = 1, .expires_us = n % 6 == 0 ? 500 + n : 0, .beta = n % 7 == 0, .pinned = n % 2};
+		*r = (struct row){
+			.version = 1, .expires_us = n % 6 == 0 ? 500 + n : 0, .beta = n % 7 == 0, .pinned = n % 2};
 		struct made *d = make(n, 1, r->beta ? NS_B : NS_A);
 		d->m.expires_us = r->expires_us;
 		d->m.flags = r->pinned ? MEMORY_PINNED : 0;
@@ -102,9 +103,14 @@ static void test_lists(void **state)
 	assert_true(pinned && empty);
 	fill();
 	for (unsigned i = 0; i < 3000; i++) {
-		struct store_list q = {.ns = below(9) ? record_ns(SPAN(below(3) ? NS_A : NS_B)) : 12345, .descending = below(2),
-			.have_after = below(2), .limit = below(3) ? below(30) : 0, .now_us = nows[below(5)], .deleted = below(3) == 0,
-			.with_embedding = below(2), .filter = below(3) ? NULL : pinned};
+		struct store_list q = {.ns = below(9) ? record_ns(SPAN(below(3) ? NS_A : NS_B)) : 12345,
+				       .descending = below(2),
+				       .have_after = below(2),
+				       .limit = below(3) ? below(30) : 0,
+				       .now_us = nows[below(5)],
+				       .deleted = below(3) == 0,
+				       .with_embedding = below(2),
+				       .filter = below(3) ? NULL : pinned};
 		q.after = id_of(below(N + 3)); /* ids in the list, and behind it */
 		check(&q, below(4) ? 0 : 1 + below(10));
 	}
@@ -191,8 +197,10 @@ static void test_fields(void **state)
 	STORE(1, batch_put(one, d));
 	assert_int_equal(get(store, 5, false, &m), STORE_OK);
 	assert_string_equal(m.content, text);
-	assert_true(m.m.ns == NS && m.m.version == 7 && m.m.created_us == 1005 && m.m.expires_us == INT64_MAX && m.m.deleted_us == 0);
-	assert_true(m.m.flags == d->m.flags && m.m.importance == 0.1f && m.m.content_hash == UINT64_MAX - 5 && m.m.dim == 8);
+	assert_true(m.m.ns == NS && m.m.version == 7 && m.m.created_us == 1005 && m.m.expires_us == INT64_MAX &&
+		    m.m.deleted_us == 0);
+	assert_true(m.m.flags == d->m.flags && m.m.importance == 0.1f && m.m.content_hash == UINT64_MAX - 5 &&
+		    m.m.dim == 8);
 	struct uuid id = id_of(5);
 	assert_memory_equal(&m.m.id, &id, sizeof(id));
 	made_free(d);
@@ -232,7 +240,8 @@ static void test_history(void **state)
 	assert_int_equal(ops->history(store, &id, take_past, &p), STORE_NOT_FOUND);
 }
 
-static void in_session(struct batch *a, uint32_t n, const char *session, int64_t expires_us, uint32_t flags, const char *ns)
+static void in_session(struct batch *a, uint32_t n, const char *session, int64_t expires_us, uint32_t flags,
+		       const char *ns)
 {
 	struct made *d = make(n, 1, ns);
 	d->m.session_id = SPAN(session);
@@ -298,7 +307,8 @@ struct paging {
 	size_t n, stop;
 };
 
-static bool take_vector(void *arg, const struct uuid *id, uint64_t ns, uint64_t version, int64_t expires_us, uint32_t dim, const float *x)
+static bool take_vector(void *arg, const struct uuid *id, uint64_t ns, uint64_t version, int64_t expires_us,
+			uint32_t dim, const float *x)
 {
 	struct paging *p = arg;
 	uint32_t n = number_of(id);
@@ -394,7 +404,8 @@ static void test_overviews(void **state)
 	fill();
 	STORE(2, batch_namespace(one, NS_B, 1000, 3));
 	assert_int_equal(ops->namespaces(store, note_namespace, ns), STORE_OK);
-	assert_true(ns[0].exists && ns[1].exists && ns[0].ns == NS && ns[0].dim == 8 && ns[1].quota_bytes == 1000 && ns[1].quota_count == 10);
+	assert_true(ns[0].exists && ns[1].exists && ns[0].ns == NS && ns[0].dim == 8 && ns[1].quota_bytes == 1000 &&
+		    ns[1].quota_count == 10);
 	assert_true(ns[1].relaxed == 1 && ns[0].relaxed == 0);
 	assert_string_equal(ns[0].embedder, "test-8");
 	for (int i = 0; i < 2; i++) {
@@ -417,7 +428,8 @@ static void test_overviews(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {T(test_lists), T(test_pages), T(test_point_reads), T(test_fields), T(test_history), T(test_neighbours),
+	const struct CMUnitTest tests[] = {T(test_lists),   T(test_pages),   T(test_point_reads),
+					   T(test_fields),  T(test_history), T(test_neighbours),
 					   T(test_vectors), T(test_collect), T(test_overviews)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

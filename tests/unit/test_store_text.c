@@ -20,7 +20,8 @@ static void text(struct store_text q)
 		fail_msg("\"%.*s\": %s", (int)q.query.len, q.query.p, ops->error(store));
 	assert_true(nhits <= q.limit);
 	for (size_t i = 1; i < nhits; i++)
-		assert_true(hit[i].score < hit[i - 1].score || (hit[i].score == hit[i - 1].score && uuid_cmp(&hit[i - 1].id, &hit[i].id) < 0));
+		assert_true(hit[i].score < hit[i - 1].score ||
+			    (hit[i].score == hit[i - 1].score && uuid_cmp(&hit[i - 1].id, &hit[i].id) < 0));
 }
 
 static void find(const char *query) { text((struct store_text){.ns = NS, .query = SPAN(query)}); }
@@ -39,7 +40,8 @@ static void found(const char *query, size_t n, const uint32_t *want)
 			fail_msg("\"%s\": %u is missing", query, want[i]);
 	}
 }
-#define FOUND(query, ...) found(query, sizeof((uint32_t[]){__VA_ARGS__}) / sizeof(uint32_t), (const uint32_t[]){__VA_ARGS__})
+#define FOUND(query, ...)                                                                                              \
+	found(query, sizeof((uint32_t[]){__VA_ARGS__}) / sizeof(uint32_t), (const uint32_t[]){__VA_ARGS__})
 #define NOTHING(query) found(query, 0, NULL)
 
 static void put_text(struct batch *a, uint32_t n, uint64_t version, const char *ns, const char *content)
@@ -56,7 +58,9 @@ static void fill(void)
 	batch_begin(&a);
 	put_text(&a, 1, 1, NS_A, "Ada drinks green tea every morning");
 	put_text(&a, 2, 1, NS_A, "Bob was drinking coffee and no tea");
-	put_text(&a, 3, 1, NS_A, "Caf\xc3\xa9 na\xc3\xafve \xc3\x9c" "ber");
+	put_text(&a, 3, 1, NS_A,
+		 "Caf\xc3\xa9 na\xc3\xafve \xc3\x9c"
+		 "ber");
 	put_text(&a, 4, 1, NS_A, "NEAR and OR and NOT are words: content scope rowid");
 	put_text(&a, 5, 1, NS_A, "what is this? it is the same as that");
 	put_text(&a, 6, 1, NS_A, "\xe6\x88\x91\xe5\x96\x9c\xe6\xac\xa2 \xf0\x9f\x8d\xb5 tea-pot C++ 42");
@@ -75,7 +79,9 @@ static void test_words(void **state)
 	FOUND("drinks drinking", 1, 2);
 	FOUND("cafe", 3); /* without accents */
 	FOUND("CAF\xc3\x89", 3);
-	FOUND("\xc3\xbc" "ber naive", 3);
+	FOUND("\xc3\xbc"
+	      "ber naive",
+	      3);
 	FOUND("coffee morning", 1, 2); /* any of the words */
 	FOUND("\xe6\x88\x91\xe5\x96\x9c\xe6\xac\xa2", 6);
 	FOUND("42", 6);
@@ -93,8 +99,8 @@ static void test_stop_words(void **state)
 {
 	(void)state;
 	fill();
-	FOUND("what is the tea", 1, 2, 6);      /* and not 5, that has only the others */
-	FOUND("What IS this?", 5);              /* nothing else left: they count */
+	FOUND("what is the tea", 1, 2, 6); /* and not 5, that has only the others */
+	FOUND("What IS this?", 5);	   /* nothing else left: they count */
 	FOUND("the", 5);
 	FOUND("don't you drink", 1, 2);
 }
@@ -103,11 +109,13 @@ static void test_stop_words(void **state)
 static void test_operators(void **state)
 {
 	(void)state;
+	/* clang-format off */
 	static const char *const odd[] = {"\"", "\"\"", "\"tea", "tea\"", "tea*", "*", "^tea", "^", "-tea", "+tea", "tea + pot", "(", ")", "(tea", "tea)", "()",
 		"tea AND", "AND tea", "tea AND NOT", "NOT tea", "OR", "NEAR(tea pot, 2)", "NEAR/2", "NEAR(", "content:tea", "scope:tea", "{content scope}:tea",
 		"{", "}", ": :", "tea:", ":tea", "words", "rowid", "rank", "a:b:c", "tea;", "'", "' OR 1=1 --", "\\", "%", "?", "?1", ":x", "@x", "$x", "tea\ttea",
 		"\xf0\x9f\x8d\xb5", "\xf0\x9f\x8d\xb5 tea", "\xe2\x80\x94", "\xc2\xa0", "\xef\xbf\xbd", "\xff\xfe", "\xc3", "tea\xff", "\x01\x02", ".,;:!", "", " ",
 		"\xcc\x81", "a\xcc\x81", "\xe2\x80\x8b", "ns0000000000000000"};
+	/* clang-format on */
 	fill();
 	for (size_t i = 0; i < ARRAY_LEN(odd); i++) {
 		find(odd[i]);
@@ -239,7 +247,8 @@ static void test_conditions(void **state)
 	text((struct store_text){.ns = NS, .query = SPAN("tea"), .limit = 6});
 	for (size_t i = 0; i < 4; i++)
 		assert_int_equal(number_of(&hit[i].id) % 10, 0); /* the shortest first, equal ones by id */
-	text((struct store_text){.ns = NS, .query = SPAN("tea"), .limit = 20, .hidden = hide_odd, .hidden_arg = &asked});
+	text((struct store_text){
+		.ns = NS, .query = SPAN("tea"), .limit = 20, .hidden = hide_odd, .hidden_arg = &asked});
 	assert_int_equal(nhits, 20); /* hidden ones take nobody's place */
 	for (size_t i = 0; i < nhits; i++)
 		assert_int_equal(number_of(&hit[i].id) % 2, 0);
@@ -252,8 +261,10 @@ static void test_conditions(void **state)
 static void test_extra(void **state)
 {
 	(void)state;
-	static const char *const vocabulary[] = {"tea", "green", "coffee", "drinking", "morning", "Ada", "caf\xc3\xa9", "walk", "the", "winter", "mate"};
-	static const char *const queries[] = {"tea", "green tea in the morning", "cafe", "drinks", "walk winter mate Ada", "the", "nothing here"};
+	static const char *const vocabulary[] = {"tea",		"green", "coffee", "drinking", "morning", "Ada",
+						 "caf\xc3\xa9", "walk",	 "the",	   "winter",   "mate"};
+	static const char *const queries[] = {
+		"tea", "green tea in the morning", "cafe", "drinks", "walk winter mate Ada", "the", "nothing here"};
 	char content[60][200];
 	struct batch a;
 	for (uint32_t n = 0; n < 60; n++) {
@@ -291,7 +302,8 @@ static void test_extra(void **state)
 				y++;
 			assert_int_equal(x == n, y == n);
 			if (x < n && fabs(before[x].score - hit[y].score) > 1e-9 * hit[y].score)
-				fail_msg("%s: \"%s\" scores %.12g on its way, %.12g in the store", queries[k], content[50 + i], before[x].score, hit[y].score);
+				fail_msg("%s: \"%s\" scores %.12g on its way, %.12g in the store", queries[k],
+					 content[50 + i], before[x].score, hit[y].score);
 		}
 		batch_begin(&a);
 		for (uint32_t i = 0; i < 10; i++)
@@ -304,14 +316,19 @@ static void test_extra(void **state)
 static void test_extra_alone(void **state)
 {
 	(void)state;
-	struct store_text_extra extra[] = {{id_of(1), 4, SPAN("green tea")}, {id_of(2), 1, SPAN("coffee")}, {id_of(3), 1, SPAN("")}, {id_of(4), 1, SPAN("tea")}};
+	struct store_text_extra extra[] = {{id_of(1), 4, SPAN("green tea")},
+					   {id_of(2), 1, SPAN("coffee")},
+					   {id_of(3), 1, SPAN("")},
+					   {id_of(4), 1, SPAN("tea")}};
 	struct store *writer = store, *reader = open_as(false);
 	store = reader; /* an empty store, and a connection that must not write */
 	text((struct store_text){.ns = NS, .query = SPAN("teas"), .extra = extra, .nextra = ARRAY_LEN(extra)});
 	assert_true(nhits == 2 && number_of(&hit[0].id) == 4 && number_of(&hit[1].id) == 1 && hit[1].version == 4);
-	text((struct store_text){.ns = NS, .query = SPAN("teas"), .extra = extra, .nextra = ARRAY_LEN(extra), .limit = 1});
+	text((struct store_text){
+		.ns = NS, .query = SPAN("teas"), .extra = extra, .nextra = ARRAY_LEN(extra), .limit = 1});
 	assert_true(nhits == 1 && number_of(&hit[0].id) == 4);
-	text((struct store_text){.ns = NS, .query = SPAN("teas"), .extra = extra, .nextra = 1}); /* nothing is left of the last time */
+	text((struct store_text){
+		.ns = NS, .query = SPAN("teas"), .extra = extra, .nextra = 1}); /* nothing is left of the last time */
 	assert_true(nhits == 1 && number_of(&hit[0].id) == 1);
 	store = writer;
 	ops->close(reader);
@@ -321,7 +338,8 @@ static void test_extra_alone(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {T(test_words), T(test_stop_words), T(test_operators), T(test_scope), T(test_long), T(test_changes),
-					   T(test_conditions), T(test_extra), T(test_extra_alone)};
+	const struct CMUnitTest tests[] = {T(test_words),      T(test_stop_words), T(test_operators),
+					   T(test_scope),      T(test_long),	   T(test_changes),
+					   T(test_conditions), T(test_extra),	   T(test_extra_alone)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

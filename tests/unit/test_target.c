@@ -17,7 +17,8 @@ static void accepts_a_whole_target(void **state)
 	struct target_list *l = target_parse(
 		"[{\"name\":\"a\",\"url\":\"HTTPS://h:1/x?y\",\"interval\":\"1.5 min\",\"timeout\":\"500 ms\","
 		"\"method\":\"HEAD\",\"expect\":[204,404]},"
-		"{\"name\":\"b\",\"url\":\"http://[::1]/\",\"interval\":\"100ms\"}]", &error);
+		"{\"name\":\"b\",\"url\":\"http://[::1]/\",\"interval\":\"100ms\"}]",
+		&error);
 	assert_non_null(l);
 	assert_null(error);
 	assert_int_equal(l->n, 2);
@@ -55,6 +56,7 @@ static void nothing_is_an_empty_list(void **state)
 static void refusals_name_target_field_and_remedy(void **state)
 {
 	(void)state;
+	/* clang-format off */
 	static const struct {
 		const char *json, *says;
 	} bad[] = {
@@ -85,12 +87,12 @@ static void refusals_name_target_field_and_remedy(void **state)
 		{"[{\"name\":\"a\",\"url\":\"http://h/\",\"interval\":\"1 s\"},"
 		 "{\"name\":\"a\",\"url\":\"http://i/\",\"interval\":\"1 s\"}]", "two targets of this name"},
 	};
+	/* clang-format on */
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
 		char *error = NULL;
 		struct target_list *l = target_parse(bad[i].json, &error);
 		if (l || !error || !strstr(error, bad[i].says))
-			fail_msg("%s: \"%s\" should say \"%s\"", bad[i].json, error ? error : "(fine)",
-				 bad[i].says);
+			fail_msg("%s: \"%s\" should say \"%s\"", bad[i].json, error ? error : "(fine)", bad[i].says);
 		free(error);
 	}
 }

@@ -70,9 +70,23 @@ static void test_utf8_code_points(void **state)
 static void test_utf8_overlong(void **state)
 {
 	(void)state;
-	static const char *const bad[] = {"\xc0\x80", "\xc1\xbf", "\xe0\x80\x80", "\xe0\x9f\xbf", "\xf0\x80\x80\x80",
-		"\xf0\x8f\xbf\xbf", "\xf5\x80\x80\x80", "\xff", "\xfe", "\x80", "\xbf", "\xed\xa0\x80",
-		"\xc3(", "\xe2\x82(", "\xe2(\xa1", "\xf0\x9f\x98(", "\xf8\x88\x80\x80\x80"};
+	static const char *const bad[] = {"\xc0\x80",
+					  "\xc1\xbf",
+					  "\xe0\x80\x80",
+					  "\xe0\x9f\xbf",
+					  "\xf0\x80\x80\x80",
+					  "\xf0\x8f\xbf\xbf",
+					  "\xf5\x80\x80\x80",
+					  "\xff",
+					  "\xfe",
+					  "\x80",
+					  "\xbf",
+					  "\xed\xa0\x80",
+					  "\xc3(",
+					  "\xe2\x82(",
+					  "\xe2(\xa1",
+					  "\xf0\x9f\x98(",
+					  "\xf8\x88\x80\x80\x80"};
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++)
 		assert_false(valid(bad[i], strlen(bad[i])));
 	assert_true(valid("", 0));
@@ -105,7 +119,8 @@ static void test_utf8_offsets(void **state)
 
 static void test_buf_replace(void **state)
 {
-	static const char *const words[] = {"", "x", "store", "journal", "a word that is much longer than all that was there before"};
+	static const char *const words[] = {"", "x", "store", "journal",
+					    "a word that is much longer than all that was there before"};
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(words); i++) {
 		struct buf b = {0}, want = {0};
@@ -329,6 +344,7 @@ static void test_shm(void **state)
 
 int main(void)
 {
+	/* clang-format off */
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_utf8_code_points), cmocka_unit_test(test_utf8_overlong),
 		cmocka_unit_test(test_utf8_offsets), cmocka_unit_test(test_utf8_scrub), cmocka_unit_test(test_buf), cmocka_unit_test(test_buf_replace),
@@ -336,5 +352,6 @@ int main(void)
 		cmocka_unit_test(test_log_text), cmocka_unit_test(test_log_json),
 		cmocka_unit_test(test_log_limited), cmocka_unit_test(test_shm),
 	};
+	/* clang-format on */
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -148,9 +148,11 @@ static void test_text(void **ctx)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(test_ascending), cmocka_unit_test(test_many),
+	const struct CMUnitTest tests[] = {cmocka_unit_test(test_ascending),
+					   cmocka_unit_test(test_many),
 					   cmocka_unit_test(test_clock_steps_back),
-					   cmocka_unit_test(test_random_part), cmocka_unit_test(test_fork),
+					   cmocka_unit_test(test_random_part),
+					   cmocka_unit_test(test_fork),
 					   cmocka_unit_test(test_text)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

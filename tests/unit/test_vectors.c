@@ -93,7 +93,8 @@ static void test_random_life(void **state)
 			version -= 2;
 		if (what < 70) {
 			fill(x, dim, 2);
-			assert_int_equal(put(&m, v, id, ns, version ? version : 1, what % 9 ? 0 : 1000 + what, dim, x), 0);
+			assert_int_equal(put(&m, v, id, ns, version ? version : 1, what % 9 ? 0 : 1000 + what, dim, x),
+					 0);
 		} else if (what < 99) {
 			vectors_remove(v, &u, version);
 			if (now && version >= now)
@@ -477,14 +478,9 @@ static void test_inconsistent(void **state)
 		case 0:
 			c->offset = v->chunks[0].offset; /* two in the same place */
 			break;
-		case 1:
-			c->offset = 1ull << 60;
-			break;
-		case 2:
-			c->dim = 1000000;
-			break;
-		default:
-			c->count = 5000;
+		case 1: c->offset = 1ull << 60; break;
+		case 2: c->dim = 1000000; break;
+		default: c->count = 5000;
 		}
 		struct vectors_hit hits[10];
 		struct vectors_query q = {c->ns, 64, x, 10, VECTORS_COSINE, NULL, 0, -INFINITY};
@@ -509,6 +505,7 @@ static void test_inconsistent(void **state)
 
 int main(void)
 {
+	/* clang-format off */
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_exact),	 cmocka_unit_test(test_random_life),
 	    cmocka_unit_test(test_moves),	 cmocka_unit_test(test_refused),
@@ -518,5 +515,6 @@ int main(void)
 	    cmocka_unit_test(test_merge),	 cmocka_unit_test(test_namespace_table_full),
 	    cmocka_unit_test(test_lazy),	 cmocka_unit_test(test_inconsistent),
 	};
+	/* clang-format on */
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -92,10 +92,7 @@ static void write_one(struct vectors *v, struct board *b, uint32_t what, uint32_
 }
 
 /* Now and then a burst over few ids, so that whole chunks die; else at random. */
-static uint32_t pick(uint32_t step)
-{
-	return step / 512 % 2 ? model_next() % ALL : model_next() % 20;
-}
+static uint32_t pick(uint32_t step) { return step / 512 % 2 ? model_next() % ALL : model_next() % 20; }
 
 static void writer(int fd, struct board *b, uint64_t seed)
 {

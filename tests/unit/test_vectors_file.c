@@ -52,8 +52,9 @@ static void check(const struct model *m, struct vectors *v)
 	for (uint64_t ns = 1; ns <= 3; ns++) {
 		for (int now = 0; now < 2000; now += 1999) {
 			for (int metric = VECTORS_COSINE; metric <= VECTORS_L2; metric++) {
-				struct vectors_query q = {ns, ns == 1 ? 100 : 17, x, 300, (enum vectors_metric)metric, NULL,
-							  now, -INFINITY};
+				struct vectors_query q = {
+					ns,  ns == 1 ? 100 : 17, x, 300, (enum vectors_metric)metric, NULL,
+					now, -INFINITY};
 				model_check(m, v, &q);
 			}
 		}
@@ -250,8 +251,8 @@ static void test_incomplete(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_round_trip), cmocka_unit_test(test_empty), cmocka_unit_test(test_damage),
-	    cmocka_unit_test(test_older), cmocka_unit_test(test_incomplete),
+		cmocka_unit_test(test_round_trip), cmocka_unit_test(test_empty),      cmocka_unit_test(test_damage),
+		cmocka_unit_test(test_older),	   cmocka_unit_test(test_incomplete),
 	};
 	return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -75,8 +75,12 @@ static void verify(struct vectors *v, const struct expect *e, const char *who)
 /* The parts of the segment that these small tests touch. */
 static const struct {
 	size_t at, len;
-} parts[] = {{0, 512}, {VECTORS_OFF_SLOTS, sizeof(uint32_t) * VECTORS_SLOTS}, {VECTORS_OFF_NS, 64 * 16},
-	     {VECTORS_OFF_KEYS, 8 * 64}, {VECTORS_OFF_CHUNKS, 64 * 64}, {VECTORS_OFF_DATA, 256 << 10}};
+} parts[] = {{0, 512},
+	     {VECTORS_OFF_SLOTS, sizeof(uint32_t) * VECTORS_SLOTS},
+	     {VECTORS_OFF_NS, 64 * 16},
+	     {VECTORS_OFF_KEYS, 8 * 64},
+	     {VECTORS_OFF_CHUNKS, 64 * 64},
+	     {VECTORS_OFF_DATA, 256 << 10}};
 
 static bool changed(const char *now, char *last)
 {
@@ -363,11 +367,13 @@ int main(void)
 #ifdef __SANITIZE_THREAD__
 	return 77; /* skipped: one thread, and its instructions times ten, each a step of ptrace */
 #endif
+	/* clang-format off */
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_first_insert), cmocka_unit_test(test_update),	    cmocka_unit_test(test_turnover),
 	    cmocka_unit_test(test_drop),	 cmocka_unit_test(test_recovery),   cmocka_unit_test(test_overwritten),
 	    cmocka_unit_test(test_overtaken),
 	};
+	/* clang-format on */
 	/* Large zeroed tables come from mmap then, not from a memset that takes a million steps. */
 	mallopt(M_MMAP_THRESHOLD, 64 << 10);
 	return cmocka_run_group_tests(tests, NULL, NULL);

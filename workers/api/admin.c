@@ -25,7 +25,8 @@ static void on_value(void *arg, int status, struct span json)
 {
 	struct call *c = arg;
 	if (status) {
-		problem(c, 404, "not-found", "there is no configuration key \"%s\"; see docs/configuration.md", c->name);
+		problem(c, 404, "not-found", "there is no configuration key \"%s\"; see docs/configuration.md",
+			c->name);
 		call_reply(c);
 		return;
 	}

@@ -30,27 +30,27 @@ struct api {
 	struct event_base *base;
 	struct jobs *jobs;
 	struct writes *writes;
-	struct shared shared;             /* what reader threads need; attached once sync has formatted it */
-	struct auth *auth, *next_auth;    /* NULL: local callers are admin; next: between prepare and commit */
-	const struct embedder *embedder;  /* NULL: embedder.kind = none */
-	const char **names;               /* Host and Origin names accepted besides loopback */
+	struct shared shared;		 /* what reader threads need; attached once sync has formatted it */
+	struct auth *auth, *next_auth;	 /* NULL: local callers are admin; next: between prepare and commit */
+	const struct embedder *embedder; /* NULL: embedder.kind = none */
+	const char **names;		 /* Host and Origin names accepted besides loopback */
 	size_t nnames;
-	char host[64];                    /* the Host header that was accepted last, under these names */
-	size_t host_len;                  /* 0 = none */
-	struct event *ev_drain;           /* NULL before draining */
+	char host[64];		/* the Host header that was accepted last, under these names */
+	size_t host_len;	/* 0 = none */
+	struct event *ev_drain; /* NULL before draining */
 	bool errors_full, draining;
-	char *scratch;                    /* loop thread: one memory's body */
+	char *scratch; /* loop thread: one memory's body */
 };
 #define SCRATCH_BYTES (1u << 20)
-#define API_HEADERS_MAX 100           /* header fields of a request */
+#define API_HEADERS_MAX 100 /* header fields of a request */
 
 /* An answer under construction. */
 struct reply {
 	int status;
-	const char *content_type;         /* NULL: application/json */
-	struct buf head;                  /* extra header lines */
+	const char *content_type; /* NULL: application/json */
+	struct buf head;	  /* extra header lines */
 	struct buf body;
-	size_t store_word;                /* where in body it says that the store has it; 0 = nowhere */
+	size_t store_word; /* where in body it says that the store has it; 0 = nowhere */
 };
 
 /* CALL_THREAD: evaluated inline, but it turned out to need a reader thread. */
@@ -58,39 +58,39 @@ enum verdict { CALL_REPLY, CALL_COMMIT, CALL_THREAD };
 
 struct call {
 	struct api *api;
-	struct http_request *req;         /* NULL: the client has gone */
+	struct http_request *req; /* NULL: the client has gone */
 	const struct route *route;
 	const struct auth_principal *who;
-	struct auth *auth;                /* keeps `who` over a reload of the tokens */
-	struct uuid id;                   /* of /{id} routes */
-	char *name;                       /* of /{name} routes; malloc'ed */
+	struct auth *auth; /* keeps `who` over a reload of the tokens */
+	struct uuid id;	   /* of /{id} routes */
+	char *name;	   /* of /{name} routes; malloc'ed */
 	struct reply reply;
-	struct buf txn;                   /* built by evaluate */
-	bool erase;                       /* DELETE …?erase=true */
-	bool wait_store;                  /* answer only when the store has it */
-	bool wait_ends;                   /* after sync.wait_max the journal will do */
-	bool stored;                      /* set before committed(): the store has it */
+	struct buf txn;	 /* built by evaluate */
+	bool erase;	 /* DELETE …?erase=true */
+	bool wait_store; /* answer only when the store has it */
+	bool wait_ends;	 /* after sync.wait_max the journal will do */
+	bool stored;	 /* set before committed(): the store has it */
 	unsigned attempts;
 	uint64_t txn_id;
 	uint64_t committed_seq;
-	int64_t committed_us;             /* when the journal had it, and the wait for the store began; 0 = not yet */
+	int64_t committed_us; /* when the journal had it, and the wait for the store began; 0 = not yet */
 	int64_t started_us;
 	enum verdict (*evaluate)(struct call *c, struct reader *rd);
 	void (*read)(struct call *c, struct reader *rd);
 	void (*committed)(struct call *c); /* durable: finish the reply (durability, receipt); may be NULL */
 	void (*on_refused)(struct call *c, uint32_t status, uint32_t arg); /* NULL: the common problem */
-	void (*finish)(struct call *c);   /* instead of call_reply(), for calls of several steps */
-	void *state;                      /* the handler's own */
+	void (*finish)(struct call *c); /* instead of call_reply(), for calls of several steps */
+	void *state;			/* the handler's own */
 	void (*free_state)(void *state);
-	struct call *next;                /* jobs queue */
+	struct call *next; /* jobs queue */
 	enum verdict verdict;
 };
 
 /* ---- routes (router.c, routes.def) ---- */
 struct route {
 	enum http_method method;
-	const char *pattern;              /* "/v1/memories/{id}/history" */
-	unsigned right;                   /* enum auth_right, 0 = public probe */
+	const char *pattern; /* "/v1/memories/{id}/history" */
+	unsigned right;	     /* enum auth_right, 0 = public probe */
 	void (*handle)(struct call *c);
 	bool streams_body;
 };
@@ -101,20 +101,20 @@ void router_gone(void *arg, struct http_request *r);
 bool router_body(void *arg, struct http_request *r, const char *p, size_t n);
 /* For the path that makes no call: the principal when host and credential are in order, else NULL. */
 const struct auth_principal *router_admit_fast(struct api *a, struct http_request *r, unsigned right);
-void router_count_get(struct api *a); /* one 2xx of GET /v1/memories/{id} */
+void router_count_get(struct api *a);		     /* one 2xx of GET /v1/memories/{id} */
 void router_count(const struct call *c, int status); /* one answer given */
 void router_metrics(struct api *a, struct buf *b);
 
 /* ---- calls (call.c) ---- */
-void call_waited(struct call *c);         /* writes.c: in the journal, but the store did not take it in time */
+void call_waited(struct call *c); /* writes.c: in the journal, but the store did not take it in time */
 void call_read(struct call *c, void (*read)(struct call *, struct reader *));
 /* inline_ok: evaluate needs no reader and is cheap enough for the loop on its first attempt. */
 void call_write(struct call *c, enum verdict (*evaluate)(struct call *, struct reader *), bool inline_ok);
-void call_finish(struct call *c);         /* finish() or call_reply() */
-void call_reply(struct call *c);          /* sends call->reply and frees the call */
+void call_finish(struct call *c); /* finish() or call_reply() */
+void call_reply(struct call *c);  /* sends call->reply and frees the call */
 void call_free(struct call *c);
 void call_answered(struct call *c, uint32_t status, uint64_t seq, uint32_t arg); /* from writes.c */
-void call_job_done(struct call *c);       /* from jobs.c, on the loop */
+void call_job_done(struct call *c);						 /* from jobs.c, on the loop */
 /* Begins the transaction of this attempt. read_seq must be loaded before anything is read. */
 uint64_t call_read_seq(const struct call *c);
 void call_txn_begin(struct call *c, struct txn_builder *t, uint64_t read_seq, uint32_t flags);
@@ -138,20 +138,20 @@ void problem_store(struct call *c, const char *internal); /* 503: the store cann
 void problem_starting(struct call *c);
 
 /* ---- JSON text (json_out.c) ---- */
-void json_out_string(struct buf *b, struct span s);       /* with quotes, escaped; input is valid UTF-8 */
+void json_out_string(struct buf *b, struct span s); /* with quotes, escaped; input is valid UTF-8 */
 void json_out_time(struct buf *b, int64_t us);
-void json_out_double(struct buf *b, double d);            /* shortest that reads back */
+void json_out_double(struct buf *b, double d); /* shortest that reads back */
 
 /* ---- jobs (jobs.c) ---- */
 struct jobs *must_check jobs_start(struct api *a, unsigned threads);
-bool jobs_submit(struct jobs *j, struct call *c);         /* false: the queue is full */
+bool jobs_submit(struct jobs *j, struct call *c); /* false: the queue is full */
 void jobs_stop(struct jobs **j);
 
 /* ---- writes (writes.c): transactions on their way to sync ---- */
 struct writes *must_check writes_open(struct api *a);
-bool writes_submit(struct writes *w, struct call *c);     /* false: too many in flight */
+bool writes_submit(struct writes *w, struct call *c); /* false: too many in flight */
 void writes_on_wake(struct writes *w);
-void writes_resend(struct writes *w);                     /* sync was restarted */
+void writes_resend(struct writes *w); /* sync was restarted */
 bool writes_idle(const struct writes *w);
 uint64_t writes_next_id(struct writes *w);
 

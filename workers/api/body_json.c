@@ -19,18 +19,19 @@ bool body_json_parse(struct call *c, struct span text, struct body_json *b)
 	}
 	const char *nul = memchr(text.p, 0, text.len);
 	if (nul) { /* jansson takes it for the end of what it reads */
-		problem(c, 400, "invalid-json", "body: byte %zu is NUL, which JSON does not allow", (size_t)(nul - text.p));
+		problem(c, 400, "invalid-json", "body: byte %zu is NUL, which JSON does not allow",
+			(size_t)(nul - text.p));
 		return false;
 	}
 	switch (floats_extract(text.p, text.len, LIMIT_DIMENSIONS, FLOATS_MAX, &b->found, &b->text)) {
 	case FLOATS_EXTRACT_NUMBER:
-		problem(c, 400, "invalid-field", "embedding: must be an array of numbers, or base64 of little-endian float32");
+		problem(c, 400, "invalid-field",
+			"embedding: must be an array of numbers, or base64 of little-endian float32");
 		return false;
 	case FLOATS_EXTRACT_TOO_MANY:
 		problem(c, 400, "invalid-field", "embedding: must have 1 to %d numbers", LIMIT_DIMENSIONS);
 		return false;
-	case FLOATS_EXTRACT_OK:
-		break;
+	case FLOATS_EXTRACT_OK: break;
 	}
 	b->root = json_loadb(b->text.p, b->text.len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
 	if (!b->root)

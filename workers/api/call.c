@@ -25,8 +25,8 @@ void call_reply(struct call *c)
 	buf_addc(&r->head, 0);
 	AN(r->status);
 	router_count(c, r->status);
-	http_reply(c->req, r->status, r->content_type ? r->content_type : "application/json", r->head.p,
-		   r->body.p, r->body.len);
+	http_reply(c->req, r->status, r->content_type ? r->content_type : "application/json", r->head.p, r->body.p,
+		   r->body.len);
 	call_free(c);
 }
 
@@ -113,37 +113,46 @@ static void refused(struct call *c, uint32_t status, uint32_t arg)
 	uint32_t n = atomic_load_explicit(&p->reason_len, memory_order_acquire);
 	switch (status) {
 	case TXN_QUOTA_BYTES:
-		problem(c, 507, "quota-bytes", "the namespace's quota in bytes is used up; delete memories or raise quota_bytes");
+		problem(c, 507, "quota-bytes",
+			"the namespace's quota in bytes is used up; delete memories or raise quota_bytes");
 		break;
 	case TXN_QUOTA_COUNT:
-		problem(c, 507, "quota-count", "the namespace holds as many memories as quota_count allows; delete some or raise it");
+		problem(c, 507, "quota-count",
+			"the namespace holds as many memories as quota_count allows; delete some or raise it");
 		break;
 	case TXN_NAMESPACES_FULL:
-		problem(c, 507, "namespaces-full", "this daemon holds %d namespaces, its limit; use an existing one", PLANT_NAMESPACES / 8 * 7);
+		problem(c, 507, "namespaces-full", "this daemon holds %d namespaces, its limit; use an existing one",
+			PLANT_NAMESPACES / 8 * 7);
 		break;
 	case TXN_NAMESPACE_DROPPING:
-		problem(c, 503, "namespace-dropping", "the namespace is being deleted; try again when that is done, in a moment");
+		problem(c, 503, "namespace-dropping",
+			"the namespace is being deleted; try again when that is done, in a moment");
 		break;
 	case TXN_BUSY:
-		problem(c, 503, "journal-full", "the journal has reached journal.quota or journal.pending_max because the store is behind; try again after Retry-After seconds");
+		problem(c, 503, "journal-full",
+			"the journal has reached journal.quota or journal.pending_max because the store is behind; try again after Retry-After seconds");
 		break;
 	case TXN_DISK_FULL:
-		problem(c, 507, "disk-full", "the disk under data.dir is full; nothing was stored. Free some space and try again");
+		problem(c, 507, "disk-full",
+			"the disk under data.dir is full; nothing was stored. Free some space and try again");
 		break;
 	case TXN_JOURNAL_ERROR:
-		problem(c, 503, "journal-error", "the journal could not be written (%s); nothing was stored. Try again after Retry-After seconds", strerror((int)arg));
+		problem(c, 503, "journal-error",
+			"the journal could not be written (%s); nothing was stored. Try again after Retry-After seconds",
+			strerror((int)arg));
 		break;
 	case TXN_JOURNAL_FAILED:
 		if (n && c->api->errors_full)
 			problem(c, 503, "journal-failed", "%.*s", (int)n, p->reason);
 		else
-			problem(c, 503, "journal-failed", "writes cannot be made durable; nothing was stored. The operator must repair the disk and restart");
+			problem(c, 503, "journal-failed",
+				"writes cannot be made durable; nothing was stored. The operator must repair the disk and restart");
 		break;
 	case TXN_EMBEDDER_MISMATCH:
-		problem(c, 409, "embedder-mismatch", "embedding: the namespace holds vectors of another embedding model or length, and spaces never mix; use another namespace");
+		problem(c, 409, "embedder-mismatch",
+			"embedding: the namespace holds vectors of another embedding model or length, and spaces never mix; use another namespace");
 		break;
-	default:
-		problem(c, 500, "internal", "the transaction was refused (%u)", status);
+	default: problem(c, 500, "internal", "the transaction was refused (%u)", status);
 	}
 }
 
@@ -176,7 +185,8 @@ void call_waited(struct call *c)
 		return;
 	}
 	c->reply.head.len = c->reply.body.len = 0;
-	problem(c, 503, "store-waiting", "this is in the journal, but the store has not taken it within sync.wait_max; it is done as soon as "
+	problem(c, 503, "store-waiting",
+		"this is in the journal, but the store has not taken it within sync.wait_max; it is done as soon as "
 		"the store takes it (GET /readyz says what is wrong)");
 	call_finish(c);
 }
@@ -267,7 +277,8 @@ static bool name_ok(struct span s)
 	return true;
 }
 
-bool call_namespace(struct call *c, struct span given, unsigned right, char out[LIMIT_NAMESPACE + 1], struct span *name_r)
+bool call_namespace(struct call *c, struct span given, unsigned right, char out[LIMIT_NAMESPACE + 1],
+		    struct span *name_r)
 {
 	char *query = NULL;
 	size_t len = 0;
@@ -282,10 +293,14 @@ bool call_namespace(struct call *c, struct span given, unsigned right, char out[
 		given = SPAN_LIT("default");
 	bool ok = name_ok(given);
 	if (!ok) {
-		problem(c, 400, "invalid-namespace", "namespace: must be 1 to %d bytes of UTF-8 without control characters", LIMIT_NAMESPACE);
+		problem(c, 400, "invalid-namespace",
+			"namespace: must be 1 to %d bytes of UTF-8 without control characters", LIMIT_NAMESPACE);
 	} else if (!call_may(c, right, given)) {
 		problem(c, 403, "namespace-forbidden", "namespace: this credential may not %s \"%.*s\"",
-			right == AUTH_READ ? "read" : right == AUTH_WRITE ? "write" : "administer", (int)given.len, given.p);
+			right == AUTH_READ    ? "read"
+			: right == AUTH_WRITE ? "write"
+					      : "administer",
+			(int)given.len, given.p);
 		ok = false;
 	} else {
 		memcpy(out, given.p, given.len);

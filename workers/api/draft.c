@@ -51,7 +51,7 @@ static void merge_patch(json_t *target, json_t *patch)
 {
 	const char *key;
 	json_t *v;
-	json_object_foreach(patch, key, v) {
+	json_object_foreach (patch, key, v) {
 		json_t *old = json_object_get(target, key);
 		if (json_is_null(v)) {
 			json_object_del(target, key);
@@ -75,9 +75,13 @@ static bool has_nul(const json_t *v)
 	if (json_is_string(v))
 		return memchr(json_string_value(v), 0, json_string_length(v)) != NULL;
 	if (json_is_array(v)) {
-		json_array_foreach(v, i, e) if (has_nul(e)) return true;
+		json_array_foreach (v, i, e)
+			if (has_nul(e))
+				return true;
 	} else if (json_is_object(v)) {
-		json_object_foreach((json_t *)(uintptr_t)v, key, e) if (has_nul(e)) return true;
+		json_object_foreach ((json_t *)(uintptr_t)v, key, e)
+			if (has_nul(e))
+				return true;
 	}
 	return false;
 }
@@ -92,11 +96,11 @@ static unsigned depth(const json_t *v, unsigned above)
 	if ((!json_is_array(v) && !json_is_object(v)) || above > LIMIT_METADATA_DEPTH)
 		return above;
 	deepest++;
-	json_array_foreach(v, i, e) {
+	json_array_foreach (v, i, e) {
 		d = depth(e, above + 1);
 		deepest = d > deepest ? d : deepest;
 	}
-	json_object_foreach((json_t *)(uintptr_t)v, key, e) {
+	json_object_foreach ((json_t *)(uintptr_t)v, key, e) {
 		d = depth(e, above + 1);
 		deepest = d > deepest ? d : deepest;
 	}
@@ -116,7 +120,8 @@ static bool read_metadata(const struct reading *r, json_t *v)
 	if (has_nul(v))
 		return bad(r, "metadata", "strings must not contain U+0000");
 	if (depth(v, 0) > LIMIT_METADATA_DEPTH)
-		return bad(r, "metadata", "must be at most 64 levels deep; flatten it, or store deep structures as a string");
+		return bad(r, "metadata",
+			   "must be at most 64 levels deep; flatten it, or store deep structures as a string");
 	json_t *merged = r->mode == DRAFT_PATCH ? json_loads(d->metadata, 0, NULL) : NULL;
 	if (r->mode == DRAFT_PATCH) {
 		if (!merged)
@@ -129,7 +134,9 @@ static bool read_metadata(const struct reading *r, json_t *v)
 		return bad(r, "metadata", "cannot be written as JSON");
 	if (strlen(text) > LIMIT_METADATA) {
 		free(text);
-		return bad(r, "metadata", "must be at most 16384 bytes as compact JSON; keep large data elsewhere and store a reference");
+		return bad(
+			r, "metadata",
+			"must be at most 16384 bytes as compact JSON; keep large data elsewhere and store a reference");
 	}
 	free(d->metadata);
 	d->metadata = text;
@@ -313,28 +320,33 @@ static bool read_infer(const struct reading *r, const char *key, const json_t *v
 		if (!json_is_true(v))
 			return bad(r, key, "must be true or false");
 	}
-	problem(r->c, 501, "extraction-unavailable", "%s%s: extracting facts from messages needs an upstream model and "
-		"none is configured; send each text as \"content\", without infer, to store it verbatim", r->where, key);
+	problem(r->c, 501, "extraction-unavailable",
+		"%s%s: extracting facts from messages needs an upstream model and "
+		"none is configured; send each text as \"content\", without infer, to store it verbatim",
+		r->where, key);
 	return false;
 }
 
 /* Says which fields there are: a misspelt one is corrected without the manual. */
 static bool unknown_field(const struct reading *r, const char *key)
 {
+	/* clang-format off */
 	static const char *const more[] = {
 		[DRAFT_ADD] = ", namespace, created_at, infer",
 		[DRAFT_PATCH] = "",
 		[DRAFT_IMPORT] = ", namespace, created_at, id, version, updated_at, valid_from, valid_to, supersedes, superseded_by",
 	};
+	/* clang-format on */
 	const char *hint = "";
 	if (strcmp(key, "text") == 0 || strcmp(key, "memory") == 0)
 		hint = "; the text goes into \"content\"";
 	else if (strcmp(key, "id") == 0)
 		hint = "; ids are assigned, use external_id for your own";
-	problem(r->c, 400, "unknown-field", "%s%.64s: no such field%s; allowed are content, metadata, kind, user_id, "
+	problem(r->c, 400, "unknown-field",
+		"%s%.64s: no such field%s; allowed are content, metadata, kind, user_id, "
 		"agent_id, session_id, external_id, importance, pinned, ttl, ttl_seconds, expires_at, embedding, "
-		"embedding_model%s%s", r->where, key, hint, more[r->mode],
-		r->mode == DRAFT_ADD && !*r->where ? ", on_duplicate" : "");
+		"embedding_model%s%s",
+		r->where, key, hint, more[r->mode], r->mode == DRAFT_ADD && !*r->where ? ", on_duplicate" : "");
 	return false;
 }
 
@@ -366,7 +378,8 @@ static bool read_field(const struct reading *r, const char *key, json_t *v)
 	if (strcmp(key, "embedding") == 0)
 		return read_embedding(r, v);
 	if (strcmp(key, "embedding_model") == 0)
-		return json_is_null(v) || read_text(r, key, v, 1, sizeof(((struct plant_namespace *)0)->embedder) - 1, &d->embedder);
+		return json_is_null(v) ||
+		       read_text(r, key, v, 1, sizeof(((struct plant_namespace *)0)->embedder) - 1, &d->embedder);
 	if (strcmp(key, "namespace") == 0)
 		return read_namespace(r, v);
 	if (strcmp(key, "created_at") == 0)
@@ -392,7 +405,7 @@ bool draft_read(struct call *c, const struct body_json *b, json_t *o, enum draft
 	/* embedding first: it resets embedding_model */
 	if ((v = json_object_get(o, "embedding")) && !read_embedding(&r, v))
 		return false;
-	json_object_foreach(o, key, v)
+	json_object_foreach (o, key, v)
 		if (strcmp(key, "embedding") != 0 && !read_field(&r, key, v))
 			return false;
 	if (mode == DRAFT_IMPORT && !d->embedding_set)

@@ -8,37 +8,37 @@ struct draft {
 	struct uuid id;
 	bool has_id;
 	struct span content, kind, user_id, agent_id, session_id, external_id, ns_given;
-	char *metadata;          /* compact JSON object text, malloc'ed */
+	char *metadata; /* compact JSON object text, malloc'ed */
 	double importance;
 	bool pinned, content_set;
 	int64_t created_us, updated_us, expires_us;
 	bool created_set, expires_set;
-	uint64_t version;        /* given on import, or of what is stored */
-	const float *embedding;  /* borrowed or own_vector */
+	uint64_t version;	/* given on import, or of what is stored */
+	const float *embedding; /* borrowed or own_vector */
 	float *own_vector;
 	char *own_embedder;
 	uint32_t dim;
-	bool embedding_set;      /* the client sent one (or null) */
+	bool embedding_set; /* the client sent one (or null) */
 	struct span embedder;
 	bool client_vector;
 	int64_t valid_from_us, valid_to_us;
 	struct uuid supersedes, superseded_by;
 	bool has_supersedes, has_superseded_by, superseded;
-	int64_t replaces_bytes;  /* -1: a new memory */
-	json_t *keep;            /* what the spans point into */
+	int64_t replaces_bytes; /* -1: a new memory */
+	json_t *keep;		/* what the spans point into */
 };
 
 /* Which fields a request may set. */
 enum draft_mode {
-	DRAFT_ADD,      /* one memory of POST /v1/memories */
-	DRAFT_PATCH,    /* RFC 7396: null clears */
-	DRAFT_IMPORT,   /* an exported line: also id, version, times */
+	DRAFT_ADD,    /* one memory of POST /v1/memories */
+	DRAFT_PATCH,  /* RFC 7396: null clears */
+	DRAFT_IMPORT, /* an exported line: also id, version, times */
 };
 
 /* The JSON of a request body whose embedding arrays were lifted out (json/numbers.h). */
 struct body_json {
 	json_t *root;
-	struct buf text;         /* the compacted copy */
+	struct buf text; /* the compacted copy */
 	struct floats_found found;
 };
 /* Parses a request body; false: problem set (400 with the position). */

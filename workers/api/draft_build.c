@@ -64,23 +64,35 @@ void draft_memory(const struct draft *d, struct span ns_name, uint64_t version, 
 	size_t start = body->len;
 	uint64_t ns = record_ns(ns_name);
 	write_body(d, ns_name, version, body);
-	*m_r = (struct memory){
-		.id = d->id, .ns = ns, .version = version, .created_us = d->created_us,
-		.updated_us = d->updated_us, .expires_us = d->expires_us,
-		.flags = (d->pinned ? MEMORY_PINNED : 0) | (d->client_vector ? MEMORY_CLIENT_EMBEDDING : 0) |
-			 (d->superseded ? MEMORY_SUPERSEDED : 0),
-		.importance = (float)d->importance, .content_hash = record_content_key(ns, d->content),
-		.ns_name = ns_name, .content = d->content, .kind = d->kind, .user_id = d->user_id,
-		.agent_id = d->agent_id, .session_id = d->session_id, .external_id = d->external_id,
-		.embedder = d->dim ? d->embedder : (struct span){NULL, 0}, .embedding = d->embedding, .dim = d->dim,
-		.body = {body->p + start, body->len - start}, .replaces_bytes = d->replaces_bytes};
+	*m_r = (struct memory){.id = d->id,
+			       .ns = ns,
+			       .version = version,
+			       .created_us = d->created_us,
+			       .updated_us = d->updated_us,
+			       .expires_us = d->expires_us,
+			       .flags = (d->pinned ? MEMORY_PINNED : 0) |
+					(d->client_vector ? MEMORY_CLIENT_EMBEDDING : 0) |
+					(d->superseded ? MEMORY_SUPERSEDED : 0),
+			       .importance = (float)d->importance,
+			       .content_hash = record_content_key(ns, d->content),
+			       .ns_name = ns_name,
+			       .content = d->content,
+			       .kind = d->kind,
+			       .user_id = d->user_id,
+			       .agent_id = d->agent_id,
+			       .session_id = d->session_id,
+			       .external_id = d->external_id,
+			       .embedder = d->dim ? d->embedder : (struct span){NULL, 0},
+			       .embedding = d->embedding,
+			       .dim = d->dim,
+			       .body = {body->p + start, body->len - start},
+			       .replaces_bytes = d->replaces_bytes};
 }
 
 static struct span text_of(const json_t *o, const char *key)
 {
 	const json_t *v = json_object_get(o, key);
-	return json_is_string(v) ? (struct span){json_string_value(v), json_string_length(v)}
-				 : (struct span){NULL, 0};
+	return json_is_string(v) ? (struct span){json_string_value(v), json_string_length(v)} : (struct span){NULL, 0};
 }
 
 static int64_t time_of(const json_t *o, const char *key)
@@ -131,8 +143,8 @@ static bool mismatch(struct call *c, const char *where, const struct plant_names
 {
 	problem(c, 409, "embedder-mismatch",
 		"%sembedding: the namespace holds vectors of \"%s\" with %u dimensions; this one is \"%.*s\" with %u. "
-		"Spaces never mix: use another namespace", where, row->embedder,
-		atomic_load(&row->dim), (int)d->embedder.len, d->embedder.p, d->dim);
+		"Spaces never mix: use another namespace",
+		where, row->embedder, atomic_load(&row->dim), (int)d->embedder.len, d->embedder.p, d->dim);
 	return false;
 }
 

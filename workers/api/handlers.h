@@ -20,8 +20,8 @@ void memories_durability(struct call *c, bool stored);
 
 /* Shared with bulk deletes. */
 void memories_op_delete(struct txn_builder *t, const struct memory *m, enum delete_how how);
-void memories_receipt(struct call *c, size_t n);  /* the answer to an erase */
-int memories_erase_param(struct call *c);         /* 1, 0, or -1: problem set */
+void memories_receipt(struct call *c, size_t n); /* the answer to an erase */
+int memories_erase_param(struct call *c);	 /* 1, 0, or -1: problem set */
 
 /* list.c */
 void list_memories(struct call *c);

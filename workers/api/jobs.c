@@ -9,9 +9,9 @@
 #include "api.h"
 #include "clock.h"
 
-#define QUEUE_MAX 4096          /* calls waiting for a thread; beyond, 503 */
-#define DONE_SLICE_US 2000      /* answering of finished calls before the loop looks at its sockets again */
-#define DONE_BYTES (16u << 20)  /* finished and not yet answered: beyond, the threads wait for the loop */
+#define QUEUE_MAX 4096	       /* calls waiting for a thread; beyond, 503 */
+#define DONE_SLICE_US 2000     /* answering of finished calls before the loop looks at its sockets again */
+#define DONE_BYTES (16u << 20) /* finished and not yet answered: beyond, the threads wait for the loop */
 
 struct queue {
 	struct call *first, **last;
@@ -52,10 +52,7 @@ static void run(struct call *c, struct reader *rd)
 		c->read(c, rd);
 }
 
-static size_t weight(const struct call *c)
-{
-	return c->reply.body.len + c->txn.len;
-}
+static size_t weight(const struct call *c) { return c->reply.body.len + c->txn.len; }
 
 static void *jobs_main(void *arg)
 {

@@ -39,7 +39,8 @@ static bool select_scopes(struct call *c, struct filter **f)
 			filter_and_eq(f, scopes[i], (struct span){v, len});
 		free(v);
 		if (!ok) {
-			problem(c, 400, "invalid-parameter", "%s: must be at most %d bytes of UTF-8", scopes[i], LIMIT_SCOPE);
+			problem(c, 400, "invalid-parameter", "%s: must be at most %d bytes of UTF-8", scopes[i],
+				LIMIT_SCOPE);
 			return false;
 		}
 	}
@@ -79,7 +80,8 @@ static bool select_limit(struct call *c, struct list_select *s)
 		bool ok = len && *v >= '0' && *v <= '9' && *end == 0 && n >= 1 && n <= LIMIT_LIST;
 		free(v);
 		if (!ok) {
-			problem(c, 400, "invalid-parameter", "limit: must be a whole number from 1 to %d; page on with next_cursor", LIMIT_LIST);
+			problem(c, 400, "invalid-parameter",
+				"limit: must be a whole number from 1 to %d; page on with next_cursor", LIMIT_LIST);
 			return false;
 		}
 		s->q.limit = (size_t)n;
@@ -151,8 +153,7 @@ struct list_select *list_select(struct call *c, unsigned right)
 	bool ok = call_namespace(c, (struct span){NULL, 0}, right, s->ns_name, &s->ns) &&
 		  select_filter(c, &s->filter) && select_scopes(c, &s->filter) && select_limit(c, s) &&
 		  select_flag(c, "order", "asc", "desc", &s->q.descending) && select_cursor(c, s) &&
-		  select_flag(c, "deleted", "false", "true", &s->q.deleted) &&
-		  list_include(c, &s->q.with_embedding);
+		  select_flag(c, "deleted", "false", "true", &s->q.deleted) && list_include(c, &s->q.with_embedding);
 	if (!ok) {
 		list_select_free(s);
 		return NULL;
@@ -321,12 +322,13 @@ static bool by_ids_parse(struct call *c, struct by_ids *s, json_t *root)
 {
 	json_t *ids = json_object_get(root, "ids"), *v;
 	size_t i;
-	if (!json_is_array(ids) || json_object_size(root) != 1 || !json_array_size(ids) || json_array_size(ids) > LIMIT_BULK) {
+	if (!json_is_array(ids) || json_object_size(root) != 1 || !json_array_size(ids) ||
+	    json_array_size(ids) > LIMIT_BULK) {
 		problem(c, 400, "invalid-field", "ids: the body must be {\"ids\": [1 to %d UUIDs]}", LIMIT_BULK);
 		return false;
 	}
 	s->ids = util_alloc(json_array_size(ids) * sizeof(*s->ids));
-	json_array_foreach(ids, i, v)
+	json_array_foreach (ids, i, v)
 		if (!json_is_string(v) || !uuid_parse(json_string_value(v), json_string_length(v), &s->ids[s->n++])) {
 			problem(c, 400, "invalid-field", "ids[%zu]: must be a UUID", i);
 			return false;
@@ -414,15 +416,19 @@ static bool confirmed(struct call *c)
 	size_t len;
 	if (!parameter(c, "confirm", &word, &len))
 		return false;
-	bool all = !s->q.filter && !s->q.have_after, ok = word && (all ? len == s->ns.len && memcmp(word, s->ns.p, len) == 0 : strcmp(word, "true") == 0);
+	bool all = !s->q.filter && !s->q.have_after,
+	     ok = word && (all ? len == s->ns.len && memcmp(word, s->ns.p, len) == 0 : strcmp(word, "true") == 0);
 	free(word);
 	if (ok)
 		return true;
 	if (all)
-		problem(c, 400, "confirm-required", "confirm: without a filter or a scope this deletes every memory of the namespace; "
-			"if you mean that, repeat with confirm=%.*s", (int)s->ns.len, s->ns.p);
+		problem(c, 400, "confirm-required",
+			"confirm: without a filter or a scope this deletes every memory of the namespace; "
+			"if you mean that, repeat with confirm=%.*s",
+			(int)s->ns.len, s->ns.p);
 	else
-		problem(c, 400, "confirm-required", "confirm: this deletes every memory that the filter selects; count them first "
+		problem(c, 400, "confirm-required",
+			"confirm: this deletes every memory that the filter selects; count them first "
 			"(GET /v1/memories:count with the same parameters), then repeat with confirm=true");
 	return false;
 }

@@ -90,14 +90,9 @@ static void get_read(struct call *c, struct reader *rd)
 		return;
 	uint64_t epoch = cache_epoch(s->cache, CACHE_MEMORY, &c->id);
 	switch (reader_get(rd, &c->id, vector, &h)) {
-	case READ_ERROR:
-		problem_store(c, rd->error);
-		return;
-	case READ_NONE:
-		not_found(c);
-		return;
-	case READ_OK:
-		break;
+	case READ_ERROR: problem_store(c, rd->error); return;
+	case READ_NONE: not_found(c); return;
+	case READ_OK: break;
 	}
 	if (!h.m.deleted_us) {
 		struct cache_meta meta = {.ns = h.m.ns, .version = h.m.version, .expires_us = h.m.expires_us};
@@ -123,23 +118,21 @@ void memories_get(struct call *c) { call_read(c, get_read); }
 static bool load(struct call *c, struct reader *rd, bool deleted_too, struct held *h)
 {
 	switch (reader_get(rd, &c->id, true, h)) {
-	case READ_ERROR:
-		problem_store(c, rd->error);
-		return false;
-	case READ_NONE:
-		return not_found(c);
-	case READ_OK:
-		break;
+	case READ_ERROR: problem_store(c, rd->error); return false;
+	case READ_NONE: return not_found(c);
+	case READ_OK: break;
 	}
 	bool ok = true;
 	struct span im = http_header(c->req, HTTP_H_IF_MATCH);
 	if ((h->m.deleted_us && !deleted_too) || !call_may(c, AUTH_WRITE, h->m.ns_name)) {
 		ok = not_found(c);
 	} else if (im.p && !call_etag_valid(im)) {
-		problem(c, 400, "invalid-header", "If-Match: must be * or a list of ETags in double quotes, such as \"3\"");
+		problem(c, 400, "invalid-header",
+			"If-Match: must be * or a list of ETags in double quotes, such as \"3\"");
 		ok = false;
 	} else if (im.p && !call_etag_matches(im, h->m.version, false)) {
-		problem(c, 412, "version-conflict", "If-Match: the memory is at version %llu; read it again and decide anew",
+		problem(c, 412, "version-conflict",
+			"If-Match: the memory is at version %llu; read it again and decide anew",
 			(unsigned long long)h->m.version);
 		buf_printf(&c->reply.head, "ETag: \"%llu\"\r\n", (unsigned long long)h->m.version);
 		ok = false;
@@ -297,10 +290,14 @@ void memories_patch(struct call *c)
 
 void memories_op_delete(struct txn_builder *t, const struct memory *m, enum delete_how how)
 {
-	struct op_delete d = {.id = m->id, .ns = m->ns, .version = m->version + 1, .at_us = clock_real_us(),
-		.content_key = m->content_hash,
-		.external_key = m->external_id.len ? record_external_key(m->ns, m->external_id) : 0,
-		.bytes = m->deleted_us ? -1 : (int64_t)memory_quota_bytes(m), .how = (uint32_t)how};
+	struct op_delete d = {.id = m->id,
+			      .ns = m->ns,
+			      .version = m->version + 1,
+			      .at_us = clock_real_us(),
+			      .content_key = m->content_hash,
+			      .external_key = m->external_id.len ? record_external_key(m->ns, m->external_id) : 0,
+			      .bytes = m->deleted_us ? -1 : (int64_t)memory_quota_bytes(m),
+			      .how = (uint32_t)how};
 	txn_op_raw(t, OP_DELETE, &d, sizeof(d), NULL, 0);
 }
 
@@ -312,8 +309,10 @@ void memories_receipt(struct call *c, size_t n)
 	ids_make(&id, 1);
 	uuid_format(&id, text);
 	c->reply.status = 200;
-	buf_printf(&c->reply.body, "{\"receipt\":\"%.*s\",\"erased\":%zu,\"from\":[\"journal\",\"store\",\"history\",\"caches\",\"vectors\",\"words\"],\"erased_at\":",
-		   UUID_TEXT, text, n);
+	buf_printf(
+		&c->reply.body,
+		"{\"receipt\":\"%.*s\",\"erased\":%zu,\"from\":[\"journal\",\"store\",\"history\",\"caches\",\"vectors\",\"words\"],\"erased_at\":",
+		UUID_TEXT, text, n);
 	json_out_time(&c->reply.body, clock_real_us());
 	buf_addc(&c->reply.body, '}');
 }
@@ -395,7 +394,8 @@ void memories_restore(struct call *c)
 
 /* ---- supersede: a new fact takes the old one's place; the old one stays, closed and linked ---- */
 
-static bool supersede_drafts(struct call *c, struct patch *p, const struct held *old, struct draft *was, struct draft *now)
+static bool supersede_drafts(struct call *c, struct patch *p, const struct held *old, struct draft *was,
+			     struct draft *now)
 {
 	int64_t t = clock_real_us();
 	if (old->m.flags & MEMORY_SUPERSEDED) {
@@ -418,7 +418,8 @@ static bool supersede_drafts(struct call *c, struct patch *p, const struct held 
 	if (!draft_read(c, &p->body, p->body.root, DRAFT_ADD, "", now))
 		return false;
 	if (now->ns_given.len && !span_eq(now->ns_given, old->m.ns_name)) {
-		problem(c, 400, "invalid-field", "namespace: the new memory lives where the old one does; leave it out");
+		problem(c, 400, "invalid-field",
+			"namespace: the new memory lives where the old one does; leave it out");
 		return false;
 	}
 	if (!draft_embed(c, now, plant_find(c->api->plant, old->m.ns), ""))

@@ -10,8 +10,8 @@
 #include "handlers.h"
 #include "ids.h"
 
-#define INLINE_BODY 65536     /* larger bodies are parsed in a reader thread */
-#define INLINE_EMBED 4096     /* bytes of text that the loop embeds itself */
+#define INLINE_BODY 65536 /* larger bodies are parsed in a reader thread */
+#define INLINE_EMBED 4096 /* bytes of text that the loop embeds itself */
 #define IDEM_KEEP_US (24 * 3600 * 1000000ll)
 
 enum on_duplicate { DUP_ADD, DUP_KEEP, DUP_UPDATE };
@@ -21,7 +21,7 @@ struct add_item {
 	struct draft draft;
 	char where[32];
 };
-struct result {           /* what became of an item in this attempt */
+struct result { /* what became of an item in this attempt */
 	struct held held;
 	bool created, stored;
 	uint64_t external_key;
@@ -58,7 +58,7 @@ static bool read_envelope(struct call *c, struct add *a, json_t **list_r)
 {
 	const char *key;
 	json_t *v;
-	json_object_foreach(a->body.root, key, v) {
+	json_object_foreach (a->body.root, key, v) {
 		if (strcmp(key, "memories") == 0) {
 			*list_r = v;
 		} else if (strcmp(key, "namespace") == 0 && (json_is_string(v) || a->bulk)) {
@@ -75,7 +75,9 @@ static bool read_envelope(struct call *c, struct add *a, json_t **list_r)
 				return false;
 			}
 		} else if (a->bulk) {
-			problem(c, 400, "unknown-field", "%.64s: no such field beside \"memories\"; allowed are namespace and on_duplicate", key);
+			problem(c, 400, "unknown-field",
+				"%.64s: no such field beside \"memories\"; allowed are namespace and on_duplicate",
+				key);
 			return false;
 		}
 	}
@@ -85,7 +87,9 @@ static bool read_envelope(struct call *c, struct add *a, json_t **list_r)
 static bool read_items(struct call *c, struct add *a, json_t *list)
 {
 	if (a->bulk && (!json_is_array(list) || json_array_size(list) < 1 || json_array_size(list) > LIMIT_BULK)) {
-		problem(c, 400, "invalid-field", "memories: must be an array of 1 to %d memories; split larger loads or use POST /v1/memories:import", LIMIT_BULK);
+		problem(c, 400, "invalid-field",
+			"memories: must be an array of 1 to %d memories; split larger loads or use POST /v1/memories:import",
+			LIMIT_BULK);
 		return false;
 	}
 	a->n = a->bulk ? json_array_size(list) : 1;
@@ -102,11 +106,15 @@ static bool read_items(struct call *c, struct add *a, json_t *list)
 			return false;
 		struct span given = it->draft.ns_given;
 		if (given.p && a->ns_given.p && !span_eq(given, a->ns_given)) {
-			problem(c, 400, "invalid-field", "%snamespace: one request writes to one namespace; send one request for each", it->where);
+			problem(c, 400, "invalid-field",
+				"%snamespace: one request writes to one namespace; send one request for each",
+				it->where);
 			return false;
 		}
 		if (given.p && i > 0 && !a->ns_given.p) {
-			problem(c, 400, "invalid-field", "%snamespace: give every memory of a bulk the same namespace, or name it once beside \"memories\"", it->where);
+			problem(c, 400, "invalid-field",
+				"%snamespace: give every memory of a bulk the same namespace, or name it once beside \"memories\"",
+				it->where);
 			return false;
 		}
 		if (given.p)
@@ -157,7 +165,7 @@ struct attempt {
 	struct reader *rd;
 	struct txn_builder t;
 	struct result *results;
-	struct buf ops;            /* transaction body: operations, built before the keys are known */
+	struct buf ops; /* transaction body: operations, built before the keys are known */
 	struct buf body;
 	uint64_t ns;
 	const struct plant_namespace *row;
@@ -250,13 +258,9 @@ static bool evaluate_item(struct attempt *t, size_t i)
 {
 	struct held old = {.bytes = NULL};
 	switch (find_existing(t, i, &old)) {
-	case READ_ERROR:
-		problem_store(t->c, t->rd->error);
-		return false;
-	case READ_NONE:
-		return create(t, i);
-	case READ_OK:
-		break;
+	case READ_ERROR: problem_store(t->c, t->rd->error); return false;
+	case READ_NONE: return create(t, i);
+	case READ_OK: break;
 	}
 	bool ok = true;
 	if (t->a->items[i].draft.external_id.len || t->a->dup == DUP_UPDATE) {
@@ -296,8 +300,8 @@ static void reply_bulk(struct attempt *t)
 
 static void single_headers(struct call *c, const char *id, uint64_t version)
 {
-	buf_printf(&c->reply.head, "ETag: \"%llu\"\r\nLocation: /v1/memories/%.*s\r\n", (unsigned long long)version, UUID_TEXT,
-		   id);
+	buf_printf(&c->reply.head, "ETag: \"%llu\"\r\nLocation: /v1/memories/%.*s\r\n", (unsigned long long)version,
+		   UUID_TEXT, id);
 }
 
 static void reply_single(struct attempt *t)
@@ -318,9 +322,12 @@ static void reply_single(struct attempt *t)
 static void remember_reply(struct attempt *t)
 {
 	const struct buf *body = &t->c->reply.body;
-	struct op_idem o = {.ns = t->ns, .key = t->a->idem_key, .body_hash = t->a->body_hash,
-		.expires_us = t->now + IDEM_KEEP_US, .status = (uint32_t)t->c->reply.status,
-		.reply_len = (uint32_t)body->len};
+	struct op_idem o = {.ns = t->ns,
+			    .key = t->a->idem_key,
+			    .body_hash = t->a->body_hash,
+			    .expires_us = t->now + IDEM_KEEP_US,
+			    .status = (uint32_t)t->c->reply.status,
+			    .reply_len = (uint32_t)body->len};
 	txn_op_raw(&t->t, OP_IDEM, &o, sizeof(o), body->p, body->len);
 }
 
@@ -343,14 +350,12 @@ static bool replay(struct attempt *t, enum verdict *v)
 		return false;
 	t->keys[t->nkeys++] = t->a->idem_key;
 	switch (reader_idem(t->rd, t->a->idem_key, &o, &c->reply.body)) {
-	case READ_NONE:
-		return false;
-	case READ_ERROR:
-		problem_store(c, t->rd->error);
-		break;
+	case READ_NONE: return false;
+	case READ_ERROR: problem_store(c, t->rd->error); break;
 	case READ_OK:
 		if (o.body_hash != t->a->body_hash) {
-			problem(c, 409, "idempotency-conflict", "Idempotency-Key: was used within 24 h with another body; use a new key");
+			problem(c, 409, "idempotency-conflict",
+				"Idempotency-Key: was used within 24 h with another body; use a new key");
 			break;
 		}
 		c->reply.status = (int)o.status;
@@ -423,7 +428,8 @@ static bool read_headers(struct call *c, struct add *a)
 	struct span key = http_header(c->req, HTTP_H_IDEMPOTENCY_KEY);
 	if (key.p) {
 		if (!key.len || key.len > LIMIT_IDEMPOTENCY_KEY) {
-			problem(c, 400, "invalid-header", "Idempotency-Key: must be 1 to %d bytes", LIMIT_IDEMPOTENCY_KEY);
+			problem(c, 400, "invalid-header", "Idempotency-Key: must be 1 to %d bytes",
+				LIMIT_IDEMPOTENCY_KEY);
 			return false;
 		}
 		a->has_idem = true;

@@ -93,7 +93,7 @@ static bool read_change(struct call *c, struct ns_change *n, json_t *root)
 		problem(c, 400, "invalid-json", "body: must be a JSON object");
 		return false;
 	}
-	json_object_foreach(root, key, v) {
+	json_object_foreach (root, key, v) {
 		const char *s = json_is_string(v) ? json_string_value(v) : "";
 		bool ok = true;
 		if (strcmp(key, "name") == 0 && n->create) {
@@ -111,7 +111,9 @@ static bool read_change(struct call *c, struct ns_change *n, json_t *root)
 			if (!ok)
 				problem(c, 400, "invalid-field", "durability: must be commit or relaxed");
 		} else {
-			problem(c, 400, "unknown-field", "%.64s: no such field; allowed are %squota_bytes, quota_count, durability", key, n->create ? "name, " : "");
+			problem(c, 400, "unknown-field",
+				"%.64s: no such field; allowed are %squota_bytes, quota_count, durability", key,
+				n->create ? "name, " : "");
 			ok = false;
 		}
 		if (!ok)
@@ -140,10 +142,14 @@ static enum verdict change_evaluate(struct call *c, struct reader *rd)
 		problem(c, 404, "not-found", "no such namespace");
 		return CALL_REPLY;
 	}
-	struct op_namespace o = {.ns = record_ns(n->ns), .at_us = clock_real_us(), .name_len = (uint32_t)n->ns.len,
+	struct op_namespace o = {
+		.ns = record_ns(n->ns),
+		.at_us = clock_real_us(),
+		.name_len = (uint32_t)n->ns.len,
 		.quota_bytes = n->quota_bytes_set || !r ? n->quota_bytes : atomic_load(&r->quota_bytes),
 		.quota_count = n->quota_count_set || !r ? n->quota_count : atomic_load(&r->quota_count),
-		.relaxed = n->relaxed_set || !r ? n->relaxed : atomic_load(&r->relaxed), .settings_len = 2};
+		.relaxed = n->relaxed_set || !r ? n->relaxed : atomic_load(&r->relaxed),
+		.settings_len = 2};
 	buf_add(&tail, n->ns.p, n->ns.len);
 	buf_adds(&tail, "{}");
 	call_txn_begin(c, &t, read_seq, 0);
@@ -221,7 +227,8 @@ void namespaces_delete(struct call *c)
 		ok = false;
 	} else if (ok && (http_query_get(c->req, "confirm", &confirm, &len) != 1 ||
 			  (strcmp(confirm, "true") != 0 && strcmp(confirm, c->name) != 0))) {
-		problem(c, 400, "confirm-required", "confirm: this removes the namespace with all its memories; repeat with confirm=%s", c->name);
+		problem(c, 400, "confirm-required",
+			"confirm: this removes the namespace with all its memories; repeat with confirm=%s", c->name);
 		ok = false;
 	}
 	free(confirm);

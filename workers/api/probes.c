@@ -70,7 +70,8 @@ void probes_readyz(struct call *c)
 		add_reason(b, p);
 	if (why && c->api->errors_full)
 		buf_printf(b, ",\"vectors\":{\"loaded\":%llu,\"total\":%llu}",
-			   (unsigned long long)atomic_load(&p->refill_done), (unsigned long long)atomic_load(&p->refill_total));
+			   (unsigned long long)atomic_load(&p->refill_done),
+			   (unsigned long long)atomic_load(&p->refill_total));
 	buf_addc(b, '}');
 	call_reply(c);
 }
@@ -109,13 +110,15 @@ static void counters(struct plant *p, struct buf *b)
 		for (unsigned s = 0; s < SLOT_COUNT; s++)
 			n += atomic_load_explicit(&p->worker[s].stats.v[i], memory_order_relaxed);
 		if (!i || strcmp(rows[i].name, rows[i - 1].name) != 0)
-			buf_printf(b, "# HELP %s %s\n# TYPE %s %s\n", rows[i].name, rows[i].help, rows[i].name, rows[i].type);
+			buf_printf(b, "# HELP %s %s\n# TYPE %s %s\n", rows[i].name, rows[i].help, rows[i].name,
+				   rows[i].type);
 		buf_printf(b, *rows[i].labels ? "%s{%s} %lld\n" : "%s%s %lld\n", rows[i].name, rows[i].labels,
 			   (long long)n);
 	}
 }
 
-static void target_rows(struct plant *p, struct buf *b, const char *name, const char *type, const char *help, size_t field)
+static void target_rows(struct plant *p, struct buf *b, const char *name, const char *type, const char *help,
+			size_t field)
 {
 	char target[LIMIT_TARGET_NAME + 1];
 	buf_printf(b, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
@@ -132,8 +135,10 @@ static void target_rows(struct plant *p, struct buf *b, const char *name, const 
 static void targets(struct plant *p, struct buf *b)
 {
 	target_rows(p, b, "orchestra_pings_total", "counter", "Requests sent to a keep-warm target.", 0);
-	target_rows(p, b, "orchestra_ping_failures_total", "counter", "Pings that failed or were answered with an unexpected status.", 1);
-	target_rows(p, b, "orchestra_ping_up", "gauge", "1 when the last ping of the target was answered as expected.", 2);
+	target_rows(p, b, "orchestra_ping_failures_total", "counter",
+		    "Pings that failed or were answered with an unexpected status.", 1);
+	target_rows(p, b, "orchestra_ping_up", "gauge", "1 when the last ping of the target was answered as expected.",
+		    2);
 }
 
 static void gauge(struct buf *b, const char *name, const char *help, uint64_t v)
@@ -151,8 +156,10 @@ void probes_metrics(struct call *c)
 	counters(p, b);
 	targets(p, b);
 	uint64_t applied = atomic_load(&p->applied_seq), flushed = atomic_load(&p->flushed_seq);
-	gauge(b, "orchestra_journal_lag_records", "Transactions acknowledged and not yet in the store.", applied > flushed ? applied - flushed : 0);
-	gauge(b, "orchestra_journal_held_bytes", "Bytes of journal segments that hold records the store lacks.", atomic_load(&p->journal_bytes));
+	gauge(b, "orchestra_journal_lag_records", "Transactions acknowledged and not yet in the store.",
+	      applied > flushed ? applied - flushed : 0);
+	gauge(b, "orchestra_journal_held_bytes", "Bytes of journal segments that hold records the store lacks.",
+	      atomic_load(&p->journal_bytes));
 	gauge(b, "orchestra_journal_quota_bytes", "Limit of the journal.", atomic_load(&p->journal_quota));
 	gauge(b, "orchestra_pending_entries", "Entries of the pending table.", pending_count(c->api->shared.pending));
 	gauge(b, "orchestra_cache_entries", "Entries of the shared-memory cache.", cs.entries);

@@ -57,8 +57,7 @@ void problem(struct call *c, int status, const char *type, const char *fmt, ...)
 	c->reply.head.len = c->reply.body.len = 0;
 	if (status == 503 || status == 429 || status == 507)
 		buf_adds(&c->reply.head, status == 507 ? "Retry-After: 30\r\n" : "Retry-After: 1\r\n");
-	problem_write(&c->reply.body, status, type, detail,
-		      c->req ? http_request_id(c->req) : (struct span){NULL, 0});
+	problem_write(&c->reply.body, status, type, detail, c->req ? http_request_id(c->req) : (struct span){NULL, 0});
 }
 
 void problem_store(struct call *c, const char *internal)
@@ -69,7 +68,4 @@ void problem_store(struct call *c, const char *internal)
 		problem(c, 503, "store-unavailable", "the store cannot be read at the moment; try again");
 }
 
-void problem_starting(struct call *c)
-{
-	problem(c, 503, "starting", "the daemon is starting; try again in a second");
-}
+void problem_starting(struct call *c) { problem(c, 503, "starting", "the daemon is starting; try again in a second"); }

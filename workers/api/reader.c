@@ -68,7 +68,10 @@ enum read_rc reader_trouble(struct reader *r)
 /* The store does not have what is pending: without the journal its answer would be wrong. */
 static enum read_rc from_store(struct reader *r, enum store_rc rc)
 {
-	return r->trouble ? reader_trouble(r) : rc == STORE_OK ? READ_OK : rc == STORE_NOT_FOUND ? READ_NONE : failed(r);
+	return r->trouble	       ? reader_trouble(r)
+	       : rc == STORE_OK	       ? READ_OK
+	       : rc == STORE_NOT_FOUND ? READ_NONE
+				       : failed(r);
 }
 
 /* ---- memories that own their bytes ---- */
@@ -90,8 +93,8 @@ static void keep(char **at, struct span *s)
 void held_copy(struct held *h, const struct memory *m)
 {
 	struct memory c = *m;
-	struct span *spans[] = {&c.ns_name, &c.content, &c.kind, &c.user_id, &c.agent_id, &c.session_id,
-				&c.external_id, &c.embedder, &c.body};
+	struct span *spans[] = {&c.ns_name,    &c.content,     &c.kind,	    &c.user_id, &c.agent_id,
+				&c.session_id, &c.external_id, &c.embedder, &c.body};
 	size_t n = m->embedding ? m->dim * sizeof(float) : 0, vector = n;
 	for (size_t i = 0; i < ARRAY_LEN(spans); i++)
 		n += spans[i]->len;
@@ -172,7 +175,8 @@ static bool pending_delete(struct reader *r, const struct pending_entry *del, st
 }
 
 /* The deleted state of a memory: what it was before, marked deleted at the deletion's version. */
-static enum read_rc before_deletion(struct reader *r, const struct pending_entry *del, int64_t at_us, bool vector, struct held *h)
+static enum read_rc before_deletion(struct reader *r, const struct pending_entry *del, int64_t at_us, bool vector,
+				    struct held *h)
 {
 	struct pending_entry v[64];
 	bool found = false;
@@ -260,7 +264,8 @@ static enum read_rc current_row(struct reader *r, uint64_t ns, struct span text,
 		f.v = util_realloc(f.v, f.max * sizeof(*f.v));
 		f.n = 0;
 		rc = from_store(r, external ? ops->by_external(r->store, ns, text, false, note_id, &f)
-			: ops->by_content(r->store, ns, record_content_key(ns, text), text, false, note_id, &f));
+					    : ops->by_content(r->store, ns, record_content_key(ns, text), text, false,
+							      note_id, &f));
 		bool more = rc == READ_OK && f.n == f.max;
 		for (rc = rc == READ_OK ? READ_NONE : rc; rc == READ_NONE && seen < f.n; seen++)
 			rc = by_key(r, &f.v[seen], text, external, h);
@@ -287,7 +292,8 @@ enum read_rc reader_by_content(struct reader *r, uint64_t ns, struct span conten
 	struct pending_entry e[64];
 	size_t n = pending_find_content(r->shared->pending, record_content_key(ns, content), e, ARRAY_LEN(e));
 	for (size_t i = 0; i < n; i++) {
-		enum read_rc rc = i && uuid_cmp(&e[i].id, &e[i - 1].id) == 0 ? READ_NONE : by_key(r, &e[i].id, content, false, h);
+		enum read_rc rc = i && uuid_cmp(&e[i].id, &e[i - 1].id) == 0 ? READ_NONE
+									     : by_key(r, &e[i].id, content, false, h);
 		if (rc != READ_NONE)
 			return rc;
 	}

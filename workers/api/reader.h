@@ -8,7 +8,7 @@
 #include "plant.h"
 #include "store/store.h"
 
-struct shared {                       /* attached once per worker, used by all its threads */
+struct shared { /* attached once per worker, used by all its threads */
 	struct plant *plant;
 	struct pending *pending;
 	struct cache *cache;
@@ -19,11 +19,11 @@ struct shared {                       /* attached once per worker, used by all i
 
 struct reader {
 	struct shared *shared;
-	struct store *store;          /* opened on first use */
+	struct store *store; /* opened on first use */
 	struct journal_reader *journal;
-	char *error;                  /* why the store cannot be read; valid after READ_ERROR */
-	int trouble;                  /* errno: something pending could not be read from the journal */
-	char *body;                   /* scratch for L1 reads */
+	char *error; /* why the store cannot be read; valid after READ_ERROR */
+	int trouble; /* errno: something pending could not be read from the journal */
+	char *body;  /* scratch for L1 reads */
 };
 
 enum read_rc { READ_OK, READ_NONE, READ_ERROR };
@@ -54,8 +54,8 @@ enum read_rc must_check reader_by_content(struct reader *r, uint64_t ns, struct 
 /* A stored idempotent answer: head and reply bytes. */
 enum read_rc must_check reader_idem(struct reader *r, uint64_t key, struct op_idem *out_r, struct buf *reply);
 /* Body and meta only, through L1, for building result pages. READ_NONE when gone, deleted or expired. */
-enum read_rc must_check reader_body(struct reader *r, const struct uuid *id, struct cache_meta *meta_r, struct buf *body,
-				    const char **tier_r);
+enum read_rc must_check reader_body(struct reader *r, const struct uuid *id, struct cache_meta *meta_r,
+				    struct buf *body, const char **tier_r);
 
 /* List with the pending table merged in. fn is called in order; the memory's spans live during the call. */
 enum read_rc must_check reader_list(struct reader *r, const struct store_list *q, store_visit_fn *fn, void *arg);

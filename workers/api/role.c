@@ -23,23 +23,25 @@ static unsigned connections_of(const struct conf *c)
 		return (unsigned)want;
 	int64_t most = (int64_t)files.rlim_cur - FILES_BESIDE_CONNECTIONS;
 	most = most < 16 ? 16 : most;
-	log_warn_limited(&once, 3600, "http.max_connections is %lld, but %lld open files are allowed: %lld connections will be taken; "
-			 "raise the limit (ulimit -n, LimitNOFILE)", (long long)want, (long long)files.rlim_cur, (long long)most);
+	log_warn_limited(
+		&once, 3600,
+		"http.max_connections is %lld, but %lld open files are allowed: %lld connections will be taken; "
+		"raise the limit (ulimit -n, LimitNOFILE)",
+		(long long)want, (long long)files.rlim_cur, (long long)most);
 	return (unsigned)most;
 }
 
 static struct http_limits limits_of(const struct conf *c)
 {
-	return (struct http_limits){
-		.head_bytes = (size_t)conf_int(c, CONF_HTTP_HEAD_BYTES),
-		.body_bytes = (size_t)conf_int(c, CONF_HTTP_BODY_BYTES),
-		.headers = API_HEADERS_MAX,
-		.head_timeout_ms = (unsigned)(conf_int(c, CONF_HTTP_HEAD_TIMEOUT) / 1000),
-		.body_timeout_ms = (unsigned)(conf_int(c, CONF_HTTP_BODY_TIMEOUT) / 1000),
-		.idle_timeout_ms = (unsigned)(conf_int(c, CONF_HTTP_IDLE_TIMEOUT) / 1000),
-		.write_timeout_ms = (unsigned)(conf_int(c, CONF_HTTP_WRITE_TIMEOUT) / 1000),
-		.max_connections = connections_of(c),
-		.buffered_bytes = (size_t)conf_int(c, CONF_HTTP_BUFFERED_BYTES)};
+	return (struct http_limits){.head_bytes = (size_t)conf_int(c, CONF_HTTP_HEAD_BYTES),
+				    .body_bytes = (size_t)conf_int(c, CONF_HTTP_BODY_BYTES),
+				    .headers = API_HEADERS_MAX,
+				    .head_timeout_ms = (unsigned)(conf_int(c, CONF_HTTP_HEAD_TIMEOUT) / 1000),
+				    .body_timeout_ms = (unsigned)(conf_int(c, CONF_HTTP_BODY_TIMEOUT) / 1000),
+				    .idle_timeout_ms = (unsigned)(conf_int(c, CONF_HTTP_IDLE_TIMEOUT) / 1000),
+				    .write_timeout_ms = (unsigned)(conf_int(c, CONF_HTTP_WRITE_TIMEOUT) / 1000),
+				    .max_connections = connections_of(c),
+				    .buffered_bytes = (size_t)conf_int(c, CONF_HTTP_BUFFERED_BYTES)};
 }
 
 static void free_names(struct api *a)
@@ -57,7 +59,7 @@ static void take_conf(struct api *a, const struct conf *c)
 	size_t i;
 	free_names(a);
 	a->names = util_zalloc((json_array_size(names) + 1) * sizeof(*a->names));
-	json_array_foreach(names, i, v)
+	json_array_foreach (names, i, v)
 		if (json_is_string(v))
 			a->names[a->nnames++] = util_strndup(json_string_value(v), json_string_length(v));
 	json_decref(names);
@@ -98,7 +100,8 @@ static int open_shared(struct api *a)
 	s->pending = pending_open(FD_SHM_PENDING, false, (uint32_t)conf_int(c, CONF_JOURNAL_PENDING_MAX));
 	s->cache = cache_open(FD_SHM_CACHE, false);
 	s->vectors = vectors_open(FD_SHM_VECTORS, false);
-	s->store_conf = (struct store_conf){.kind = conf_str(c, CONF_STORE_KIND), .dsn = conf_str(c, CONF_STORE_DSN),
+	s->store_conf = (struct store_conf){.kind = conf_str(c, CONF_STORE_KIND),
+					    .dsn = conf_str(c, CONF_STORE_DSN),
 					    .dir = conf_str(c, CONF_DATA_DIR)};
 	s->ops = store_by_kind(s->store_conf.kind);
 	if (s->pending && s->cache && s->vectors && s->ops)
@@ -109,8 +112,11 @@ static int open_shared(struct api *a)
 
 static int api_init(struct worker *w)
 {
-	static const struct http_callbacks callbacks = {.on_head = router_head, .on_request = router_request,
-		.on_body = router_body, .on_gone = router_gone, .on_refused = router_refused};
+	static const struct http_callbacks callbacks = {.on_head = router_head,
+							.on_request = router_request,
+							.on_body = router_body,
+							.on_gone = router_gone,
+							.on_refused = router_refused};
 	struct api *a = &api_state;
 	struct http_limits limits = limits_of(w->conf);
 	w->role_data = a;

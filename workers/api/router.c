@@ -49,10 +49,12 @@ void router_metrics(struct api *a, struct buf *b)
 			for (unsigned s = 0; s < SLOT_COUNT; s++)
 				n += atomic_load_explicit(&a->plant->worker[s].stats.http[r][k], memory_order_relaxed);
 			if (n || (r < ROUTES && k == 1))
-				buf_printf(b, "orchestra_http_requests_total{route=\"%s\",method=\"%s\",status=\"%s\"} %llu\n",
-					   r < ROUTES ? routes[r].pattern : "none",
-					   r < ROUTES ? method_names[routes[r].method] : "any", classes[k],
-					   (unsigned long long)n);
+				buf_printf(
+					b,
+					"orchestra_http_requests_total{route=\"%s\",method=\"%s\",status=\"%s\"} %llu\n",
+					r < ROUTES ? routes[r].pattern : "none",
+					r < ROUTES ? method_names[routes[r].method] : "any", classes[k],
+					(unsigned long long)n);
 		}
 }
 
@@ -136,7 +138,8 @@ static bool host_ok(struct call *c)
 		return false;
 	}
 	if (origin.p && !auth_origin_ok(origin, c->api->names, c->api->nnames)) {
-		problem(c, 403, "origin-refused", "Origin: pages of this origin may not call; add its host to listen.names");
+		problem(c, 403, "origin-refused",
+			"Origin: pages of this origin may not call; add its host to listen.names");
 		return false;
 	}
 	return true;
@@ -156,7 +159,9 @@ static bool credential_ok(struct call *c)
 	}
 	if (!(c->who->rights & (right | AUTH_ADMIN))) {
 		problem(c, 403, "right-missing", "this token does not carry the right \"%s\"",
-			right == AUTH_READ ? "read" : right == AUTH_WRITE ? "write" : "admin");
+			right == AUTH_READ    ? "read"
+			: right == AUTH_WRITE ? "write"
+					      : "admin");
 		return false;
 	}
 	return true;
@@ -164,10 +169,7 @@ static bool credential_ok(struct call *c)
 
 /* Until sync has replayed its journal once, shared memory does not show all that was acknowledged.
  * Later restarts of sync alone change nothing for readers. */
-static bool served(const struct api *a)
-{
-	return atomic_load_explicit(&a->plant->served_once, memory_order_acquire);
-}
+static bool served(const struct api *a) { return atomic_load_explicit(&a->plant->served_once, memory_order_acquire); }
 
 /* Clients send the same Host again and again: the last one that was accepted needs no second look. */
 static bool host_ok_fast(struct api *a, struct span host)
@@ -250,8 +252,8 @@ static bool started(struct call *c)
 {
 	struct plant *p = c->api->plant;
 	uint32_t n = atomic_load_explicit(&p->reason_len, memory_order_acquire);
-	if (served(c->api) || !c->route->right || c->route->handle == admin_status || c->route->handle == admin_reload ||
-	    c->route->handle == admin_drain || c->route->handle == probes_metrics)
+	if (served(c->api) || !c->route->right || c->route->handle == admin_status ||
+	    c->route->handle == admin_reload || c->route->handle == admin_drain || c->route->handle == probes_metrics)
 		return true;
 	if (n && c->api->errors_full)
 		problem(c, 503, "not-serving", "%.*s", (int)n, p->reason);
@@ -266,7 +268,8 @@ static bool encoding_ok(struct call *c)
 	struct span e = http_header_named(c->req, "content-encoding");
 	if (!e.p || !e.len || (e.len == 8 && strncasecmp(e.p, "identity", 8) == 0))
 		return true;
-	problem(c, 415, "encoding-unsupported", "Content-Encoding: bodies are taken as they are; send this one without compression");
+	problem(c, 415, "encoding-unsupported",
+		"Content-Encoding: bodies are taken as they are; send this one without compression");
 	buf_adds(&c->reply.head, "Accept-Encoding: identity\r\n");
 	return false;
 }
@@ -339,40 +342,52 @@ static void refusal_text(const struct conf *conf, int status, const char *why, c
 	long long head = (long long)conf_int(conf, CONF_HTTP_HEAD_BYTES);
 	switch (status) {
 	case 408:
-		snprintf(out, size, "request: its headers did not arrive within http.head_timeout (%lld ms) or its body within http.body_timeout "
-			 "(%lld ms); send it faster or raise the limit", (long long)conf_int(conf, CONF_HTTP_HEAD_TIMEOUT) / 1000,
-			 (long long)conf_int(conf, CONF_HTTP_BODY_TIMEOUT) / 1000);
+		snprintf(
+			out, size,
+			"request: its headers did not arrive within http.head_timeout (%lld ms) or its body within http.body_timeout "
+			"(%lld ms); send it faster or raise the limit",
+			(long long)conf_int(conf, CONF_HTTP_HEAD_TIMEOUT) / 1000,
+			(long long)conf_int(conf, CONF_HTTP_BODY_TIMEOUT) / 1000);
 		break;
 	case 413:
-		snprintf(out, size, "body: is larger than http.body_bytes (%lld bytes); split it, or stream NDJSON to POST /v1/memories:import",
-			 (long long)conf_int(conf, CONF_HTTP_BODY_BYTES));
+		snprintf(
+			out, size,
+			"body: is larger than http.body_bytes (%lld bytes); split it, or stream NDJSON to POST /v1/memories:import",
+			(long long)conf_int(conf, CONF_HTTP_BODY_BYTES));
 		break;
 	case 414:
-		snprintf(out, size, "request line: is longer than http.head_bytes (%lld bytes); long filters fit into the body of POST /v1/memories/search", head);
+		snprintf(
+			out, size,
+			"request line: is longer than http.head_bytes (%lld bytes); long filters fit into the body of POST /v1/memories/search",
+			head);
 		break;
 	case 431:
-		snprintf(out, size, "headers: %s; a request may have %d of them in http.head_bytes (%lld bytes); send fewer or shorter ones", why,
-			 API_HEADERS_MAX, head);
+		snprintf(
+			out, size,
+			"headers: %s; a request may have %d of them in http.head_bytes (%lld bytes); send fewer or shorter ones",
+			why, API_HEADERS_MAX, head);
 		break;
 	case 503:
-		snprintf(out, size, "%s: this worker takes http.max_connections (%lld) and bodies of http.buffered_bytes (%lld bytes); try again after "
-			 "Retry-After seconds", why, (long long)conf_int(conf, CONF_HTTP_MAX_CONNECTIONS),
-			 (long long)conf_int(conf, CONF_HTTP_BUFFERED_BYTES));
+		snprintf(
+			out, size,
+			"%s: this worker takes http.max_connections (%lld) and bodies of http.buffered_bytes (%lld bytes); try again after "
+			"Retry-After seconds",
+			why, (long long)conf_int(conf, CONF_HTTP_MAX_CONNECTIONS),
+			(long long)conf_int(conf, CONF_HTTP_BUFFERED_BYTES));
 		break;
-	case 501:
-		snprintf(out, size, "request: %s; docs/api.md lists what this server understands", why);
-		break;
-	default:
-		snprintf(out, size, "request: %s; send well-formed HTTP/1.1 (RFC 9112)", why);
+	case 501: snprintf(out, size, "request: %s; docs/api.md lists what this server understands", why); break;
+	default: snprintf(out, size, "request: %s; send well-formed HTTP/1.1 (RFC 9112)", why);
 	}
 }
 
 void router_refused(void *arg, int status, const char *why, struct span id, struct buf *b)
 {
-	static const struct { int status; const char *type; } types[] = {
-		{400, "malformed-request"}, {408, "request-timeout"}, {413, "body-too-large"}, {414, "target-too-long"},
-		{417, "expectation-unknown"}, {431, "head-too-large"}, {501, "not-implemented"}, {503, "overloaded"},
-		{505, "version-unsupported"}};
+	static const struct {
+		int status;
+		const char *type;
+	} types[] = {{400, "malformed-request"}, {408, "request-timeout"},     {413, "body-too-large"},
+		     {414, "target-too-long"},	 {417, "expectation-unknown"}, {431, "head-too-large"},
+		     {501, "not-implemented"},	 {503, "overloaded"},	       {505, "version-unsupported"}};
 	struct api *a = arg;
 	const char *type = "http";
 	char detail[512];

@@ -9,8 +9,8 @@
 #include "handlers.h"
 
 #define QUERY_MAX 8192
-#define DEPTH 100          /* candidates from each list, at least */
-#define SEEDS 50           /* fused candidates that go on and lend, at least */
+#define DEPTH 100 /* candidates from each list, at least */
+#define SEEDS 50  /* fused candidates that go on and lend, at least */
 #define LIMIT_DEFAULT 10
 
 static void search_free(void *state)
@@ -122,9 +122,11 @@ static bool read_search_field(struct call *c, struct search *s, const char *key,
 	}
 	if (strcmp(key, "namespace") == 0 || strcmp(key, "embedding") == 0)
 		return true; /* read elsewhere */
-	problem(c, 400, "unknown-field", "%.64s: no such field%s; allowed are query, embedding, mode, namespace, filter, "
+	problem(c, 400, "unknown-field",
+		"%.64s: no such field%s; allowed are query, embedding, mode, namespace, filter, "
 		"user_id, agent_id, session_id, kind, limit, min_score, recency_half_life, importance_weight, diversity, "
-		"explain", key, strcmp(key, "top_k") == 0 ? "; the number of results is \"limit\"" : "");
+		"explain",
+		key, strcmp(key, "top_k") == 0 ? "; the number of results is \"limit\"" : "");
 	return false;
 }
 
@@ -141,7 +143,7 @@ static bool parse(struct call *c, struct search *s)
 	}
 	if (!read_filter(c, s, json_object_get(root, "filter")))
 		return false;
-	json_object_foreach(root, key, v)
+	json_object_foreach (root, key, v)
 		if (!read_search_field(c, s, key, v))
 			return false;
 	if ((v = json_object_get(root, "embedding")) && !draft_read_embedding(c, &s->body, v, &s->vector))
@@ -170,7 +172,8 @@ static bool find_vector(struct call *c, struct search *s, const struct plant_nam
 	if (s->x) {
 		if (!dim || dim == s->dim)
 			return true;
-		problem(c, 400, "invalid-field", "embedding: the namespace's vectors have %u dimensions, this one has %u", dim, s->dim);
+		problem(c, 400, "invalid-field",
+			"embedding: the namespace's vectors have %u dimensions, this one has %u", dim, s->dim);
 		return false;
 	}
 	if (s->mode == SEARCH_TEXT)
@@ -234,8 +237,15 @@ static enum read_rc text_list(struct search *s, struct reader *rd, const struct 
 	for (size_t i = 0; i < o->n; i++)
 		if (!(o->v[i].m.flags & MEMORY_SUPERSEDED))
 			extra[nextra++] = (struct store_text_extra){o->v[i].m.id, o->v[i].m.version, o->v[i].m.content};
-	struct store_text t = {.ns = q->ns, .query = s->query, .filter = q->filter, .limit = depth, .now_us = q->now_us,
-		.extra = extra, .nextra = nextra, .hidden = hidden_row, .hidden_arg = o->hidden};
+	struct store_text t = {.ns = q->ns,
+			       .query = s->query,
+			       .filter = q->filter,
+			       .limit = depth,
+			       .now_us = q->now_us,
+			       .extra = extra,
+			       .nextra = nextra,
+			       .hidden = hidden_row,
+			       .hidden_arg = o->hidden};
 	*n_r = depth;
 	enum read_rc rc = READ_ERROR;
 	if (reader_store(rd))
@@ -264,7 +274,8 @@ static enum read_rc make_lists(struct search *s, struct reader *rd, struct lists
 	struct vectors_allow *allow = NULL;
 	enum read_rc rc = READ_OK;
 	int64_t at = clock_mono_us();
-	struct store_list q = {.ns = record_ns(s->ns), .filter = filter_is_empty(s->filter) ? NULL : s->filter,
+	struct store_list q = {.ns = record_ns(s->ns),
+			       .filter = filter_is_empty(s->filter) ? NULL : s->filter,
 			       .now_us = clock_real_us()};
 	overlay_load(rd, &q, &o);
 	rc = reader_trouble(rd);
@@ -277,8 +288,14 @@ static enum read_rc make_lists(struct search *s, struct reader *rd, struct lists
 		rc = text_list(s, rd, &q, &o, l->depth, l->text, &l->ntext);
 	s->us_text = lap(&at);
 	if (rc == READ_OK && l->have_vector) {
-		struct vectors_query vq = {.ns = q.ns, .dim = s->dim, .x = s->x, .k = l->depth, .metric = VECTORS_COSINE,
-			.allow = allow, .now_us = q.now_us, .min_score = s->mode == SEARCH_HYBRID ? 1e-6f : -INFINITY};
+		struct vectors_query vq = {.ns = q.ns,
+					   .dim = s->dim,
+					   .x = s->x,
+					   .k = l->depth,
+					   .metric = VECTORS_COSINE,
+					   .allow = allow,
+					   .now_us = q.now_us,
+					   .min_score = s->mode == SEARCH_HYBRID ? 1e-6f : -INFINITY};
 		l->nvector = vectors_search(rd->shared->vectors, &vq, l->vector, &s->scanned);
 		s->degraded_vector |= !vectors_complete(rd->shared->vectors, q.ns) ||
 				      atomic_load(&rd->shared->plant->refill_state) != REFILL_DONE;
@@ -404,11 +421,13 @@ static void write_result(struct buf *b, const struct search *s, const struct can
 static void write_explain(struct buf *b, const struct search *s, const struct lists *l)
 {
 	static const char *const modes[] = {"hybrid", "text", "vector"};
-	buf_printf(b, ",\"explain\":{\"mode\":\"%s\",\"candidates\":{\"text\":%zu,\"vector\":%zu,\"pending\":%zu},\"scanned\":%zu,"
-		   "\"timings_us\":{\"embed\":%lld,\"pending\":%lld,\"filter\":%lld,\"text\":%lld,\"vector\":%lld,\"fuse\":%lld,\"fill\":%lld}}",
-		   modes[s->mode], l->ntext, l->nvector, s->npending, s->scanned, (long long)s->us_embed,
-		   (long long)s->us_pending, (long long)s->us_filter, (long long)s->us_text, (long long)s->us_vector,
-		   (long long)s->us_fuse, (long long)s->us_fill);
+	buf_printf(
+		b,
+		",\"explain\":{\"mode\":\"%s\",\"candidates\":{\"text\":%zu,\"vector\":%zu,\"pending\":%zu},\"scanned\":%zu,"
+		"\"timings_us\":{\"embed\":%lld,\"pending\":%lld,\"filter\":%lld,\"text\":%lld,\"vector\":%lld,\"fuse\":%lld,\"fill\":%lld}}",
+		modes[s->mode], l->ntext, l->nvector, s->npending, s->scanned, (long long)s->us_embed,
+		(long long)s->us_pending, (long long)s->us_filter, (long long)s->us_text, (long long)s->us_vector,
+		(long long)s->us_fuse, (long long)s->us_fill);
 }
 
 static void write_answer(struct call *c, struct search *s, const struct lists *l)

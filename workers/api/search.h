@@ -8,14 +8,14 @@ enum search_mode { SEARCH_HYBRID, SEARCH_TEXT, SEARCH_VECTOR };
 struct candidate {
 	struct uuid id;
 	uint64_t version;
-	double text, vector;      /* the lists' own scores; NAN = not in that list */
+	double text, vector; /* the lists' own scores; NAN = not in that list */
 	double fused, lent, speaker, score;
-	char *body;               /* canonical JSON, malloc'ed; NULL until filled in */
+	char *body; /* canonical JSON, malloc'ed; NULL until filled in */
 	size_t body_len;
 	const char *tier;
 	int64_t created_us;
 	double importance;
-	float *x;                 /* for diversity */
+	float *x; /* for diversity */
 	uint32_t dim;
 };
 struct candidates {
@@ -37,7 +37,7 @@ struct search {
 	const float *x;
 	uint32_t dim;
 	float *own_x;
-	struct draft vector;      /* reads the embedding field */
+	struct draft vector; /* reads the embedding field */
 	/* results */
 	struct candidates c;
 	bool degraded_vector;
@@ -51,7 +51,7 @@ void rank_fuse(struct candidates *c, const struct uuid *text, size_t ntext, cons
 	       bool have_text, bool have_vector, size_t keep);
 void rank_lend(struct search *s, struct reader *rd);
 void rank_speaker(struct search *s, size_t top);
-void rank_adjust(struct search *s, int64_t now_us);  /* recency, importance */
+void rank_adjust(struct search *s, int64_t now_us); /* recency, importance */
 void rank_sort(struct candidates *c);
 void rank_diversify(struct search *s, struct reader *rd, size_t want);
 /* Loads bodies of the first `top`; those that are gone are dropped. */

@@ -6,12 +6,12 @@
 #include "clock.h"
 #include "search.h"
 
-#define RRF_K 5.0          /* reciprocal-rank fusion: weight / (K + rank) */
+#define RRF_K 5.0 /* reciprocal-rank fusion: weight / (K + rank) */
 #define W_TEXT 3.0
 #define W_VECTOR 1.0
-#define LEND_1 0.5         /* share lent to the neighbours at distance 1 and 2 in the session */
+#define LEND_1 0.5 /* share lent to the neighbours at distance 1 and 2 in the session */
 #define LEND_2 0.25
-#define SPEAKER 1.5        /* memory begins with "Name:" and the query names Name */
+#define SPEAKER 1.5 /* memory begins with "Name:" and the query names Name */
 #define SCORE_MAX ((1 + 2 * LEND_1 + 2 * LEND_2) * SPEAKER)
 #define LAMBDA_MIN 1e-9
 

@@ -10,15 +10,16 @@
 #include "ids.h"
 #include "list.h"
 
-#define EXPORT_PAGE 200          /* memories read per turn */
-#define IMPORT_LINE (1u << 20)   /* longest line */
-#define IMPORT_LINES 500         /* lines per transaction … */
-#define IMPORT_BYTES (4u << 20)  /* … or bytes */
-#define IMPORT_ERRORS 100        /* refused lines that the answer lists */
+#define EXPORT_PAGE 200		/* memories read per turn */
+#define IMPORT_LINE (1u << 20)	/* longest line */
+#define IMPORT_LINES 500	/* lines per transaction … */
+#define IMPORT_BYTES (4u << 20) /* … or bytes */
+#define IMPORT_ERRORS 100	/* refused lines that the answer lists */
 
 /* ======== export ======== */
 
-struct export {
+struct export
+{
 	struct list_select *sel;
 	struct buf page;
 	size_t n;
@@ -43,7 +44,8 @@ static void add_base64_vector(struct buf *b, const struct memory *m)
 	b->len--; /* the closing brace */
 	buf_adds(b, ",\"embedding\":\"");
 	for (size_t i = 0; i < n; i += 3) {
-		uint32_t v = (uint32_t)p[i] << 16 | (i + 1 < n ? (uint32_t)p[i + 1] << 8 : 0) | (i + 2 < n ? p[i + 2] : 0);
+		uint32_t v = (uint32_t)p[i] << 16 | (i + 1 < n ? (uint32_t)p[i + 1] << 8 : 0) |
+			     (i + 2 < n ? p[i + 2] : 0);
 		char four[4] = {digits[v >> 18], digits[v >> 12 & 63], i + 1 < n ? digits[v >> 6 & 63] : '=',
 				i + 2 < n ? digits[v & 63] : '='};
 		buf_add(b, four, 4);
@@ -152,15 +154,15 @@ void transfer_export(struct call *c)
 enum skip { SKIP_EXISTS, SKIP_EXTERNAL, SKIP_BEFORE, SKIP_EXPIRED, SKIP_DELETED, SKIP_ELSEWHERE, SKIPS };
 static const char *const skip_names[SKIPS] = {
 	[SKIP_EXISTS] = "id_exists", [SKIP_EXTERNAL] = "external_id_exists", [SKIP_BEFORE] = "imported_before",
-	[SKIP_EXPIRED] = "expired", [SKIP_DELETED] = "id_deleted", [SKIP_ELSEWHERE] = "id_in_other_namespace",
+	[SKIP_EXPIRED] = "expired",  [SKIP_DELETED] = "id_deleted",	     [SKIP_ELSEWHERE] = "id_in_other_namespace",
 };
 
 struct import {
 	char ns_name[LIMIT_NAMESPACE + 1];
 	struct span ns;
-	struct buf input;          /* bytes not yet cut into lines */
-	struct buf work;           /* whole lines of the transaction under way */
-	size_t line;               /* number of the first line in work, from 1 */
+	struct buf input; /* bytes not yet cut into lines */
+	struct buf work;  /* whole lines of the transaction under way */
+	size_t line;	  /* number of the first line in work, from 1 */
 	size_t next_line;
 	bool ended, busy, gone, paused, fatal;
 	uint64_t imported, failed, skipped[SKIPS];
@@ -364,8 +366,11 @@ static void remember_batch(struct importing *m, uint64_t key)
 {
 	char n[24];
 	int len = snprintf(n, sizeof(n), "%llu", (unsigned long long)m->x->t_imported);
-	struct op_idem o = {.ns = record_ns(m->x->ns), .key = key, .expires_us = m->now + 24 * 3600 * 1000000ll,
-			    .status = 200, .reply_len = (uint32_t)len};
+	struct op_idem o = {.ns = record_ns(m->x->ns),
+			    .key = key,
+			    .expires_us = m->now + 24 * 3600 * 1000000ll,
+			    .status = 200,
+			    .reply_len = (uint32_t)len};
 	txn_op_raw(&m->ops, OP_IDEM, &o, sizeof(o), n, (size_t)len);
 }
 
@@ -418,8 +423,8 @@ static void import_summary(struct call *c)
 	for (size_t i = 0; i < SKIPS; i++)
 		skipped += x->skipped[i];
 	buf_printf(b, "{\"durability\":\"%s\",\"imported\":%llu,\"skipped\":%llu,\"failed\":%llu,\"skipped_because\":{",
-		   c->wait_store ? "store" : "journal", (unsigned long long)x->imported,
-		   (unsigned long long)skipped, (unsigned long long)x->failed);
+		   c->wait_store ? "store" : "journal", (unsigned long long)x->imported, (unsigned long long)skipped,
+		   (unsigned long long)x->failed);
 	for (size_t i = 0; i < SKIPS; i++) {
 		if (!x->skipped[i])
 			continue;

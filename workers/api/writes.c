@@ -15,12 +15,12 @@ struct writes {
 	struct api *api;
 	struct ring *requests, *answers;
 	_Atomic uint64_t next_id; /* starts at random: ids that an earlier life left in the journal never come again */
-	struct call *table[4096];         /* in flight, by txn id; chains through call->next */
+	struct call *table[4096]; /* in flight, by txn id; chains through call->next */
 	size_t in_flight;
-	struct call **outbox;             /* waiting for ring space, in order; circular */
+	struct call **outbox; /* waiting for ring space, in order; circular */
 	size_t out_head, out_len, out_cap;
-	size_t out_offset;                /* bytes of the first one that were sent as fragments */
-	struct event *ev_waited;          /* pending while some wait for the store */
+	size_t out_offset;	 /* bytes of the first one that were sent as fragments */
+	struct event *ev_waited; /* pending while some wait for the store */
 };
 #define LOOK_US 100000 /* how often it is looked whether one has waited for too long */
 
@@ -43,8 +43,8 @@ static bool send_txn(struct writes *w, const struct buf *txn)
 		if (txn->len <= max)
 			put_head((void *)p, MSG_TXN, 0, txn->len);
 		else
-			put_head((void *)p, MSG_FRAGMENT, (w->out_offset ? 0 : FRAGMENT_FIRST) |
-				 (n == left ? FRAGMENT_LAST : 0), txn->len);
+			put_head((void *)p, MSG_FRAGMENT,
+				 (w->out_offset ? 0 : FRAGMENT_FIRST) | (n == left ? FRAGMENT_LAST : 0), txn->len);
 		memcpy(p + sizeof(struct ring_msg_head), txn->p + w->out_offset, n);
 		ring_commit(w->requests, sizeof(struct ring_msg_head) + n);
 		w->out_offset += n;
@@ -152,7 +152,7 @@ static void answered(struct writes *w, const struct txn_answer *a)
 {
 	struct call **cp = find(w, a->id), *c = *cp;
 	if (!c)
-		return; /* a predecessor's, or a second answer */
+		return;				    /* a predecessor's, or a second answer */
 	if (a->status == TXN_OK && c->wait_store) { /* TXN_STORED follows */
 		c->committed_seq = a->seq;
 		if (!c->committed_us)

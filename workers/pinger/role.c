@@ -10,7 +10,7 @@
 #define PINGS_AT_ONCE 8
 #define SPREAD_US 5000000 /* first pings are spread over this, or over the interval if shorter */
 #define WARN_EVERY_S 60
-#define WORTH_A_NOTE 3    /* failures in a row whose end is logged: one that flaps must not flood */
+#define WORTH_A_NOTE 3 /* failures in a row whose end is logged: one that flaps must not flood */
 
 struct pinger;
 
@@ -18,21 +18,21 @@ struct ping {
 	struct pinger *p;
 	const struct target *target; /* in p->targets */
 	struct plant_target *row;    /* where its figures are shown */
-	struct event *timer;         /* when it is due next */
+	struct event *timer;	     /* when it is due next */
 	struct exchange *exchange;   /* under way, or NULL */
-	bool queued;                 /* due, but PINGS_AT_ONCE are under way */
-	unsigned failures;           /* since the last good answer */
+	bool queued;		     /* due, but PINGS_AT_ONCE are under way */
+	unsigned failures;	     /* since the last good answer */
 	struct log_limit limit;
 };
 
 struct pinger {
 	struct worker *w;
 	struct target_list *targets, *next; /* next: between prepare and commit */
-	struct ping **pings;                /* one for each target; pointers, as events hold them */
+	struct ping **pings;		    /* one for each target; pointers, as events hold them */
 	size_t npings;
-	struct transport *transport;        /* made with the first target */
+	struct transport *transport; /* made with the first target */
 	size_t active;
-	size_t turn;                        /* where the search for queued ones goes on: fairness */
+	size_t turn; /* where the search for queued ones goes on: fairness */
 };
 
 static struct pinger pinger;
@@ -76,8 +76,7 @@ static void on_done(void *arg, long status, const char *error)
 		if (error)
 			log_warn_limited(&g->limit, WARN_EVERY_S, "target %s: %s", t->name, error);
 		else
-			log_warn_limited(&g->limit, WARN_EVERY_S, "target %s: answered %ld", t->name,
-					 status);
+			log_warn_limited(&g->limit, WARN_EVERY_S, "target %s: answered %ld", t->name, status);
 	} else if (g->failures >= WORTH_A_NOTE) {
 		log_info("target %s: answers well again (%ld)", t->name, status);
 	}

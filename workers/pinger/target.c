@@ -47,8 +47,7 @@ static bool parse_duration(const char *text, int64_t *us_r)
 	static const struct {
 		const char *unit;
 		int64_t us;
-	} units[] = {{"ms", 1000}, {"s", 1000000}, {"m", 60000000}, {"min", 60000000},
-		     {"h", 3600000000ll}};
+	} units[] = {{"ms", 1000}, {"s", 1000000}, {"m", 60000000}, {"min", 60000000}, {"h", 3600000000ll}};
 	char *end;
 	errno = 0;
 	double number = strtod(text, &end);
@@ -65,16 +64,15 @@ static bool parse_duration(const char *text, int64_t *us_r)
 	return false;
 }
 
-static bool read_duration(const struct place *at, const char *field, const json_t *v, int64_t min,
-			  int64_t max, int64_t *us_r)
+static bool read_duration(const struct place *at, const char *field, const json_t *v, int64_t min, int64_t max,
+			  int64_t *us_r)
 {
 	const char *text = json_string_value(v);
 	if (!text || !parse_duration(text, us_r))
-		return refuse(at, "%s must be a duration with a unit, such as \"30 s\" or \"500 ms\"",
-			      field);
+		return refuse(at, "%s must be a duration with a unit, such as \"30 s\" or \"500 ms\"", field);
 	if (*us_r < min || *us_r > max)
-		return refuse(at, "%s = \"%s\" must lie between %lld ms and %lld s", field, text,
-			      (long long)min / 1000, (long long)max / 1000000);
+		return refuse(at, "%s = \"%s\" must lie between %lld ms and %lld s", field, text, (long long)min / 1000,
+			      (long long)max / 1000000);
 	return true;
 }
 
@@ -86,7 +84,7 @@ static bool read_name(struct place *at, const json_t *v, struct target *t)
 	for (const char *p = text; *p; p++)
 		if ((unsigned char)*p < 0x20 || *p == '"' || *p == '\\')
 			return refuse(at, "name must not hold control characters, quotes or "
-				      "backslashes");
+					  "backslashes");
 	t->name = util_strndup(text, strlen(text));
 	at->name = t->name;
 	return true;
@@ -106,7 +104,7 @@ static bool read_url(const struct place *at, const json_t *v, struct target *t)
 	for (const char *p = url; *p; p++)
 		if ((unsigned char)*p <= 0x20 || *p == 0x7f)
 			return refuse(at, "url must not hold blanks or control characters; write "
-				      "%%20 for a blank");
+					  "%%20 for a blank");
 	t->url = util_strndup(url, strlen(url));
 	return true;
 }
@@ -145,7 +143,7 @@ static bool read_expect(const struct place *at, const json_t *v, struct target *
 		return read_status(at, v, t);
 	if (json_array_size(v) == 0)
 		return refuse(at, "expect must not be empty; leave it out to accept 200 to 399");
-	json_array_foreach(v, i, item) {
+	json_array_foreach (v, i, item) {
 		if (!read_status(at, item, t))
 			return false;
 	}
@@ -157,13 +155,15 @@ static bool known_fields(const struct place *at, json_t *o)
 	static const char *const fields[] = {"name", "url", "interval", "timeout", "method", "expect"};
 	const char *key;
 	json_t *value;
-	json_object_foreach(o, key, value) {
+	json_object_foreach (o, key, value) {
 		size_t i = 0;
 		while (i < ARRAY_LEN(fields) && strcmp(fields[i], key) != 0)
 			i++;
 		if (i == ARRAY_LEN(fields))
-			return refuse(at, "unknown field \"%.64s\"; there are name, url, interval, "
-				      "timeout, method, expect", key);
+			return refuse(at,
+				      "unknown field \"%.64s\"; there are name, url, interval, "
+				      "timeout, method, expect",
+				      key);
 	}
 	return true;
 }
@@ -172,24 +172,22 @@ static bool read_target(struct place *at, json_t *o, struct target *t)
 {
 	if (!json_is_object(o))
 		return refuse(at, "must be an object such as {\"name\": \"a\", \"url\": "
-			      "\"https://example.org/\", \"interval\": \"5 min\"}");
+				  "\"https://example.org/\", \"interval\": \"5 min\"}");
 	const json_t *timeout = json_object_get(o, "timeout");
 	t->timeout_us = TIMEOUT_DEFAULT_US;
 	return read_name(at, json_object_get(o, "name"), t) && known_fields(at, o) &&
 	       read_url(at, json_object_get(o, "url"), t) &&
-	       read_duration(at, "interval", json_object_get(o, "interval"), INTERVAL_MIN_US,
-			     INTERVAL_MAX_US, &t->interval_us) &&
-	       (!timeout || read_duration(at, "timeout", timeout, TIMEOUT_MIN_US, TIMEOUT_MAX_US,
-					  &t->timeout_us)) &&
-	       read_method(at, json_object_get(o, "method"), t) &&
-	       read_expect(at, json_object_get(o, "expect"), t);
+	       read_duration(at, "interval", json_object_get(o, "interval"), INTERVAL_MIN_US, INTERVAL_MAX_US,
+			     &t->interval_us) &&
+	       (!timeout || read_duration(at, "timeout", timeout, TIMEOUT_MIN_US, TIMEOUT_MAX_US, &t->timeout_us)) &&
+	       read_method(at, json_object_get(o, "method"), t) && read_expect(at, json_object_get(o, "expect"), t);
 }
 
 static bool read_list(const json_t *list, struct target_list *l, char **error_r)
 {
 	size_t i;
 	json_t *o;
-	json_array_foreach(list, i, o) {
+	json_array_foreach (list, i, o) {
 		struct place at = {.index = i, .error_r = error_r};
 		struct target *t = &l->v[l->n++];
 		if (!read_target(&at, o, t))
@@ -245,9 +243,8 @@ void target_free(struct target_list **lp)
 
 bool target_equal(const struct target *a, const struct target *b)
 {
-	return strcmp(a->name, b->name) == 0 && strcmp(a->url, b->url) == 0 &&
-	       strcmp(a->method, b->method) == 0 && a->interval_us == b->interval_us &&
-	       a->timeout_us == b->timeout_us && a->nexpect == b->nexpect &&
+	return strcmp(a->name, b->name) == 0 && strcmp(a->url, b->url) == 0 && strcmp(a->method, b->method) == 0 &&
+	       a->interval_us == b->interval_us && a->timeout_us == b->timeout_us && a->nexpect == b->nexpect &&
 	       memcmp(a->expect, b->expect, sizeof(a->expect)) == 0;
 }
 

@@ -8,10 +8,12 @@
 
 #define LIBRARY "libcurl.so.4"
 
-#define LIBRARY_FUNCTIONS(F)                                                                       \
-	F(global_init) F(easy_init) F(easy_setopt) F(easy_getinfo) F(easy_cleanup)                 \
-	F(easy_strerror) F(multi_init) F(multi_setopt) F(multi_assign) F(multi_add_handle)         \
+/* clang-format off */
+#define LIBRARY_FUNCTIONS(F) \
+	F(global_init) F(easy_init) F(easy_setopt) F(easy_getinfo) F(easy_cleanup) \
+	F(easy_strerror) F(multi_init) F(multi_setopt) F(multi_assign) F(multi_add_handle) \
 	F(multi_remove_handle) F(multi_socket_action) F(multi_info_read) F(multi_cleanup)
+/* clang-format on */
 
 static struct {
 	void *handle;
@@ -39,9 +41,9 @@ static bool load_library(char **error_r)
 		return true;
 	void *handle = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL);
 	const char *missing = NULL;
-#define F(name)                                                                                    \
-	lib.name = handle ? (__typeof__(lib.name))(uintptr_t)dlsym(handle, "curl_" #name) : NULL;  \
-	if (!lib.name)                                                                             \
+#define F(name)                                                                                                        \
+	lib.name = handle ? (__typeof__(lib.name))(uintptr_t)dlsym(handle, "curl_" #name) : NULL;                      \
+	if (!lib.name)                                                                                                 \
 		missing = "curl_" #name;
 	LIBRARY_FUNCTIONS(F)
 #undef F
@@ -49,8 +51,8 @@ static bool load_library(char **error_r)
 		lib.handle = handle;
 		return true;
 	}
-	if (asprintf(error_r, "cannot load %s, which pinger.targets need (package libcurl4): %s",
-		     LIBRARY, handle ? missing ? missing : "it cannot start" : dlerror()) == -1)
+	if (asprintf(error_r, "cannot load %s, which pinger.targets need (package libcurl4): %s", LIBRARY,
+		     handle ? missing ? missing : "it cannot start" : dlerror()) == -1)
 		*error_r = NULL;
 	if (handle)
 		dlclose(handle);
@@ -112,8 +114,8 @@ static int want_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *
 {
 	struct transport *t = arg;
 	struct event *e = socket_arg;
-	short events = (short)((what & CURL_POLL_IN ? EV_READ : 0) |
-			       (what & CURL_POLL_OUT ? EV_WRITE : 0) | EV_PERSIST);
+	short events = (short)((what & CURL_POLL_IN ? EV_READ : 0) | (what & CURL_POLL_OUT ? EV_WRITE : 0) |
+			       EV_PERSIST);
 	(void)easy;
 	if (e)
 		event_free(e);
@@ -153,8 +155,7 @@ struct transport *transport_open(struct event_base *base, char **error_r)
 	return t;
 }
 
-struct exchange *transport_start(struct transport *t, const struct target *target,
-				 transport_done_fn *done, void *arg)
+struct exchange *transport_start(struct transport *t, const struct target *target, transport_done_fn *done, void *arg)
 {
 	struct exchange *x = util_zalloc(sizeof(*x));
 	CURL *e = lib.easy_init();

@@ -16,8 +16,8 @@ typedef void transport_done_fn(void *arg, long status, const char *error);
 
 /* NULL: *error_r (malloc'ed). */
 struct transport *must_check transport_open(struct event_base *base, char **error_r);
-struct exchange *must_check transport_start(struct transport *t, const struct target *target,
-					    transport_done_fn *done, void *arg);
+struct exchange *must_check transport_start(struct transport *t, const struct target *target, transport_done_fn *done,
+					    void *arg);
 void transport_cancel(struct exchange **x); /* done is not called */
 /* Everything must be done or cancelled before. */
 void transport_close(struct transport **t);

@@ -11,8 +11,7 @@
 #include "log.h"
 #include "sync.h"
 
-void apply_answer(struct sync *s, uint32_t slot, uint64_t id, enum txn_status status, uint64_t seq,
-		  uint32_t arg)
+void apply_answer(struct sync *s, uint32_t slot, uint64_t id, enum txn_status status, uint64_t seq, uint32_t arg)
 {
 	struct ring *r = s->peer[slot].answers;
 	if (!r)
@@ -64,25 +63,22 @@ static void pend(struct sync *s, const struct op_head *op, const void *body, str
 		e->expires_us = i->expires_us;
 		break;
 	}
-	case OP_NS_DROP:
-		e->ns = ((const struct op_ns_drop *)body)->ns;
-		break;
-	default:
-		return; /* OP_NAMESPACE: the plant's row is what readers look at */
+	case OP_NS_DROP: e->ns = ((const struct op_ns_drop *)body)->ns; break;
+	default: return; /* OP_NAMESPACE: the plant's row is what readers look at */
 	}
 	pending_append(s->pending, e);
 }
 
-static void pend_txn(struct sync *s, uint64_t seq, uint64_t segment, uint64_t offset, const void *data,
-		     size_t len)
+static void pend_txn(struct sync *s, uint64_t seq, uint64_t segment, uint64_t offset, const void *data, size_t len)
 {
 	struct txn_reader t;
 	const struct op_head *op;
 	const void *body;
 	AN(txn_open(&t, data, len));
 	while (txn_next(&t, &op, &body)) {
-		struct pending_entry e = {.seq = seq, .segment = segment,
-			.offset = offset + (uint64_t)((const char *)body - (const char *)data)};
+		struct pending_entry e = {.seq = seq,
+					  .segment = segment,
+					  .offset = offset + (uint64_t)((const char *)body - (const char *)data)};
 		pend(s, op, body, &e);
 	}
 }
@@ -100,7 +96,9 @@ static void index_put(struct sync *s, const struct memory *m)
 		}
 	} else if (m->dim) {
 		if (vectors_insert(s->vectors, m->ns, &m->id, m->version, m->expires_us, m->dim, m->embedding))
-			log_warn_limited(&full, 60, "vectors.max_bytes is reached: new vectors are stored but not searched; raise it");
+			log_warn_limited(
+				&full, 60,
+				"vectors.max_bytes is reached: new vectors are stored but not searched; raise it");
 	} else {
 		vectors_remove(s->vectors, &m->id, m->version);
 	}
@@ -134,14 +132,10 @@ static uint64_t op_ns(const struct op_head *op, const void *body)
 {
 	struct memory m;
 	switch (op->type) {
-	case OP_PUT:
-		return memory_decode(body, op->len, &m) ? m.ns : 0;
-	case OP_DELETE:
-		return ((const struct op_delete *)body)->ns;
-	case OP_NAMESPACE:
-		return ((const struct op_namespace *)body)->ns;
-	case OP_NS_DROP:
-		return ((const struct op_ns_drop *)body)->ns;
+	case OP_PUT: return memory_decode(body, op->len, &m) ? m.ns : 0;
+	case OP_DELETE: return ((const struct op_delete *)body)->ns;
+	case OP_NAMESPACE: return ((const struct op_namespace *)body)->ns;
+	case OP_NS_DROP: return ((const struct op_ns_drop *)body)->ns;
 	}
 	return 0;
 }
@@ -224,8 +218,8 @@ static void remember_waiter(struct sync *s, struct waiter w)
 
 static bool is_stored(const struct sync *s, const struct waiter *w)
 {
-	return w->seq <= (w->scrub ? s->scrubbed_seq
-				   : atomic_load_explicit(&s->plant->flushed_seq, memory_order_relaxed));
+	return w->seq <=
+	       (w->scrub ? s->scrubbed_seq : atomic_load_explicit(&s->plant->flushed_seq, memory_order_relaxed));
 }
 
 void apply_repeat(struct sync *s, uint32_t slot, const struct txn_head *h, uint64_t seq)
@@ -273,21 +267,26 @@ static void make_visible(struct sync *s, struct batch *g)
  * and whatever was numbered behind it, and forget what they promised. */
 static void refuse_all(struct sync *s, struct batch *g, int error)
 {
-	enum txn_status why = journal_failed(s->journal) ? TXN_JOURNAL_FAILED :
-			      error == ENOSPC || error == EDQUOT ? TXN_DISK_FULL : TXN_JOURNAL_ERROR;
+	enum txn_status why = journal_failed(s->journal)	   ? TXN_JOURNAL_FAILED
+			      : error == ENOSPC || error == EDQUOT ? TXN_DISK_FULL
+								   : TXN_JOURNAL_ERROR;
 	struct batch *both[2] = {g, s->open == g ? NULL : s->open};
 	if (why == TXN_JOURNAL_FAILED) {
 		s->failed = true;
 		sync_fail(s, SYNC_JOURNAL_FAILED,
 			  "the journal could not be made durable: %s. No write is accepted until the disk is "
-			  "repaired and the daemon is restarted; nothing that was acknowledged is lost", strerror(error));
+			  "repaired and the daemon is restarted; nothing that was acknowledged is lost",
+			  strerror(error));
 	} else {
 		static struct log_limit full, other;
 		apply_refusing(s, why);
 		if (why == TXN_DISK_FULL)
-			log_warn_limited(&full, 10, "the disk under data.dir is full: writes are refused until there is room");
+			log_warn_limited(&full, 10,
+					 "the disk under data.dir is full: writes are refused until there is room");
 		else
-			log_warn_limited(&other, 10, "the journal could not be written: %s; writes are refused until it can", strerror(error));
+			log_warn_limited(&other, 10,
+					 "the journal could not be written: %s; writes are refused until it can",
+					 strerror(error));
 	}
 	for (int b = 0; b < 2 && both[b]; b++) {
 		for (size_t i = 0; i < both[b]->n; i++) {
@@ -319,7 +318,9 @@ static void answer_batch(struct sync *s, const struct batch *g, bool *urgent_r)
 		const struct item *it = &g->items[i];
 		apply_answer(s, it->slot, it->id, it->status, it->seq, it->arg);
 		if (it->status == TXN_OK && it->flags & TXN_WAIT_STORE) {
-			remember_waiter(s, (struct waiter){.id = it->id, .seq = it->seq, .slot = it->slot,
+			remember_waiter(s, (struct waiter){.id = it->id,
+							   .seq = it->seq,
+							   .slot = it->slot,
 							   .scrub = it->flags & TXN_SCRUB});
 			*urgent_r = true;
 		}
@@ -366,8 +367,7 @@ void apply_batch(struct sync *s, struct batch *g)
 	g->all_relaxed = true;
 	g->error = 0;
 	if (wrote)
-		flusher_allow(s->flusher, atomic_load_explicit(&s->plant->applied_seq, memory_order_relaxed),
-			      urgent);
+		flusher_allow(s->flusher, atomic_load_explicit(&s->plant->applied_seq, memory_order_relaxed), urgent);
 }
 
 void apply_flushed(struct sync *s, uint64_t seq, uint64_t scrubbed_seq)

@@ -140,8 +140,7 @@ struct committer *commit_start(struct sync *s)
 	pthread_mutex_init(&c->lock, NULL);
 	pthread_cond_init(&c->more, NULL);
 	pthread_cond_init(&c->low, NULL);
-	if (pthread_create(&c->thread, NULL, committer_main, c) ||
-	    pthread_create(&c->segments, NULL, segments_main, c))
+	if (pthread_create(&c->thread, NULL, committer_main, c) || pthread_create(&c->segments, NULL, segments_main, c))
 		return NULL; /* the worker ends: there is nothing to undo */
 	return c;
 }

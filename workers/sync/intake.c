@@ -22,10 +22,7 @@ void intake_open(struct sync *s)
 	}
 }
 
-static bool open_has_room(const struct sync *s)
-{
-	return s->open->n < BATCH_TXNS && s->open->bytes < BATCH_BYTES;
-}
+static bool open_has_room(const struct sync *s) { return s->open->n < BATCH_TXNS && s->open->bytes < BATCH_BYTES; }
 
 static void assembly_drop(struct peer *p)
 {
@@ -37,8 +34,7 @@ static void assembly_drop(struct peer *p)
 /* A transaction larger than a quarter of the ring comes in pieces. Its sender may have died half
  * way: then the next thing in the ring is a whole message or a first piece, and what was gathered
  * goes. Returns the complete transaction (malloc'ed) or NULL. */
-static char *assemble(struct peer *p, const struct ring_msg_head *h, const char *data, size_t len,
-		      size_t *total_r)
+static char *assemble(struct peer *p, const struct ring_msg_head *h, const char *data, size_t len, size_t *total_r)
 {
 	if (h->part & FRAGMENT_FIRST) {
 		assembly_drop(p);
@@ -49,8 +45,7 @@ static char *assemble(struct peer *p, const struct ring_msg_head *h, const char 
 		p->assembly = util_alloc(h->total);
 		p->assembly_total = h->total;
 	}
-	if (!p->assembly || h->total != p->assembly_total ||
-	    len > p->assembly_total - p->assembly_len) {
+	if (!p->assembly || h->total != p->assembly_total || len > p->assembly_total - p->assembly_len) {
 		assembly_drop(p);
 		return NULL;
 	}
@@ -91,11 +86,8 @@ static void intake_message(struct sync *s, uint32_t slot, const char *msg, size_
 			sequence_txn(s, slot, whole, total, whole);
 		break;
 	}
-	case MSG_REFILL:
-		refill_start(s);
-		break;
-	default:
-		log_error("a message of unknown type %u from slot %u; dropped", h->type, slot);
+	case MSG_REFILL: refill_start(s); break;
+	default: log_error("a message of unknown type %u from slot %u; dropped", h->type, slot);
 	}
 }
 
@@ -155,7 +147,4 @@ void intake_advance(struct sync *s, struct batch *g)
 	}
 }
 
-void intake_internal(struct sync *s, void *txn, size_t len)
-{
-	sequence_txn(s, SLOT_SYNC, txn, len, txn);
-}
+void intake_internal(struct sync *s, void *txn, size_t len) { sequence_txn(s, SLOT_SYNC, txn, len, txn); }

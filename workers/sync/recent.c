@@ -37,10 +37,7 @@ void recent_free(struct recent **r)
 }
 
 /* Keys are XXH3 values already; the multiplication spreads those that callers made by hand. */
-static size_t home(const struct recent *r, uint64_t key)
-{
-	return (key * 0x9e3779b97f4a7c15ull >> 20) & r->mask;
-}
+static size_t home(const struct recent *r, uint64_t key) { return (key * 0x9e3779b97f4a7c15ull >> 20) & r->mask; }
 
 static size_t locate(const struct recent *r, uint64_t key)
 {

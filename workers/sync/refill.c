@@ -28,8 +28,8 @@ struct refill {
 	uint64_t read_seq;
 };
 
-static bool gather(void *arg, const struct uuid *id, uint64_t ns, uint64_t version, int64_t expires_us,
-		   uint32_t dim, const float *x)
+static bool gather(void *arg, const struct uuid *id, uint64_t ns, uint64_t version, int64_t expires_us, uint32_t dim,
+		   const float *x)
 {
 	struct refill *r = arg;
 	struct refill_row *row = &r->rows[r->n++];

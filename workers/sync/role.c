@@ -22,7 +22,10 @@ static struct sync sync_state;
 
 static struct {
 	pthread_mutex_t lock;
-	struct post { void (*fn)(struct sync *, void *); void *arg; } *v;
+	struct post {
+		void (*fn)(struct sync *, void *);
+		void *arg;
+	} * v;
 	size_t n, cap;
 	int efd;
 	struct event *ev;
@@ -127,8 +130,7 @@ struct replay {
 	uint64_t applied, last, count;
 };
 
-static void replay_record(void *arg, uint64_t seq, uint64_t segment, uint64_t offset, const void *data,
-			  size_t len)
+static void replay_record(void *arg, uint64_t seq, uint64_t segment, uint64_t offset, const void *data, size_t len)
 {
 	struct replay *r = arg;
 	struct txn_reader t, ops;
@@ -145,8 +147,9 @@ static void replay_record(void *arg, uint64_t seq, uint64_t segment, uint64_t of
 	while (txn_next(&ops, &op, &body))
 		sequence_account(r->s, op, body, seq);
 	if (seq > r->applied && pending_full(r->s->pending, t.head->nops)) {
-		log_error("journal.pending_max (%lld) is less than what waits for the store since the last run: raise it again",
-			  (long long)conf_int(r->s->w->conf, CONF_JOURNAL_PENDING_MAX));
+		log_error(
+			"journal.pending_max (%lld) is less than what waits for the store since the last run: raise it again",
+			(long long)conf_int(r->s->w->conf, CONF_JOURNAL_PENDING_MAX));
 		exit(WORKER_EXIT_FATAL);
 	}
 	if (seq > r->applied)
@@ -158,9 +161,10 @@ static uint64_t open_journal(struct sync *s, uint64_t flushed)
 {
 	char *error = NULL;
 	struct conf *c = s->w->conf;
-	struct journal_conf jc = {.dir = s->store_conf.dir, .first_bytes = FIRST_SEGMENT_BYTES,
-		.segment_bytes = (uint64_t)conf_int(c, CONF_JOURNAL_SEGMENT_BYTES),
-		.quota_bytes = (uint64_t)conf_int(c, CONF_JOURNAL_QUOTA)};
+	struct journal_conf jc = {.dir = s->store_conf.dir,
+				  .first_bytes = FIRST_SEGMENT_BYTES,
+				  .segment_bytes = (uint64_t)conf_int(c, CONF_JOURNAL_SEGMENT_BYTES),
+				  .quota_bytes = (uint64_t)conf_int(c, CONF_JOURNAL_QUOTA)};
 	struct replay r = {.s = s, .applied = atomic_load(&s->plant->applied_seq), .last = flushed};
 	int64_t start = clock_mono_us();
 	if (jc.first_bytes > jc.segment_bytes)
@@ -177,7 +181,8 @@ static uint64_t open_journal(struct sync *s, uint64_t flushed)
 	}
 	if (r.count)
 		log_info("replayed %llu journal records, %llu to %llu, in %lld ms", (unsigned long long)r.count,
-			 (unsigned long long)flushed + 1, (unsigned long long)r.last, (long long)(clock_mono_us() - start) / 1000);
+			 (unsigned long long)flushed + 1, (unsigned long long)r.last,
+			 (long long)(clock_mono_us() - start) / 1000);
 	return r.last;
 }
 
@@ -188,11 +193,11 @@ static bool choose_ack(struct sync *s)
 	struct statfs fs;
 	if (strcmp(ack, "auto") != 0)
 		return strcmp(ack, "store") == 0;
-	if (statfs(s->store_conf.dir, &fs) != 0 ||
-	    (fs.f_type != TMPFS_MAGIC && fs.f_type != OVERLAY_MAGIC))
+	if (statfs(s->store_conf.dir, &fs) != 0 || (fs.f_type != TMPFS_MAGIC && fs.f_type != OVERLAY_MAGIC))
 		return false;
 	log_warn("data.dir lies on %s: fdatasync proves nothing there, so writes are acknowledged by the store "
-		 "(sync.ack = store)", fs.f_type == TMPFS_MAGIC ? "tmpfs" : "an overlay file system");
+		 "(sync.ack = store)",
+		 fs.f_type == TMPFS_MAGIC ? "tmpfs" : "an overlay file system");
 	return true;
 }
 
@@ -239,12 +244,17 @@ static struct store *open_store(struct sync *s, uint64_t *flushed_r)
 		uint64_t before = atomic_load(&s->plant->flushed_seq);
 		if (*flushed_r >= before)
 			return store;
-		sync_fail(s, SYNC_STORE_FAILED, "the store holds records up to %llu, but %llu had reached it in this life of the daemon: it was "
-			  "replaced. Put it back and restart the daemon", (unsigned long long)*flushed_r, (unsigned long long)before);
+		sync_fail(
+			s, SYNC_STORE_FAILED,
+			"the store holds records up to %llu, but %llu had reached it in this life of the daemon: it was "
+			"replaced. Put it back and restart the daemon",
+			(unsigned long long)*flushed_r, (unsigned long long)before);
 		return NULL;
 	}
 	sync_fail(s, SYNC_STORE_FAILED, "the store cannot be opened: %s",
-		  error ? error : store ? s->store_ops->error(store) : "unknown");
+		  error	  ? error
+		  : store ? s->store_ops->error(store)
+			  : "unknown");
 	free(error);
 	return NULL;
 }
@@ -275,7 +285,8 @@ static int sync_init(struct worker *w)
 	w->role_data = s;
 	s->plant = w->plant;
 	s->store_conf = (struct store_conf){.kind = conf_str(w->conf, CONF_STORE_KIND),
-		.dsn = conf_str(w->conf, CONF_STORE_DSN), .dir = conf_str(w->conf, CONF_DATA_DIR)};
+					    .dsn = conf_str(w->conf, CONF_STORE_DSN),
+					    .dir = conf_str(w->conf, CONF_DATA_DIR)};
 	atomic_store(&s->plant->sync_state, SYNC_STARTING);
 	atomic_store(&s->plant->journal_quota, (uint64_t)conf_int(w->conf, CONF_JOURNAL_QUOTA));
 	s->ns = util_zalloc(sizeof(*s->ns) * PLANT_NAMESPACES);

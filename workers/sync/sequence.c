@@ -61,15 +61,9 @@ static void remember_op(struct sync *s, const struct op_head *op, const void *bo
 			recent_write(s->recent, d->external_key, seq);
 		break;
 	}
-	case OP_IDEM:
-		recent_write(s->recent, ((const struct op_idem *)body)->key, seq);
-		break;
-	case OP_NAMESPACE:
-		recent_write(s->recent, record_ns_key(((const struct op_namespace *)body)->ns), seq);
-		break;
-	case OP_NS_DROP:
-		recent_write(s->recent, record_ns_key(((const struct op_ns_drop *)body)->ns), seq);
-		break;
+	case OP_IDEM: recent_write(s->recent, ((const struct op_idem *)body)->key, seq); break;
+	case OP_NAMESPACE: recent_write(s->recent, record_ns_key(((const struct op_namespace *)body)->ns), seq); break;
+	case OP_NS_DROP: recent_write(s->recent, record_ns_key(((const struct op_ns_drop *)body)->ns), seq); break;
 	}
 }
 
@@ -170,8 +164,7 @@ static enum txn_status check_put(struct sync *s, const struct memory *m)
 		return TXN_MALFORMED; /* another name with the same 64-bit number */
 	if (m->dim && m->embedder.len >= sizeof(n->embedder))
 		return TXN_MALFORMED;
-	if (m->dim && n->dim &&
-	    (n->dim != m->dim || !span_eq(SPAN(n->embedder), m->embedder)))
+	if (m->dim && n->dim && (n->dim != m->dim || !span_eq(SPAN(n->embedder), m->embedder)))
 		return TXN_EMBEDDER_MISMATCH;
 	if (m->replaces_bytes < 0 && n->quota_count && n->count + 1 > n->quota_count)
 		return TXN_QUOTA_COUNT;
@@ -191,17 +184,13 @@ static bool op_wellformed(const struct op_head *op, const void *body)
 	const struct op_namespace *n = body;
 	const struct op_idem *i = body;
 	switch (op->type) {
-	case OP_PUT:
-		return true; /* memory_decode checks */
-	case OP_DELETE:
-		return op->len >= sizeof(struct op_delete);
-	case OP_IDEM:
-		return op->len >= sizeof(*i) && i->reply_len <= op->len - sizeof(*i);
+	case OP_PUT: return true; /* memory_decode checks */
+	case OP_DELETE: return op->len >= sizeof(struct op_delete);
+	case OP_IDEM: return op->len >= sizeof(*i) && i->reply_len <= op->len - sizeof(*i);
 	case OP_NAMESPACE:
 		return op->len >= sizeof(*n) && n->name_len <= op->len - sizeof(*n) &&
 		       n->settings_len <= op->len - sizeof(*n) - n->name_len;
-	case OP_NS_DROP:
-		return op->len >= sizeof(struct op_ns_drop);
+	case OP_NS_DROP: return op->len >= sizeof(struct op_ns_drop);
 	}
 	return false;
 }
@@ -211,14 +200,10 @@ static struct ns_state *row_of(struct sync *s, const struct op_head *op, const v
 {
 	const struct op_namespace *o = body;
 	switch (op->type) {
-	case OP_PUT:
-		return sequence_ns_make(s, m->ns, m->ns_name);
-	case OP_DELETE:
-		return sequence_ns(s, ((const struct op_delete *)body)->ns);
-	case OP_NAMESPACE:
-		return sequence_ns_make(s, o->ns, (struct span){(const char *)(o + 1), o->name_len});
-	case OP_NS_DROP:
-		return sequence_ns(s, ((const struct op_ns_drop *)body)->ns);
+	case OP_PUT: return sequence_ns_make(s, m->ns, m->ns_name);
+	case OP_DELETE: return sequence_ns(s, ((const struct op_delete *)body)->ns);
+	case OP_NAMESPACE: return sequence_ns_make(s, o->ns, (struct span){(const char *)(o + 1), o->name_len});
+	case OP_NS_DROP: return sequence_ns(s, ((const struct op_ns_drop *)body)->ns);
 	}
 	return NULL;
 }
@@ -259,8 +244,7 @@ static enum txn_status check_ops(struct sync *s, struct txn_reader t, bool *rela
 	*relaxed_r = true;
 	for (*arg_r = 0; st == TXN_OK && txn_next(&t, &op, &body); ++*arg_r) {
 		struct memory m;
-		if (!op_wellformed(op, body) ||
-		    (op->type == OP_PUT && !memory_decode(body, op->len, &m))) {
+		if (!op_wellformed(op, body) || (op->type == OP_PUT && !memory_decode(body, op->len, &m))) {
 			st = TXN_MALFORMED;
 			break;
 		}
@@ -360,8 +344,8 @@ void sequence_txn(struct sync *s, uint32_t slot, const void *data, size_t len, v
 	}
 	struct item *it = &g->items[g->n++];
 	bool relaxed;
-	*it = (struct item){.data = data, .len = len, .owned = owned, .id = t.head->id, .slot = slot,
-			    .flags = t.head->flags};
+	*it = (struct item){
+		.data = data, .len = len, .owned = owned, .id = t.head->id, .slot = slot, .flags = t.head->flags};
 	it->status = judge(s, &t, len, &relaxed, &it->arg);
 	if (!owned) {
 		g->uses_ring[slot] = true;

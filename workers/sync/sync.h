@@ -23,12 +23,12 @@
 #include "record.h"
 #include "rings.h"
 #include "store/store.h"
-#include "../worker.h"
+#include "worker.h"
 
-#define BATCH_TXNS 512                    /* largest group */
-#define BATCH_BYTES (4u << 20)            /* a group closes when it holds this many bytes */
-#define RECENT_KEYS (1u << 17)            /* keys that optimistic concurrency remembers */
-#define ASSEMBLY_MAX (320u << 20)         /* largest fragmented transaction */
+#define BATCH_TXNS 512		  /* largest group */
+#define BATCH_BYTES (4u << 20)	  /* a group closes when it holds this many bytes */
+#define RECENT_KEYS (1u << 17)	  /* keys that optimistic concurrency remembers */
+#define ASSEMBLY_MAX (320u << 20) /* largest fragmented transaction */
 
 /* One transaction on its way. `data` lies in the sender's ring (owned NULL) or in `owned`. */
 struct item {
@@ -42,22 +42,22 @@ struct item {
 };
 struct batch {
 	struct item items[BATCH_TXNS];
-	size_t n, bytes, writes;           /* writes: items with TXN_OK */
+	size_t n, bytes, writes; /* writes: items with TXN_OK */
 	uint64_t first_seq;
 	bool all_relaxed;
-	uint64_t cursor[SLOT_COUNT];       /* where each ring may be advanced to afterwards */
+	uint64_t cursor[SLOT_COUNT]; /* where each ring may be advanced to afterwards */
 	bool uses_ring[SLOT_COUNT];
-	int error;                         /* errno of journal_append / journal_sync */
-	struct ns_undo *undo;              /* namespaces as they were before its transactions, in order */
+	int error;	      /* errno of journal_append / journal_sync */
+	struct ns_undo *undo; /* namespaces as they were before its transactions, in order */
 	size_t nundo, cundo;
 };
 
 /* A worker that writes through sync. */
 struct peer {
 	struct ring *requests, *answers;
-	uint64_t peeked;                   /* ring position up to which we have looked */
-	unsigned held;                     /* items of open and in-flight groups inside the ring */
-	char *assembly;                    /* fragmented transaction under way */
+	uint64_t peeked; /* ring position up to which we have looked */
+	unsigned held;	 /* items of open and in-flight groups inside the ring */
+	char *assembly;	 /* fragmented transaction under way */
 	size_t assembly_len, assembly_total;
 };
 
@@ -66,7 +66,7 @@ struct ns_state {
 	uint64_t ns, count, bytes, quota_count, quota_bytes;
 	uint32_t dim, exists, relaxed;
 	int64_t created_us;
-	uint64_t dropped_seq;              /* made again only when the store no longer has the old rows */
+	uint64_t dropped_seq; /* made again only when the store no longer has the old rows */
 	char embedder[64];
 	uint32_t name_len;
 	char name[LIMIT_NAMESPACE];
@@ -76,7 +76,7 @@ struct ns_undo {
 	struct ns_state *row, old;
 };
 
-struct waiter {                        /* TXN_WAIT_STORE, in order of seq */
+struct waiter { /* TXN_WAIT_STORE, in order of seq */
 	uint64_t id, seq;
 	uint32_t slot;
 	bool scrub;
@@ -97,15 +97,15 @@ struct sync {
 	struct peer peer[SLOT_COUNT];
 	struct batch batches[2], *open, *flying; /* flying NULL: the journal thread is idle */
 	uint64_t next_seq;
-	uint64_t queued_ops;               /* operations in open and flying: bound for the pending table */
+	uint64_t queued_ops; /* operations in open and flying: bound for the pending table */
 	uint64_t queued_bytes;
-	struct ns_state *ns;               /* open addressing by number, PLANT_NAMESPACES rows */
+	struct ns_state *ns; /* open addressing by number, PLANT_NAMESPACES rows */
 	size_t nns;
-	struct waiter *waiters;            /* circular, grows */
+	struct waiter *waiters; /* circular, grows */
 	size_t nwaiters, cwaiters;
-	uint64_t scrubbed_seq;             /* erasures up to it are scrubbed */
+	uint64_t scrubbed_seq; /* erasures up to it are scrubbed */
 	bool relaxed_default;
-	bool failed;                       /* a fdatasync failed: nothing is acknowledged any more */
+	bool failed; /* a fdatasync failed: nothing is acknowledged any more */
 	bool draining;
 	const struct store_ops *store_ops;
 	struct store_conf store_conf;
@@ -116,13 +116,13 @@ struct sync {
 
 /* intake.c */
 void intake_open(struct sync *s);
-void intake_run(struct sync *s);          /* drains all rings into the open group as far as it has room */
+void intake_run(struct sync *s);		      /* drains all rings into the open group as far as it has room */
 void intake_advance(struct sync *s, struct batch *g); /* gives ring space back after a group */
 void intake_internal(struct sync *s, void *txn, size_t len); /* a transaction of sync's own; takes it over */
 
 /* sequence.c */
 void sequence_txn(struct sync *s, uint32_t slot, const void *data, size_t len, void *owned);
-struct ns_state *sequence_ns(struct sync *s, uint64_t ns);  /* NULL = unknown */
+struct ns_state *sequence_ns(struct sync *s, uint64_t ns);			  /* NULL = unknown */
 struct ns_state *sequence_ns_make(struct sync *s, uint64_t ns, struct span name); /* NULL = table full */
 /* Folds one operation into the namespace states; used when sequencing and when replaying. */
 void sequence_account(struct sync *s, const struct op_head *op, const void *body, uint64_t seq);
@@ -133,19 +133,19 @@ void sequence_undo(struct batch *g);
 
 /* commit.c: the journal thread. */
 struct committer *must_check commit_start(struct sync *s);
-void commit_submit(struct sync *s);       /* loop: hands the open group over if the thread is idle */
+void commit_submit(struct sync *s); /* loop: hands the open group over if the thread is idle */
 void commit_stop(struct committer **c);
 
 /* apply.c */
 void apply_refusing(struct sync *s, enum txn_status why); /* for /readyz: there was no room; TXN_OK: there is */
 void apply_txn(struct sync *s, uint64_t seq, uint64_t segment, uint64_t offset, const void *data, size_t len);
-void apply_finish(struct sync *s, uint64_t seq); /* publishes everything up to seq */
+void apply_finish(struct sync *s, uint64_t seq);   /* publishes everything up to seq */
 void apply_batch(struct sync *s, struct batch *g); /* makes a durable group visible, answers it */
 void apply_answer(struct sync *s, uint32_t slot, uint64_t id, enum txn_status status, uint64_t seq, uint32_t arg);
 /* A transaction that was applied in this or an earlier life is asked for again. */
 void apply_repeat(struct sync *s, uint32_t slot, const struct txn_head *h, uint64_t seq);
 void apply_flushed(struct sync *s, uint64_t seq, uint64_t scrubbed_seq); /* the store has it */
-void apply_namespaces(struct sync *s);    /* copies namespace states to the plant */
+void apply_namespaces(struct sync *s);					 /* copies namespace states to the plant */
 void apply_namespace(struct sync *s, const struct ns_state *n);
 
 /* flusher.c */
@@ -153,10 +153,10 @@ void apply_namespace(struct sync *s, const struct ns_state *n);
 struct flusher *must_check flusher_start(struct sync *s, struct store *store, uint64_t flushed_seq);
 void flusher_allow(struct flusher *f, uint64_t seq, bool urgent); /* loop: records ≤ seq are answered */
 void flusher_conf(struct flusher *f, const struct conf *c);
-void flusher_stop(struct flusher **f);    /* flushes everything allowed first */
+void flusher_stop(struct flusher **f); /* flushes everything allowed first */
 
 /* refill.c */
-void refill_start(struct sync *s);        /* no-op when running or done */
+void refill_start(struct sync *s); /* no-op when running or done */
 void refill_stop(struct sync *s);
 
 /* role.c */

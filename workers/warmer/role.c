@@ -10,7 +10,7 @@
 #include "store/store.h"
 #include "worker.h"
 
-#define WARM_MAX 20000   /* memories */
+#define WARM_MAX 20000 /* memories */
 
 struct warmer {
 	struct worker *w;
@@ -137,7 +137,8 @@ static int warmer_init(struct worker *w)
 	m->cache = cache_open(FD_SHM_CACHE, false);
 	m->pending = pending_open(FD_SHM_PENDING, false, (uint32_t)conf_int(w->conf, CONF_JOURNAL_PENDING_MAX));
 	m->store_conf = (struct store_conf){.kind = conf_str(w->conf, CONF_STORE_KIND),
-		.dsn = conf_str(w->conf, CONF_STORE_DSN), .dir = conf_str(w->conf, CONF_DATA_DIR)};
+					    .dsn = conf_str(w->conf, CONF_STORE_DSN),
+					    .dir = conf_str(w->conf, CONF_DATA_DIR)};
 	m->ops = store_by_kind(m->store_conf.kind);
 	m->budget_bytes = (size_t)conf_int(w->conf, CONF_CACHE_L1_BYTES) / 2;
 	if (!m->requests || !m->cache || !m->pending || !m->ops) {

@@ -38,6 +38,7 @@ static const char *const migrations[SCHEMA_VERSION] = {
 	"INSERT INTO meta VALUES('cursor', 0);",
 };
 
+/* clang-format off */
 static const char *const sql[SQ_COUNT] = {
 	[SQ_BEGIN] = "BEGIN IMMEDIATE",
 	[SQ_COMMIT] = "COMMIT",
@@ -100,6 +101,7 @@ static const char *const sql[SQ_COUNT] = {
 	[SQ_EXTRA_TERMS] = "SELECT term,doc,count(*) FROM temp.extra_terms GROUP BY term,doc",
 	[SQ_TOTALS] = "SELECT block FROM words_data WHERE id=1",
 };
+/* clang-format on */
 
 enum store_rc sq_fail(struct store *s)
 {
@@ -137,7 +139,10 @@ void sq_bind_text(sqlite3_stmt *st, int i, struct span t)
 		sqlite3_bind_null(st, i);
 }
 
-void sq_bind_uuid(sqlite3_stmt *st, int i, const struct uuid *u) { sqlite3_bind_blob(st, i, u->b, sizeof(u->b), SQLITE_STATIC); }
+void sq_bind_uuid(sqlite3_stmt *st, int i, const struct uuid *u)
+{
+	sqlite3_bind_blob(st, i, u->b, sizeof(u->b), SQLITE_STATIC);
+}
 
 struct span sq_text(sqlite3_stmt *st, int i)
 {
@@ -197,8 +202,9 @@ static bool check_version(struct store *s, int64_t *v_r)
 			      "restore it from a backup, or choose another store.dsn");
 	if (*v_r <= SCHEMA_VERSION)
 		return true;
-	snprintf(s->error, sizeof(s->error), "the database has schema %lld, this program knows %d; use the newer program",
-		 (long long)*v_r, SCHEMA_VERSION);
+	snprintf(s->error, sizeof(s->error),
+		 "the database has schema %lld, this program knows %d; use the newer program", (long long)*v_r,
+		 SCHEMA_VERSION);
 	return false;
 }
 
@@ -238,8 +244,10 @@ bool sq_in_place(struct store *s)
 	const char *path = sqlite3_db_filename(s->db, "main");
 	if (!path || !*path || (same(&s->file, path) && same(&s->wal, sqlite3_filename_wal(path))))
 		return true;
-	snprintf(s->error, sizeof(s->error), "%.300s or its -wal file was deleted or replaced while in use, and what is written now would be lost. "
-		 "Put the file back, or restart the daemon: the journal keeps what came since", path);
+	snprintf(s->error, sizeof(s->error),
+		 "%.300s or its -wal file was deleted or replaced while in use, and what is written now would be lost. "
+		 "Put the file back, or restart the daemon: the journal keeps what came since",
+		 path);
 	return false;
 }
 
@@ -255,8 +263,9 @@ static bool set_up(struct store *s)
 	if (!check_version(s, &version)) /* before anything is written */
 		return false;
 	/* FULL: the journal lets go of a record when COMMIT returns, so COMMIT must be durable. */
-	return execute(s, "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=1; PRAGMA cache_size=-8192;"
-			  "PRAGMA wal_autocheckpoint=4000; PRAGMA journal_size_limit=67108864; PRAGMA foreign_keys=0") &&
+	return execute(s,
+		       "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=1; PRAGMA cache_size=-8192;"
+		       "PRAGMA wal_autocheckpoint=4000; PRAGMA journal_size_limit=67108864; PRAGMA foreign_keys=0") &&
 	       migrate(s, version) && sq_in_place(s);
 }
 

@@ -109,7 +109,8 @@ static enum store_rc get(struct store *s, const struct uuid *id, bool vector, st
 	return visit(s, st, vector ? SQ_MEMORY_COLUMNS : 0, fn, arg);
 }
 
-static enum store_rc by_external(struct store *s, uint64_t ns, struct span id, bool vector, store_visit_fn *fn, void *arg)
+static enum store_rc by_external(struct store *s, uint64_t ns, struct span id, bool vector, store_visit_fn *fn,
+				 void *arg)
 {
 	sqlite3_stmt *st = sq_get(s, SQ_BY_EXTERNAL);
 	if (st) {
@@ -157,9 +158,12 @@ static enum store_rc idem(struct store *s, uint64_t key, int64_t now_us, struct 
 	sqlite3_bind_int64(st, 2, now_us);
 	int rc = sqlite3_step(st);
 	if (rc == SQLITE_ROW) {
-		*o = (struct op_idem){.key = key, .ns = (uint64_t)sqlite3_column_int64(st, 0),
-			.body_hash = (uint64_t)sqlite3_column_int64(st, 1), .status = (uint32_t)sqlite3_column_int(st, 2),
-			.expires_us = sqlite3_column_int64(st, 3), .reply_len = (uint32_t)sqlite3_column_bytes(st, 4)};
+		*o = (struct op_idem){.key = key,
+				      .ns = (uint64_t)sqlite3_column_int64(st, 0),
+				      .body_hash = (uint64_t)sqlite3_column_int64(st, 1),
+				      .status = (uint32_t)sqlite3_column_int(st, 2),
+				      .expires_us = sqlite3_column_int64(st, 3),
+				      .reply_len = (uint32_t)sqlite3_column_bytes(st, 4)};
 		buf_add(reply, sqlite3_column_blob(st, 4), o->reply_len);
 	}
 	enum store_rc out = rc == SQLITE_ROW ? STORE_OK : rc == SQLITE_DONE ? STORE_NOT_FOUND : sq_fail(s);
@@ -171,8 +175,8 @@ static enum store_rc idem(struct store *s, uint64_t key, int64_t now_us, struct 
 
 void sq_where(const struct store_list *q, struct buf *sql, struct filter_args *args)
 {
-	buf_printf(sql, " WHERE m.ns=%lld AND m.deleted_us%s0 AND (m.expires_us=0 OR m.expires_us>%lld)", (long long)q->ns,
-		   q->deleted ? "<>" : "=", (long long)q->now_us);
+	buf_printf(sql, " WHERE m.ns=%lld AND m.deleted_us%s0 AND (m.expires_us=0 OR m.expires_us>%lld)",
+		   (long long)q->ns, q->deleted ? "<>" : "=", (long long)q->now_us);
 	if (q->filter && !filter_is_empty(q->filter)) {
 		buf_adds(sql, " AND ");
 		filter_sql(q->filter, sql, args);
@@ -195,7 +199,9 @@ void sq_bind_args(sqlite3_stmt *st, int from, const struct filter_args *a)
 		case FARG_BLOB: sqlite3_bind_blob(st, at, v->s.p, (int)v->s.len, SQLITE_STATIC); break;
 		case FARG_INT: sqlite3_bind_int64(st, at, v->i); break;
 		case FARG_REAL: sqlite3_bind_double(st, at, v->d); break;
-		case FARG_FILTER: sqlite3_bind_pointer(st, at, (void *)(uintptr_t)v->filter, FILTER_POINTER, NULL); break;
+		case FARG_FILTER:
+			sqlite3_bind_pointer(st, at, (void *)(uintptr_t)v->filter, FILTER_POINTER, NULL);
+			break;
 		}
 	}
 }
@@ -208,7 +214,8 @@ static sqlite3_stmt *prepare_list(struct store *s, const struct store_list *q, c
 	buf_adds(&sql, select);
 	sq_where(q, &sql, args);
 	if (ordered)
-		buf_printf(&sql, " ORDER BY m.id %s LIMIT %lld", q->descending ? "DESC" : "ASC", q->limit ? (long long)q->limit : -1ll);
+		buf_printf(&sql, " ORDER BY m.id %s LIMIT %lld", q->descending ? "DESC" : "ASC",
+			   q->limit ? (long long)q->limit : -1ll);
 	if (sqlite3_prepare_v2(s->db, sql.p, (int)sql.len, &st, NULL) != SQLITE_OK)
 		sq_fail(s);
 	else
@@ -220,9 +227,10 @@ static sqlite3_stmt *prepare_list(struct store *s, const struct store_list *q, c
 static enum store_rc list(struct store *s, const struct store_list *q, store_visit_fn *fn, void *arg)
 {
 	struct filter_args args = {.v = NULL};
-	const char *select = q->with_embedding
-		? "SELECT " SQ_MEMORY ",v.x FROM memories m JOIN namespaces s ON s.ns=m.ns LEFT JOIN vectors v ON v.n=m.n"
-		: "SELECT " SQ_MEMORY " FROM memories m JOIN namespaces s ON s.ns=m.ns";
+	const char *select =
+		q->with_embedding ? "SELECT " SQ_MEMORY
+				    ",v.x FROM memories m JOIN namespaces s ON s.ns=m.ns LEFT JOIN vectors v ON v.n=m.n"
+				  : "SELECT " SQ_MEMORY " FROM memories m JOIN namespaces s ON s.ns=m.ns";
 	sqlite3_stmt *st = prepare_list(s, q, select, true, &args);
 	enum store_rc rc = visit(s, st, q->with_embedding ? SQ_MEMORY_COLUMNS : 0, fn, arg);
 	sqlite3_finalize(st);
@@ -236,8 +244,10 @@ static enum store_rc ids(struct store *s, const struct store_list *q, store_visi
 	sqlite3_stmt *st = prepare_list(s, q, "SELECT m.id,m.version,m.expires_us FROM memories m", true, &args);
 	int rc = st ? SQLITE_ROW : SQLITE_ERROR;
 	while (st && (rc = sqlite3_step(st)) == SQLITE_ROW) {
-		struct memory m = {.ns = q->ns, .version = (uint64_t)sqlite3_column_int64(st, 1),
-				   .expires_us = sqlite3_column_int64(st, 2), .id = sq_uuid(st, 0)};
+		struct memory m = {.ns = q->ns,
+				   .version = (uint64_t)sqlite3_column_int64(st, 1),
+				   .expires_us = sqlite3_column_int64(st, 2),
+				   .id = sq_uuid(st, 0)};
 		if (!fn(arg, &m)) {
 			rc = SQLITE_DONE;
 			break;
@@ -270,9 +280,13 @@ static enum store_rc history(struct store *s, const struct uuid *id, store_visit
 		return STORE_ERROR;
 	sq_bind_uuid(st, 1, id);
 	while ((rc = sqlite3_step(st)) == SQLITE_ROW) {
-		struct memory m = {.id = *id, .version = (uint64_t)sqlite3_column_int64(st, 0),
-			.updated_us = sqlite3_column_int64(st, 1), .deleted_us = sqlite3_column_int64(st, 2),
-			.body = sq_text(st, 3), .ns = (uint64_t)sqlite3_column_int64(st, 4), .ns_name = sq_text(st, 5)};
+		struct memory m = {.id = *id,
+				   .version = (uint64_t)sqlite3_column_int64(st, 0),
+				   .updated_us = sqlite3_column_int64(st, 1),
+				   .deleted_us = sqlite3_column_int64(st, 2),
+				   .body = sq_text(st, 3),
+				   .ns = (uint64_t)sqlite3_column_int64(st, 4),
+				   .ns_name = sq_text(st, 5)};
 		n++;
 		if (!fn(arg, &m)) {
 			rc = SQLITE_DONE;
@@ -286,7 +300,8 @@ static enum store_rc history(struct store *s, const struct uuid *id, store_visit
 
 /* ---- the rest ---- */
 
-static enum store_rc collect(struct store *s, int64_t now_us, int64_t trash_before_us, size_t max, store_visit_fn *fn, void *arg)
+static enum store_rc collect(struct store *s, int64_t now_us, int64_t trash_before_us, size_t max, store_visit_fn *fn,
+			     void *arg)
 {
 	sqlite3_stmt *st = sq_get(s, SQ_IDEM_COLLECT);
 	if (!st)
@@ -302,8 +317,8 @@ static enum store_rc collect(struct store *s, int64_t now_us, int64_t trash_befo
 	return rc == STORE_NOT_FOUND ? STORE_OK : rc;
 }
 
-static enum store_rc side(struct store *s, enum sq which, const struct uuid *id, uint64_t ns, struct span session, int64_t now_us,
-			  int step, struct store_neighbour *out, size_t *n)
+static enum store_rc side(struct store *s, enum sq which, const struct uuid *id, uint64_t ns, struct span session,
+			  int64_t now_us, int step, struct store_neighbour *out, size_t *n)
 {
 	sqlite3_stmt *st = sq_get(s, which);
 	int rc, distance = 0;
@@ -321,7 +336,8 @@ static enum store_rc side(struct store *s, enum sq which, const struct uuid *id,
 	return rc == SQLITE_DONE || rc == SQLITE_ROW ? STORE_OK : sq_fail(s);
 }
 
-static enum store_rc neighbours(struct store *s, const struct uuid *id, int64_t now_us, struct store_neighbour out[4], size_t *n)
+static enum store_rc neighbours(struct store *s, const struct uuid *id, int64_t now_us, struct store_neighbour out[4],
+				size_t *n)
 {
 	sqlite3_stmt *home = sq_get(s, SQ_NEIGHBOUR_HOME);
 	enum store_rc rc = STORE_OK;
@@ -345,11 +361,15 @@ static enum store_rc namespaces(struct store *s, void (*fn)(void *, const struct
 	sqlite3_stmt *st = sq_get(s, SQ_NS_ALL);
 	int rc = SQLITE_ERROR;
 	while (st && (rc = sqlite3_step(st)) == SQLITE_ROW) {
-		struct store_ns n = {.ns = (uint64_t)sqlite3_column_int64(st, 0), .dim = (uint32_t)sqlite3_column_int(st, 3),
-			.count = (uint64_t)sqlite3_column_int64(st, 4), .bytes = (uint64_t)sqlite3_column_int64(st, 5),
-			.quota_count = (uint64_t)sqlite3_column_int64(st, 6), .quota_bytes = (uint64_t)sqlite3_column_int64(st, 7),
-			.relaxed = (uint32_t)sqlite3_column_int(st, 8), .created_us = sqlite3_column_int64(st, 9),
-			.exists = sqlite3_column_int(st, 10)};
+		struct store_ns n = {.ns = (uint64_t)sqlite3_column_int64(st, 0),
+				     .dim = (uint32_t)sqlite3_column_int(st, 3),
+				     .count = (uint64_t)sqlite3_column_int64(st, 4),
+				     .bytes = (uint64_t)sqlite3_column_int64(st, 5),
+				     .quota_count = (uint64_t)sqlite3_column_int64(st, 6),
+				     .quota_bytes = (uint64_t)sqlite3_column_int64(st, 7),
+				     .relaxed = (uint32_t)sqlite3_column_int(st, 8),
+				     .created_us = sqlite3_column_int64(st, 9),
+				     .exists = sqlite3_column_int(st, 10)};
 		struct span name = sq_text(st, 1), space = sq_text(st, 2);
 		if (name.len < sizeof(n.name) && space.len < sizeof(n.embedder)) {
 			memcpy(n.name, name.p ? name.p : "", name.len);
@@ -409,9 +429,30 @@ static enum store_rc recent(struct store *s, size_t max, store_visit_fn *fn, voi
 }
 
 const struct store_ops sqlite_store = {
-	.kind = "sqlite", .open = sq_open, .close = sq_close, .error = sq_error, .begin = sq_begin, .apply = sq_apply,
-	.commit = sq_commit, .rollback = sq_rollback, .cursor = cursor, .scrub_due = scrub_due, .scrub = sq_scrub, .collect = collect, .get = get,
-	.by_external = by_external, .by_content = by_content, .idem = idem, .list = list, .ids = ids, .count = count,
-	.history = history, .text = sq_text_search, .neighbours = neighbours, .namespaces = namespaces, .vectors = vectors,
-	.vector_count = vector_count, .recent = recent,
+	.kind = "sqlite",
+	.open = sq_open,
+	.close = sq_close,
+	.error = sq_error,
+	.begin = sq_begin,
+	.apply = sq_apply,
+	.commit = sq_commit,
+	.rollback = sq_rollback,
+	.cursor = cursor,
+	.scrub_due = scrub_due,
+	.scrub = sq_scrub,
+	.collect = collect,
+	.get = get,
+	.by_external = by_external,
+	.by_content = by_content,
+	.idem = idem,
+	.list = list,
+	.ids = ids,
+	.count = count,
+	.history = history,
+	.text = sq_text_search,
+	.neighbours = neighbours,
+	.namespaces = namespaces,
+	.vectors = vectors,
+	.vector_count = vector_count,
+	.recent = recent,
 };

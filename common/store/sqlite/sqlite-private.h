@@ -7,16 +7,55 @@
 
 /* Prepared once per connection, on first use. */
 enum sq {
-	SQ_BEGIN, SQ_COMMIT, SQ_ROLLBACK, SQ_CURSOR_GET, SQ_SCRUB_GET, SQ_SCRUB_SET, SQ_SCRUB_DONE, SQ_CURSOR_SET,
-	SQ_ROW_BY_ID, SQ_INSERT, SQ_UPDATE, SQ_REMOVE, SQ_HISTORY_KEEP, SQ_HISTORY_DROP,
-	SQ_VECTOR_PUT, SQ_VECTOR_DROP, SQ_WORDS_ADD, SQ_WORDS_DROP, SQ_SOFT_DELETE,
-	SQ_IDEM_PUT, SQ_IDEM_GET, SQ_IDEM_COLLECT, SQ_NS_GET, SQ_NS_PUT, SQ_NS_COUNT, SQ_NS_SPACE, SQ_NS_ALL,
-	SQ_GET, SQ_GET_VECTOR, SQ_BY_EXTERNAL, SQ_BY_CONTENT, SQ_HISTORY, SQ_COLLECT, SQ_NEIGHBOUR_HOME,
-	SQ_NEIGHBOURS_UP, SQ_NEIGHBOURS_DOWN, SQ_VECTORS, SQ_VECTOR_COUNT, SQ_RECENT,
-	SQ_DF, SQ_EXTRA_CLEAR, SQ_EXTRA_ADD, SQ_EXTRA_TERMS, SQ_TOTALS,
+	SQ_BEGIN,
+	SQ_COMMIT,
+	SQ_ROLLBACK,
+	SQ_CURSOR_GET,
+	SQ_SCRUB_GET,
+	SQ_SCRUB_SET,
+	SQ_SCRUB_DONE,
+	SQ_CURSOR_SET,
+	SQ_ROW_BY_ID,
+	SQ_INSERT,
+	SQ_UPDATE,
+	SQ_REMOVE,
+	SQ_HISTORY_KEEP,
+	SQ_HISTORY_DROP,
+	SQ_VECTOR_PUT,
+	SQ_VECTOR_DROP,
+	SQ_WORDS_ADD,
+	SQ_WORDS_DROP,
+	SQ_SOFT_DELETE,
+	SQ_IDEM_PUT,
+	SQ_IDEM_GET,
+	SQ_IDEM_COLLECT,
+	SQ_NS_GET,
+	SQ_NS_PUT,
+	SQ_NS_COUNT,
+	SQ_NS_SPACE,
+	SQ_NS_ALL,
+	SQ_GET,
+	SQ_GET_VECTOR,
+	SQ_BY_EXTERNAL,
+	SQ_BY_CONTENT,
+	SQ_HISTORY,
+	SQ_COLLECT,
+	SQ_NEIGHBOUR_HOME,
+	SQ_NEIGHBOURS_UP,
+	SQ_NEIGHBOURS_DOWN,
+	SQ_VECTORS,
+	SQ_VECTOR_COUNT,
+	SQ_RECENT,
+	SQ_DF,
+	SQ_EXTRA_CLEAR,
+	SQ_EXTRA_ADD,
+	SQ_EXTRA_TERMS,
+	SQ_TOTALS,
 	SQ_COUNT
 };
-struct sq_file { uint64_t dev, ino; }; /* all zeros: not known */
+struct sq_file {
+	uint64_t dev, ino;
+}; /* all zeros: not known */
 struct store {
 	sqlite3 *db;
 	sqlite3_stmt *st[SQ_COUNT];
@@ -36,8 +75,9 @@ struct span sq_text(sqlite3_stmt *st, int i);
 struct uuid sq_uuid(sqlite3_stmt *st, int i); /* all zeros: what lies there is none (a damaged file) */
 
 /* Columns that every query for whole memories selects, in this order. */
-#define SQ_MEMORY "m.id,m.ns,m.version,m.created_us,m.updated_us,m.expires_us,m.deleted_us,m.flags,m.importance," \
-		  "m.kind,m.user_id,m.agent_id,m.session_id,m.external_id,m.content_key,m.embedder,m.dim,m.body,s.name"
+#define SQ_MEMORY                                                                                                      \
+	"m.id,m.ns,m.version,m.created_us,m.updated_us,m.expires_us,m.deleted_us,m.flags,m.importance,"                \
+	"m.kind,m.user_id,m.agent_id,m.session_id,m.external_id,m.content_key,m.embedder,m.dim,m.body,s.name"
 #define SQ_MEMORY_COLUMNS 19
 void sq_memory(sqlite3_stmt *st, struct memory *m_r);
 /* The content of a canonical body, unescaped, appended to b. */

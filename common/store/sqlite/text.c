@@ -11,6 +11,7 @@
 #define B 0.75
 
 /* English words that carry no meaning in a question; apostrophe pieces included. */
+/* clang-format off */
 static const char *const stop_words[] = {
 	"a", "about", "above", "after", "again", "against", "all", "also", "am", "an", "and", "any", "are", "as", "at",
 	"be", "because", "been", "before", "being", "below", "between", "both", "but", "by", "can", "could", "d", "did",
@@ -24,6 +25,7 @@ static const char *const stop_words[] = {
 	"while", "who", "whom", "whose", "why", "will", "with", "won", "would", "you", "your", "yours", "yourself",
 	"yourselves",
 };
+/* clang-format on */
 
 struct terms {
 	struct span v[TERMS_MAX];
@@ -120,8 +122,9 @@ static enum store_rc rank_rows(struct store *s, const struct terms *t, struct ra
 	sqlite3_stmt *st = NULL;
 	int rc = SQLITE_ERROR;
 	match_expression(q->ns, t, &match);
-	buf_printf(&sql, "SELECT m.id,m.version,-bm25(words,1.0,0.0) AS score FROM words JOIN memories m ON m.n=words.rowid"
-			 " WHERE words MATCH ? AND m.ns=%lld AND m.deleted_us=0 AND (m.expires_us=0 OR m.expires_us>%lld)",
+	buf_printf(&sql,
+		   "SELECT m.id,m.version,-bm25(words,1.0,0.0) AS score FROM words JOIN memories m ON m.n=words.rowid"
+		   " WHERE words MATCH ? AND m.ns=%lld AND m.deleted_us=0 AND (m.expires_us=0 OR m.expires_us>%lld)",
 		   (long long)q->ns, (long long)q->now_us);
 	if (q->filter && !filter_is_empty(q->filter)) {
 		buf_adds(&sql, " AND ");
@@ -133,7 +136,8 @@ static enum store_rc rank_rows(struct store *s, const struct terms *t, struct ra
 		sq_bind_args(st, 2, &args);
 		size_t taken = 0;
 		while ((rc = sqlite3_step(st)) == SQLITE_ROW && taken < q->limit) {
-			struct store_text_hit h = {sq_uuid(st, 0), (uint64_t)sqlite3_column_int64(st, 1), sqlite3_column_double(st, 2)};
+			struct store_text_hit h = {sq_uuid(st, 0), (uint64_t)sqlite3_column_int64(st, 1),
+						   sqlite3_column_double(st, 2)};
 			if (q->hidden && q->hidden(q->hidden_arg, &h.id))
 				continue;
 			insert(r, &h);
@@ -154,9 +158,12 @@ static bool extra_tables(struct store *s)
 {
 	if (s->extra_ready)
 		return true;
-	s->extra_ready = sqlite3_exec(s->db,
-		"CREATE VIRTUAL TABLE temp.extra USING fts5(content, tokenize='porter unicode61 remove_diacritics 2');"
-		"CREATE VIRTUAL TABLE temp.extra_terms USING fts5vocab('temp', 'extra', 'instance')", NULL, NULL, NULL) == SQLITE_OK;
+	s->extra_ready =
+		sqlite3_exec(
+			s->db,
+			"CREATE VIRTUAL TABLE temp.extra USING fts5(content, tokenize='porter unicode61 remove_diacritics 2');"
+			"CREATE VIRTUAL TABLE temp.extra_terms USING fts5vocab('temp', 'extra', 'instance')",
+			NULL, NULL, NULL) == SQLITE_OK;
 	if (!s->extra_ready)
 		sq_fail(s);
 	return s->extra_ready;
@@ -295,7 +302,8 @@ static void score_extra(struct extra *x, struct ranking *r, double average)
 		for (size_t i = 0; i < x->nterms; i++) {
 			double tf = x->tf[d][i];
 			if (tf > 0)
-				score += x->term[i].idf * tf * (K1 + 1) / (tf + K1 * (1 - B + B * (x->len[d] + 1) / average));
+				score += x->term[i].idf * tf * (K1 + 1) /
+					 (tf + K1 * (1 - B + B * (x->len[d] + 1) / average));
 		}
 		struct store_text_hit h = {r->q->extra[d].id, r->q->extra[d].version, score};
 		if (score > 0)

@@ -306,7 +306,8 @@ static enum store_rc drop_words(struct store *s, uint64_t ns)
 	sqlite3_stmt *st;
 	enum store_rc rc = STORE_OK;
 	int step;
-	if (sqlite3_prepare_v2(s->db, "SELECT n,body FROM memories WHERE ns=? AND deleted_us=0 AND (flags&4)=0", -1, &st, NULL) != SQLITE_OK)
+	if (sqlite3_prepare_v2(s->db, "SELECT n,body FROM memories WHERE ns=? AND deleted_us=0 AND (flags&4)=0", -1,
+			       &st, NULL) != SQLITE_OK)
 		return sq_fail(s);
 	sqlite3_bind_int64(st, 1, (int64_t)ns);
 	while (rc == STORE_OK && (step = sqlite3_step(st)) == SQLITE_ROW) {
@@ -321,12 +322,14 @@ static enum store_rc drop_words(struct store *s, uint64_t ns)
 
 static enum store_rc apply_ns_drop(struct store *s, uint64_t ns)
 {
+	/* clang-format off */
 	static const char *const steps[] = {
 		"DELETE FROM vectors WHERE n IN (SELECT n FROM memories WHERE ns=%lld)",
 		"DELETE FROM history WHERE ns=%lld",
 		"DELETE FROM idempotency WHERE ns=%lld",
 		"DELETE FROM memories WHERE ns=%lld",
 		"UPDATE namespaces SET present=0,count=0,bytes=0,quota_bytes=0,quota_count=0,relaxed=0,embedder='',dim=0,settings='{}' WHERE ns=%lld"};
+	/* clang-format on */
 	enum store_rc rc = drop_words(s, ns);
 	for (size_t i = 0; i < ARRAY_LEN(steps) && rc == STORE_OK; i++)
 		rc = exec_ns(s, steps[i], ns);
@@ -338,19 +341,15 @@ static enum store_rc apply_op(struct store *s, const struct op_head *op, const v
 	const struct op_namespace *o = body;
 	struct memory m;
 	switch (op->type) {
-	case OP_PUT:
-		return memory_decode(body, op->len, &m) ? apply_put(s, &m) : STORE_OK;
-	case OP_DELETE:
-		return apply_delete(s, body);
-	case OP_IDEM:
-		return apply_idem(s, body);
+	case OP_PUT: return memory_decode(body, op->len, &m) ? apply_put(s, &m) : STORE_OK;
+	case OP_DELETE: return apply_delete(s, body);
+	case OP_IDEM: return apply_idem(s, body);
 	case OP_NAMESPACE: {
 		const char *name = (const char *)(o + 1);
-		return put_namespace(s, o->ns, (struct span){name, o->name_len}, o->at_us, o->quota_bytes, o->quota_count,
-				     o->relaxed, (struct span){name + o->name_len, o->settings_len});
+		return put_namespace(s, o->ns, (struct span){name, o->name_len}, o->at_us, o->quota_bytes,
+				     o->quota_count, o->relaxed, (struct span){name + o->name_len, o->settings_len});
 	}
-	case OP_NS_DROP:
-		return apply_ns_drop(s, ((const struct op_ns_drop *)body)->ns);
+	case OP_NS_DROP: return apply_ns_drop(s, ((const struct op_ns_drop *)body)->ns);
 	}
 	return STORE_OK;
 }
