@@ -233,29 +233,37 @@ static bool load_scrubbed(struct sync *s, struct store *store, uint64_t flushed)
 	return true;
 }
 
+/* False: open, but not the store that was written to; the reason is said. */
+static bool right_store(struct sync *s, uint64_t flushed)
+{
+	uint64_t before = atomic_load(&s->plant->flushed_seq);
+	if (flushed >= before)
+		return true;
+	sync_fail(s, SYNC_STORE_FAILED,
+		  "the store holds records up to %llu, but %llu had reached it in this life of the daemon: it was "
+		  "replaced. Put it back and restart the daemon",
+		  (unsigned long long)flushed, (unsigned long long)before);
+	return false;
+}
+
 static struct store *open_store(struct sync *s, uint64_t *flushed_r)
 {
 	char *error = NULL;
 	s->store_ops = store_by_kind(s->store_conf.kind);
 	AN(s->store_ops);
 	struct store *store = s->store_ops->open(&s->store_conf, true, &error);
-	if (store && s->store_ops->cursor(store, flushed_r) == STORE_OK &&
-	    s->store_ops->namespaces(store, load_namespace, s) == STORE_OK && load_scrubbed(s, store, *flushed_r)) {
-		uint64_t before = atomic_load(&s->plant->flushed_seq);
-		if (*flushed_r >= before)
-			return store;
-		sync_fail(
-			s, SYNC_STORE_FAILED,
-			"the store holds records up to %llu, but %llu had reached it in this life of the daemon: it was "
-			"replaced. Put it back and restart the daemon",
-			(unsigned long long)*flushed_r, (unsigned long long)before);
-		return NULL;
+	bool read = store && s->store_ops->cursor(store, flushed_r) == STORE_OK &&
+		    s->store_ops->namespaces(store, load_namespace, s) == STORE_OK &&
+		    load_scrubbed(s, store, *flushed_r);
+	if (read && right_store(s, *flushed_r))
+		return store;
+	if (!read) {
+		const char *why = store ? s->store_ops->error(store) : error;
+		sync_fail(s, SYNC_STORE_FAILED, "the store cannot be opened: %s", why ? why : "unknown");
 	}
-	sync_fail(s, SYNC_STORE_FAILED, "the store cannot be opened: %s",
-		  error	  ? error
-		  : store ? s->store_ops->error(store)
-			  : "unknown");
 	free(error);
+	if (store)
+		s->store_ops->close(store);
 	return NULL;
 }
 
