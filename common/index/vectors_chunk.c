@@ -172,8 +172,8 @@ static int open_chunk(struct vectors *v, struct vectors_ns *n, uint32_t dim, boo
 static void touch_ahead(char *chunk, const struct vectors_shape *s, size_t at, size_t bytes)
 {
 	size_t end = s->rows + s->capacity * bytes, n = end - at < AHEAD ? end - at : AHEAD;
-	if (at != s->rows && at / AHEAD == (at - bytes) / AHEAD)
-		return;
+	if (at - s->rows < AHEAD || at / AHEAD == (at - bytes) / AHEAD)
+		return; /* a chunk of few rows stays small */
 	uintptr_t from = (uintptr_t)(chunk + at) & ~(uintptr_t)(PAGE - 1);
 	uintptr_t to = ((uintptr_t)(chunk + at) + n) & ~(uintptr_t)(PAGE - 1);
 	if (to > from)
