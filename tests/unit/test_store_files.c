@@ -139,6 +139,12 @@ static void test_erase_page(void **state)
 	(void)state;
 	erase_some(900, 200, 50);
 }
+/* Sizes at which SQLite leaves copies in the unused middle of pages. */
+static void test_erase_moved(void **state)
+{
+	(void)state;
+	erase_some(1500, 250, 50);
+}
 static void test_erase_overflow(void **state)
 {
 	(void)state;
@@ -509,9 +515,10 @@ static void test_read_only(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {T(test_erase_small),	   T(test_erase_page),	    T(test_erase_overflow),
-					   T(test_erase_mixed),	   T(test_erase_namespace), T(test_scrub_waits),
-					   T(test_schema_version), T(test_no_database),	    T(test_damage),
-					   T(test_foreign_values), T(test_disk_full),	    T(test_read_only)};
+	const struct CMUnitTest tests[] = {T(test_erase_small), T(test_erase_page),	T(test_erase_overflow),
+					   T(test_erase_moved), T(test_erase_mixed),	T(test_erase_namespace),
+					   T(test_scrub_waits), T(test_schema_version), T(test_no_database),
+					   T(test_damage),	T(test_foreign_values), T(test_disk_full),
+					   T(test_read_only)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -94,6 +94,7 @@ enum store_rc sq_begin(struct store *s);
 enum store_rc sq_apply(struct store *s, uint64_t seq, struct txn_reader *t);
 enum store_rc sq_commit(struct store *s, uint64_t seq);
 void sq_rollback(struct store *s);
+/* scrub.c */
 enum store_rc sq_scrub(struct store *s);
 /* text.c */
 enum store_rc sq_text_search(struct store *s, const struct store_text *q, struct store_text_hit *out, size_t *n_r);

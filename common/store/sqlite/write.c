@@ -370,14 +370,3 @@ enum store_rc sq_apply(struct store *s, uint64_t seq, struct txn_reader *t)
 	}
 	return rc;
 }
-
-/* Deleted rows are overwritten at once (secure_delete, open.c). The words index marks deletions and
- * forgets them when its segments merge: optimize merges all. The WAL still holds old pages: truncate. A reader
- * in the middle of its snapshot can prevent that (STORE_BUSY; the pragma would not say so). */
-enum store_rc sq_scrub(struct store *s)
-{
-	int rc = sqlite3_exec(s->db, "INSERT INTO words(words) VALUES('optimize')", NULL, NULL, NULL);
-	if (rc == SQLITE_OK)
-		rc = sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
-	return rc == SQLITE_OK ? sq_run(s, sq_get(s, SQ_SCRUB_DONE)) : sq_fail(s);
-}
