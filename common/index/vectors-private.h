@@ -115,6 +115,12 @@ struct vectors_map {
 	} shards[VECTORS_MAP_SHARDS];
 };
 
+/* ---- pages before they are needed (vectors_pages.c) ---- */
+struct vectors_pages;
+/* A row of row_bytes is written at rows + at, of an area that ends at rows + end. */
+void vectors_pages_ahead(struct vectors *v, const char *rows, size_t at, size_t row_bytes, size_t end);
+void vectors_pages_end(struct vectors_pages **p);
+
 struct vectors_row { /* a row on its way into a chunk */
 	uint64_t ns, version;
 	struct uuid id;
@@ -136,6 +142,7 @@ struct vectors_writer {
 	uint32_t reserve_order;
 	bool huge;	/* huge pages were asked for */
 	float *scratch; /* one padded row */
+	struct vectors_pages *pages;
 };
 
 struct vectors {

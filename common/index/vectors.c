@@ -119,6 +119,7 @@ static void writer_free(struct vectors_writer *w)
 	free(w->open);
 	free(w->live);
 	free(w->queued);
+	vectors_pages_end(&w->pages);
 	free(w->scratch);
 	free(w);
 }

@@ -164,23 +164,8 @@ static int open_chunk(struct vectors *v, struct vectors_ns *n, uint32_t dim, boo
 	return 0;
 }
 
-#define AHEAD (256u << 10)
-#define PAGE 4096u
-
-/* New pages are asked for in one call for many rows: one by one they are 40 % of what a row costs the writer. Where
- * the kernel does not know the call, or has larger pages, the copy takes them as it goes. */
-static void touch_ahead(char *chunk, const struct vectors_shape *s, size_t at, size_t bytes)
-{
-	size_t end = s->rows + s->capacity * bytes, n = end - at < AHEAD ? end - at : AHEAD;
-	if (at - s->rows < AHEAD || at / AHEAD == (at - bytes) / AHEAD)
-		return; /* a chunk of few rows stays small */
-	uintptr_t from = (uintptr_t)(chunk + at) & ~(uintptr_t)(PAGE - 1);
-	uintptr_t to = ((uintptr_t)(chunk + at) + n) & ~(uintptr_t)(PAGE - 1);
-	if (to > from)
-		(void)madvise((void *)from, to - from, MADV_POPULATE_WRITE);
-}
-
-static void write_row(char *chunk, const struct vectors_shape *s, uint32_t i, const struct vectors_row *row)
+static void write_row(struct vectors *v, char *chunk, const struct vectors_shape *s, uint32_t i,
+		      const struct vectors_row *row)
 {
 	uint32_t bits;
 	memcpy(&bits, &row->norm, sizeof(bits));
@@ -191,7 +176,7 @@ static void write_row(char *chunk, const struct vectors_shape *s, uint32_t i, co
 	atomic_store_explicit((_Atomic uint32_t *)(void *)(chunk + s->norms) + i, bits, memory_order_relaxed);
 	shm_copy_in(chunk + s->ids + 16 * (size_t)i, row->id.b, 16);
 	size_t bytes = s->stride * sizeof(float);
-	touch_ahead(chunk, s, s->rows + i * bytes, bytes);
+	vectors_pages_ahead(v, chunk + s->rows, i * bytes, bytes, s->capacity * bytes);
 	shm_copy_in(chunk + s->rows + i * bytes, row->x, bytes);
 }
 
@@ -218,7 +203,7 @@ int vectors_append(struct vectors *v, struct vectors_ns *n, const struct vectors
 	struct vectors_shape s;
 	AN(vectors_shape(c->dim, c->order, &s));
 	uint32_t i = atomic_load_explicit(&c->count, memory_order_relaxed);
-	write_row(v->data + c->offset, &s, i, row);
+	write_row(v, v->data + c->offset, &s, i, row);
 	atomic_store_explicit(&c->count, i + 1, memory_order_release); /* published */
 	v->w->live[chunk]++;
 	add(&n->live, 1);
