@@ -31,7 +31,8 @@ struct command {
 };
 
 struct worker_private {
-	struct event *control, *wake, *heartbeat, *start;
+	struct event *control, *wake, *heartbeat, *start, *bells;
+	uint64_t to_wake;	  /* slots, one bit each */
 	struct conf *born;	  /* kept to the end: roles may hold its paths, which never change */
 	struct conf *next;	  /* between PREPARE and COMMIT or ABORT */
 	struct command *commands; /* sent, not answered */
@@ -102,8 +103,26 @@ void worker_prompt(void)
 
 void worker_wake_peer(struct worker *w, unsigned slot)
 {
+	_Static_assert(SLOT_COUNT <= 64, "to_wake has a bit for each slot");
 	AN(slot < SLOT_COUNT);
-	wake_signal(&w->plant->wake[slot], FD_WAKE0 + (int)slot);
+	if (!w->priv->to_wake)
+		event_active(w->priv->bells, EV_TIMEOUT, 0); /* behind what this turn of the loop has to do yet */
+	w->priv->to_wake |= 1ull << slot;
+}
+
+void worker_ring_bells(struct worker *w)
+{
+	uint64_t slots = w->priv->to_wake;
+	w->priv->to_wake = 0;
+	for (unsigned slot = 0; slots; slot++, slots >>= 1)
+		if (slots & 1)
+			wake_signal(&w->plant->wake[slot], FD_WAKE0 + (int)slot);
+}
+
+static void on_bells(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd, (void)what;
+	worker_ring_bells(arg);
 }
 
 void worker_wake_self(struct worker *w) { event_active(w->priv->wake, EV_READ, 0); }
@@ -417,7 +436,8 @@ static void make_events(struct worker *w)
 	p->wake = event_new(w->base, FD_WAKE0 + (int)w->slot, EV_READ | EV_PERSIST, on_wake, w);
 	p->heartbeat = event_new(w->base, -1, EV_PERSIST, on_heartbeat, w);
 	p->start = event_new(w->base, -1, 0, on_start, w);
-	AN(p->control && p->wake && p->heartbeat && p->start);
+	p->bells = event_new(w->base, -1, 0, on_bells, w);
+	AN(p->control && p->wake && p->heartbeat && p->start && p->bells);
 	AN(event_add(p->control, NULL) == 0 && event_add(p->wake, NULL) == 0);
 	AN(event_add(p->heartbeat, &second) == 0 && event_add(p->start, &now) == 0);
 	p->format_poll_us = FORMAT_POLL_US;
@@ -426,7 +446,8 @@ static void make_events(struct worker *w)
 static void detach(struct worker *w)
 {
 	struct worker_private *p = w->priv;
-	struct event *events[] = {p->control, p->wake, p->heartbeat, p->start};
+	worker_ring_bells(w);
+	struct event *events[] = {p->control, p->wake, p->heartbeat, p->start, p->bells};
 	for (unsigned i = 0; i < ARRAY_LEN(events); i++)
 		event_free(events[i]);
 	while (p->commands) {

@@ -135,8 +135,12 @@ void worker_exit(struct worker *w, int code);
  * another process's slice of 3 ms. Needs no right; takes no share of the processor from anybody. */
 void worker_prompt(void);
 
-/* After publishing something for that slot: wakes it if it sleeps. Any thread. */
+/* After publishing something for that slot: it is woken, if it sleeps, when this turn of the event loop is
+ * over: once for all that the turn published. Woken at the first record it would take the processor
+ * from its waker, find that one alone, and sleep again. Loop thread only. */
 void worker_wake_peer(struct worker *w, unsigned slot);
+/* The same now, before something that takes long. */
+void worker_ring_bells(struct worker *w);
 /* Runs on_wake() in the next turn of the loop. Loop thread only. */
 void worker_wake_self(struct worker *w);
 

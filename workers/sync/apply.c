@@ -11,6 +11,8 @@
 #include "log.h"
 #include "sync.h"
 
+#define SLICE 32 /* items that are answered at once */
+
 void apply_answer(struct sync *s, uint32_t slot, uint64_t id, enum txn_status status, uint64_t seq, uint32_t arg)
 {
 	struct ring *r = s->peer[slot].answers;
@@ -245,7 +247,8 @@ void apply_refusing(struct sync *s, enum txn_status why)
 	atomic_store_explicit(&s->plant->refusing, (uint32_t)why, memory_order_release);
 }
 
-static void make_visible(struct sync *s, struct batch *g)
+/* The pending table shows the whole batch in one step. */
+static void publish(struct sync *s, struct batch *g)
 {
 	apply_refusing(s, TXN_OK);
 	for (size_t i = 0; i < g->n; i++) {
@@ -254,10 +257,23 @@ static void make_visible(struct sync *s, struct batch *g)
 			pend_txn(s, it->seq, it->where.segment, it->where.offset, it->data, it->len);
 	}
 	pending_publish(s->pending);
-	for (size_t i = 0; i < g->n; i++)
-		if (g->items[i].status == TXN_OK)
-			index_txn(s, g->items[i].data, g->items[i].len);
-	apply_finish(s, g->first_seq + g->writes - 1);
+}
+
+static void index_items(struct sync *s, const struct item *it, size_t n)
+{
+	uint64_t last = 0;
+	for (size_t i = 0; i < n; i++) {
+		if (it[i].status != TXN_OK)
+			continue;
+		index_txn(s, it[i].data, it[i].len);
+		last = it[i].seq;
+	}
+	if (last)
+		apply_finish(s, last);
+}
+
+static void count_batch(struct sync *s, const struct batch *g)
+{
 	stats_add(s->w->stats, STAT_JOURNAL_RECORDS, g->writes);
 	stats_add(s->w->stats, STAT_JOURNAL_BYTES, g->bytes);
 	stats_add(s->w->stats, STAT_JOURNAL_SYNCS, !g->all_relaxed);
@@ -312,10 +328,9 @@ static void refuse_all(struct sync *s, struct batch *g, int error)
 	}
 }
 
-static void answer_batch(struct sync *s, const struct batch *g, bool *urgent_r)
+static void answer_items(struct sync *s, const struct item *it, size_t n, bool *urgent_r)
 {
-	for (size_t i = 0; i < g->n; i++) {
-		const struct item *it = &g->items[i];
+	for (; n--; it++) {
 		apply_answer(s, it->slot, it->id, it->status, it->seq, it->arg);
 		if (it->status == TXN_OK && it->flags & TXN_WAIT_STORE) {
 			remember_waiter(s, (struct waiter){.id = it->id,
@@ -356,13 +371,22 @@ void apply_batch(struct sync *s, struct batch *g)
 	bool urgent = false, wrote = g->writes && !g->error;
 	settle_queue(s, g);
 	if (wrote)
-		make_visible(s, g);
+		publish(s, g);
 	else if (g->writes)
 		refuse_all(s, g, g->error);
-	/* Ring space first, answers second: a sync that dies in between is asked again and finds the
-	 * transaction in the journal, which the flusher may not pass before the answers are out. */
+	/* In slices: the senders go on with the first answers while the rest is indexed. */
+	for (size_t i = 0, n; i < g->n; i += n) {
+		n = g->n - i < SLICE ? g->n - i : SLICE;
+		if (wrote)
+			index_items(s, g->items + i, n);
+		answer_items(s, g->items + i, n, &urgent);
+		worker_ring_bells(s->w);
+	}
+	if (wrote)
+		count_batch(s, g);
+	/* A sync that dies before this is asked again and finds the transactions in the journal, which the flusher may
+	 * not pass before. */
 	release_bytes(s, g);
-	answer_batch(s, g, &urgent);
 	g->n = g->bytes = g->writes = g->nundo = 0;
 	g->all_relaxed = true;
 	g->error = 0;

@@ -1,5 +1,10 @@
-/* The journal thread: one batch at a time becomes durable while the loop gathers the next. The
- * next batch is therefore all that arrived during the last fdatasync: group commit without a timer.
+/* The journal thread: one group at a time becomes durable while the loop gathers the next. The
+ * next group is therefore all that arrived during the last fdatasync: group commit without a timer.
+ *
+ *   open (loop) → ready → flying (journal thread) → posted to the loop, made visible → free
+ *
+ * The loop offers what it has gathered and goes on adding to it; the thread takes what is offered the moment it
+ * is done with the one before. Neither waits for the other to wake up.
  *
  * Beside it a thread that fills spare segments with zeros. The flusher cannot do that: it is busy with
  * the store just when writes come fast, and a journal thread that finds no spare makes everybody wait. */
@@ -12,17 +17,24 @@
 #include "sync.h"
 
 #define PREPARE_RETRY_US 100000
+#define ALONE_BYTES 32768 /* a group that the loop writes itself; longer ones are worth another thread */
 
 struct committer {
 	struct sync *s;
 	pthread_t thread, segments;
 	pthread_mutex_t lock;
 	pthread_cond_t more, low;
-	struct batch *work;
+	struct batch *ready; /* the loop's open group, to be taken as it is */
+	struct batch *free[BATCHES];
+	size_t nfree;
+	size_t under_way; /* taken, and not yet back from apply.c */
+	bool halted;	  /* one of them failed: none is taken until the loop has refused what was numbered behind it */
 	bool spares_low, stop;
 	struct iovec iov[BATCH_TXNS];
 	struct journal_where where[BATCH_TXNS];
 };
+
+/* ---- the threads ---- */
 
 static void write_batch(struct committer *c, struct batch *g)
 {
@@ -69,27 +81,10 @@ static void *segments_main(void *arg)
 	return NULL;
 }
 
-static void batch_done(struct sync *s, void *arg)
-{
-	struct batch *g = arg;
-	s->flying = NULL;
-	/* The disk works on the next batch while this one is made visible. */
-	struct batch *next = s->open;
-	if (!g->error && next->writes) {
-		commit_submit(s);
-		apply_batch(s, g);
-	} else {
-		apply_batch(s, g);
-		commit_submit(s);
-	}
-	/* A batch of refusals needs no disk, so nobody would come back for what still lies in the rings. */
-	size_t n;
-	do {
-		intake_run(s);
-		n = s->open->n;
-		commit_submit(s);
-	} while (n && !s->flying);
-}
+/* The next group may be taken: there is one, and the loop will find another to gather into. */
+static bool may_take(const struct committer *c) { return c->ready && c->nfree && !c->halted; }
+
+static void batch_done(struct sync *s, void *arg);
 
 static void *committer_main(void *arg)
 {
@@ -98,14 +93,18 @@ static void *committer_main(void *arg)
 	worker_prompt();
 	pthread_mutex_lock(&c->lock);
 	for (;;) {
-		while (!c->work && !c->stop)
+		while (!may_take(c) && !c->stop)
 			pthread_cond_wait(&c->more, &c->lock);
-		struct batch *g = c->work;
-		c->work = NULL;
-		if (!g)
+		if (!may_take(c))
 			break;
+		struct batch *g = c->ready;
+		c->ready = NULL;
+		c->under_way++;
 		pthread_mutex_unlock(&c->lock);
 		write_batch(c, g);
+		pthread_mutex_lock(&c->lock);
+		c->halted = g->error;
+		pthread_mutex_unlock(&c->lock);
 		sync_post(c->s, batch_done, g);
 		look_after_spares(c);
 		pthread_mutex_lock(&c->lock);
@@ -114,29 +113,120 @@ static void *committer_main(void *arg)
 	return NULL;
 }
 
-void commit_submit(struct sync *s)
+/* ---- the loop's side ---- */
+
+/* The open group is the loop's alone again; if the thread has taken it, another one is. */
+static void take_back(struct sync *s)
 {
 	struct committer *c = s->committer;
-	if (s->flying || !s->open->n)
+	if (!s->offered)
 		return;
-	struct batch *g = s->open;
-	struct batch *spare = g == &s->batches[0] ? &s->batches[1] : &s->batches[0];
-	if (!g->writes) { /* refusals only: nothing to make durable */
-		apply_batch(s, g);
-		return;
-	}
-	s->flying = g;
-	s->open = spare;
+	s->offered = false;
 	pthread_mutex_lock(&c->lock);
-	c->work = g;
-	pthread_cond_signal(&c->more);
+	if (c->ready)
+		c->ready = NULL;
+	else
+		s->open = c->free[--c->nfree];
 	pthread_mutex_unlock(&c->lock);
 }
+
+struct batch *commit_open(struct sync *s)
+{
+	take_back(s);
+	return s->open;
+}
+
+bool commit_idle(struct sync *s)
+{
+	struct committer *c = s->committer;
+	if (!c)
+		return true;
+	pthread_mutex_lock(&c->lock);
+	bool idle = !c->under_way && !c->ready;
+	pthread_mutex_unlock(&c->lock);
+	return idle;
+}
+
+/* Handing it over and back costs two wake-ups, half as long as the disk. Who writes one memory at a time would
+ * wait for them each time; of many writers the first only, the others are gathered meanwhile. */
+static bool write_alone(struct sync *s, struct batch *g)
+{
+	if (g->bytes > ALONE_BYTES)
+		return false;
+	worker_ring_bells(s->w);
+	write_batch(s->committer, g);
+	apply_batch(s, g);
+	look_after_spares(s->committer);
+	return true;
+}
+
+void commit_offer(struct sync *s)
+{
+	struct committer *c = s->committer;
+	if (s->offered || !s->open->n)
+		return;
+	bool idle = commit_idle(s);
+	if (!s->open->writes) { /* refusals only: nothing to make durable, but what they met comes first */
+		if (idle)
+			apply_batch(s, s->open);
+		return;
+	}
+	if (idle && write_alone(s, s->open))
+		return;
+	pthread_mutex_lock(&c->lock);
+	c->ready = s->open;
+	if (may_take(c))
+		pthread_cond_signal(&c->more);
+	pthread_mutex_unlock(&c->lock);
+	s->offered = true;
+}
+
+static void give_back(struct committer *c, struct batch *g, bool failed)
+{
+	pthread_mutex_lock(&c->lock);
+	c->free[c->nfree++] = g;
+	c->under_way--;
+	if (failed)
+		c->halted = false;
+	if (may_take(c))
+		pthread_cond_signal(&c->more);
+	pthread_mutex_unlock(&c->lock);
+}
+
+static void batch_done(struct sync *s, void *arg)
+{
+	struct batch *g = arg;
+	bool failed = g->error;
+	if (failed) {
+		take_back(s); /* what lies in it is refused with this one */
+	} else {	      /* the disk has work while this one is made visible */
+		intake_run(s);
+		commit_offer(s);
+	}
+	apply_batch(s, g);
+	give_back(s->committer, g, failed);
+	commit_gather(s);
+}
+
+void commit_gather(struct sync *s)
+{
+	size_t n;
+	do {
+		intake_run(s);
+		n = s->open->n;
+		commit_offer(s);
+	} while (n && !s->open->n); /* refused or written at once: nobody would come back for what lies in the rings */
+}
+
+/* ---- birth and death ---- */
 
 struct committer *commit_start(struct sync *s)
 {
 	struct committer *c = util_zalloc(sizeof(*c));
 	c->s = s;
+	for (size_t i = 0; i < BATCHES; i++)
+		if (&s->batches[i] != s->open)
+			c->free[c->nfree++] = &s->batches[i];
 	pthread_mutex_init(&c->lock, NULL);
 	pthread_cond_init(&c->more, NULL);
 	pthread_cond_init(&c->low, NULL);

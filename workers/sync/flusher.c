@@ -176,9 +176,9 @@ static bool collect_key(void *arg, const struct memory *m)
 static void on_collected(struct sync *s, void *arg)
 {
 	struct buf *b = arg;
-	if (s->open->n < BATCH_TXNS) {
+	if (commit_open(s)->n < BATCH_TXNS) {
 		intake_internal(s, b->p, b->len);
-		commit_submit(s);
+		commit_offer(s);
 	} else {
 		free(b->p); /* the next round finds them again */
 	}

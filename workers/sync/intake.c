@@ -22,7 +22,7 @@ void intake_open(struct sync *s)
 	}
 }
 
-static bool open_has_room(const struct sync *s) { return s->open->n < BATCH_TXNS && s->open->bytes < BATCH_BYTES; }
+bool intake_room(const struct sync *s) { return s->open->n < BATCH_TXNS && s->open->bytes < BATCH_BYTES; }
 
 static void assembly_drop(struct peer *p)
 {
@@ -104,7 +104,7 @@ static void release_ring(struct sync *s, uint32_t slot, uint64_t cursor)
 static void drain_ring(struct sync *s, uint32_t slot)
 {
 	struct peer *p = &s->peer[slot];
-	while (open_has_room(s)) {
+	while (intake_room(s)) {
 		size_t len;
 		const char *msg = ring_peek(p->requests, &p->peeked, &len);
 		if (!msg) {
@@ -128,7 +128,8 @@ void intake_run(struct sync *s)
 	 * batch has a limit. */
 	static unsigned turn;
 	turn++;
-	for (unsigned i = 0; i < SLOT_COUNT && open_has_room(s); i++) {
+	commit_open(s);
+	for (unsigned i = 0; i < SLOT_COUNT && intake_room(s); i++) {
 		unsigned slot = (turn + i) % SLOT_COUNT;
 		if (s->peer[slot].requests)
 			drain_ring(s, slot);
@@ -147,4 +148,8 @@ void intake_advance(struct sync *s, struct batch *g)
 	}
 }
 
-void intake_internal(struct sync *s, void *txn, size_t len) { sequence_txn(s, SLOT_SYNC, txn, len, txn); }
+void intake_internal(struct sync *s, void *txn, size_t len)
+{
+	commit_open(s);
+	sequence_txn(s, SLOT_SYNC, txn, len, txn);
+}

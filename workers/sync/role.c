@@ -209,7 +209,8 @@ static void start_serving(struct sync *s, struct store *store, uint64_t flushed,
 	apply_namespaces(s);
 	apply_finish(s, last);
 	s->open = &s->batches[0];
-	s->batches[0].all_relaxed = s->batches[1].all_relaxed = true;
+	for (size_t i = 0; i < BATCHES; i++)
+		s->batches[i].all_relaxed = true;
 	s->committer = commit_start(s);
 	s->flusher = flusher_start(s, store, flushed);
 	if (!s->committer || !s->flusher) {
@@ -332,20 +333,15 @@ static void sync_on_wake(struct worker *w)
 	if (!s->open)
 		return;
 	for (;;) {
-		size_t before;
-		do {
-			before = s->open->n;
-			intake_run(s);
-			commit_submit(s);
-		} while (s->open->n != before && !s->flying);
+		commit_gather(s);
 		wake_prepare(&s->plant->wake[SLOT_SYNC]);
 		bool more = false;
 		for (unsigned slot = 0; slot < SLOT_COUNT && !more; slot++) {
 			struct peer *p = &s->peer[slot];
 			more = p->requests && p->peeked != ring_head(p->requests) + ring_used(p->requests);
 		}
-		/* A full batch leaves records in the rings; its completion drains them. */
-		if (!more || s->flying)
+		/* A full group leaves records in the rings; the completion of the one before it drains them. */
+		if (!more || !intake_room(s))
 			return;
 		wake_cancel(&s->plant->wake[SLOT_SYNC]);
 	}
@@ -362,10 +358,10 @@ static void finish(struct sync *s)
 {
 	refill_stop(s);
 	while (s->committer) {
-		intake_run(s);
-		commit_submit(s);
+		commit_gather(s);
 		run_posts(s);
-		if (!s->flying && !s->open->n)
+		worker_ring_bells(s->w);
+		if (commit_idle(s) && !s->open->n)
 			commit_stop(&s->committer);
 		else
 			usleep(200);

@@ -1,16 +1,18 @@
 /* sync: makes writes durable, batches them to the store, owns the shared indexes.
  *
- * Five threads, one duty each:
+ * A thread for each duty:
  *   loop     intake.c drains the rings, sequence.c validates and numbers, apply.c makes a durable
  *            group visible and answers. The only writer of pending table, vector index, L1 write-through,
  *            namespace rows and sequence numbers.
- *   journal  commit.c: pwritev + fdatasync of one group while the loop gathers the next.
+ *   journal  commit.c: pwritev + fdatasync of one group while the loop gathers the next. (A small group that finds
+ *            it idle is written by the loop.)
  *   segments commit.c: spare journal segments, filled with zeros before they are needed.
  *   flusher  flusher.c: journal → store by its own cursor; collects what expired.
  *   refill   refill.c: store → vector index, in batches that the loop inserts.
+ *   pages    index/vectors_pages.c, while much is written: memory for the next rows of the vector index.
  *
  * Order that makes a crash at any instruction harmless: fdatasync → pending_publish → indexes →
- * applied_seq → ring_advance → answers → flushable. See docs/architecture.md, "A write". */
+ * applied_seq → answers → ring_advance → flushable. See docs/architecture.md, "A write". */
 #ifndef ORC_SYNC_H
 #define ORC_SYNC_H
 #include <pthread.h>
@@ -26,6 +28,7 @@
 #include "worker.h"
 
 #define BATCH_TXNS 512		  /* largest group */
+#define BATCHES 4		  /* gathering, offered or on the disk, and made visible meanwhile */
 #define BATCH_BYTES (4u << 20)	  /* a group closes when it holds this many bytes */
 #define RECENT_KEYS (1u << 17)	  /* keys that optimistic concurrency remembers */
 #define ASSEMBLY_MAX (320u << 20) /* largest fragmented transaction */
@@ -56,7 +59,7 @@ struct batch {
 struct peer {
 	struct ring *requests, *answers;
 	uint64_t peeked; /* ring position up to which we have looked */
-	unsigned held;	 /* items of open and in-flight groups inside the ring */
+	unsigned held;	 /* items of all groups inside the ring */
 	char *assembly;	 /* fragmented transaction under way */
 	size_t assembly_len, assembly_total;
 };
@@ -95,9 +98,10 @@ struct sync {
 	struct journal *journal;
 	struct recent *recent;
 	struct peer peer[SLOT_COUNT];
-	struct batch batches[2], *open, *flying; /* flying NULL: the journal thread is idle */
+	struct batch batches[BATCHES], *open; /* open: see commit_open() */
+	bool offered;			      /* commit.c: the journal thread may take the open group */
 	uint64_t next_seq;
-	uint64_t queued_ops; /* operations in open and flying: bound for the pending table */
+	uint64_t queued_ops; /* operations in groups: bound for the pending table */
 	uint64_t queued_bytes;
 	struct ns_state *ns; /* open addressing by number, PLANT_NAMESPACES rows */
 	size_t nns;
@@ -116,6 +120,7 @@ struct sync {
 
 /* intake.c */
 void intake_open(struct sync *s);
+bool intake_room(const struct sync *s);
 void intake_run(struct sync *s);		      /* drains all rings into the open group as far as it has room */
 void intake_advance(struct sync *s, struct batch *g); /* gives ring space back after a group */
 void intake_internal(struct sync *s, void *txn, size_t len); /* a transaction of sync's own; takes it over */
@@ -133,7 +138,10 @@ void sequence_undo(struct batch *g);
 
 /* commit.c: the journal thread. */
 struct committer *must_check commit_start(struct sync *s);
-void commit_submit(struct sync *s); /* loop: hands the open group over if the thread is idle */
+struct batch *commit_open(struct sync *s); /* loop: the group that may be added to, until the next offer */
+void commit_offer(struct sync *s);	   /* loop: the journal thread may take the open group */
+void commit_gather(struct sync *s);	   /* loop: from the rings to the journal thread */
+bool commit_idle(struct sync *s);	   /* loop: no group but the open one */
 void commit_stop(struct committer **c);
 
 /* apply.c */
