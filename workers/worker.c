@@ -31,7 +31,7 @@ struct command {
 };
 
 struct worker_private {
-	struct event *control, *wake, *heartbeat, *start, *bells;
+	struct event *control, *wake, *heartbeat, *start, *bells, *again;
 	uint64_t to_wake;	  /* slots, one bit each */
 	struct conf *born;	  /* kept to the end: roles may hold its paths, which never change */
 	struct conf *next;	  /* between PREPARE and COMMIT or ABORT */
@@ -125,7 +125,13 @@ static void on_bells(evutil_socket_t fd, short what, void *arg)
 	worker_ring_bells(arg);
 }
 
-void worker_wake_self(struct worker *w) { event_active(w->priv->wake, EV_READ, 0); }
+/* By a timeout, not by event_active(): libevent runs what a callback activates before it looks at any
+ * other descriptor or timer. */
+void worker_wake_self(struct worker *w)
+{
+	static const struct timeval now = {0, 0};
+	event_add(w->priv->again, &now);
+}
 
 int worker_command(struct worker *w, const char *text, worker_answer_fn *fn, void *arg)
 {
@@ -437,7 +443,8 @@ static void make_events(struct worker *w)
 	p->heartbeat = event_new(w->base, -1, EV_PERSIST, on_heartbeat, w);
 	p->start = event_new(w->base, -1, 0, on_start, w);
 	p->bells = event_new(w->base, -1, 0, on_bells, w);
-	AN(p->control && p->wake && p->heartbeat && p->start && p->bells);
+	p->again = event_new(w->base, FD_WAKE0 + (int)w->slot, 0, on_wake, w);
+	AN(p->control && p->wake && p->heartbeat && p->start && p->bells && p->again);
 	AN(event_add(p->control, NULL) == 0 && event_add(p->wake, NULL) == 0);
 	AN(event_add(p->heartbeat, &second) == 0 && event_add(p->start, &now) == 0);
 	p->format_poll_us = FORMAT_POLL_US;
@@ -447,7 +454,7 @@ static void detach(struct worker *w)
 {
 	struct worker_private *p = w->priv;
 	worker_ring_bells(w);
-	struct event *events[] = {p->control, p->wake, p->heartbeat, p->start, p->bells};
+	struct event *events[] = {p->control, p->wake, p->heartbeat, p->start, p->bells, p->again};
 	for (unsigned i = 0; i < ARRAY_LEN(events); i++)
 		event_free(events[i]);
 	while (p->commands) {

@@ -205,17 +205,16 @@ static void batch_done(struct sync *s, void *arg)
 	}
 	apply_batch(s, g);
 	give_back(s->committer, g, failed);
-	commit_gather(s);
+	if (commit_gather(s))
+		worker_wake_self(s->w);
 }
 
-void commit_gather(struct sync *s)
+bool commit_gather(struct sync *s)
 {
-	size_t n;
-	do {
-		intake_run(s);
-		n = s->open->n;
-		commit_offer(s);
-	} while (n && !s->open->n); /* refused or written at once: nobody would come back for what lies in the rings */
+	intake_run(s);
+	size_t n = s->open->n;
+	commit_offer(s);
+	return n && !s->open->n;
 }
 
 /* ---- birth and death ---- */

@@ -327,24 +327,31 @@ static int sync_init(struct worker *w)
 
 /* ---- life ---- */
 
+static bool rings_hold_more(const struct sync *s)
+{
+	bool more = false;
+	for (unsigned slot = 0; slot < SLOT_COUNT && !more; slot++) {
+		const struct peer *p = &s->peer[slot];
+		more = p->requests && p->peeked != ring_head(p->requests) + ring_used(p->requests);
+	}
+	return more;
+}
+
 static void sync_on_wake(struct worker *w)
 {
 	struct sync *s = w->role_data;
 	if (!s->open)
 		return;
-	for (;;) {
-		commit_gather(s);
-		wake_prepare(&s->plant->wake[SLOT_SYNC]);
-		bool more = false;
-		for (unsigned slot = 0; slot < SLOT_COUNT && !more; slot++) {
-			struct peer *p = &s->peer[slot];
-			more = p->requests && p->peeked != ring_head(p->requests) + ring_used(p->requests);
-		}
-		/* A full group leaves records in the rings; the completion of the one before it drains them. */
-		if (!more || !intake_room(s))
-			return;
-		wake_cancel(&s->plant->wake[SLOT_SYNC]);
+	if (commit_gather(s)) {
+		worker_wake_self(w);
+		return;
 	}
+	wake_prepare(&s->plant->wake[SLOT_SYNC]);
+	/* A full group leaves records in the rings; the completion of the one before it drains them. */
+	if (!rings_hold_more(s) || !intake_room(s))
+		return;
+	wake_cancel(&s->plant->wake[SLOT_SYNC]);
+	worker_wake_self(w);
 }
 
 /* A producer killed between publishing a record and ringing our bell leaves it unseen. */
@@ -358,7 +365,7 @@ static void finish(struct sync *s)
 {
 	refill_stop(s);
 	while (s->committer) {
-		commit_gather(s);
+		(void)commit_gather(s);
 		run_posts(s);
 		worker_ring_bells(s->w);
 		if (commit_idle(s) && !s->open->n)

@@ -140,8 +140,10 @@ void sequence_undo(struct batch *g);
 struct committer *must_check commit_start(struct sync *s);
 struct batch *commit_open(struct sync *s); /* loop: the group that may be added to, until the next offer */
 void commit_offer(struct sync *s);	   /* loop: the journal thread may take the open group */
-void commit_gather(struct sync *s);	   /* loop: from the rings to the journal thread */
-bool commit_idle(struct sync *s);	   /* loop: no group but the open one */
+/* Loop: from the rings to the journal thread. True: that was refused or written at once, and nobody comes back for
+ * what arrived meanwhile; but others want their turn of the loop first. */
+bool commit_gather(struct sync *s);
+bool commit_idle(struct sync *s); /* loop: no group but the open one */
 void commit_stop(struct committer **c);
 
 /* apply.c */
