@@ -110,7 +110,7 @@ void worker_wake_peer(struct worker *w, unsigned slot)
 	w->priv->to_wake |= 1ull << slot;
 }
 
-void worker_ring_bells(struct worker *w)
+static void ring_bells(struct worker *w)
 {
 	uint64_t slots = w->priv->to_wake;
 	w->priv->to_wake = 0;
@@ -122,7 +122,7 @@ void worker_ring_bells(struct worker *w)
 static void on_bells(evutil_socket_t fd, short what, void *arg)
 {
 	(void)fd, (void)what;
-	worker_ring_bells(arg);
+	ring_bells(arg);
 }
 
 /* By a timeout, not by event_active(): libevent runs what a callback activates before it looks at any
@@ -453,7 +453,7 @@ static void make_events(struct worker *w)
 static void detach(struct worker *w)
 {
 	struct worker_private *p = w->priv;
-	worker_ring_bells(w);
+	ring_bells(w);
 	struct event *events[] = {p->control, p->wake, p->heartbeat, p->start, p->bells, p->again};
 	for (unsigned i = 0; i < ARRAY_LEN(events); i++)
 		event_free(events[i]);

@@ -139,8 +139,6 @@ void worker_prompt(void);
  * over: once for all that the turn published. Woken at the first record it would take the processor
  * from its waker, find that one alone, and sleep again. Loop thread only. */
 void worker_wake_peer(struct worker *w, unsigned slot);
-/* The same now, before something that takes long. */
-void worker_ring_bells(struct worker *w);
 /* Runs on_wake() in the next turn of the loop. Loop thread only. */
 void worker_wake_self(struct worker *w);
 

@@ -27,7 +27,7 @@ void apply_answer(struct sync *s, uint32_t slot, uint64_t id, enum txn_status st
 	}
 	*a = (struct txn_answer){.id = id, .seq = seq, .status = status, .arg = arg};
 	ring_commit(r, sizeof(*a));
-	worker_wake_peer(s->w, slot);
+	s->to_wake |= 1ull << slot;
 }
 
 /* ---- pending table ---- */
@@ -380,7 +380,7 @@ void apply_batch(struct sync *s, struct batch *g)
 		if (wrote)
 			index_items(s, g->items + i, n);
 		answer_items(s, g->items + i, n, &urgent);
-		worker_ring_bells(s->w);
+		sync_ring_bells(s);
 	}
 	if (wrote)
 		count_batch(s, g);

@@ -1,10 +1,11 @@
 /* The journal thread: one group at a time becomes durable while the loop gathers the next. The
  * next group is therefore all that arrived during the last fdatasync: group commit without a timer.
  *
- *   open (loop) → ready → flying (journal thread) → posted to the loop, made visible → free
+ *   open (loop) → ready → on the disk (journal thread) → made visible and answered → free
  *
  * The loop offers what it has gathered and goes on adding to it; the thread takes what is offered the moment it
- * is done with the one before. Neither waits for the other to wake up.
+ * is done with the one before. Neither waits for the other to wake up. A group that is durable is made visible by
+ * the thread when the disk has nothing else to do, and by the loop when the next one is ready for it.
  *
  * Beside it a thread that fills spare segments with zeros. The flusher cannot do that: it is busy with
  * the store just when writes come fast, and a journal thread that finds no spare makes everybody wait. */
@@ -17,7 +18,6 @@
 #include "sync.h"
 
 #define PREPARE_RETRY_US 100000
-#define ALONE_BYTES 32768 /* a group that the loop writes itself; longer ones are worth another thread */
 
 struct committer {
 	struct sync *s;
@@ -84,6 +84,39 @@ static void *segments_main(void *arg)
 /* The next group may be taken: there is one, and the loop will find another to gather into. */
 static bool may_take(const struct committer *c) { return c->ready && c->nfree && !c->halted; }
 
+static void give_back(struct committer *c, struct batch *g, bool failed)
+{
+	pthread_mutex_lock(&c->lock);
+	c->free[c->nfree++] = g;
+	c->under_way--;
+	if (failed)
+		c->halted = false;
+	if (may_take(c))
+		pthread_cond_signal(&c->more);
+	pthread_mutex_unlock(&c->lock);
+}
+
+static void gather_on(struct sync *s, void *arg)
+{
+	(void)arg;
+	if (commit_gather(s))
+		worker_wake_self(s->w);
+}
+
+/* Nothing else is under way, so this one is next in order. */
+static void finish_here(struct committer *c, struct batch *g)
+{
+	bool more = !intake_room(g); /* it was full: there is more in the rings */
+	sync_enter(c->s);
+	apply_batch(c->s, g);
+	give_back(c, g, false);
+	if (c->s->open->n && !c->s->offered) /* refusals that waited for it, and perhaps more behind them */
+		more |= commit_gather(c->s);
+	sync_leave(c->s);
+	if (more)
+		sync_post(c->s, gather_on, NULL);
+}
+
 static void batch_done(struct sync *s, void *arg);
 
 static void *committer_main(void *arg)
@@ -104,8 +137,12 @@ static void *committer_main(void *arg)
 		write_batch(c, g);
 		pthread_mutex_lock(&c->lock);
 		c->halted = g->error;
+		bool idle = !g->error && c->under_way == 1 && !may_take(c);
 		pthread_mutex_unlock(&c->lock);
-		sync_post(c->s, batch_done, g);
+		if (idle)
+			finish_here(c, g);
+		else
+			sync_post(c->s, batch_done, g);
 		look_after_spares(c);
 		pthread_mutex_lock(&c->lock);
 	}
@@ -147,50 +184,22 @@ bool commit_idle(struct sync *s)
 	return idle;
 }
 
-/* Handing it over and back costs two wake-ups, half as long as the disk. Who writes one memory at a time would
- * wait for them each time; of many writers the first only, the others are gathered meanwhile. */
-static bool write_alone(struct sync *s, struct batch *g)
-{
-	if (g->bytes > ALONE_BYTES)
-		return false;
-	worker_ring_bells(s->w);
-	write_batch(s->committer, g);
-	apply_batch(s, g);
-	look_after_spares(s->committer);
-	return true;
-}
-
 void commit_offer(struct sync *s)
 {
 	struct committer *c = s->committer;
 	if (s->offered || !s->open->n)
 		return;
-	bool idle = commit_idle(s);
 	if (!s->open->writes) { /* refusals only: nothing to make durable, but what they met comes first */
-		if (idle)
+		if (commit_idle(s))
 			apply_batch(s, s->open);
 		return;
 	}
-	if (idle && write_alone(s, s->open))
-		return;
 	pthread_mutex_lock(&c->lock);
 	c->ready = s->open;
 	if (may_take(c))
 		pthread_cond_signal(&c->more);
 	pthread_mutex_unlock(&c->lock);
 	s->offered = true;
-}
-
-static void give_back(struct committer *c, struct batch *g, bool failed)
-{
-	pthread_mutex_lock(&c->lock);
-	c->free[c->nfree++] = g;
-	c->under_way--;
-	if (failed)
-		c->halted = false;
-	if (may_take(c))
-		pthread_cond_signal(&c->more);
-	pthread_mutex_unlock(&c->lock);
 }
 
 static void batch_done(struct sync *s, void *arg)
@@ -205,8 +214,7 @@ static void batch_done(struct sync *s, void *arg)
 	}
 	apply_batch(s, g);
 	give_back(s->committer, g, failed);
-	if (commit_gather(s))
-		worker_wake_self(s->w);
+	gather_on(s, NULL);
 }
 
 bool commit_gather(struct sync *s)

@@ -22,7 +22,7 @@ void intake_open(struct sync *s)
 	}
 }
 
-bool intake_room(const struct sync *s) { return s->open->n < BATCH_TXNS && s->open->bytes < BATCH_BYTES; }
+bool intake_room(const struct batch *g) { return g->n < BATCH_TXNS && g->bytes < BATCH_BYTES; }
 
 static void assembly_drop(struct peer *p)
 {
@@ -98,13 +98,13 @@ static void release_ring(struct sync *s, uint32_t slot, uint64_t cursor)
 	if (cursor == ring_head(p->requests))
 		return;
 	ring_advance(p->requests, cursor);
-	worker_wake_peer(s->w, slot); /* it may wait for room */
+	s->to_wake |= 1ull << slot; /* it may wait for room */
 }
 
 static void drain_ring(struct sync *s, uint32_t slot)
 {
 	struct peer *p = &s->peer[slot];
-	while (intake_room(s)) {
+	while (intake_room(s->open)) {
 		size_t len;
 		const char *msg = ring_peek(p->requests, &p->peeked, &len);
 		if (!msg) {
@@ -129,7 +129,7 @@ void intake_run(struct sync *s)
 	static unsigned turn;
 	turn++;
 	commit_open(s);
-	for (unsigned i = 0; i < SLOT_COUNT && intake_room(s); i++) {
+	for (unsigned i = 0; i < SLOT_COUNT && intake_room(s->open); i++) {
 		unsigned slot = (turn + i) % SLOT_COUNT;
 		if (s->peer[slot].requests)
 			drain_ring(s, slot);

@@ -18,6 +18,26 @@
 
 static struct sync sync_state;
 
+/* ---- whose turn it is ---- */
+
+void sync_enter(struct sync *s) { pthread_mutex_lock(&s->lock); }
+
+void sync_leave(struct sync *s)
+{
+	sync_ring_bells(s);
+	pthread_mutex_unlock(&s->lock);
+}
+
+void sync_ring_bells(struct sync *s)
+{
+	_Static_assert(SLOT_COUNT <= 64, "to_wake has a bit for each slot");
+	uint64_t slots = s->to_wake;
+	s->to_wake = 0;
+	for (unsigned slot = 0; slots; slot++, slots >>= 1)
+		if (slots & 1)
+			wake_signal(&s->plant->wake[slot], FD_WAKE0 + (int)slot);
+}
+
 /* ---- posting work to the loop ---- */
 
 static struct {
@@ -68,7 +88,9 @@ static void on_post(evutil_socket_t fd, short what, void *arg)
 	uint64_t count;
 	(void)what;
 	(void)!read(fd, &count, sizeof(count));
+	sync_enter(arg);
 	run_posts(arg);
+	sync_leave(arg);
 }
 
 /* ---- trouble ---- */
@@ -290,6 +312,7 @@ static int sync_init(struct worker *w)
 	struct sync *s = &sync_state;
 	uint64_t flushed = 0;
 	worker_prompt();
+	pthread_mutex_init(&s->lock, NULL);
 	s->w = w;
 	w->role_data = s;
 	s->plant = w->plant;
@@ -342,16 +365,18 @@ static void sync_on_wake(struct worker *w)
 	struct sync *s = w->role_data;
 	if (!s->open)
 		return;
-	if (commit_gather(s)) {
-		worker_wake_self(w);
-		return;
+	sync_enter(s);
+	bool again = commit_gather(s);
+	if (!again) {
+		wake_prepare(&s->plant->wake[SLOT_SYNC]);
+		/* A full group leaves records in the rings; the completion of the one before it drains them. */
+		again = rings_hold_more(s) && intake_room(s->open);
+		if (again)
+			wake_cancel(&s->plant->wake[SLOT_SYNC]);
 	}
-	wake_prepare(&s->plant->wake[SLOT_SYNC]);
-	/* A full group leaves records in the rings; the completion of the one before it drains them. */
-	if (!rings_hold_more(s) || !intake_room(s))
-		return;
-	wake_cancel(&s->plant->wake[SLOT_SYNC]);
-	worker_wake_self(w);
+	sync_leave(s);
+	if (again)
+		worker_wake_self(w);
 }
 
 /* A producer killed between publishing a record and ringing our bell leaves it unseen. */
@@ -365,10 +390,12 @@ static void finish(struct sync *s)
 {
 	refill_stop(s);
 	while (s->committer) {
+		sync_enter(s);
 		(void)commit_gather(s);
 		run_posts(s);
-		worker_ring_bells(s->w);
-		if (commit_idle(s) && !s->open->n)
+		bool idle = commit_idle(s) && !s->open->n;
+		sync_leave(s);
+		if (idle)
 			commit_stop(&s->committer);
 		else
 			usleep(200);

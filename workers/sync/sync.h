@@ -1,11 +1,11 @@
 /* sync: makes writes durable, batches them to the store, owns the shared indexes.
  *
  * A thread for each duty:
- *   loop     intake.c drains the rings, sequence.c validates and numbers, apply.c makes a durable
- *            group visible and answers. The only writer of pending table, vector index, L1 write-through,
- *            namespace rows and sequence numbers.
- *   journal  commit.c: pwritev + fdatasync of one group while the loop gathers the next. (A small group that finds
- *            it idle is written by the loop.)
+ *   loop     intake.c drains the rings, sequence.c validates and numbers.
+ *   journal  commit.c: pwritev + fdatasync of one group while the loop gathers the next; then apply.c makes it visible
+ *            and answers. (The loop does, when the disk is busy with the next group already.)
+ *            Loop and journal thread write pending table, vector index, L1, namespace rows, sequence
+ *            numbers and answer rings in turns: sync_enter().
  *   segments commit.c: spare journal segments, filled with zeros before they are needed.
  *   flusher  flusher.c: journal → store by its own cursor; collects what expired.
  *   refill   refill.c: store → vector index, in batches that the loop inserts.
@@ -90,6 +90,7 @@ struct refill;
 struct committer;
 
 struct sync {
+	pthread_mutex_t lock; /* of everything below that changes: sync_enter() */
 	struct worker *w;
 	struct plant *plant;
 	struct pending *pending;
@@ -108,6 +109,7 @@ struct sync {
 	struct waiter *waiters; /* circular, grows */
 	size_t nwaiters, cwaiters;
 	uint64_t scrubbed_seq; /* erasures up to it are scrubbed */
+	uint64_t to_wake;      /* slots that have got something, a bit each */
 	bool relaxed_default;
 	bool failed; /* a fdatasync failed: nothing is acknowledged any more */
 	bool draining;
@@ -120,7 +122,7 @@ struct sync {
 
 /* intake.c */
 void intake_open(struct sync *s);
-bool intake_room(const struct sync *s);
+bool intake_room(const struct batch *g);
 void intake_run(struct sync *s);		      /* drains all rings into the open group as far as it has room */
 void intake_advance(struct sync *s, struct batch *g); /* gives ring space back after a group */
 void intake_internal(struct sync *s, void *txn, size_t len); /* a transaction of sync's own; takes it over */
@@ -139,9 +141,9 @@ void sequence_undo(struct batch *g);
 /* commit.c: the journal thread. */
 struct committer *must_check commit_start(struct sync *s);
 struct batch *commit_open(struct sync *s); /* loop: the group that may be added to, until the next offer */
-void commit_offer(struct sync *s);	   /* loop: the journal thread may take the open group */
-/* Loop: from the rings to the journal thread. True: that was refused or written at once, and nobody comes back for
- * what arrived meanwhile; but others want their turn of the loop first. */
+void commit_offer(struct sync *s);	   /* the journal thread may take the open group */
+/* From the rings to the journal thread. True: all of it was refused at once, so nobody comes back for what arrived
+ * meanwhile; but others want their turn of the loop first. */
 bool commit_gather(struct sync *s);
 bool commit_idle(struct sync *s); /* loop: no group but the open one */
 void commit_stop(struct committer **c);
@@ -170,6 +172,13 @@ void refill_start(struct sync *s); /* no-op when running or done */
 void refill_stop(struct sync *s);
 
 /* role.c */
+/* Between these the calling thread, the loop or the journal thread, is the one that writes the shared structures and
+ * struct sync. Nobody waits for the disk in here. */
+void sync_enter(struct sync *s);
+void sync_leave(struct sync *s);
+/* Wakes those that have got answers or room: once for many, by sync_leave() at the latest. Woken at the first
+ * answer, a sender would take the processor from its waker, find that one alone, and sleep again. */
+void sync_ring_bells(struct sync *s);
 void sync_fail(struct sync *s, enum plant_sync state, const char *fmt, ...) printf_like(3, 4);
 /* Runs fn(arg) on the loop thread soon; callable from any thread. */
 void sync_post(struct sync *s, void (*fn)(struct sync *s, void *arg), void *arg);
