@@ -116,7 +116,8 @@ class Mount:
         else:
             self.image = self.dir + ".img"
             subprocess.run(["truncate", "-s", size, self.image], check=True)
-            subprocess.run(["mkfs.ext4", "-q", self.image], check=True)
+            # not the 1 KiB that small ones get: there SQLite's -shm may have holes (docs/operations.md)
+            subprocess.run(["mkfs.ext4", "-q", "-b", "4096", self.image], check=True)
             command = ["mount", "-o", "loop", self.image, self.dir]
         if subprocess.run(command, capture_output=True).returncode:
             self.__exit__()
