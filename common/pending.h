@@ -1,6 +1,6 @@
 /* The pending table: every accepted write that the store does not have yet.
  *
- * Writer: sync's loop thread. Readers: everybody, lock-free. Entries lie in a circular array in
+ * Writer: sync, one thread at a time. Readers: everybody, lock-free. Entries lie in a circular array in
  * the order of their journal sequence; `tail` is where the next goes, `head` the oldest that the
  * store lacks; both free-running 64-bit. Three hash tables of chains (by id, by content, by
  * external id; idempotency answers chain with the ids) point at the newest entry; an entry links to

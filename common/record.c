@@ -1,4 +1,5 @@
 #include "record.h"
+#include "clock.h"
 #include "vocabulary.h"
 
 #define XXH_INLINE_ALL
@@ -156,6 +157,19 @@ void txn_read_key(struct txn_builder *t, uint64_t key)
 	AN(head_of(t)->nops == 0);
 	buf_add(t->b, &key, sizeof(key));
 	head_of(t)->nkeys++;
+}
+
+void txn_op_delete(struct txn_builder *t, const struct memory *m, enum delete_how how)
+{
+	struct op_delete d = {.id = m->id,
+			      .ns = m->ns,
+			      .version = m->version + 1,
+			      .at_us = clock_real_us(),
+			      .content_key = m->content_hash,
+			      .external_key = m->external_id.len ? record_external_key(m->ns, m->external_id) : 0,
+			      .bytes = m->deleted_us ? -1 : (int64_t)memory_quota_bytes(m),
+			      .how = (uint32_t)how};
+	txn_op_raw(t, OP_DELETE, &d, sizeof(d), NULL, 0);
 }
 
 void txn_op_raw(struct txn_builder *t, enum op_type type, const void *head, size_t head_len, const void *tail,

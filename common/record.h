@@ -123,6 +123,8 @@ struct txn_builder {
 void txn_begin(struct txn_builder *t, struct buf *b, uint64_t id, uint32_t slot, uint64_t read_seq, uint32_t flags);
 void txn_read_key(struct txn_builder *t, uint64_t key); /* before the first op */
 void txn_op_put(struct txn_builder *t, const struct memory *m);
+/* The end of *m as it was read: its next version, now. */
+void txn_op_delete(struct txn_builder *t, const struct memory *m, enum delete_how how);
 void txn_op_raw(struct txn_builder *t, enum op_type type, const void *head, size_t head_len, const void *tail,
 		size_t tail_len);
 /* Appends the operations of another (ended) transaction that was built in `other`. */

@@ -32,7 +32,7 @@ struct command {
 
 struct worker_private {
 	struct event *control, *wake, *heartbeat, *start, *bells, *again;
-	uint64_t to_wake;	  /* slots, one bit each */
+	uint64_t to_wake;	  /* see worker_wake_now() */
 	struct conf *born;	  /* kept to the end: roles may hold its paths, which never change */
 	struct conf *next;	  /* between PREPARE and COMMIT or ABORT */
 	struct command *commands; /* sent, not answered */
@@ -103,17 +103,16 @@ void worker_prompt(void)
 
 void worker_wake_peer(struct worker *w, unsigned slot)
 {
-	_Static_assert(SLOT_COUNT <= 64, "to_wake has a bit for each slot");
 	AN(slot < SLOT_COUNT);
 	if (!w->priv->to_wake)
 		event_active(w->priv->bells, EV_TIMEOUT, 0); /* behind what this turn of the loop has to do yet */
 	w->priv->to_wake |= 1ull << slot;
 }
 
-static void ring_bells(struct worker *w)
+void worker_wake_now(struct worker *w, uint64_t *slots_io)
 {
-	uint64_t slots = w->priv->to_wake;
-	w->priv->to_wake = 0;
+	uint64_t slots = *slots_io;
+	*slots_io = 0;
 	for (unsigned slot = 0; slots; slot++, slots >>= 1)
 		if (slots & 1)
 			wake_signal(&w->plant->wake[slot], FD_WAKE0 + (int)slot);
@@ -121,8 +120,9 @@ static void ring_bells(struct worker *w)
 
 static void on_bells(evutil_socket_t fd, short what, void *arg)
 {
+	struct worker *w = arg;
 	(void)fd, (void)what;
-	ring_bells(arg);
+	worker_wake_now(w, &w->priv->to_wake);
 }
 
 /* By a timeout, not by event_active(): libevent runs what a callback activates before it looks at any
@@ -453,7 +453,7 @@ static void make_events(struct worker *w)
 static void detach(struct worker *w)
 {
 	struct worker_private *p = w->priv;
-	ring_bells(w);
+	worker_wake_now(w, &p->to_wake);
 	struct event *events[] = {p->control, p->wake, p->heartbeat, p->start, p->bells, p->again};
 	for (unsigned i = 0; i < ARRAY_LEN(events); i++)
 		event_free(events[i]);

@@ -139,6 +139,9 @@ void worker_prompt(void);
  * over: once for all that the turn published. Woken at the first record it would take the processor
  * from its waker, find that one alone, and sleep again. Loop thread only. */
 void worker_wake_peer(struct worker *w, unsigned slot);
+/* The same now, for each slot that has its bit in *slots_io, which is cleared. Any thread. */
+_Static_assert(SLOT_COUNT <= 64, "a bit for each slot");
+void worker_wake_now(struct worker *w, uint64_t *slots_io);
 /* Runs on_wake() in the next turn of the loop. Loop thread only. */
 void worker_wake_self(struct worker *w);
 

@@ -4,7 +4,7 @@
  *
  * All tables have a fixed size, so every offset is a constant. Untouched pages cost nothing, and
  * merely reading a hole of a memfd fills it: no walk goes past what is in use.
- * Who writes: only the writer (sync's loop thread). Readers map the segment read-only.
+ * Who writes: only the writer (sync, one thread at a time). Readers map the segment read-only.
  *
  * Publication, from small to large:
  * - A row is visible when `count` covers it (store-release; the reader's load is an acquire).

@@ -1,7 +1,7 @@
 /* The vector index: exact SIMD scan over shared memory; a clustered index moves into this room
  * later behind the same five verbs: open / insert / remove / search / save.
  *
- * Writer: sync's loop thread. Readers: every api worker, any thread, lock-free.
+ * Writer: sync, one thread at a time. Readers: every api worker, any thread, lock-free.
  *
  * Layout: superblock, a table of chunk descriptors, then chunk memory. A chunk holds up to
  * `capacity` vectors of ONE namespace and ONE dimension: normalised fp32 rows, ids, versions, expiries and a

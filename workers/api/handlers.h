@@ -19,7 +19,6 @@ bool memories_get_fast(struct api *a, struct http_request *r);
 void memories_durability(struct call *c, bool stored);
 
 /* Shared with bulk deletes. */
-void memories_op_delete(struct txn_builder *t, const struct memory *m, enum delete_how how);
 void memories_receipt(struct call *c, size_t n); /* the answer to an erase */
 int memories_erase_param(struct call *c);	 /* 1, 0, or -1: problem set */
 

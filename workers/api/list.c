@@ -366,7 +366,7 @@ static bool take_victim(void *arg, const struct memory *m)
 		return false;
 	}
 	txn_read_key(v->keys, record_id_key(&m->id));
-	memories_op_delete(v->ops, m, v->erase ? DELETE_ERASE : DELETE_SOFT);
+	txn_op_delete(v->ops, m, v->erase ? DELETE_ERASE : DELETE_SOFT);
 	v->n++;
 	return true;
 }

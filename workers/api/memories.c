@@ -288,19 +288,6 @@ void memories_patch(struct call *c)
 
 /* ---- DELETE ---- */
 
-void memories_op_delete(struct txn_builder *t, const struct memory *m, enum delete_how how)
-{
-	struct op_delete d = {.id = m->id,
-			      .ns = m->ns,
-			      .version = m->version + 1,
-			      .at_us = clock_real_us(),
-			      .content_key = m->content_hash,
-			      .external_key = m->external_id.len ? record_external_key(m->ns, m->external_id) : 0,
-			      .bytes = m->deleted_us ? -1 : (int64_t)memory_quota_bytes(m),
-			      .how = (uint32_t)how};
-	txn_op_raw(t, OP_DELETE, &d, sizeof(d), NULL, 0);
-}
-
 /* What erase answers: when, how many, of what. */
 void memories_receipt(struct call *c, size_t n)
 {
@@ -340,7 +327,7 @@ static enum verdict delete_evaluate(struct call *c, struct reader *rd)
 	c->wait_store |= erase;
 	call_txn_begin(c, &t, read_seq, erase ? TXN_SCRUB : 0);
 	txn_read_key(&t, record_id_key(&c->id));
-	memories_op_delete(&t, &old.m, erase ? DELETE_ERASE : DELETE_SOFT);
+	txn_op_delete(&t, &old.m, erase ? DELETE_ERASE : DELETE_SOFT);
 	txn_end(&t);
 	if (erase)
 		memories_receipt(c, 1);

@@ -1,7 +1,7 @@
 /* Making durable writes visible, and answering them.
  *
  * Order within a batch: pending table (published in one step), then indexes and L1, then
- * applied_seq, then ring space, then answers, then the flusher's permission. A reader looks at L1,
+ * applied_seq, then answers, then ring space, then the flusher's permission. A reader looks at L1,
  * then the pending table, then the store; a fill that began before the pending entry was
  * published is refused by the L1 epoch that cache_put/cache_remove moves. */
 #include <errno.h>

@@ -154,15 +154,7 @@ struct collected {
 static bool collect_one(void *arg, const struct memory *m)
 {
 	struct collected *c = arg;
-	struct op_delete d = {.id = m->id,
-			      .ns = m->ns,
-			      .version = m->version + 1,
-			      .at_us = clock_real_us(),
-			      .content_key = m->content_hash,
-			      .external_key = m->external_id.len ? record_external_key(m->ns, m->external_id) : 0,
-			      .bytes = m->deleted_us ? -1 : (int64_t)memory_quota_bytes(m),
-			      .how = DELETE_EXPIRED};
-	txn_op_raw(&c->t, OP_DELETE, &d, sizeof(d), NULL, 0);
+	txn_op_delete(&c->t, m, DELETE_EXPIRED);
 	c->n++;
 	return true;
 }

@@ -28,15 +28,7 @@ void sync_leave(struct sync *s)
 	pthread_mutex_unlock(&s->lock);
 }
 
-void sync_ring_bells(struct sync *s)
-{
-	_Static_assert(SLOT_COUNT <= 64, "to_wake has a bit for each slot");
-	uint64_t slots = s->to_wake;
-	s->to_wake = 0;
-	for (unsigned slot = 0; slots; slot++, slots >>= 1)
-		if (slots & 1)
-			wake_signal(&s->plant->wake[slot], FD_WAKE0 + (int)slot);
-}
+void sync_ring_bells(struct sync *s) { worker_wake_now(s->w, &s->to_wake); }
 
 /* ---- posting work to the loop ---- */
 

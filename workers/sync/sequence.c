@@ -1,6 +1,6 @@
 /* Validation and numbering: what may be written, in which order.
  *
- * Every decision that must be atomic is taken here, on one thread, without I/O: the sender has
+ * Every decision that must be atomic is taken here, one after the other, without I/O: the sender has
  * evaluated preconditions, de-duplication and idempotency against what it read, named what it read
  * (read_keys, read_seq), and is refused with CONFLICT when any of it has changed since. */
 #include <stdlib.h>
