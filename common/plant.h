@@ -35,7 +35,7 @@ struct plant_worker {
 	_Alignas(CACHE_LINE) _Atomic uint32_t pid; /* all: the worker itself, at birth */
 	_Atomic uint32_t ready;
 	_Atomic uint64_t incarnation;
-	_Atomic int64_t started_us, heartbeat_us;
+	_Atomic int64_t started_us;
 	struct stats_slot stats;
 };
 

@@ -5,12 +5,18 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+static char assert_text[256];
+
+const char *util_assert_text(void) { return assert_text; }
+
 void util_assert_fail(const char *expr, const char *file, int line)
 {
-	char text[256];
-	int n = snprintf(text, sizeof(text), "broken invariant: %s (%s:%d)\n", expr, file, line);
-	if (n > 0)
-		(void)!write(STDERR_FILENO, text, (size_t)n < sizeof(text) ? (size_t)n : sizeof(text) - 1);
+	int n = snprintf(assert_text, sizeof(assert_text), "broken invariant: %s (%s:%d)", expr, file, line);
+	if (n > 0) {
+		size_t len = (size_t)n < sizeof(assert_text) ? (size_t)n : sizeof(assert_text) - 1;
+		(void)!write(STDERR_FILENO, assert_text, len);
+		(void)!write(STDERR_FILENO, "\n", 1);
+	}
 	abort();
 }
 

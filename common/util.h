@@ -36,6 +36,8 @@ static inline size_t align_up(size_t n, size_t to) { return (n + to - 1) & ~(to 
 /* An assertion that stays on in production (Varnish vas.h): a broken invariant must
  * stop the worker, whose supervisor restarts it, rather than corrupt shared data. */
 void util_assert_fail(const char *expr, const char *file, int line) __attribute__((noreturn));
+/* The invariant that was found broken, "" before. */
+const char *util_assert_text(void);
 #define AN(x)                                                                                                          \
 	do {                                                                                                           \
 		if (__builtin_expect(!(x), 0))                                                                         \

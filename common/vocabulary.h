@@ -23,7 +23,7 @@ enum {
  * the comment; a wrong size is a broken peer and ends the worker. */
 enum ctl_type {
 	CTL_READY = 1,	    /* worker → supervisor: serving; no payload */
-	CTL_DRAIN,	    /* supervisor → worker: finish and exit 0; no payload */
+	CTL_DRAIN,	    /* supervisor → worker: finish and exit 0; struct ctl_drain */
 	CTL_CONF_PREPARE,   /* supervisor → worker: validate; fd = new effective configuration */
 	CTL_CONF_COMMIT,    /* supervisor → worker: use what PREPARE brought */
 	CTL_CONF_ABORT,	    /* supervisor → worker: forget what PREPARE brought */
@@ -35,6 +35,13 @@ enum ctl_type {
 	CTL_REOPEN_LOGS,    /* supervisor → worker */
 	CTL_PROGRESS,	    /* worker → supervisor: not ready yet, but alive and at work; no payload */
 	CTL_COUNT
+};
+
+/* How a worker is to leave. */
+struct ctl_drain {
+	uint32_t whole;	   /* 1: the daemon ends, and readiness says so. 0: this worker only; others serve on */
+	uint32_t delay_ms; /* go on accepting for so long: whoever looks at readiness turns away meanwhile */
+	uint32_t idle_ms;  /* then leave idle keep-alive connections open for so long: their next answer says close */
 };
 
 /* Exit codes of workers. */

@@ -51,6 +51,27 @@ void child_kill(struct child *c, const char *why)
 	kill(c->pid, SIGKILL);
 }
 
+/* A worker whose loop stands still is asked for a backtrace by SIGABRT; one that cannot even give that is killed. */
+void child_tick(struct child *c)
+{
+	const struct supervisor *sv = c->sv;
+	int64_t limit = (conf_int(sv->conf, CONF_STUCK_TIMEOUT) + 999999) / 1000000 / PULSE_TICK_S;
+	const struct vitals_slot *v = &sv->vitals->slot[c->slot];
+	if (c->state != CHILD_READY || atomic_load_explicit(&v->incarnation, memory_order_acquire) != c->incarnation)
+		return;
+	uint64_t beats = atomic_load_explicit(&v->beats, memory_order_relaxed);
+	switch (pulse_tick(&c->pulse, beats, (unsigned)limit)) {
+	case PULSE_FINE: break;
+	case PULSE_ABORT:
+		log_error("%s (pid %d) is stuck: no heartbeat for %lld s (daemon.stuck_timeout); aborting it", c->name,
+			  (int)c->pid, (long long)limit * PULSE_TICK_S);
+		c->killed_by_us = true;
+		kill(c->pid, SIGABRT);
+		break;
+	case PULSE_KILL: child_kill(c, "is stuck and does not abort"); break;
+	}
+}
+
 /* ---- birth, child side ---- */
 
 /* What a worker may see of our environment. Secrets in ORCHESTRA_* and NOTIFY_SOCKET stay here. */
@@ -97,6 +118,7 @@ static void hand_down(const struct supervisor *sv, const struct child *c, int co
 	from[FD_LISTEN_TCP] = listens ? sv->fd_tcp : -1;
 	from[FD_LISTEN_UNIX] = listens ? sv->fd_unix : -1;
 	from[FD_DATA_LOCK] = sv->fd_lock;
+	from[FD_VITALS] = sv->fd_vitals;
 	for (int slot = 0; slot < SLOT_COUNT; slot++)
 		from[FD_WAKE0 + slot] = sv->fd_wake[slot];
 	for (int to = FD_CONTROL; to < FD_AFTER_LAST; to++) {
@@ -150,7 +172,8 @@ static void backing_off(struct child *c, int64_t delay_us)
 
 static void limit_start(struct child *c)
 {
-	static const struct timeval limit = {READY_TIMEOUT_S, 0};
+	int64_t us = conf_int(c->sv->conf, CONF_READY_TIMEOUT);
+	struct timeval limit = {us / 1000000, us % 1000000};
 	evtimer_add(c->timer, &limit);
 }
 
@@ -213,7 +236,9 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 	if (c->state == CHILD_BACKING_OFF)
 		child_start(c);
 	else if (c->state == CHILD_STARTING)
-		child_kill(c, "not ready in time");
+		child_kill(c, "not ready within daemon.ready_timeout");
+	else if (c->state == CHILD_DRAINING)
+		child_kill(c, "has not left before daemon.drain_timeout");
 }
 
 static bool open_control(struct child *c, int *theirs_r)
@@ -262,6 +287,7 @@ void child_start(struct child *c)
 	c->prepare = PREPARE_NONE;
 	c->prepares = c->answers = c->vote_id = c->catch_up_id = 0;
 	c->killed_by_us = false;
+	c->pulse = (struct pulse){0};
 	c->spawned_us = clock_mono_us();
 	pid_t pid = open_control(c, &theirs) ? fork_masked() : -1;
 	if (pid == 0)
@@ -326,6 +352,9 @@ void child_exited(struct child *c, int status)
 	restart_describe(status, c->last_exit, sizeof(c->last_exit));
 	c->last_exit_us = clock_real_us();
 	log_exit(c, pid, &plan);
+	c->last_words[0] = '\0';
+	if (vitals_words(&sv->vitals->slot[c->slot], c->incarnation, c->last_words, sizeof(c->last_words)))
+		log_error("last words of %s (pid %d): %s", c->name, (int)pid, c->last_words);
 	evtimer_del(c->timer);
 	close_control(c);
 	c->pid = 0;
@@ -341,14 +370,17 @@ void child_exited(struct child *c, int status)
 		backing_off(c, plan.delay_us);
 		break;
 	case RESTART_GIVE_UP: supervisor_give_up(sv, c); break;
-	case RESTART_STOPPED: break;
+	case RESTART_STOPPED:
+		if (c->retiring)
+			pool_gone(c);
+		break;
 	}
 	drain_step(sv);
 }
 
 void child_init(struct child *c, struct supervisor *sv, unsigned slot)
 {
-	*c = (struct child){.sv = sv, .slot = slot, .sock = -1, .state = CHILD_STOPPED};
+	*c = (struct child){.sv = sv, .slot = slot, .used = true, .sock = -1, .state = CHILD_STOPPED};
 	worker_slot_name(slot, c->name);
 	c->timer = evtimer_new(sv->base, on_timer, c);
 	AN(c->timer);
@@ -360,4 +392,5 @@ void child_free(struct child *c)
 	if (c->timer)
 		event_free(c->timer);
 	c->timer = NULL;
+	c->used = false;
 }

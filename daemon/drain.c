@@ -30,8 +30,7 @@ bool drain_reached(const struct supervisor *sv, const struct child *c)
 
 static void kill_phases(struct supervisor *sv, unsigned from, unsigned to, const char *why)
 {
-	for (unsigned i = 0; i < sv->nchildren; i++) {
-		struct child *c = &sv->child[i];
+	for (struct child *c = NULL; (c = child_next(sv, c));) {
 		if (child_alive(c) && phase_of(c) >= from && phase_of(c) <= to) {
 			child_set_state(c, CHILD_DRAINING); /* nobody is started again */
 			child_kill(c, why);
@@ -73,7 +72,8 @@ static void tell(struct child *c)
 		return;
 	evtimer_del(c->timer);
 	child_set_state(c, CHILD_DRAINING);
-	if (!child_send(c, CTL_DRAIN, NULL, 0, -1))
+	struct ctl_drain how = {.whole = 1, .delay_ms = (uint32_t)(conf_int(c->sv->conf, CONF_DRAIN_DELAY) / 1000)};
+	if (!child_send(c, CTL_DRAIN, &how, sizeof(how), -1))
 		child_kill(c, "does not listen to its order to leave");
 }
 
@@ -83,8 +83,7 @@ void drain_step(struct supervisor *sv)
 		return;
 	for (;;) {
 		unsigned alive = 0;
-		for (unsigned i = 0; i < sv->nchildren; i++) {
-			struct child *c = &sv->child[i];
+		for (struct child *c = NULL; (c = child_next(sv, c));) {
 			if (phase_of(c) != sv->drain_phase)
 				continue;
 			tell(c);

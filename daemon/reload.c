@@ -73,8 +73,8 @@ static void clear(struct reload *r)
 	evtimer_del(r->timer);
 	json_decref(r->keys);
 	r->keys = NULL;
-	for (unsigned i = 0; i < r->sv->nchildren; i++)
-		r->sv->child[i].prepare = PREPARE_NONE;
+	for (struct child *c = NULL; (c = child_next(r->sv, c));)
+		c->prepare = PREPARE_NONE;
 	if (r->again)
 		event_active(r->rerun, EV_TIMEOUT, 0);
 }
@@ -113,11 +113,9 @@ static void succeed(struct reload *r)
 
 static void abort_all(struct reload *r)
 {
-	for (unsigned i = 0; i < r->sv->nchildren; i++) {
-		struct child *c = &r->sv->child[i];
+	for (struct child *c = NULL; (c = child_next(r->sv, c));)
 		if (c->prepare != PREPARE_NONE && child_alive(c) && !child_send(c, CTL_CONF_ABORT, NULL, 0, -1))
 			child_kill(c, "does not listen");
-	}
 }
 
 /* PREPARE and COMMIT in one go, to a worker that missed the vote. */
@@ -133,8 +131,7 @@ static void catch_up(struct supervisor *sv, struct child *c)
 
 static void restart_crashed(struct supervisor *sv)
 {
-	for (unsigned i = 0; i < sv->nchildren; i++) {
-		struct child *c = &sv->child[i];
+	for (struct child *c = NULL; (c = child_next(sv, c));) {
 		if (c->state != CHILD_CRASHED)
 			continue;
 		c->history.faults = 0;
@@ -154,8 +151,7 @@ static void commit(struct reload *r)
 	r->fd_next = -1;
 	sv->conf_generation++;
 	supervisor_apply_conf(sv);
-	for (unsigned i = 0; i < sv->nchildren; i++) {
-		struct child *c = &sv->child[i];
+	for (struct child *c = NULL; (c = child_next(sv, c));) {
 		if (c->prepare == PREPARE_OK) {
 			c->conf_generation = sv->conf_generation;
 			if (child_alive(c) && !child_send(c, CTL_CONF_COMMIT, NULL, 0, -1))
@@ -165,6 +161,7 @@ static void commit(struct reload *r)
 		}
 	}
 	restart_crashed(sv);
+	pool_resize(sv);
 	succeed(r);
 }
 
@@ -174,9 +171,9 @@ static void on_timeout(evutil_socket_t fd, short what, void *arg)
 	struct buf b = {0};
 	(void)fd, (void)what;
 	buf_adds(&b, "no answer from");
-	for (unsigned i = 0; i < r->sv->nchildren; i++)
-		if (r->sv->child[i].prepare == PREPARE_ASKED)
-			buf_printf(&b, " %s", r->sv->child[i].name);
+	for (struct child *c = NULL; (c = child_next(r->sv, c));)
+		if (c->prepare == PREPARE_ASKED)
+			buf_printf(&b, " %s", c->name);
 	buf_printf(&b, " within %d s", RELOAD_TIMEOUT_S);
 	buf_addc(&b, '\0');
 	abort_all(r);
@@ -240,8 +237,7 @@ static void ask_all(struct reload *r)
 {
 	static const struct timeval limit = {RELOAD_TIMEOUT_S, 0};
 	struct supervisor *sv = r->sv;
-	for (unsigned i = 0; i < sv->nchildren; i++) {
-		struct child *c = &sv->child[i];
+	for (struct child *c = NULL; (c = child_next(sv, c));) {
 		if (c->state != CHILD_READY)
 			continue;
 		if (!child_send(c, CTL_CONF_PREPARE, NULL, 0, r->fd_next)) {

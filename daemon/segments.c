@@ -30,6 +30,13 @@ bool segments_create(struct supervisor *sv)
 	    !create("orchestra-pending", pending, &sv->fd_pending) ||
 	    !create("orchestra-cache", cache, &sv->fd_cache) || !create("orchestra-vectors", vectors, &sv->fd_vectors))
 		return false;
+	if (!create("orchestra-vitals", align_up(sizeof(struct vitals), 4096), &sv->fd_vitals))
+		return false;
+	sv->vitals = vitals_open(sv->fd_vitals, false);
+	if (!sv->vitals) {
+		log_error("cannot map the vitals segment: %s", strerror(errno));
+		return false;
+	}
 	for (unsigned slot = 0; slot < SLOT_COUNT; slot++) {
 		sv->fd_wake[slot] = supervisor_high(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
 		if (sv->fd_wake[slot] == -1) {

@@ -50,6 +50,16 @@ static json_t *time_text(int64_t real_us)
 	return json_stringn(text, sizeof(text));
 }
 
+/* As of its last heartbeat. */
+static void add_load(json_t *o, const struct child *c)
+{
+	const struct vitals_slot *v = &c->sv->vitals->slot[c->slot];
+	if (!c->pid || atomic_load_explicit(&v->incarnation, memory_order_acquire) != c->incarnation)
+		return;
+	json_object_set_new(o, "waiting", json_integer((json_int_t)atomic_load(&v->waiting)));
+	json_object_set_new(o, "working", json_integer((json_int_t)atomic_load(&v->working)));
+}
+
 static json_t *worker(const struct child *c)
 {
 	int64_t now = clock_mono_us();
@@ -65,16 +75,19 @@ static json_t *worker(const struct child *c)
 		json_object_set_new(o, "last_exit", json_string(c->last_exit));
 		json_object_set_new(o, "last_exit_at", time_text(c->last_exit_us));
 	}
+	if (c->last_words[0])
+		json_object_set_new(o, "last_words", json_string(c->last_words));
+	add_load(o, c);
 	add_usage(o, c->pid);
 	return o;
 }
 
-char *status_json(const struct supervisor *sv)
+char *status_json(struct supervisor *sv)
 {
 	static const char *const states[] = {"starting", "running", "draining"};
 	json_t *workers = json_array(), *o;
-	for (unsigned i = 0; i < sv->nchildren; i++)
-		json_array_append_new(workers, worker(&sv->child[i]));
+	for (struct child *c = NULL; (c = child_next(sv, c));)
+		json_array_append_new(workers, worker(c));
 	o = json_pack("{s:b s:s s:s s:i s:f s:s s:s s:s s:I s:o}", "ok", 1, "version", PACKAGE_VERSION, "state",
 		      states[sv->state], "pid", (int)getpid(), "uptime_seconds",
 		      (double)(clock_mono_us() - sv->started_us) / 1e6, "tcp", sv->tcp_address, "unix", sv->unix_path,

@@ -51,11 +51,9 @@ void supervisor_apply_conf(struct supervisor *sv) { log_set_level(level_of(sv->c
 
 static void broadcast(struct supervisor *sv, const struct child *except, int type, const void *data, size_t len)
 {
-	for (unsigned i = 0; i < sv->nchildren; i++) {
-		struct child *c = &sv->child[i];
+	for (struct child *c = NULL; (c = child_next(sv, c));)
 		if (c != except && child_alive(c) && !child_send(c, type, data, len, -1))
 			log_warn("%s does not listen", c->name);
-	}
 }
 
 void supervisor_child_started(struct supervisor *sv, struct child *c)
@@ -74,12 +72,12 @@ void supervisor_child_ready(struct supervisor *sv, struct child *c)
 			 (int)c->pid);
 		return;
 	}
-	for (unsigned i = 0; i < sv->nchildren; i++)
-		if (!sv->child[i].ready_us)
+	unsigned n = 0;
+	for (struct child *o = NULL; (o = child_next(sv, o)); n++)
+		if (!o->ready_us)
 			return;
 	sv->state = SUPERVISOR_RUNNING;
-	log_info("ready after %.1f ms with %u workers", (double)(clock_mono_us() - sv->started_us) / 1e3,
-		 sv->nchildren);
+	log_info("ready after %.1f ms with %u workers", (double)(clock_mono_us() - sv->started_us) / 1e3, n);
 	notify_ready(sv);
 }
 
@@ -108,9 +106,8 @@ static void reap(struct supervisor *sv)
 	pid_t pid;
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
 		struct child *c = NULL;
-		for (unsigned i = 0; i < sv->nchildren && !c; i++)
-			if (sv->child[i].pid == pid)
-				c = &sv->child[i];
+		while ((c = child_next(sv, c)) && c->pid != pid)
+			;
 		if (c)
 			child_exited(c, status);
 		else
@@ -223,17 +220,19 @@ static bool open_inside(struct supervisor *sv)
 	return segments_create(sv);
 }
 
-static void start_workers(struct supervisor *sv)
+static void on_tick(evutil_socket_t fd, short what, void *arg)
 {
-	sv->nchildren = SLOT_API0 + (unsigned)conf_int(sv->conf, CONF_API_WORKERS);
-	AN(sv->nchildren > SLOT_API0 && sv->nchildren <= SLOT_COUNT);
-	for (unsigned slot = 0; slot < sv->nchildren; slot++)
-		child_init(&sv->child[slot], sv, slot);
-	child_start(&sv->child[SLOT_SYNC]); /* the others wait for it, each by itself */
-	for (unsigned slot = SLOT_API0; slot < sv->nchildren; slot++)
-		child_start(&sv->child[slot]);
-	child_start(&sv->child[SLOT_WARMER]);
-	child_start(&sv->child[SLOT_PINGER]);
+	struct supervisor *sv = arg;
+	(void)fd, (void)what;
+	for (struct child *c = NULL; (c = child_next(sv, c));)
+		child_tick(c);
+}
+
+static void start_ticking(struct supervisor *sv)
+{
+	static const struct timeval every = {PULSE_TICK_S, 0};
+	sv->tick = event_new(sv->base, -1, EV_PERSIST, on_tick, sv);
+	AN(sv->tick && event_add(sv->tick, &every) == 0);
 }
 
 static void start_log(const struct supervisor *sv)
@@ -253,7 +252,7 @@ static struct supervisor *supervisor_new(const struct conf_input *input, struct 
 	sv->input = *input;
 	sv->conf = conf;
 	sv->conf_generation = 1;
-	sv->fd_conf = sv->fd_plant = sv->fd_rings = sv->fd_pending = sv->fd_cache = sv->fd_vectors = -1;
+	sv->fd_conf = sv->fd_plant = sv->fd_rings = sv->fd_pending = sv->fd_cache = sv->fd_vectors = sv->fd_vitals = -1;
 	sv->fd_tcp = sv->fd_unix = sv->fd_lock = -1;
 	for (unsigned i = 0; i < SLOT_COUNT; i++)
 		sv->fd_wake[i] = -1;
@@ -268,8 +267,8 @@ static struct supervisor *supervisor_new(const struct conf_input *input, struct 
 
 static void close_all(struct supervisor *sv)
 {
-	int fds[] = {sv->fd_conf,    sv->fd_plant, sv->fd_rings, sv->fd_pending, sv->fd_cache,
-		     sv->fd_vectors, sv->fd_tcp,   sv->fd_unix,	 sv->fd_lock};
+	int fds[] = {sv->fd_conf,    sv->fd_plant,  sv->fd_rings, sv->fd_pending, sv->fd_cache,
+		     sv->fd_vectors, sv->fd_vitals, sv->fd_tcp,	  sv->fd_unix,	  sv->fd_lock};
 	for (size_t i = 0; i < ARRAY_LEN(fds); i++)
 		if (fds[i] != -1)
 			close(fds[i]);
@@ -283,8 +282,11 @@ static void supervisor_free(struct supervisor *sv)
 	reload_free(sv);
 	control_free(sv);
 	drain_free(sv);
-	for (unsigned i = 0; i < sv->nchildren; i++)
-		child_free(&sv->child[i]);
+	for (struct child *c = NULL; (c = child_next(sv, c));)
+		child_free(c);
+	if (sv->tick)
+		event_free(sv->tick);
+	vitals_close(&sv->vitals);
 	for (size_t i = 0; i < sv->nsignals; i++)
 		event_free(sv->signals[i]);
 	if (sv->unlink_unix)
@@ -314,7 +316,8 @@ int supervisor_run(const struct conf_input *input)
 	reload_open(sv);
 	if (open_outside(sv) && open_inside(sv)) {
 		start_log(sv);
-		start_workers(sv);
+		pool_start(sv);
+		start_ticking(sv);
 		event_base_dispatch(sv->base);
 		log_info("stopped");
 	} else {

@@ -16,13 +16,15 @@
 
 #include "conf.h"
 #include "contract.h"
+#include "pulse.h"
 #include "restart.h"
 #include "util.h"
+#include "vitals.h"
 
-#define READY_TIMEOUT_S 30
 #define RELOAD_TIMEOUT_S 5
 #define LOCK_WAIT_MS 2000
 #define BIND_WAIT_MS 2000
+#define RETIRE_IDLE_MS 2000 /* how long a single worker that leaves keeps idle connections open for a last request */
 
 struct supervisor;
 struct reload;
@@ -45,6 +47,7 @@ enum child_prepare { PREPARE_NONE, PREPARE_ASKED, PREPARE_OK };
 struct child {
 	struct supervisor *sv;
 	unsigned slot;
+	bool used; /* the slot has a worker, living or to be started again: child_init() to child_free() */
 	char name[24];
 	enum child_state state;
 	pid_t pid; /* 0 = no process */
@@ -54,13 +57,15 @@ struct child {
 	int64_t spawned_us, ready_us; /* monotonic; ready_us 0 = never in this life */
 	unsigned restarts;
 	struct restart_history history;
-	char last_exit[64];
-	int64_t last_exit_us;	  /* real time */
+	char last_exit[64], last_words[VITALS_WORDS];
+	int64_t last_exit_us; /* real time */
+	struct pulse pulse;
 	uint64_t conf_generation; /* what it runs with */
 	enum child_prepare prepare;
 	uint32_t prepares, answers;    /* PREPAREs sent and answered, in order … */
 	uint32_t vote_id, catch_up_id; /* … and which of them are of interest */
-	bool killed_by_us;	       /* SIGKILL for a reason that was logged */
+	bool killed_by_us;	       /* for a reason that was logged */
+	bool retiring;		       /* told to leave for good: the slot is free when it has gone */
 };
 
 enum supervisor_state { SUPERVISOR_STARTING, SUPERVISOR_RUNNING, SUPERVISOR_DRAINING };
@@ -72,18 +77,18 @@ struct supervisor {
 	struct conf *conf;
 	uint64_t conf_generation;
 	int fd_conf; /* effective configuration for the next worker that is born */
-	int fd_plant, fd_rings, fd_pending, fd_cache, fd_vectors;
+	int fd_plant, fd_rings, fd_pending, fd_cache, fd_vectors, fd_vitals;
+	struct vitals *vitals;
 	int fd_tcp, fd_unix, fd_lock;
 	int fd_wake[SLOT_COUNT];
 	bool unlink_unix; /* we made the path: it was not passed by systemd */
 	uint64_t unix_inode, ctl_inode;
 	char *data_dir, *unix_path, *ctl_path;
 	char tcp_address[128];		/* as bound, for people */
-	struct child child[SLOT_COUNT]; /* the first nchildren are used */
-	unsigned nchildren;
+	struct child child[SLOT_COUNT]; /* by slot; walk them with child_next() */
 	uint64_t incarnation;
 	int64_t started_us, started_real_us;
-	struct event *signals[8];
+	struct event *signals[8], *tick;
 	size_t nsignals;
 	struct reload *reload;
 	struct control *control;
@@ -111,11 +116,30 @@ void child_free(struct child *c);
 void child_start(struct child *c);
 void child_exited(struct child *c, int status);
 void child_kill(struct child *c, const char *why); /* SIGKILL */
+void child_tick(struct child *c);		   /* once every PULSE_TICK_S: is it stuck? */
 void child_set_state(struct child *c, enum child_state s);
 const char *child_state_name(enum child_state s);
 /* False: the worker does not listen or is gone. */
 bool child_send(struct child *c, int type, const void *data, size_t len, int fd);
 static inline bool child_alive(const struct child *c) { return c->pid != 0; }
+/* for (struct child *c = NULL; (c = child_next(sv, c));) */
+static inline struct child *child_next(struct supervisor *sv, struct child *c)
+{
+	for (c = c ? c + 1 : sv->child; c < sv->child + SLOT_COUNT; c++)
+		if (c->used)
+			return c;
+	return NULL;
+}
+
+/* pool.c: how many workers there are, and in which slots. */
+void pool_start(struct supervisor *sv);
+/* As many api workers as api.workers says: more are started, surplus ones retire. */
+void pool_resize(struct supervisor *sv);
+/* An api worker in a free slot. NULL: there is none. */
+struct child *pool_add_api(struct supervisor *sv);
+/* This one leaves when its clients have their answers, and is not started again; its slot is free then. */
+void pool_retire(struct child *c);
+void pool_gone(struct child *c); /* a retiring child has left */
 
 /* drain.c: api, then warmer and pinger, then sync, so that all that was acknowledged is flushed. */
 void drain_start(struct supervisor *sv, const char *why);
@@ -142,7 +166,7 @@ void control_reply(struct reply **r, bool ok, const char *json);
 void control_free(struct supervisor *sv);
 
 /* status.c: malloc'ed JSON. */
-char *status_json(const struct supervisor *sv);
+char *status_json(struct supervisor *sv);
 
 /* listen.c. False: logged why. */
 bool must_check listen_open(struct supervisor *sv);

@@ -15,6 +15,7 @@
 
 #include "clock.h"
 #include "imsg.h"
+#include "lastwords.h"
 #include "log.h"
 #include "worker.h"
 
@@ -80,7 +81,7 @@ void worker_progress(struct worker *w)
 	if (now - w->priv->progress_us < 1000000)
 		return;
 	w->priv->progress_us = now;
-	atomic_store_explicit(&w->self->heartbeat_us, now, memory_order_relaxed);
+	vitals_beat(w->vitals, 0, 1);
 	send_control(w, CTL_PROGRESS, NULL, 0);
 }
 
@@ -154,11 +155,12 @@ int worker_command(struct worker *w, const char *text, worker_answer_fn *fn, voi
 
 /* ---- control messages ---- */
 
-static void start_draining(struct worker *w)
+static void start_draining(struct worker *w, const struct ctl_drain *how)
 {
 	if (w->draining)
 		return;
 	w->draining = true;
+	w->leave = *how;
 	if (w->priv->inited && w->role->drain)
 		w->role->drain(w);
 	else
@@ -185,7 +187,7 @@ static void become_orphan(struct worker *w)
 	struct itimerval it = {.it_value = {WORKER_ORPHAN_MS / 1000, WORKER_ORPHAN_MS % 1000 * 1000}};
 	sigaction(SIGALRM, &sa, NULL);
 	setitimer(ITIMER_REAL, &it, NULL);
-	start_draining(w);
+	start_draining(w, &(struct ctl_drain){.whole = 1});
 }
 
 static void conf_abort(struct worker *w)
@@ -268,8 +270,14 @@ static bool take_answer(struct worker *w, const struct imsg *m)
 static bool handle(struct worker *w, const struct imsg *m)
 {
 	uint32_t slot;
+	struct ctl_drain how;
 	switch (m->type) {
-	case CTL_DRAIN: start_draining(w); return m->len == 0;
+	case CTL_DRAIN:
+		if (m->len != sizeof(how))
+			return false;
+		memcpy(&how, m->data, sizeof(how));
+		start_draining(w, &how);
+		return true;
 	case CTL_CONF_PREPARE: conf_prepare(w, m->fd); return m->len == 0 && m->fd != -1;
 	case CTL_CONF_COMMIT: conf_commit(w); return m->len == 0;
 	case CTL_CONF_ABORT: conf_abort(w); return m->len == 0;
@@ -325,8 +333,11 @@ static void on_wake(evutil_socket_t efd, short what, void *arg)
 static void on_heartbeat(evutil_socket_t fd, short what, void *arg)
 {
 	struct worker *w = arg;
+	uint64_t waiting = 0, working = 0;
 	(void)fd, (void)what;
-	atomic_store_explicit(&w->self->heartbeat_us, clock_mono_us(), memory_order_relaxed);
+	if (w->priv->inited && w->role->load)
+		w->role->load(w, &waiting, &working);
+	vitals_beat(w->vitals, waiting, working);
 }
 
 /* Runs role->init() once sync has formatted the segments. They appear within milliseconds of our
@@ -376,16 +387,25 @@ static void reset_gauges(struct stats_slot *s)
 #undef STAT
 }
 
+/* A slot whose worker has left in order may stay empty. */
+static void register_leaving(struct worker *w)
+{
+	atomic_store_explicit(&w->self->ready, 0, memory_order_relaxed);
+	if (!w->draining || w->priv->exit_code != WORKER_EXIT_OK)
+		return;
+	reset_gauges(w->stats);
+	atomic_store_explicit(&w->self->pid, 0, memory_order_relaxed);
+}
+
 static void register_birth(struct worker *w)
 {
 	struct plant_worker *self = w->self;
-	if (atomic_load_explicit(&self->incarnation, memory_order_relaxed) != 0)
+	if (atomic_load_explicit(&self->pid, memory_order_relaxed) != 0) /* it did not leave in order */
 		stats_add(w->stats, STAT_WORKER_RESTARTS, 1);
 	reset_gauges(w->stats);
 	atomic_store_explicit(&self->ready, 0, memory_order_relaxed);
 	atomic_store_explicit(&self->pid, (uint32_t)getpid(), memory_order_relaxed);
 	atomic_store_explicit(&self->started_us, clock_real_us(), memory_order_relaxed);
-	atomic_store_explicit(&self->heartbeat_us, clock_mono_us(), memory_order_relaxed);
 	atomic_store_explicit(&self->incarnation, w->incarnation, memory_order_release);
 }
 
@@ -429,6 +449,14 @@ static bool attach(struct worker *w)
 	}
 	w->self = &w->plant->worker[w->slot];
 	w->stats = &w->self->stats;
+	struct vitals *v = vitals_open(FD_VITALS, true);
+	if (!v) {
+		log_error("cannot map the vitals segment: %s", strerror(errno));
+		return false;
+	}
+	w->vitals = &v->slot[w->slot];
+	vitals_begin(w->vitals, w->incarnation);
+	lastwords_install(w->vitals->words, VITALS_WORDS, &w->vitals->words_len);
 	return true;
 }
 
@@ -501,9 +529,9 @@ int worker_main(const char *role, unsigned slot)
 	register_birth(&w);
 	make_events(&w);
 	event_base_dispatch(w.base);
-	atomic_store_explicit(&w.self->ready, 0, memory_order_relaxed);
 	if (priv.inited && w.role->stop)
 		w.role->stop(&w);
+	register_leaving(&w);
 	detach(&w);
 	return priv.exit_code;
 }

@@ -45,6 +45,7 @@
 #include "contract.h"
 #include "plant.h"
 #include "util.h"
+#include "vitals.h"
 
 struct worker;
 
@@ -68,7 +69,10 @@ struct worker_role {
 	void (*conf_commit)(struct worker *w);
 	void (*conf_abort)(struct worker *w);
 
-	/* Take no new work, finish what is under way, then worker_exit(w, 0). NULL: exit at once.
+	/* What waits for this worker, and what it has under way; asked once a second. */
+	void (*load)(struct worker *w, uint64_t *waiting_r, uint64_t *working_r);
+
+	/* Take no new work (w->leave says how), finish what is under way, then worker_exit(w, 0). NULL: exit at once.
 	 * Also called when the supervisor is gone (w->orphan): the successor waits for the lock on
 	 * data.dir, so whatever is not done after WORKER_ORPHAN_MS is cut off. Called once. */
 	void (*drain)(struct worker *w);
@@ -89,9 +93,11 @@ struct worker {
 	struct plant *plant;
 	struct plant_worker *self;
 	struct stats_slot *stats;
+	struct vitals_slot *vitals;
 	int fd_tcp, fd_unix; /* listening sockets; -1 = not configured or not wanted. Use these, not
 				  * the numbers of contract.h: a closed number may be anything by now. */
 	bool ready, draining, orphan;
+	struct ctl_drain leave; /* when draining */
 	void *role_data; /* the role's own */
 	struct worker_private *priv;
 };

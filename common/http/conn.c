@@ -233,7 +233,7 @@ void http_conn_settle(struct http_conn *c)
 	if (c->dead)
 		return;
 	if (c->rx == HTTP_RX_HEAD) {
-		if (c->s->draining && c->in_pos == c->in_len && !http_out_pending(c)) {
+		if (c->s->close_idle && c->in_pos == c->in_len && !http_out_pending(c)) {
 			http_conn_close(c);
 			return;
 		}

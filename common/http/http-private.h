@@ -140,7 +140,7 @@ struct http_server {
 	struct http_listener *listeners;
 	struct http_conn *conns;
 	unsigned n_open, n_conns; /* with a socket; all */
-	bool draining, in_turn, accept_paused;
+	bool draining, close_idle, in_turn, accept_paused;
 	struct http_conn *turn_first, **turn_last;
 	struct event *ev_turn, *ev_tick, *ev_accept;
 	short ev_read_flags;

@@ -87,8 +87,10 @@ struct http_server *must_check http_server_new(struct event_base *base, const st
 /* Accepts on a listening socket (borrowed, non-blocking). unix_peer: requests report peer credentials. */
 int must_check http_server_listen(struct http_server *s, int fd);
 void http_server_set_limits(struct http_server *s, const struct http_limits *l);
-/* Stops accepting, answers what is in flight with Connection: close, closes idle connections. */
+/* Stops accepting, and answers what comes on the connections that there are with Connection: close. */
 void http_server_drain(struct http_server *s);
+/* And closes the idle ones, unless a request waits in the socket. */
+void http_server_close_idle(struct http_server *s);
 unsigned http_server_connections(const struct http_server *s);
 void http_server_free(struct http_server **s);
 

@@ -292,10 +292,16 @@ static void stop_accepting(struct http_server *s)
 
 void http_server_drain(struct http_server *s)
 {
-	struct http_conn *c, *next;
 	s->draining = true;
 	http_server_now(s);
 	stop_accepting(s);
+}
+
+void http_server_close_idle(struct http_server *s)
+{
+	struct http_conn *c, *next;
+	s->close_idle = true;
+	http_server_now(s);
 	for (c = s->conns; c; c = next) {
 		next = c->next; /* nothing is freed before the turn */
 		http_conn_drain(c);

@@ -566,6 +566,7 @@ static void test_drain(void **state)
 		      late = dial();
 	send_all(&late, WITH(GOOD "\r\n")); /* in the socket when the drain begins */
 	http_server_drain(t.s);
+	http_server_close_idle(t.s);
 	settle(NULL);
 	struct client *all[] = {&idle, &served, &waiting, &partial, &late};
 	for (size_t i = 0; i < ARRAY_LEN(all); i++)

@@ -35,9 +35,9 @@ struct api {
 	const struct embedder *embedder; /* NULL: embedder.kind = none */
 	const char **names;		 /* Host and Origin names accepted besides loopback */
 	size_t nnames;
-	char host[64];		/* the Host header that was accepted last, under these names */
-	size_t host_len;	/* 0 = none */
-	struct event *ev_drain; /* NULL before draining */
+	char host[64];			  /* the Host header that was accepted last, under these names */
+	size_t host_len;		  /* 0 = none */
+	struct event *ev_drain, *ev_idle; /* NULL before draining */
 	bool errors_full, draining;
 	char *scratch; /* loop thread: one memory's body */
 };
@@ -146,13 +146,14 @@ void json_out_double(struct buf *b, double d); /* shortest that reads back */
 struct jobs *must_check jobs_start(struct api *a, unsigned threads);
 bool jobs_submit(struct jobs *j, struct call *c); /* false: the queue is full */
 void jobs_stop(struct jobs **j);
+size_t jobs_waiting(struct jobs *j);
 
 /* ---- writes (writes.c): transactions on their way to sync ---- */
 struct writes *must_check writes_open(struct api *a);
 bool writes_submit(struct writes *w, struct call *c); /* false: too many in flight */
 void writes_on_wake(struct writes *w);
-void writes_resend(struct writes *w); /* sync was restarted */
-bool writes_idle(const struct writes *w);
+void writes_resend(struct writes *w);		 /* sync was restarted */
+size_t writes_in_flight(const struct writes *w); /* transactions that sync has not answered */
 uint64_t writes_next_id(struct writes *w);
 
 #endif

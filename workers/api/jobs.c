@@ -145,6 +145,14 @@ bool jobs_submit(struct jobs *j, struct call *c)
 	return ok;
 }
 
+size_t jobs_waiting(struct jobs *j)
+{
+	pthread_mutex_lock(&j->lock);
+	size_t n = j->waiting;
+	pthread_mutex_unlock(&j->lock);
+	return n;
+}
+
 void jobs_stop(struct jobs **jp)
 {
 	struct jobs *j = *jp;

@@ -151,26 +151,56 @@ static void drained(evutil_socket_t fd, short what, void *arg)
 {
 	struct api *a = arg;
 	(void)fd, (void)what;
-	if (http_server_connections(a->http) == 0 && writes_idle(a->writes))
+	if (http_server_connections(a->http) == 0 && !writes_in_flight(a->writes))
 		worker_exit(a->w, WORKER_EXIT_OK);
 }
 
+static void close_idle(evutil_socket_t fd, short what, void *arg)
+{
+	struct api *a = arg;
+	http_server_close_idle(a->http);
+	drained(fd, what, a);
+}
+
+static void stop_listening(evutil_socket_t fd, short what, void *arg)
+{
+	static const struct timeval poll = {0, DRAIN_POLL_MS * 1000};
+	struct api *a = arg;
+	struct ctl_drain how = a->w->leave;
+	struct timeval idle = {how.idle_ms / 1000, how.idle_ms % 1000 * 1000};
+	http_server_drain(a->http);
+	event_free(a->ev_drain);
+	a->ev_drain = event_new(a->base, -1, EV_PERSIST, drained, a);
+	a->ev_idle = event_new(a->base, -1, 0, close_idle, a);
+	event_add(a->ev_drain, &poll);
+	if (how.idle_ms)
+		event_add(a->ev_idle, &idle);
+	else
+		close_idle(fd, what, a);
+}
+
+/* Readiness fails first; the listeners go when whoever looks at it has had the time to turn away. */
 static void api_drain(struct worker *w)
 {
 	struct api *a = w->role_data;
-	struct timeval t = {0, DRAIN_POLL_MS * 1000};
-	a->draining = true;
+	struct timeval delay = {w->leave.delay_ms / 1000, w->leave.delay_ms % 1000 * 1000};
+	a->draining = w->leave.whole;
 	if (w->orphan) { /* the successor waits for the data lock; whoever has no answer yet asks again */
 		worker_exit(w, WORKER_EXIT_OK);
 		return;
 	}
-	http_server_drain(a->http);
-	if (http_server_connections(a->http) == 0 && writes_idle(a->writes)) {
-		worker_exit(w, WORKER_EXIT_OK);
-		return;
-	}
-	a->ev_drain = event_new(a->base, -1, EV_PERSIST, drained, a);
-	event_add(a->ev_drain, &t);
+	a->ev_drain = event_new(a->base, -1, 0, stop_listening, a);
+	if (w->leave.delay_ms)
+		event_add(a->ev_drain, &delay);
+	else
+		stop_listening(-1, 0, a);
+}
+
+static void api_load(struct worker *w, uint64_t *waiting_r, uint64_t *working_r)
+{
+	struct api *a = w->role_data;
+	*waiting_r = jobs_waiting(a->jobs);
+	*working_r = writes_in_flight(a->writes);
 }
 
 static int api_conf_prepare(struct worker *w, const struct conf *next, char **error_r)
@@ -211,6 +241,8 @@ static void api_stop(struct worker *w)
 	jobs_stop(&a->jobs);
 	if (a->ev_drain)
 		event_free(a->ev_drain);
+	if (a->ev_idle)
+		event_free(a->ev_idle);
 	free_names(a);
 	auth_free(&a->auth);
 	auth_free(&a->next_auth);
@@ -225,6 +257,7 @@ const struct worker_role api_role = {
 	.conf_commit = api_conf_commit,
 	.conf_abort = api_conf_abort,
 	.drain = api_drain,
+	.load = api_load,
 	.peer_restarted = api_peer_restarted,
 	.stop = api_stop,
 };

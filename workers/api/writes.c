@@ -215,7 +215,7 @@ void writes_resend(struct writes *w)
 	pump(w);
 }
 
-bool writes_idle(const struct writes *w) { return w->in_flight == 0; }
+size_t writes_in_flight(const struct writes *w) { return w->in_flight; }
 
 uint64_t writes_next_id(struct writes *w) { return atomic_fetch_add_explicit(&w->next_id, 1, memory_order_relaxed); }
 

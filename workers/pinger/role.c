@@ -235,6 +235,14 @@ static void pinger_conf_commit(struct worker *w)
 		use_targets(p, next);
 }
 
+static void pinger_load(struct worker *w, uint64_t *waiting_r, uint64_t *working_r)
+{
+	struct pinger *p = w->role_data;
+	for (size_t i = 0; i < p->npings; i++)
+		*waiting_r += p->pings[i]->queued;
+	*working_r = p->active;
+}
+
 static void pinger_stop(struct worker *w)
 {
 	struct pinger *p = w->role_data;
@@ -252,5 +260,6 @@ const struct worker_role pinger_role = {
 	.conf_prepare = pinger_conf_prepare,
 	.conf_commit = pinger_conf_commit,
 	.conf_abort = pinger_conf_abort,
+	.load = pinger_load,
 	.stop = pinger_stop,
 };

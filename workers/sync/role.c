@@ -423,6 +423,16 @@ static void sync_conf_commit(struct worker *w)
 		flusher_conf(s->flusher, w->conf);
 }
 
+static void sync_load(struct worker *w, uint64_t *waiting_r, uint64_t *working_r)
+{
+	struct sync *s = w->role_data;
+	*waiting_r = atomic_load(&s->plant->applied_seq) - atomic_load(&s->plant->flushed_seq);
+	sync_enter(s);
+	for (unsigned slot = 0; slot < SLOT_COUNT; slot++)
+		*working_r += s->peer[slot].held;
+	sync_leave(s);
+}
+
 const struct worker_role sync_role = {
 	.name = "sync",
 	.init = sync_init,
@@ -430,5 +440,6 @@ const struct worker_role sync_role = {
 	.conf_prepare = sync_conf_prepare,
 	.conf_commit = sync_conf_commit,
 	.drain = sync_drain,
+	.load = sync_load,
 	.peer_restarted = sync_peer_restarted,
 };

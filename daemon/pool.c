@@ -1,0 +1,80 @@
+/* How many workers there are, and in which slots.
+ *
+ * A slot is a place in shared memory (rings, statistics, vitals) and has at most one process at a time.
+ * An api worker that is to be replaced without a gap gets its successor in another slot first: there are
+ * API_WORKERS_MAX of them, and the listening sockets belong to all. Its own slot is free when it has gone. */
+#include "log.h"
+#include "supervisor.h"
+#include "worker.h"
+
+struct child *pool_add_api(struct supervisor *sv)
+{
+	for (unsigned slot = SLOT_API0; slot < SLOT_COUNT; slot++) {
+		struct child *c = &sv->child[slot];
+		if (c->used)
+			continue;
+		child_init(c, sv, slot);
+		child_start(c);
+		return c;
+	}
+	return NULL;
+}
+
+static bool is_api(const struct child *c) { return worker_role_of_slot(c->slot) == ROLE_API; }
+
+void pool_start(struct supervisor *sv)
+{
+	int64_t workers = conf_int(sv->conf, CONF_API_WORKERS);
+	static const unsigned single[] = {SLOT_WARMER, SLOT_PINGER};
+	AN(workers > 0 && workers <= API_WORKERS_MAX);
+	child_init(&sv->child[SLOT_SYNC], sv, SLOT_SYNC);
+	for (size_t i = 0; i < ARRAY_LEN(single); i++)
+		child_init(&sv->child[single[i]], sv, single[i]);
+	child_start(&sv->child[SLOT_SYNC]); /* the others wait for it, each by itself */
+	while (workers--)
+		AN(pool_add_api(sv));
+	for (size_t i = 0; i < ARRAY_LEN(single); i++)
+		child_start(&sv->child[single[i]]);
+}
+
+void pool_retire(struct child *c)
+{
+	struct ctl_drain how = {.idle_ms = RETIRE_IDLE_MS};
+	int64_t limit = conf_int(c->sv->conf, CONF_DRAIN_TIMEOUT);
+	struct timeval tv = {limit / 1000000, limit % 1000000};
+	c->retiring = true;
+	evtimer_del(c->timer);
+	if (!child_alive(c)) {
+		pool_gone(c);
+		return;
+	}
+	child_set_state(c, CHILD_DRAINING);
+	evtimer_add(c->timer, &tv);
+	if (!child_send(c, CTL_DRAIN, &how, sizeof(how), -1))
+		child_kill(c, "does not listen to its order to leave");
+}
+
+void pool_gone(struct child *c)
+{
+	log_debug("%s: its slot is free", c->name);
+	child_free(c);
+}
+
+void pool_resize(struct supervisor *sv)
+{
+	int64_t want = conf_int(sv->conf, CONF_API_WORKERS), have = 0;
+	struct child *last = NULL;
+	for (struct child *c = NULL; (c = child_next(sv, c));)
+		have += is_api(c) && !c->retiring;
+	for (; have < want && pool_add_api(sv); have++)
+		;
+	for (; have > want; have--) {
+		for (struct child *c = NULL; (c = child_next(sv, c));)
+			if (is_api(c) && !c->retiring)
+				last = c;
+		pool_retire(last);
+	}
+	if (have < want)
+		log_warn("api.workers is %lld, but all %d slots are taken by workers that are still leaving: %lld run",
+			 (long long)want, API_WORKERS_MAX, (long long)have);
+}
