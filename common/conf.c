@@ -173,7 +173,7 @@ void conf_diff(const struct conf *a, const struct conf *b, void (*fn)(void *arg,
 void conf_carry(struct conf *next, const struct conf *running)
 {
 	for (int k = 0; k < CONF_KEY_COUNT; k++) {
-		if (conf_options[k].flags & CONF_F_RELOAD)
+		if (conf_options[k].flags & CONF_F_RELOAD || !*running->v[k].source)
 			continue;
 		conf_replace(next, (enum conf_key)k, running->v[k].text, running->v[k].num);
 		set_source(next, (enum conf_key)k, running->v[k].source);
@@ -250,12 +250,15 @@ static const char *next_string(const struct buf *b, size_t *at)
 	return s;
 }
 
-static bool take_effective(struct conf *c, const struct buf *b, size_t *at, bool *seen)
+/* 1: taken; 0: not a key of ours, or not a value of it; -1: that is no list of keys. */
+static int take_effective(struct conf *c, const struct buf *b, size_t *at, bool *seen)
 {
 	const char *name = next_string(b, at), *text = next_string(b, at), *source = next_string(b, at);
 	int k = source ? conf_find(name, strlen(name)) : -1;
 	struct buf canonical = {0}, why = {0};
 	int64_t num;
+	if (!source)
+		return -1;
 	bool ok = k >= 0 && !seen[k] && conf_value_parse(&conf_options[k], SPAN(text), &canonical, &num, &why);
 	if (ok) {
 		conf_replace(c, (enum conf_key)k, text, num);
@@ -267,23 +270,30 @@ static bool take_effective(struct conf *c, const struct buf *b, size_t *at, bool
 	return ok;
 }
 
-struct conf *conf_load_effective(int fd)
+static struct conf *load_effective(int fd, bool foreign)
 {
 	struct buf b = {0};
 	bool seen[CONF_KEY_COUNT] = {false};
 	size_t at = 0, n = 0;
+	int took = 1;
 	if (!read_effective(fd, &b) || strcmp(b.p, EFFECTIVE_MAGIC) != 0) {
 		buf_free(&b);
 		return NULL;
 	}
 	struct conf *c = new_with_defaults();
 	at = sizeof(EFFECTIVE_MAGIC);
-	while (at < b.len && take_effective(c, &b, &at, seen))
-		n++;
-	if (at < b.len || n != CONF_KEY_COUNT) {
+	while (at < b.len && (took = take_effective(c, &b, &at, seen)) >= (foreign ? 0 : 1))
+		n += (size_t)took;
+	for (int k = 0; foreign && k < CONF_KEY_COUNT; k++)
+		if (!seen[k])
+			set_source(c, (enum conf_key)k, "");
+	if (took < 0 || (!foreign && (took == 0 || n != CONF_KEY_COUNT))) {
 		conf_free(&c);
 		errno = EINVAL;
 	}
 	buf_free(&b);
 	return c;
 }
+
+struct conf *conf_load_effective(int fd) { return load_effective(fd, false); }
+struct conf *conf_load_foreign(int fd) { return load_effective(fd, true); }

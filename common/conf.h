@@ -47,6 +47,9 @@ const char *conf_key_name(enum conf_key k);
 /* The effective configuration for a worker: one memfd written and read back. -1 / NULL on failure. */
 int must_check conf_dump_effective(const struct conf *c);
 struct conf *must_check conf_load_effective(int fd);
+/* The same from another version of the program: keys that only one of both
+ * knows are left out, or have their defaults and no source, and conf_carry() does not take those over. */
+struct conf *must_check conf_load_foreign(int fd);
 void conf_dump(const struct conf *c, FILE *out); /* --dump-config: libconfig text with sources as comments */
 void conf_write_manual(FILE *out);		 /* docs/configuration.md */
 void conf_write_sample(FILE *out);		 /* etc/orchestra.conf */

@@ -22,6 +22,20 @@ enum contract_fd {
 	FD_AFTER_LAST = FD_WAKE0 + SLOT_COUNT
 };
 
+/* Versions of what outlives a process: shared memory, journal, control messages. A live upgrade takes
+ * them over as they are, so whoever changes one incompatibly counts it up here (and says in
+ * daemon/handover.c if the former one can still be read). */
+enum layout_version {
+	LAYOUT_PLANT = 1,
+	LAYOUT_RINGS = 1,
+	LAYOUT_PENDING = 2,
+	LAYOUT_CACHE = 2,
+	LAYOUT_VECTORS = 1,
+	LAYOUT_VITALS = 1,
+	LAYOUT_JOURNAL = 1,
+	LAYOUT_CONTROL = 1, /* imsg.h with the messages of vocabulary.h */
+};
+
 /* Environment: only these two; everything else that a worker needs is in FD_CONF. */
 #define ENV_INCARNATION "ORCHESTRA_INCARNATION" /* u64, grows with every start of any worker */
 #define ENV_SIMD "ORCHESTRA_SIMD"		/* scalar|avx2|avx512: caps run-time dispatch, for tests */

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include "contract.h"
 #include "log.h"
 
 /* GCC's TSan does not model fences and says so. Everything shared is accessed through atomics, so no
@@ -12,7 +13,7 @@
 #pragma GCC diagnostic ignored "-Wtsan"
 #endif
 
-#define LAYOUT 2
+#define LAYOUT LAYOUT_PENDING
 
 enum chain { BY_ID, BY_CONTENT, BY_EXTERNAL, CHAINS };
 

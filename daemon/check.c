@@ -5,8 +5,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "handover.h"
 #include "pinger/target.h"
-#include "supervisor.h"
 
 static void problem(FILE *out, int *problems, const char *fmt, ...) printf_like(3, 4);
 static void problem(FILE *out, int *problems, const char *fmt, ...)
@@ -79,6 +79,22 @@ static void check_conf(const struct conf *c, FILE *out, int *problems)
 	free(path);
 	check_dir("data.dir", conf_str(c, CONF_DATA_DIR), out, problems);
 	check_file("auth.tokens_file", conf_str(c, CONF_AUTH_TOKENS_FILE), out, problems);
+}
+
+int check_handover(const struct conf_input *input, int document, FILE *out)
+{
+	char *error = NULL;
+	json_t *doc = handover_read(document, &error);
+	struct conf *c = doc ? conf_load(input, &error) : NULL;
+	bool ok = c && listen_check(c, &error);
+	if (ok)
+		fputs(HANDOVER_FIT "\n", out);
+	else
+		fprintf(out, "%s\n", error ? error : "the configuration cannot be read");
+	free(error);
+	json_decref(doc);
+	conf_free(&c);
+	return ok ? 0 : 1;
 }
 
 int check_run(const struct conf_input *input, FILE *out)

@@ -11,10 +11,11 @@
 #include "clock.h"
 #include "imsg.h"
 #include "log.h"
-#include "supervisor.h"
+#include "upgrade.h"
 #include "worker.h"
 
 #define MESSAGES_PER_TURN 32
+#define ADOPTED_LEAVES_US 10000000 /* for a worker that was leaving already when it was adopted */
 
 static char message_buf[IMSG_MAX + 8];
 
@@ -131,7 +132,7 @@ static void hand_down(const struct supervisor *sv, const struct child *c, int co
 	close_range(FD_AFTER_LAST, ~0u, 0);
 }
 
-static void reset_signals(void)
+void child_reset_signals(void)
 {
 	sigset_t none;
 	for (int sig = 1; sig < NSIG; sig++)
@@ -154,7 +155,7 @@ static void become_worker(const struct child *c, int control)
 	if (null > 0)
 		dup2(null, 0);
 	hand_down(c->sv, c, control);
-	reset_signals();
+	child_reset_signals();
 	/* The running image, not the path: a package upgrade must not mix two layouts. */
 	execve("/proc/self/exe", argv, env);
 	dprintf(2, "cannot exec /proc/self/exe: %s\n", strerror(errno));
@@ -163,19 +164,19 @@ static void become_worker(const struct child *c, int control)
 
 /* ---- birth, our side ---- */
 
-static void backing_off(struct child *c, int64_t delay_us)
+static void arm(struct child *c, int64_t us)
 {
-	struct timeval tv = {delay_us / 1000000, delay_us % 1000000};
-	child_set_state(c, CHILD_BACKING_OFF);
+	struct timeval tv = {us / 1000000, us % 1000000};
 	evtimer_add(c->timer, &tv);
 }
 
-static void limit_start(struct child *c)
+static void backing_off(struct child *c, int64_t delay_us)
 {
-	int64_t us = conf_int(c->sv->conf, CONF_READY_TIMEOUT);
-	struct timeval limit = {us / 1000000, us % 1000000};
-	evtimer_add(c->timer, &limit);
+	child_set_state(c, CHILD_BACKING_OFF);
+	arm(c, delay_us);
 }
+
+static void limit_start(struct child *c) { arm(c, conf_int(c->sv->conf, CONF_READY_TIMEOUT)); }
 
 static bool handle(struct child *c, const struct imsg *m)
 {
@@ -241,15 +242,20 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 		child_kill(c, "has not left before daemon.drain_timeout");
 }
 
+static void listen_to(struct child *c, int sock)
+{
+	c->sock = sock;
+	c->on_message = event_new(c->sv->base, c->sock, EV_READ | EV_PERSIST, on_message, c);
+	AN(c->on_message && event_add(c->on_message, NULL) == 0);
+}
+
 static bool open_control(struct child *c, int *theirs_r)
 {
 	int pair[2];
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) == -1)
 		return false;
-	c->sock = pair[0];
 	*theirs_r = supervisor_high(pair[1]);
-	c->on_message = event_new(c->sv->base, c->sock, EV_READ | EV_PERSIST, on_message, c);
-	AN(c->on_message && event_add(c->on_message, NULL) == 0);
+	listen_to(c, supervisor_high(pair[0]));
 	return true;
 }
 
@@ -265,7 +271,7 @@ static void close_control(struct child *c)
 
 /* Between fork and exec no handler of ours may run in the child: libevent's would write to the
  * signal pipe that it shares with us. Hence the mask. */
-static pid_t fork_masked(void)
+pid_t child_fork(void)
 {
 	sigset_t all, before;
 	sigfillset(&all);
@@ -286,10 +292,10 @@ void child_start(struct child *c)
 	c->ready_us = 0;
 	c->prepare = PREPARE_NONE;
 	c->prepares = c->answers = c->vote_id = c->catch_up_id = 0;
-	c->killed_by_us = false;
+	c->killed_by_us = c->former = c->replacing = false;
 	c->pulse = (struct pulse){0};
 	c->spawned_us = clock_mono_us();
-	pid_t pid = open_control(c, &theirs) ? fork_masked() : -1;
+	pid_t pid = open_control(c, &theirs) ? child_fork() : -1;
 	if (pid == 0)
 		become_worker(c, theirs);
 	if (pid == -1) {
@@ -306,6 +312,23 @@ void child_start(struct child *c)
 	limit_start(c);
 	supervisor_child_started(c->sv, c);
 	log_debug("%s: started, pid %d, incarnation %llu", c->name, (int)pid, (unsigned long long)c->incarnation);
+}
+
+void child_leave(struct child *c, const struct ctl_drain *how, int64_t limit_us)
+{
+	child_set_state(c, CHILD_DRAINING);
+	arm(c, limit_us);
+	if (!child_send(c, CTL_DRAIN, how, sizeof(*how), -1))
+		child_kill(c, "does not listen to its order to leave");
+}
+
+void child_adopt(struct child *c, int sock)
+{
+	listen_to(c, sock);
+	if (c->state == CHILD_STARTING)
+		limit_start(c);
+	else if (c->state == CHILD_DRAINING)
+		arm(c, ADOPTED_LEAVES_US);
 }
 
 /* ---- death ---- */
@@ -360,6 +383,8 @@ void child_exited(struct child *c, int status)
 	c->pid = 0;
 	child_set_state(c, plan.verdict == RESTART_GIVE_UP ? CHILD_CRASHED : CHILD_STOPPED);
 	reload_child_gone(sv, c);
+	if (upgrade_child_gone(c, plan.verdict == RESTART_STOPPED))
+		return;
 	switch (plan.verdict) {
 	case RESTART_NOW:
 		c->restarts++;

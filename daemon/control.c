@@ -5,14 +5,14 @@
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
 #include <event2/listener.h>
-#include <jansson.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "imsg.h"
 #include "log.h"
-#include "supervisor.h"
+#include "upgrade.h"
 
 #define CLIENTS_MAX 64
 #define LINE_MAX_BYTES 1024
@@ -36,6 +36,7 @@ struct control {
 /* Where an answer goes: a client, or a worker's request. Exactly one of both; neither when it has
  * gone meanwhile. */
 struct reply {
+	struct reply *next; /* in a list of those who wait */
 	struct client *client;
 	struct child *child;
 	uint64_t incarnation;
@@ -56,6 +57,12 @@ static void command_reload(struct supervisor *sv, struct span rest, struct reply
 {
 	(void)rest;
 	reload_start(sv, r);
+}
+
+static void command_upgrade(struct supervisor *sv, struct span rest, struct reply *r)
+{
+	(void)rest;
+	upgrade_start(sv, r);
 }
 
 static void command_drain(struct supervisor *sv, struct span rest, struct reply *r)
@@ -98,6 +105,7 @@ static const struct command {
 	{"config get ", command_config},
 	{"status", command_status},
 	{"reload", command_reload},
+	{"upgrade", command_upgrade},
 	{"drain", command_drain},
 	{"stop", command_drain},
 	{"reopen-logs", command_reopen},
@@ -120,7 +128,7 @@ static void run(struct supervisor *sv, struct span line, struct reply *r)
 	}
 	control_reply(&r, false,
 		      "{\"ok\":false,\"error\":\"unknown command; there are status, reload, "
-		      "drain, stop, reopen-logs, config get KEY\"}");
+		      "upgrade, drain, stop, reopen-logs, config get KEY\"}");
 }
 
 /* ---- answers ---- */
@@ -174,6 +182,23 @@ void control_reply(struct reply **rp, bool ok, const char *json)
 	free(r);
 }
 
+void control_wait(struct reply **list, struct reply *r)
+{
+	if (!r)
+		return;
+	r->next = *list;
+	*list = r;
+}
+
+void control_reply_all(struct reply **list, bool ok, const char *json)
+{
+	while (*list) {
+		struct reply *r = *list;
+		*list = r->next;
+		control_reply(&r, ok, json);
+	}
+}
+
 /* ---- workers ---- */
 
 void control_command(struct supervisor *sv, struct child *c, const struct span payload)
@@ -222,15 +247,9 @@ static void on_event(struct bufferevent *bev, short what, void *arg)
 	on_read(bev, c);
 }
 
-static void on_accept(struct evconnlistener *l, evutil_socket_t fd, struct sockaddr *sa, int len, void *arg)
+static struct client *client_new(struct control *control, evutil_socket_t fd)
 {
 	static const struct timeval idle = {CLIENT_IDLE_S, 0};
-	struct control *control = arg;
-	(void)l, (void)sa, (void)len;
-	if (control->nclients >= CLIENTS_MAX) {
-		close((int)fd);
-		return;
-	}
 	struct client *c = util_zalloc(sizeof(*c));
 	c->control = control;
 	c->bev = bufferevent_socket_new(control->sv->base, fd, BEV_OPT_CLOSE_ON_FREE);
@@ -242,23 +261,87 @@ static void on_accept(struct evconnlistener *l, evutil_socket_t fd, struct socka
 	bufferevent_set_timeouts(c->bev, &idle, &idle);
 	bufferevent_setwatermark(c->bev, EV_READ, 0, LINE_MAX_BYTES * 2);
 	bufferevent_enable(c->bev, EV_READ | EV_WRITE);
+	return c;
+}
+
+static void on_accept(struct evconnlistener *l, evutil_socket_t fd, struct sockaddr *sa, int len, void *arg)
+{
+	struct control *control = arg;
+	(void)l, (void)sa, (void)len;
+	if (control->nclients >= CLIENTS_MAX)
+		close((int)fd);
+	else
+		(void)client_new(control, fd);
+}
+
+static void listen_on(struct supervisor *sv)
+{
+	sv->control = util_zalloc(sizeof(*sv->control));
+	sv->control->sv = sv;
+	sv->control->listener = evconnlistener_new(sv->base, on_accept, sv->control,
+						   LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, sv->fd_ctl);
+	AN(sv->control->listener);
 }
 
 bool control_open(struct supervisor *sv)
 {
 	char *error = NULL;
-	int fd = listen_unix(sv->ctl_path, 0600, CLIENTS_MAX, &sv->ctl_inode, &error);
-	if (fd == -1) {
+	sv->fd_ctl = supervisor_high(listen_unix(sv->ctl_path, 0600, CLIENTS_MAX, &sv->ctl_inode, &error));
+	if (sv->fd_ctl == -1) {
 		log_error("%s", error ? error : "cannot open the control socket");
 		free(error);
 		return false;
 	}
-	sv->control = util_zalloc(sizeof(*sv->control));
-	sv->control->sv = sv;
-	sv->control->listener = evconnlistener_new(sv->base, on_accept, sv->control,
-						   LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, fd);
-	AN(sv->control->listener);
+	listen_on(sv);
 	return true;
+}
+
+/* ---- across an exec ---- */
+
+json_t *control_handover(const struct reply *list)
+{
+	json_t *all = json_array();
+	for (; list; list = list->next) {
+		if (list->client)
+			json_array_append_new(all,
+					      json_pack("{s:i}", "client", (int)bufferevent_getfd(list->client->bev)));
+		else if (list->child)
+			json_array_append_new(all, json_pack("{s:i s:I s:I}", "slot", (int)list->child->slot,
+							     "incarnation", (json_int_t)list->incarnation, "token",
+							     (json_int_t)list->token));
+	}
+	return all;
+}
+
+void control_keep_open(struct supervisor *sv, bool across_exec)
+{
+	for (struct client *c = sv->control->clients; c; c = c->next)
+		if (c->waiting)
+			(void)fcntl(bufferevent_getfd(c->bev), F_SETFD, across_exec ? 0 : FD_CLOEXEC);
+}
+
+struct reply *control_adopt(struct supervisor *sv, json_t *replies)
+{
+	struct reply *list = NULL;
+	json_t *o, *v;
+	size_t i;
+	listen_on(sv);
+	json_array_foreach (replies, i, o) {
+		struct reply *r = util_zalloc(sizeof(*r));
+		json_int_t slot = json_integer_value(json_object_get(o, "slot"));
+		if ((v = json_object_get(o, "client"))) {
+			int fd = (int)json_integer_value(v);
+			(void)fcntl(fd, F_SETFD, FD_CLOEXEC);
+			r->client = client_new(sv->control, supervisor_high(fd));
+			r->client->waiting = r;
+		} else if (slot >= 0 && slot < SLOT_COUNT && sv->child[slot].used) {
+			r->child = &sv->child[slot];
+			r->incarnation = (uint64_t)json_integer_value(json_object_get(o, "incarnation"));
+			r->token = (uint32_t)json_integer_value(json_object_get(o, "token"));
+		}
+		control_wait(&list, r);
+	}
+	return list;
 }
 
 void control_free(struct supervisor *sv)

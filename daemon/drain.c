@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "log.h"
-#include "supervisor.h"
+#include "upgrade.h"
 #include "worker.h"
 
 #define PHASES 3
@@ -102,6 +102,7 @@ void drain_start(struct supervisor *sv, const char *why)
 {
 	if (sv->state == SUPERVISOR_DRAINING)
 		return;
+	upgrade_cancel(sv);
 	sv->state = SUPERVISOR_DRAINING;
 	log_info("leaving: %s", why);
 	notify_stopping("draining");

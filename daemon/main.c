@@ -2,19 +2,21 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
+#include "handover.h"
 #include "log.h"
-#include "supervisor.h"
 #include "version.h"
 #include "worker.h"
 
 #define SETS_MAX 256
 
-enum action { ACT_RUN, ACT_CHECK, ACT_DUMP, ACT_VERSION, ACT_HELP, ACT_MANUAL, ACT_SAMPLE };
-enum { OPT_SET = 256, OPT_CHECK, OPT_DUMP, OPT_FOREGROUND, OPT_ROLE, OPT_SLOT, OPT_MANUAL, OPT_SAMPLE };
+enum action { ACT_RUN, ACT_CHECK, ACT_DUMP, ACT_VERSION, ACT_HELP, ACT_MANUAL, ACT_SAMPLE, ACT_HANDOVER };
+enum { OPT_SET = 256, OPT_CHECK, OPT_DUMP, OPT_FOREGROUND, OPT_ROLE, OPT_SLOT, OPT_MANUAL, OPT_SAMPLE, OPT_HANDOVER };
 
 static const struct option options[] = {
 	{"config", required_argument, NULL, 'c'},
@@ -26,24 +28,26 @@ static const struct option options[] = {
 	{"help", no_argument, NULL, 'h'},
 	{"role", required_argument, NULL, OPT_ROLE}, /* the supervisor's own use */
 	{"slot", required_argument, NULL, OPT_SLOT},
-	{"dump-manual", no_argument, NULL, OPT_MANUAL}, /* the build's own use */
+	{"check-handover", no_argument, NULL, OPT_HANDOVER}, /* before an upgrade: may this binary take over? */
+	{"dump-manual", no_argument, NULL, OPT_MANUAL},	     /* the build's own use */
 	{"dump-sample", no_argument, NULL, OPT_SAMPLE},
 	{0},
 };
 
-static const char help[] = "Usage: orchestrad [-c FILE] [--set KEY=VALUE]...\n"
-			   "Memory for AI applications: the daemon.\n"
-			   "\n"
-			   "  -c, --config FILE   configuration; default /etc/orchestra/orchestra.conf if present\n"
-			   "      --set KEY=VALUE overrides a key, as often as needed; survives reloads\n"
-			   "      --check         says OK, or everything that would keep it from starting\n"
-			   "      --dump-config   prints the effective configuration and where each value is from\n"
-			   "      --foreground    stays in the foreground, which it does anyway\n"
-			   "      --version       prints the version\n"
-			   "      --help          prints this\n"
-			   "\n"
-			   "Signals: HUP reloads, TERM and INT drain and leave (again: at once), QUIT leaves at once,\n"
-			   "USR1 reopens logs. orchestractl(1) talks to a running daemon; orchestrad(8) tells more.\n";
+static const char help[] =
+	"Usage: orchestrad [-c FILE] [--set KEY=VALUE]...\n"
+	"Memory for AI applications: the daemon.\n"
+	"\n"
+	"  -c, --config FILE   configuration; default /etc/orchestra/orchestra.conf if present\n"
+	"      --set KEY=VALUE overrides a key, as often as needed; survives reloads\n"
+	"      --check         says OK, or everything that would keep it from starting\n"
+	"      --dump-config   prints the effective configuration and where each value is from\n"
+	"      --foreground    stays in the foreground, which it does anyway\n"
+	"      --version       prints the version\n"
+	"      --help          prints this\n"
+	"\n"
+	"Signals: HUP reloads, TERM and INT drain and leave (again: at once), QUIT leaves at once,\n"
+	"USR1 reopens logs, USR2 upgrades to the binary that lies at its path now. orchestractl(1) talks to a running daemon; orchestrad(8) tells more.\n";
 
 struct arguments {
 	enum action action;
@@ -73,6 +77,7 @@ static bool parse(int argc, char **argv, struct arguments *a)
 		case 'h': a->action = ACT_HELP; break;
 		case OPT_ROLE: a->role = optarg; break;
 		case OPT_SLOT: a->slot = (unsigned)strtoul(optarg, NULL, 10); break;
+		case OPT_HANDOVER: a->action = ACT_HANDOVER; break;
 		case OPT_MANUAL: a->action = ACT_MANUAL; break;
 		case OPT_SAMPLE: a->action = ACT_SAMPLE; break;
 		default: return false;
@@ -108,6 +113,20 @@ static void open_standard(void)
 		close(fd);
 }
 
+/* The document that another image of this process has left, or -1. Nobody else is to see it. */
+static int take_document(void)
+{
+	const char *number = getenv(ENV_HANDOVER);
+	char *end;
+	long fd = number ? strtol(number, &end, 10) : -1;
+	if (!number)
+		return -1;
+	if (!*number || *end || fd < 0 || fd > INT_MAX || fcntl((int)fd, F_SETFD, FD_CLOEXEC) == -1)
+		fd = -1;
+	unsetenv(ENV_HANDOVER);
+	return (int)fd;
+}
+
 int main(int argc, char **argv)
 {
 	static struct arguments a;
@@ -128,7 +147,11 @@ int main(int argc, char **argv)
 	case ACT_HELP: fputs(help, stdout); return 0;
 	case ACT_MANUAL: conf_write_manual(stdout); return 0;
 	case ACT_SAMPLE: conf_write_sample(stdout); return 0;
+	case ACT_HANDOVER: return check_handover(&a.input, FD_DOCUMENT, stdout);
 	case ACT_RUN: break;
 	}
-	return supervisor_run(&a.input);
+	prctl(PR_SET_NAME, "orchestrad", 0, 0,
+	      0); /* an upgrade executes a descriptor, and would be named by its number */
+	int document = take_document();
+	return document == -1 ? supervisor_run(&a.input, argv) : supervisor_take_over(&a.input, argv, document);
 }

@@ -40,18 +40,13 @@ void pool_start(struct supervisor *sv)
 void pool_retire(struct child *c)
 {
 	struct ctl_drain how = {.idle_ms = RETIRE_IDLE_MS};
-	int64_t limit = conf_int(c->sv->conf, CONF_DRAIN_TIMEOUT);
-	struct timeval tv = {limit / 1000000, limit % 1000000};
 	c->retiring = true;
 	evtimer_del(c->timer);
 	if (!child_alive(c)) {
 		pool_gone(c);
 		return;
 	}
-	child_set_state(c, CHILD_DRAINING);
-	evtimer_add(c->timer, &tv);
-	if (!child_send(c, CTL_DRAIN, &how, sizeof(how), -1))
-		child_kill(c, "does not listen to its order to leave");
+	child_leave(c, &how, conf_int(c->sv->conf, CONF_DRAIN_TIMEOUT));
 }
 
 void pool_gone(struct child *c)

@@ -16,13 +16,8 @@
 
 #include "imsg.h"
 #include "log.h"
-#include "supervisor.h"
+#include "upgrade.h"
 #include "worker.h"
-
-struct waiting {
-	struct reply *reply;
-	struct waiting *next;
-};
 
 struct reload {
 	struct supervisor *sv;
@@ -31,7 +26,7 @@ struct reload {
 	unsigned unanswered;
 	json_t *keys; /* [{key, result, from, to}] */
 	unsigned applied, refused;
-	struct waiting *now, *later; /* who waits for this run, and for the next */
+	struct reply *now, *later; /* who waits for this run, and for the next */
 	bool again;
 	struct event *timer, *rerun;
 };
@@ -42,26 +37,10 @@ static const unsigned key_flags[] = {
 #undef CONF
 };
 
+bool reload_active(const struct supervisor *sv) { return sv->reload->next || sv->reload->again; }
 bool reload_is_secret(enum conf_key k) { return key_flags[k] & CONF_F_SECRET; }
 
-static void add_waiting(struct waiting **list, struct reply *r)
-{
-	struct waiting *w = util_zalloc(sizeof(*w));
-	*w = (struct waiting){.reply = r, .next = *list};
-	*list = w;
-}
-
 /* ---- the end of a run ---- */
-
-static void answer_all(struct reload *r, bool ok, const char *json)
-{
-	while (r->now) {
-		struct waiting *w = r->now;
-		r->now = w->next;
-		control_reply(&w->reply, ok, json);
-		free(w);
-	}
-}
 
 static void clear(struct reload *r)
 {
@@ -86,7 +65,7 @@ static void fail(struct reload *r, const char *why)
 	log_error("reload failed, the old configuration stays: %s", why);
 	if (r->sv->state == SUPERVISOR_RUNNING)
 		notify_status("Reload failed: %s", why);
-	answer_all(r, false, json ? json : "{\"ok\":false,\"result\":\"failed\"}");
+	control_reply_all(&r->now, false, json ? json : "{\"ok\":false,\"result\":\"failed\"}");
 	free(json);
 	json_decref(o);
 	clear(r);
@@ -103,7 +82,7 @@ static void succeed(struct reload *r)
 	log_info("reload: %u keys applied, %u need a restart", r->applied, r->refused);
 	if (r->sv->state == SUPERVISOR_RUNNING)
 		notify_ready(r->sv);
-	answer_all(r, true, json);
+	control_reply_all(&r->now, true, json);
 	free(json);
 	json_decref(o);
 	clear(r);
@@ -296,12 +275,21 @@ void reload_start(struct supervisor *sv, struct reply *reply)
 			      "leaving\"}");
 		return;
 	}
+	if (upgrade_active(sv)) {
+		if (!reply)
+			upgrade_reload_after(sv);
+		control_reply(
+			&reply, false,
+			"{\"ok\":false,\"result\":\"failed\",\"error\":\"an upgrade is under way; try again when it is "
+			"over\"}");
+		return;
+	}
 	if (r->next || r->again) {
-		add_waiting(&r->later, reply);
+		control_wait(&r->later, reply);
 		r->again = true;
 		return;
 	}
-	add_waiting(&r->now, reply);
+	control_wait(&r->now, reply);
 	run(r);
 }
 
@@ -325,14 +313,8 @@ void reload_free(struct supervisor *sv)
 	clear(r);
 	event_free(r->timer);
 	event_free(r->rerun);
-	for (struct waiting **list = &r->now; list; list = list == &r->now ? &r->later : NULL) {
-		while (*list) {
-			struct waiting *w = *list;
-			*list = w->next;
-			control_reply(&w->reply, false, "{\"ok\":false,\"error\":\"leaving\"}");
-			free(w);
-		}
-	}
+	control_reply_all(&r->now, false, "{\"ok\":false,\"error\":\"leaving\"}");
+	control_reply_all(&r->later, false, "{\"ok\":false,\"error\":\"leaving\"}");
 	free(r);
 	sv->reload = NULL;
 }

@@ -5,7 +5,7 @@
 #include <unistd.h>
 
 #include "clock.h"
-#include "supervisor.h"
+#include "upgrade.h"
 #include "version.h"
 #include "worker.h"
 
@@ -93,6 +93,8 @@ char *status_json(struct supervisor *sv)
 		      (double)(clock_mono_us() - sv->started_us) / 1e6, "tcp", sv->tcp_address, "unix", sv->unix_path,
 		      "data_dir", sv->data_dir, "conf_generation", (json_int_t)sv->conf_generation, "workers", workers);
 	AN(o);
+	if (upgrade_active(sv))
+		json_object_set_new(o, "upgrade", json_string(upgrade_phase(sv)));
 	json_object_set_new(o, "started_at", time_text(sv->started_real_us));
 	add_usage(o, getpid());
 	char *text = json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(15)); /* 0.06, not 0.059999999999999998 */

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +12,8 @@
 
 #include "clock.h"
 #include "log.h"
-#include "supervisor.h"
+#include "handover.h"
+#include "upgrade.h"
 #include "version.h"
 #include "worker.h"
 
@@ -52,14 +54,14 @@ void supervisor_apply_conf(struct supervisor *sv) { log_set_level(level_of(sv->c
 static void broadcast(struct supervisor *sv, const struct child *except, int type, const void *data, size_t len)
 {
 	for (struct child *c = NULL; (c = child_next(sv, c));)
-		if (c != except && child_alive(c) && !child_send(c, type, data, len, -1))
+		if (c != except && child_alive(c) && c->state != CHILD_DRAINING && !child_send(c, type, data, len, -1))
 			log_warn("%s does not listen", c->name);
 }
 
 void supervisor_child_started(struct supervisor *sv, struct child *c)
 {
 	uint32_t slot = c->slot;
-	if (c->restarts > 0)
+	if (c->last_exit[0])
 		broadcast(sv, c, CTL_PEER_RESTARTED, &slot, sizeof(slot));
 }
 
@@ -67,6 +69,7 @@ void supervisor_child_ready(struct supervisor *sv, struct child *c)
 {
 	log_debug("%s is ready after %.1f ms", c->name, (double)(c->ready_us - c->spawned_us) / 1e3);
 	reload_child_ready(sv, c);
+	upgrade_child_ready(c);
 	if (sv->state != SUPERVISOR_STARTING) {
 		log_info("%s is back after %.1f ms (pid %d)", c->name, (double)(c->ready_us - c->spawned_us) / 1e3,
 			 (int)c->pid);
@@ -110,7 +113,7 @@ static void reap(struct supervisor *sv)
 			;
 		if (c)
 			child_exited(c, status);
-		else
+		else if (!upgrade_reaped(sv, pid, status))
 			log_debug("reaped pid %d, which is none of ours", (int)pid);
 	}
 }
@@ -134,7 +137,8 @@ static void on_signal(evutil_socket_t sig, short what, void *arg)
 		reload_start(sv, NULL);
 		break;
 	case SIGUSR1: supervisor_reopen_logs(sv); break;
-	default: log_warn("signal %d: upgrading the binary in place is not built yet", (int)sig); break;
+	case SIGUSR2: upgrade_start(sv, NULL); break;
+	default: break;
 	}
 }
 
@@ -149,6 +153,9 @@ static void catch_signals(struct supervisor *sv)
 		AN(e && event_add(e, NULL) == 0);
 		sv->signals[sv->nsignals++] = e;
 	}
+	sigset_t none; /* another image of this process, or whoever started it, may have blocked them */
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
 /* ---- making everything ---- */
@@ -243,32 +250,60 @@ static void start_log(const struct supervisor *sv)
 	log_info("data in %s, store %s", sv->data_dir, conf_str(sv->conf, CONF_STORE_KIND));
 }
 
-static struct supervisor *supervisor_new(const struct conf_input *input, struct conf *conf)
+int supervisor_image(void) { return supervisor_high(open("/proc/self/exe", O_PATH | O_CLOEXEC)); }
+
+/* Where the binary is looked for when it is to be upgraded: where it was started from, links not
+ * followed, so that one that points to the current version leads to the next one. */
+static char *program_of(const char *argv0)
+{
+	char exe[PATH_MAX], dir[PATH_MAX], *path = NULL;
+	bool relative = strchr(argv0, '/');
+	if (*argv0 == '/')
+		return util_strndup(argv0, strlen(argv0));
+	while (strncmp(argv0, "./", 2) == 0)
+		argv0 += 2;
+	if (relative && getcwd(dir, sizeof(dir)) && asprintf(&path, "%s/%s", dir, argv0) > 0)
+		return path;
+	ssize_t n = readlink("/proc/self/exe", exe, sizeof(exe));
+	return util_strndup(exe, n > 0 ? (size_t)n : 0);
+}
+
+static struct supervisor *supervisor_new(const struct conf_input *input, char **argv)
 {
 	struct supervisor *sv = util_zalloc(sizeof(*sv));
-	const char *data = conf_str(conf, CONF_DATA_DIR), *path = conf_str(conf, CONF_LISTEN_UNIX);
-	sv->started_us = clock_mono_us();
-	sv->started_real_us = clock_real_us();
 	sv->input = *input;
-	sv->conf = conf;
-	sv->conf_generation = 1;
+	sv->argv = argv;
+	sv->program = program_of(argv[0]);
+	sv->fd_ctl = -1;
+	sv->fd_image = supervisor_image();
 	sv->fd_conf = sv->fd_plant = sv->fd_rings = sv->fd_pending = sv->fd_cache = sv->fd_vectors = sv->fd_vitals = -1;
 	sv->fd_tcp = sv->fd_unix = sv->fd_lock = -1;
 	for (unsigned i = 0; i < SLOT_COUNT; i++)
 		sv->fd_wake[i] = -1;
+	sv->base = event_base_new();
+	AN(sv->base);
+	reload_open(sv);
+	upgrade_open(sv);
+	return sv;
+}
+
+static void configure(struct supervisor *sv, struct conf *conf)
+{
+	const char *data = conf_str(conf, CONF_DATA_DIR), *path = conf_str(conf, CONF_LISTEN_UNIX);
+	sv->started_us = clock_mono_us();
+	sv->started_real_us = clock_real_us();
+	sv->conf = conf;
+	sv->conf_generation = 1;
 	sv->data_dir = util_strndup(data, strlen(data));
 	sv->unix_path = util_strndup(path, strlen(path));
 	if (asprintf(&sv->ctl_path, "%s.ctl", path) == -1)
 		abort();
-	sv->base = event_base_new();
-	AN(sv->base);
-	return sv;
 }
 
 static void close_all(struct supervisor *sv)
 {
-	int fds[] = {sv->fd_conf,    sv->fd_plant,  sv->fd_rings, sv->fd_pending, sv->fd_cache,
-		     sv->fd_vectors, sv->fd_vitals, sv->fd_tcp,	  sv->fd_unix,	  sv->fd_lock};
+	int fds[] = {sv->fd_conf,   sv->fd_plant, sv->fd_rings, sv->fd_pending, sv->fd_cache, sv->fd_vectors,
+		     sv->fd_vitals, sv->fd_tcp,	  sv->fd_unix,	sv->fd_lock,	sv->fd_image};
 	for (size_t i = 0; i < ARRAY_LEN(fds); i++)
 		if (fds[i] != -1)
 			close(fds[i]);
@@ -279,6 +314,7 @@ static void close_all(struct supervisor *sv)
 
 static void supervisor_free(struct supervisor *sv)
 {
+	upgrade_free(sv);
 	reload_free(sv);
 	control_free(sv);
 	drain_free(sv);
@@ -297,10 +333,18 @@ static void supervisor_free(struct supervisor *sv)
 	free(sv->data_dir);
 	free(sv->unix_path);
 	free(sv->ctl_path);
+	free(sv->program);
 	free(sv);
 }
 
-int supervisor_run(const struct conf_input *input)
+static int serve(struct supervisor *sv)
+{
+	event_base_dispatch(sv->base);
+	log_info("stopped");
+	return sv->exit_code;
+}
+
+int supervisor_run(const struct conf_input *input, char **argv)
 {
 	char *error = NULL;
 	struct conf *conf = conf_load(input, &error);
@@ -311,19 +355,39 @@ int supervisor_run(const struct conf_input *input)
 	}
 	supervisor_log_open(conf);
 	set_limits();
-	struct supervisor *sv = supervisor_new(input, conf);
+	struct supervisor *sv = supervisor_new(input, argv);
+	configure(sv, conf);
 	catch_signals(sv);
-	reload_open(sv);
+	int code = 1;
 	if (open_outside(sv) && open_inside(sv)) {
 		start_log(sv);
 		pool_start(sv);
 		start_ticking(sv);
-		event_base_dispatch(sv->base);
-		log_info("stopped");
-	} else {
-		sv->exit_code = 1;
+		code = serve(sv);
 	}
-	int code = sv->exit_code;
+	supervisor_free(sv);
+	return code;
+}
+
+/* Every step here has been tried before by --check-handover; what fails nevertheless ends the daemon, and
+ * its service manager starts it again: the journal has all that was acknowledged. */
+int supervisor_take_over(const struct conf_input *input, char **argv, int document)
+{
+	char *error = NULL;
+	struct supervisor *sv = supervisor_new(input, argv);
+	json_t *doc = handover_read(document, &error);
+	close(document);
+	bool ok = doc && handover_adopt(sv, doc, &error);
+	if (!ok || !upgrade_adopted(sv, doc, control_adopt(sv, json_object_get(doc, "replies")))) {
+		log_error("upgrade: %s", error ? error : "there is no configuration to go on with");
+		exit(WORKER_EXIT_FAIL);
+	}
+	json_decref(doc);
+	catch_signals(sv);
+	sv->state = SUPERVISOR_RUNNING;
+	reap(sv); /* whoever died between the two images */
+	start_ticking(sv);
+	int code = serve(sv);
 	supervisor_free(sv);
 	return code;
 }

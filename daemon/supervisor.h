@@ -11,6 +11,7 @@
 #define ORC_SUPERVISOR_H
 
 #include <event2/event.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <sys/types.h>
 
@@ -28,6 +29,7 @@
 
 struct supervisor;
 struct reload;
+struct upgrade;
 struct control;
 struct reply;
 
@@ -66,6 +68,8 @@ struct child {
 	uint32_t vote_id, catch_up_id; /* … and which of them are of interest */
 	bool killed_by_us;	       /* for a reason that was logged */
 	bool retiring;		       /* told to leave for good: the slot is free when it has gone */
+	bool former;		       /* runs the binary from before an upgrade (upgrade.c) */
+	bool replacing;		       /* told to leave, and the new binary takes its slot */
 };
 
 enum supervisor_state { SUPERVISOR_STARTING, SUPERVISOR_RUNNING, SUPERVISOR_DRAINING };
@@ -79,7 +83,8 @@ struct supervisor {
 	int fd_conf; /* effective configuration for the next worker that is born */
 	int fd_plant, fd_rings, fd_pending, fd_cache, fd_vectors, fd_vitals;
 	struct vitals *vitals;
-	int fd_tcp, fd_unix, fd_lock;
+	int fd_tcp, fd_unix, fd_lock, fd_ctl;
+	int fd_image; /* the binary that runs, whatever becomes of its file */
 	int fd_wake[SLOT_COUNT];
 	bool unlink_unix; /* we made the path: it was not passed by systemd */
 	uint64_t unix_inode, ctl_inode;
@@ -91,7 +96,10 @@ struct supervisor {
 	struct event *signals[8], *tick;
 	size_t nsignals;
 	struct reload *reload;
+	struct upgrade *upgrade;
 	struct control *control;
+	char **argv;	      /* as started */
+	char *program;	      /* path of the binary, which an upgrade looks at again */
 	unsigned drain_phase; /* index into the order of leaving, drain.c */
 	struct event *drain_timer;
 	unsigned drain_deadline; /* the next phase whose deadline passes */
@@ -100,7 +108,11 @@ struct supervisor {
 
 /* supervisor.c */
 /* Runs until drained; returns the exit code of the daemon. */
-int supervisor_run(const struct conf_input *input);
+int supervisor_run(const struct conf_input *input, char **argv);
+/* Goes on with what another image of this process hands over in that document (handover.h). */
+int supervisor_take_over(const struct conf_input *input, char **argv, int document);
+/* A descriptor of the running binary. -1 on failure. */
+int supervisor_image(void);
 /* Moves fd above the numbers of contract.h, close-on-exec; -1 stays -1. Ends the program on failure. */
 int supervisor_high(int fd);
 void supervisor_child_started(struct supervisor *sv, struct child *c);
@@ -116,7 +128,13 @@ void child_free(struct child *c);
 void child_start(struct child *c);
 void child_exited(struct child *c, int status);
 void child_kill(struct child *c, const char *why); /* SIGKILL */
-void child_tick(struct child *c);		   /* once every PULSE_TICK_S: is it stuck? */
+/* Told to leave; killed when it has not within limit_us. */
+void child_leave(struct child *c, const struct ctl_drain *how, int64_t limit_us);
+/* A living process with the supervisor's end of its control socket, from another image of this process. */
+void child_adopt(struct child *c, int sock);
+pid_t child_fork(void);		  /* fork() for an exec: no handler of ours runs in the child */
+void child_reset_signals(void);	  /* in that child */
+void child_tick(struct child *c); /* once every PULSE_TICK_S: is it stuck? */
 void child_set_state(struct child *c, enum child_state s);
 const char *child_state_name(enum child_state s);
 /* False: the worker does not listen or is gone. */
@@ -155,6 +173,7 @@ void reload_start(struct supervisor *sv, struct reply *r); /* takes r over; NULL
 void reload_answer(struct supervisor *sv, struct child *c, bool ok, struct span why);
 void reload_child_gone(struct supervisor *sv, struct child *c);
 void reload_child_ready(struct supervisor *sv, struct child *c);
+bool reload_active(const struct supervisor *sv);
 bool reload_is_secret(enum conf_key k);
 void reload_free(struct supervisor *sv);
 
@@ -163,7 +182,14 @@ bool must_check control_open(struct supervisor *sv);
 void control_command(struct supervisor *sv, struct child *c, const struct span payload);
 /* Answers and frees. NULL is fine. `json` is one object with "ok". */
 void control_reply(struct reply **r, bool ok, const char *json);
+/* Several may wait for one answer. */
+void control_wait(struct reply **list, struct reply *r); /* r NULL is fine */
+void control_reply_all(struct reply **list, bool ok, const char *json);
 void control_free(struct supervisor *sv);
+/* Across an exec: the list as JSON, the descriptors in it, and the list again with a control socket that listens. */
+json_t *control_handover(const struct reply *list);
+void control_keep_open(struct supervisor *sv, bool across_exec);
+struct reply *control_adopt(struct supervisor *sv, json_t *replies);
 
 /* status.c: malloc'ed JSON. */
 char *status_json(struct supervisor *sv);
@@ -197,6 +223,8 @@ bool must_check segments_create(struct supervisor *sv);
 
 /* check.c: orchestrad --check. Prints OK or each problem; 0 or 1. */
 int check_run(const struct conf_input *input, FILE *out);
+/* --check-handover: can this binary take over from the daemon that wrote the document? */
+int check_handover(const struct conf_input *input, int document, FILE *out);
 
 /* notify.c: systemd. */
 void notify_ready(const struct supervisor *sv);

@@ -31,11 +31,12 @@
 #define ORC_CACHE_PRIVATE_H
 #include <pthread.h>
 
+#include "contract.h"
 #include "cache/cache.h"
 #include "shm.h"
 
 #define CACHE_MAGIC 0x31454843414343ull
-#define CACHE_LAYOUT 2
+#define CACHE_LAYOUT LAYOUT_CACHE
 #define CACHE_LINE_SHIFT 6
 #define CACHE_SHARD_BYTES (8u << 20) /* a shard's share: a quarter of its log holds 1 MiB */
 #define CACHE_SHARDS_MAX 256

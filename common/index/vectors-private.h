@@ -19,12 +19,13 @@
  *   never missed, whatever the writer does meanwhile (vectors_search.c has the argument). */
 #ifndef ORC_VECTORS_PRIVATE_H
 #define ORC_VECTORS_PRIVATE_H
+#include "contract.h"
 #include "kernels.h"
 #include "shm.h"
 #include "vectors.h"
 
 #define VECTORS_MAGIC 0x31534345564c434full
-#define VECTORS_LAYOUT 1
+#define VECTORS_LAYOUT LAYOUT_VECTORS
 #define VECTORS_CHUNKS (1U << 18) /* descriptors; a search walks as many keys as were ever in use */
 #define VECTORS_SLOTS (1U << 15)  /* namespaces: open addressing by number */
 #define VECTORS_NAMESPACES (VECTORS_SLOTS / 8 * 7)

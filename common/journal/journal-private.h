@@ -18,11 +18,12 @@
 #include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include "contract.h"
 #include "journal/journal.h"
 
 #define JOURNAL_SUBDIR "journal"
 #define QUARANTINE_SUBDIR "quarantine"
-#define SEG_LAYOUT 1
+#define SEG_LAYOUT LAYOUT_JOURNAL
 #define SEG_LEAST_BYTES (4 * SEG_DATA_START)
 #define SPARES_READY 2		    /* journal_prepare() makes as many … */
 #define SPARES_KEPT 8		    /* … and removes beyond that */

@@ -9,15 +9,17 @@
 /* The supervisor's listening socket takes connections even when no api worker is there to answer. A
  * reload needs at most 5 s; one that is asked for twice does no harm. */
 #define API_PATIENCE_MS 7000
-#define VALUE_COLUMNS 40 /* of a key's value in a list */
+#define UPGRADE_PATIENCE_MS 180000 /* check, and the readiness of every worker */
+#define VALUE_COLUMNS 40	   /* of a key's value in a list */
 
 /* The API first: it knows who is allowed to. 404: an api that does not relay this verb. 401: we have no token;
  * the supervisor's own socket lets in who owns the daemon. What the first try complains about is of no
  * interest when the second works, and said by it when not. */
-static int ask(struct ctl *c, const char *method, const char *path, const char *line, struct answer *a)
+static int ask_within(struct ctl *c, long patience_ms, const char *method, const char *path, const char *line,
+		      struct answer *a)
 {
 	c->quiet = true;
-	c->timeout_ms = API_PATIENCE_MS;
+	c->timeout_ms = patience_ms;
 	int code = client_request(c, method, path, NULL, a);
 	c->quiet = false;
 	c->timeout_ms = 0;
@@ -25,6 +27,11 @@ static int ask(struct ctl *c, const char *method, const char *path, const char *
 		return CTL_OK;
 	client_free(a);
 	return client_control(c, line, false, a);
+}
+
+static int ask(struct ctl *c, const char *method, const char *path, const char *line, struct answer *a)
+{
+	return ask_within(c, API_PATIENCE_MS, method, path, line, a);
 }
 
 static bool plain_arguments(int argc, char **argv, const char *help, int *code_r)
@@ -50,9 +57,19 @@ static enum colour state_colour(const char *state)
 	return strcmp(state, "crashed") == 0 ? C_RED : C_YELLOW;
 }
 
+static const char *load_text(const json_t *o, const char *key, char out[24])
+{
+	const json_t *n = json_object_get(o, key);
+	if (n)
+		snprintf(out, 24, "%lld", (long long)json_integer_value(n));
+	else
+		snprintf(out, 24, "-");
+	return out;
+}
+
 static void show_process(struct ctl *c, const json_t *o, const char *name, const char *tree)
 {
-	char up[16] = "-", rss[16] = "-", pid[16] = "-";
+	char up[16] = "-", rss[16] = "-", pid[16] = "-", waiting[24], working[24];
 	const char *state = output_str(o, "state");
 	const json_t *uptime = json_object_get(o, "uptime_seconds");
 	json_int_t id = json_integer_value(json_object_get(o, "pid"));
@@ -62,10 +79,11 @@ static void show_process(struct ctl *c, const json_t *o, const char *name, const
 		output_bytes(json_number_value(json_object_get(o, "rss_bytes")), rss);
 	if (id)
 		snprintf(pid, sizeof(pid), "%d", (int)id);
-	printf("%s%-*s %8s  %s%-11s%s %9s %9lld %8.1fs %9s  %s\n", tree, 13 - (*tree ? 3 : 0), name, pid,
+	printf("%s%-*s %8s  %s%-11s%s %9s %8lld %8.1fs %9s %7s %7s  %s\n", tree, 13 - (*tree ? 3 : 0), name, pid,
 	       output_colour(c, state_colour(state)), state, output_colour(c, C_PLAIN), up,
 	       (long long)json_integer_value(json_object_get(o, "restarts")),
-	       json_number_value(json_object_get(o, "cpu_seconds")), rss, output_str(o, "last_exit"));
+	       json_number_value(json_object_get(o, "cpu_seconds")), rss, load_text(o, "waiting", waiting),
+	       load_text(o, "working", working), output_str(o, "last_exit"));
 }
 
 static void show_tree(struct ctl *c, const json_t *o)
@@ -75,9 +93,13 @@ static void show_tree(struct ctl *c, const json_t *o)
 	const char *tcp = output_str(o, "tcp");
 	printf("%sAI Orchestra %s%s on %s%s%s\n", output_colour(c, C_BOLD), output_str(o, "version"),
 	       output_colour(c, C_PLAIN), tcp, *tcp ? " and " : "", output_str(o, "unix"));
-	printf("data in %s, started %.19sZ\n\n", output_str(o, "data_dir"), output_str(o, "started_at"));
-	printf("%s%-13s %8s  %-11s %9s %9s %9s %9s  %s%s\n", output_colour(c, C_DIM), "PROCESS", "PID", "STATE",
-	       "UPTIME", "RESTARTS", "CPU", "MEMORY", "LAST EXIT", output_colour(c, C_PLAIN));
+	printf("data in %s, started %.19sZ\n", output_str(o, "data_dir"), output_str(o, "started_at"));
+	if (json_object_get(o, "upgrade"))
+		printf("%supgrade: %s%s\n", output_colour(c, C_YELLOW), output_str(o, "upgrade"),
+		       output_colour(c, C_PLAIN));
+	putchar('\n');
+	printf("%s%-13s %8s  %-11s %9s %8s %9s %9s %7s %7s  %s%s\n", output_colour(c, C_DIM), "PROCESS", "PID", "STATE",
+	       "UPTIME", "RESTARTS", "CPU", "MEMORY", "WAITING", "WORKING", "LAST EXIT", output_colour(c, C_PLAIN));
 	show_process(c, o, "orchestrad", "");
 	json_array_foreach (workers, i, w)
 		show_process(c, w, output_str(w, "name"), i + 1 < json_array_size(workers) ? "├─ " : "└─ ");
@@ -157,6 +179,36 @@ int admin_reload(struct ctl *c, int argc, char **argv)
 		json_t *o = output_parse(&a);
 		if (o)
 			show_keys(c, o);
+		code = o ? CTL_OK : CTL_FAILED;
+		json_decref(o);
+	}
+	client_free(&a);
+	return code;
+}
+
+int admin_upgrade(struct ctl *c, int argc, char **argv)
+{
+	struct answer a;
+	int code;
+	if (!plain_arguments(
+		    argc, argv,
+		    "Usage: orchestractl upgrade\nMakes the daemon go on with the binary that lies at its path "
+		    "now, without a pause; returns\nwhen the new one serves, or the old one does because the new one "
+		    "would not.",
+		    &code))
+		return code;
+	code = ask_within(c, UPGRADE_PATIENCE_MS, "POST", "/v1/admin/upgrade", "upgrade", &a);
+	if (code == CTL_OK && c->json)
+		output_raw(&a);
+	if (code == CTL_OK && a.status != 200) {
+		code = c->json ? CTL_FAILED : output_problem(&a);
+		if (!c->json && strstr(a.body.p, "\"failed\""))
+			fputs("The former binary serves on.\n", stderr);
+	} else if (code == CTL_OK && !c->json) {
+		json_t *o = output_parse(&a);
+		if (o)
+			printf("Upgraded from %s to %s in %.2f s\n", output_str(o, "from"), output_str(o, "version"),
+			       json_number_value(json_object_get(o, "seconds")));
 		code = o ? CTL_OK : CTL_FAILED;
 		json_decref(o);
 	}

@@ -87,6 +87,7 @@ int transfer_export(struct ctl *c, int argc, char **argv);
 int transfer_import(struct ctl *c, int argc, char **argv);
 int admin_status(struct ctl *c, int argc, char **argv);
 int admin_reload(struct ctl *c, int argc, char **argv);
+int admin_upgrade(struct ctl *c, int argc, char **argv);
 int admin_drain(struct ctl *c, int argc, char **argv);
 int admin_config(struct ctl *c, int argc, char **argv);
 int admin_check(struct ctl *c, int argc, char **argv);

@@ -25,6 +25,7 @@ static const struct command commands[] = {
 	{"import", "FILE|-", "reads memories from NDJSON", transfer_import},
 	{"namespaces", "", "lists the namespaces, with how much is in them", admin_namespaces},
 	{"reload", "", "makes the daemon read its configuration again", admin_reload},
+	{"upgrade", "", "makes the daemon go on with the binary that lies at its path now", admin_upgrade},
 	{"drain", "", "makes the daemon finish its work and leave", admin_drain},
 	{"config", "get KEY", "prints the effective value of a key", admin_config},
 	{"check", "[-c FILE]", "validates a configuration file", admin_check},

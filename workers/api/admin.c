@@ -44,4 +44,5 @@ void admin_config(struct call *c)
 
 void admin_status(struct call *c) { relay(c, "status", on_answer); }
 void admin_reload(struct call *c) { relay(c, "reload", on_answer); }
+void admin_upgrade(struct call *c) { relay(c, "upgrade", on_answer); }
 void admin_drain(struct call *c) { relay(c, "drain", on_answer); }

@@ -49,6 +49,7 @@ void namespaces_delete(struct call *c);
 void admin_status(struct call *c);
 void admin_config(struct call *c);
 void admin_reload(struct call *c);
+void admin_upgrade(struct call *c);
 void admin_drain(struct call *c);
 void probes_livez(struct call *c);
 void probes_readyz(struct call *c);

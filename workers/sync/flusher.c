@@ -27,6 +27,7 @@ struct flusher {
 	uint64_t allowed;
 	int64_t first_waiting_us;
 	bool urgent, stop;
+	_Atomic bool leave; /* stop after the batch that is under way: a successor does the rest */
 	int64_t debounce_us, trash_us;
 	uint64_t batch_max;
 	/* the thread's own */
@@ -227,7 +228,7 @@ static void wait_for_work(struct flusher *f)
 
 static void flush_all(struct flusher *f, uint64_t to, uint64_t batch_max)
 {
-	while (f->flushed < to) {
+	while (f->flushed < to && !atomic_load(&f->leave)) {
 		uint64_t before = f->flushed;
 		/* Adaptive: under backlog a bigger transaction costs less per record. */
 		uint64_t max = to - f->flushed > 2 * batch_max ? batch_max * 8 : batch_max;
@@ -260,7 +261,7 @@ static void *flusher_main(void *arg)
 		pthread_mutex_unlock(&f->lock);
 
 		flush_all(f, to, batch_max);
-		if (f->scrub_to > f->scrubbed) {
+		if (f->scrub_to > f->scrubbed && !atomic_load(&f->leave)) {
 			scrub(f, f->scrub_to);
 			tell_loop(f);
 		}
@@ -332,16 +333,31 @@ struct flusher *flusher_start(struct sync *s, struct store *store, uint64_t flus
 	return f;
 }
 
-void flusher_stop(struct flusher **fp)
+static void end_thread(struct flusher *f)
 {
-	struct flusher *f = *fp;
-	if (!f)
-		return;
 	pthread_mutex_lock(&f->lock);
 	f->stop = true;
 	pthread_cond_signal(&f->wake);
 	pthread_mutex_unlock(&f->lock);
 	pthread_join(f->thread, NULL);
+}
+
+void flusher_leave(struct flusher **fp)
+{
+	struct flusher *f = *fp;
+	if (!f)
+		return;
+	atomic_store(&f->leave, true);
+	end_thread(f);
+	*fp = NULL; /* reader and store end with the process */
+}
+
+void flusher_stop(struct flusher **fp)
+{
+	struct flusher *f = *fp;
+	if (!f)
+		return;
+	end_thread(f);
 	f->s->store_ops->close(f->store); /* checkpoints: the database file alone is whole then */
 	journal_reader_close(&f->reader);
 	free(f);

@@ -80,6 +80,8 @@ static void on_post(evutil_socket_t fd, short what, void *arg)
 	uint64_t count;
 	(void)what;
 	(void)!read(fd, &count, sizeof(count));
+	if (sync_state.draining) /* whoever drained has run them */
+		return;
 	sync_enter(arg);
 	run_posts(arg);
 	sync_leave(arg);
@@ -355,7 +357,7 @@ static bool rings_hold_more(const struct sync *s)
 static void sync_on_wake(struct worker *w)
 {
 	struct sync *s = w->role_data;
-	if (!s->open)
+	if (!s->open || s->draining)
 		return;
 	sync_enter(s);
 	bool again = commit_gather(s);
@@ -378,12 +380,15 @@ static void sync_peer_restarted(struct worker *w, unsigned slot)
 	worker_wake_self(w);
 }
 
-static void finish(struct sync *s)
+/* All that was taken from the rings is durable and answered; `gather`: and nothing is left in them. */
+static void settle(struct sync *s, bool gather)
 {
-	refill_stop(s);
 	while (s->committer) {
 		sync_enter(s);
-		(void)commit_gather(s);
+		if (gather)
+			(void)commit_gather(s);
+		else
+			commit_offer(s);
 		run_posts(s);
 		bool idle = commit_idle(s) && !s->open->n;
 		sync_leave(s);
@@ -392,8 +397,26 @@ static void finish(struct sync *s)
 		else
 			usleep(200);
 	}
+}
+
+static void finish(struct sync *s)
+{
+	refill_stop(s);
+	settle(s, true);
 	flusher_stop(&s->flusher);
 	run_posts(s);
+	if (s->journal)
+		journal_close(&s->journal);
+}
+
+/* A successor goes on at once: what waits in the rings and for the store is its own, and the shared
+ * segments stay as they are, the state in them too, so that api workers take writes all the while. The store
+ * is left as after a crash: to close it would take the time of a checkpoint. */
+static void hand_over(struct sync *s)
+{
+	refill_stop(s);
+	settle(s, false);
+	flusher_leave(&s->flusher);
 	if (s->journal)
 		journal_close(&s->journal);
 }
@@ -405,8 +428,12 @@ static void sync_drain(struct worker *w)
 		_exit(WORKER_EXIT_OK);
 	}
 	s->draining = true;
-	atomic_store(&s->plant->sync_state, SYNC_DRAINING);
-	finish(s);
+	if (w->leave.whole) {
+		atomic_store(&s->plant->sync_state, SYNC_DRAINING);
+		finish(s);
+	} else {
+		hand_over(s);
+	}
 	worker_exit(w, WORKER_EXIT_OK);
 }
 
