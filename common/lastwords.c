@@ -92,6 +92,8 @@ static void say_all(int sig, const siginfo_t *info)
 	int n = backtrace(frames, FRAMES);
 	for (int i = 1; i < n; i++) /* the first is this handler */
 		say_place(frames[i]);
+	if (!words.len)
+		say("\n");
 }
 
 static void on_fatal(int sig, siginfo_t *info, void *context)
@@ -99,7 +101,10 @@ static void on_fatal(int sig, siginfo_t *info, void *context)
 	(void)context;
 	if (!atomic_flag_test_and_set(&words.taken)) {
 		say_all(sig, info);
-		atomic_store_explicit(words.len, (uint32_t)words.n, memory_order_release);
+		if (words.len)
+			atomic_store_explicit(words.len, (uint32_t)words.n, memory_order_release);
+		else
+			(void)!write(STDERR_FILENO, words.area, words.n);
 	}
 	raise(sig); /* blocked until we return, and back at its default action then */
 }
@@ -116,8 +121,9 @@ void lastwords_install(char *area, size_t cap, _Atomic uint32_t *len)
 	/* A stack that has overflowed cannot run a handler. */
 	stack_t stack = {.ss_sp = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
 			 .ss_size = STACK_BYTES};
-	words.area = area;
-	words.cap = cap;
+	static char own[1024];
+	words.area = area ? area : own;
+	words.cap = area ? cap : sizeof(own);
 	words.len = len;
 	(void)backtrace(frames, 1); /* loads the unwinder now: not in a handler */
 	if (stack.ss_sp == MAP_FAILED || sigaltstack(&stack, NULL) == -1)

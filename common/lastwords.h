@@ -10,6 +10,6 @@
 
 /* Catches SEGV, BUS, ILL, FPE, ABRT, SYS and TRAP: the handler writes at most `cap` bytes to `area`, then their
  * number to *len (release), and lets the signal kill the process. Async-signal-safe. A process has one
- * such place; `area` and `len` stay valid to its end. Where a sanitizer reports by itself, its signals are left to it. */
+ * such place; `area` and `len` stay valid to its end; NULL for both: standard error. Where a sanitizer reports by itself, its signals are left to it. */
 void lastwords_install(char *area, size_t cap, _Atomic uint32_t *len);
 #endif

@@ -22,18 +22,18 @@ enum {
 /* Control messages on the supervisor's socket pairs (common/imsg.h). The payload type is in
  * the comment; a wrong size is a broken peer and ends the worker. */
 enum ctl_type {
-	CTL_READY = 1,	    /* worker → supervisor: serving; no payload */
-	CTL_DRAIN,	    /* supervisor → worker: finish and exit 0; struct ctl_drain */
-	CTL_CONF_PREPARE,   /* supervisor → worker: validate; fd = new effective configuration */
-	CTL_CONF_COMMIT,    /* supervisor → worker: use what PREPARE brought */
-	CTL_CONF_ABORT,	    /* supervisor → worker: forget what PREPARE brought */
-	CTL_CONF_OK,	    /* worker → supervisor: PREPARE accepted */
-	CTL_CONF_BAD,	    /* worker → supervisor: PREPARE refused; payload text says why */
-	CTL_COMMAND,	    /* worker → supervisor: u32 token + text ("reload", "status", …) */
-	CTL_ANSWER,	    /* supervisor → worker: u32 token + i32 exit status + text (JSON) */
-	CTL_PEER_RESTARTED, /* supervisor → worker: u32 slot; a peer was started again */
-	CTL_REOPEN_LOGS,    /* supervisor → worker */
-	CTL_PROGRESS,	    /* worker → supervisor: not ready yet, but alive and at work; no payload */
+	CTL_READY = 1,	  /* worker → supervisor: serving; no payload */
+	CTL_DRAIN,	  /* supervisor → worker: finish and exit 0; struct ctl_drain */
+	CTL_CONF_PREPARE, /* supervisor → worker: validate; fd = new effective configuration */
+	CTL_CONF_COMMIT,  /* supervisor → worker: use what PREPARE brought */
+	CTL_CONF_ABORT,	  /* supervisor → worker: forget what PREPARE brought */
+	CTL_CONF_OK,	  /* worker → supervisor: PREPARE accepted */
+	CTL_CONF_BAD,	  /* worker → supervisor: PREPARE refused; payload text says why */
+	CTL_COMMAND,	  /* worker → supervisor: u32 token + text ("reload", "status", …) */
+	CTL_ANSWER,	  /* supervisor → worker: u32 token + i32 exit status + text (JSON) */
+	CTL_PEER_STARTED, /* supervisor → worker: u32 slot; a peer was started, or was there before this worker */
+	CTL_REOPEN_LOGS,  /* supervisor → worker */
+	CTL_PROGRESS,	  /* worker → supervisor: not ready yet, but alive and at work; no payload */
 	CTL_COUNT
 };
 

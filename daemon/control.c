@@ -199,6 +199,19 @@ void control_reply_all(struct reply **list, bool ok, const char *json)
 	}
 }
 
+void control_reply_through(struct reply **list, const struct child *c, bool ok, const char *json)
+{
+	while (*list) {
+		struct reply *r = *list;
+		if (r->child != c) {
+			list = &r->next;
+			continue;
+		}
+		*list = r->next;
+		control_reply(&r, ok, json);
+	}
+}
+
 /* ---- workers ---- */
 
 void control_command(struct supervisor *sv, struct child *c, const struct span payload)

@@ -301,8 +301,6 @@ static bool adopt_descriptors(struct supervisor *sv, json_t *doc, char **error_r
 
 bool handover_adopt(struct supervisor *sv, json_t *doc, char **error_r)
 {
-	json_t *v;
-	size_t i;
 	*error_r = NULL;
 	if (!adopt_descriptors(sv, doc, error_r))
 		return false;
@@ -319,6 +317,13 @@ bool handover_adopt(struct supervisor *sv, json_t *doc, char **error_r)
 	char *tcp = text_of(doc, "tcp_address");
 	snprintf(sv->tcp_address, sizeof(sv->tcp_address), "%s", tcp);
 	free(tcp);
+	return true;
+}
+
+bool handover_adopt_children(struct supervisor *sv, json_t *doc, char **error_r)
+{
+	json_t *v;
+	size_t i;
 	json_array_foreach (json_object_get(doc, "children"), i, v)
 		if (!adopt_child(sv, v))
 			return refuse(error_r, "the hand-over document has an impossible worker");

@@ -22,14 +22,15 @@ enum handover_purpose { HANDOVER_UPGRADE, HANDOVER_ROLLBACK };
 
 /* The state of the supervisor in the words of that version; `reason` of a rollback, or NULL. A memfd, or -1 (errno). */
 int must_check handover_write(struct supervisor *sv, unsigned version,
-			      #define FD_DOCUMENT 3 /* where --check-handover finds it */
+#define FD_DOCUMENT 3 /* where --check-handover finds it */
 
-			      enum handover_purpose purpose,
-			      const char *reason);
+			      enum handover_purpose purpose, const char *reason);
 /* Reads and judges the document. NULL: *error_r (malloc'ed) says why this program cannot take over from it. */
 json_t *must_check handover_read(int fd, char **error_r);
-/* The state into a fresh supervisor: descriptors, paths, children. False: *error_r (malloc'ed). */
+/* The state into a fresh supervisor: descriptors and paths; then, when it has its configuration, the children.
+ * False: *error_r (malloc'ed). */
 bool must_check handover_adopt(struct supervisor *sv, json_t *doc, char **error_r);
+bool must_check handover_adopt_children(struct supervisor *sv, json_t *doc, char **error_r);
 /* Lets every descriptor that a document names cross exec, or not. */
 void handover_keep_open(struct supervisor *sv, bool across_exec);
 

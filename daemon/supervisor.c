@@ -11,8 +11,9 @@
 #include <unistd.h>
 
 #include "clock.h"
-#include "log.h"
 #include "handover.h"
+#include "lastwords.h"
+#include "log.h"
 #include "upgrade.h"
 #include "version.h"
 #include "worker.h"
@@ -54,15 +55,20 @@ void supervisor_apply_conf(struct supervisor *sv) { log_set_level(level_of(sv->c
 static void broadcast(struct supervisor *sv, const struct child *except, int type, const void *data, size_t len)
 {
 	for (struct child *c = NULL; (c = child_next(sv, c));)
-		if (c != except && child_alive(c) && c->state != CHILD_DRAINING && !child_send(c, type, data, len, -1))
+		if (c != except && child_alive(c) && !child_send(c, type, data, len, -1) && c->state != CHILD_DRAINING)
 			log_warn("%s does not listen", c->name);
 }
 
 void supervisor_child_started(struct supervisor *sv, struct child *c)
 {
 	uint32_t slot = c->slot;
-	if (c->last_exit[0])
-		broadcast(sv, c, CTL_PEER_RESTARTED, &slot, sizeof(slot));
+	broadcast(sv, c, CTL_PEER_STARTED, &slot, sizeof(slot));
+	/* Who was there before is of interest to sync: it looks at their rings. */
+	for (struct child *o = NULL; c->slot == SLOT_SYNC && (o = child_next(sv, o));) {
+		slot = o->slot;
+		if (o != c && child_alive(o) && !child_send(c, CTL_PEER_STARTED, &slot, sizeof(slot), -1))
+			child_kill(c, "does not listen");
+	}
 }
 
 void supervisor_child_ready(struct supervisor *sv, struct child *c)
@@ -167,7 +173,14 @@ static void set_limits(void)
 		files.rlim_cur = files.rlim_max;
 		setrlimit(RLIMIT_NOFILE, &files);
 	}
-	/* Contents and secrets must not end in core files; the hard limit stays for debugging. */
+	/* Contents and secrets must not end in core files. The limit does not hold for those that are piped to a
+	 * program (core_pattern), hence the filter: of all memory, headers of ELF files only. Both are inherited; the
+	 * hard limit and the file in /proc stay open to whoever has to debug. */
+	int filter = open("/proc/self/coredump_filter", O_WRONLY | O_CLOEXEC);
+	if (filter != -1) {
+		(void)!write(filter, "0x10", 4);
+		close(filter);
+	}
 	if (getrlimit(RLIMIT_CORE, &core) == 0) {
 		core.rlim_cur = 0;
 		setrlimit(RLIMIT_CORE, &core);
@@ -271,6 +284,7 @@ static char *program_of(const char *argv0)
 static struct supervisor *supervisor_new(const struct conf_input *input, char **argv)
 {
 	struct supervisor *sv = util_zalloc(sizeof(*sv));
+	lastwords_install(NULL, 0, NULL);
 	sv->input = *input;
 	sv->argv = argv;
 	sv->program = program_of(argv[0]);
@@ -377,11 +391,12 @@ int supervisor_take_over(const struct conf_input *input, char **argv, int docume
 	struct supervisor *sv = supervisor_new(input, argv);
 	json_t *doc = handover_read(document, &error);
 	close(document);
-	bool ok = doc && handover_adopt(sv, doc, &error);
-	if (!ok || !upgrade_adopted(sv, doc, control_adopt(sv, json_object_get(doc, "replies")))) {
+	if (!doc || !handover_adopt(sv, doc, &error) || !upgrade_configure(sv) ||
+	    !handover_adopt_children(sv, doc, &error)) {
 		log_error("upgrade: %s", error ? error : "there is no configuration to go on with");
 		exit(WORKER_EXIT_FAIL);
 	}
+	upgrade_adopted(sv, doc, control_adopt(sv, json_object_get(doc, "replies")));
 	json_decref(doc);
 	catch_signals(sv);
 	sv->state = SUPERVISOR_RUNNING;

@@ -185,6 +185,8 @@ void control_reply(struct reply **r, bool ok, const char *json);
 /* Several may wait for one answer. */
 void control_wait(struct reply **list, struct reply *r); /* r NULL is fine */
 void control_reply_all(struct reply **list, bool ok, const char *json);
+void control_reply_through(struct reply **list, const struct child *c, bool ok,
+			   const char *json); /* whoever asked through c */
 void control_free(struct supervisor *sv);
 /* Across an exec: the list as JSON, the descriptors in it, and the list again with a control socket that listens. */
 json_t *control_handover(const struct reply *list);

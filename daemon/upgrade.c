@@ -166,6 +166,15 @@ static void read_output(struct upgrade *u)
 			buf_add(&u->said, part, (size_t)n);
 }
 
+/* As its last line; there may be warnings above. */
+static bool says_fit(struct span said)
+{
+	struct span fit = SPAN_LIT(HANDOVER_FIT);
+	if (said.len < fit.len || memcmp(said.p + said.len - fit.len, fit.p, fit.len) != 0)
+		return false;
+	return said.len == fit.len || said.p[said.len - fit.len - 1] == '\n';
+}
+
 bool upgrade_reaped(struct supervisor *sv, pid_t pid, int status)
 {
 	struct upgrade *u = sv->upgrade;
@@ -180,7 +189,7 @@ bool upgrade_reaped(struct supervisor *sv, pid_t pid, int status)
 	while (u->said.len && u->said.p[u->said.len - 1] == '\n')
 		u->said.len--;
 	struct span said = {u->said.p, u->said.len};
-	if (status == 0 && span_eq(said, SPAN_LIT(HANDOVER_FIT))) {
+	if (status == 0 && says_fit(said)) {
 		take_over(u);
 		return true;
 	}
@@ -267,7 +276,8 @@ static void replace(struct child *c)
 {
 	c->replacing = true;
 	if (child_alive(c)) {
-		child_leave(c, &(struct ctl_drain){0}, conf_int(c->sv->conf, CONF_DRAIN_TIMEOUT));
+		struct ctl_drain how = {.idle_ms = is_api(c) ? RETIRE_IDLE_MS : 0};
+		child_leave(c, &how, conf_int(c->sv->conf, CONF_DRAIN_TIMEOUT));
 		return;
 	}
 	evtimer_del(c->timer);
@@ -293,8 +303,13 @@ static bool more_api(struct upgrade *u)
 	}
 	if (serving >= want)
 		return true;
-	if (!pool_add_api(sv) && in_place)
-		replace(in_place); /* all slots are taken: the others serve meanwhile */
+	if (!pool_add_api(sv) && in_place) { /* all slots are taken: the others serve meanwhile */
+		control_reply_through(
+			&u->replies, in_place, true,
+			"{\"ok\":true,\"result\":\"under way\",\"detail\":\"the worker that this was asked "
+			"through is replaced itself; status shows the rest\"}");
+		replace(in_place);
+	}
 	return false;
 }
 
@@ -418,7 +433,7 @@ bool upgrade_child_gone(struct child *c, bool asked)
 /* ---- taking over ---- */
 
 /* The configuration as at a reload. One that does not load now was good when the check looked: the running one stays. */
-static bool take_configuration(struct supervisor *sv)
+bool upgrade_configure(struct supervisor *sv)
 {
 	char *error = NULL;
 	struct conf *running = conf_load_foreign(sv->fd_conf), *next = conf_load(&sv->input, &error);
@@ -458,13 +473,11 @@ static void rolled_back(struct upgrade *u, json_t *doc)
 	failed(u, reason ? reason : "the new binary gave up");
 }
 
-bool upgrade_adopted(struct supervisor *sv, json_t *doc, struct reply *waiting)
+void upgrade_adopted(struct supervisor *sv, json_t *doc, struct reply *waiting)
 {
 	struct upgrade *u = sv->upgrade;
 	const char *purpose = json_string_value(json_object_get(doc, "purpose")),
 		   *program = json_string_value(json_object_get(doc, "program"));
-	if (!take_configuration(sv))
-		return false;
 	u->replies = waiting;
 	u->began_us = json_integer_value(json_object_get(doc, "upgrade_began_us"));
 	u->from_version = (unsigned)json_integer_value(json_object_get(doc, "version"));
@@ -473,14 +486,13 @@ bool upgrade_adopted(struct supervisor *sv, json_t *doc, struct reply *waiting)
 	sv->fd_image = supervisor_image();
 	if (purpose && strcmp(purpose, "rollback") == 0) {
 		rolled_back(u, doc);
-		return true;
+		return;
 	}
 	log_info("orchestrad " PACKAGE_VERSION " has taken over from %s, pid %d", u->from, (int)getpid());
 	for (struct child *c = NULL; (c = child_next(sv, c));)
 		c->former = true;
 	u->phase = PHASE_SYNC;
 	replace(&sv->child[SLOT_SYNC]);
-	return true;
 }
 
 int64_t upgrade_began_us(const struct supervisor *sv) { return sv->upgrade->began_us; }

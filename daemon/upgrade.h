@@ -23,9 +23,10 @@ void upgrade_open(struct supervisor *sv);
 void upgrade_free(struct supervisor *sv);
 /* Takes r over; NULL: a signal. Answers when all is done, or has failed and the old binary serves. */
 void upgrade_start(struct supervisor *sv, struct reply *r);
-/* The new image has adopted everything (handover.c): go on, by the document's purpose. Loads the
- * configuration; `waiting`: who waits for the end (control_adopt()). False: without a configuration nothing can. */
-bool must_check upgrade_adopted(struct supervisor *sv, json_t *doc, struct reply *waiting);
+/* The new image: the configuration, as at a reload. False: there is none, which cannot be after the check. */
+bool must_check upgrade_configure(struct supervisor *sv);
+/* It has adopted everything (handover.c): go on, by the document's purpose. `waiting`: who waits for the end. */
+void upgrade_adopted(struct supervisor *sv, json_t *doc, struct reply *waiting);
 /* For the document. */
 json_t *upgrade_replies(struct supervisor *sv);
 int64_t upgrade_began_us(const struct supervisor *sv);

@@ -282,12 +282,14 @@ static bool handle(struct worker *w, const struct imsg *m)
 	case CTL_CONF_COMMIT: conf_commit(w); return m->len == 0;
 	case CTL_CONF_ABORT: conf_abort(w); return m->len == 0;
 	case CTL_ANSWER: return take_answer(w, m);
-	case CTL_PEER_RESTARTED:
+	case CTL_PEER_STARTED:
 		if (m->len != sizeof(slot))
 			return false;
 		memcpy(&slot, m->data, sizeof(slot));
-		if (w->role->peer_restarted && w->priv->inited && slot < SLOT_COUNT)
-			w->role->peer_restarted(w, slot);
+		if (slot < SLOT_COUNT)
+			w->peers |= 1ull << slot;
+		if (w->role->peer_started && w->priv->inited && slot < SLOT_COUNT)
+			w->role->peer_started(w, slot);
 		return slot < SLOT_COUNT;
 	case CTL_REOPEN_LOGS: return m->len == 0; /* standard error stays what it is; for sinks to come */
 	default: return false;

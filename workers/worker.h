@@ -77,8 +77,8 @@ struct worker_role {
 	 * data.dir, so whatever is not done after WORKER_ORPHAN_MS is cut off. Called once. */
 	void (*drain)(struct worker *w);
 
-	void (*peer_restarted)(struct worker *w, unsigned slot); /* another worker was started again */
-	void (*stop)(struct worker *w);				 /* after the loop: free everything */
+	void (*peer_started)(struct worker *w, unsigned slot); /* another worker was started, perhaps again */
+	void (*stop)(struct worker *w);			       /* after the loop: free everything */
 };
 
 #define WORKER_ORPHAN_MS 1000
@@ -96,9 +96,10 @@ struct worker {
 	struct vitals_slot *vitals;
 	int fd_tcp, fd_unix; /* listening sockets; -1 = not configured or not wanted. Use these, not
 				  * the numbers of contract.h: a closed number may be anything by now. */
+	uint64_t peers;	     /* slots that have a worker, or had one: a bit each, as far as we were told */
 	bool ready, draining, orphan;
 	struct ctl_drain leave; /* when draining */
-	void *role_data; /* the role's own */
+	void *role_data;	/* the role's own */
 	struct worker_private *priv;
 };
 

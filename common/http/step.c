@@ -4,10 +4,10 @@
  * pipelined requests use no more stack than one. */
 #include "http/http-private.h"
 
-bool http_step_keeps(const struct http_conn *c)
+static bool can_keep(const struct http_conn *c)
 {
 	const struct http_request *r = c->r;
-	if (!r->keep || c->s->draining || c->eof || c->closing)
+	if (!r->keep || c->eof || c->closing)
 		return false;
 	if (c->rx == HTTP_RX_WAIT)
 		return true;
@@ -16,12 +16,15 @@ bool http_step_keeps(const struct http_conn *c)
 	return c->rx == HTTP_RX_BODY && c->body_left <= HTTP_SKIP_MAX && !r->expect_continue;
 }
 
+bool http_step_keeps(const struct http_conn *c) { return !c->s->draining && can_keep(c); }
+
 /* The answer is out (or cut); what of the request has not come yet is skipped, or the connection ends. */
 static void request_done(struct http_conn *c)
 {
 	struct http_request *r = c->r;
 	bool cut = r->aborted && !r->gone, complete = c->rx == HTTP_RX_WAIT;
-	bool keep = !c->closing && !c->eof && http_step_keeps(c);
+	/* Not http_step_keeps(): a drain that began after the answer's head was written has not been announced in it. */
+	bool keep = can_keep(c);
 
 	http_request_release(r);
 	c->r = NULL;

@@ -206,7 +206,9 @@ int admin_upgrade(struct ctl *c, int argc, char **argv)
 			fputs("The former binary serves on.\n", stderr);
 	} else if (code == CTL_OK && !c->json) {
 		json_t *o = output_parse(&a);
-		if (o)
+		if (o && strcmp(output_str(o, "result"), "under way") == 0)
+			puts("The upgrade goes on; orchestractl status shows when it is over.");
+		else if (o)
 			printf("Upgraded from %s to %s in %.2f s\n", output_str(o, "from"), output_str(o, "version"),
 			       json_number_value(json_object_get(o, "seconds")));
 		code = o ? CTL_OK : CTL_FAILED;

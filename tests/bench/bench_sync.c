@@ -36,6 +36,7 @@
 #include "plant.h"
 #include "record.h"
 #include "rings.h"
+#include "vitals.h"
 
 enum { SLOT = SLOT_API0, HIGH = 100 };
 
@@ -124,6 +125,7 @@ static void make_segments(void)
 		shm_create("bench-cache", cache_segment_size((uint64_t)conf_int(conf, CONF_CACHE_L1_BYTES))));
 	fd_of[FD_SHM_VECTORS] = high(
 		shm_create("bench-vectors", vectors_segment_size((uint64_t)conf_int(conf, CONF_VECTORS_MAX_BYTES))));
+	fd_of[FD_VITALS] = high(shm_create("bench-vitals", align_up(sizeof(struct vitals), 4096)));
 	for (int slot = 0; slot < SLOT_COUNT; slot++)
 		fd_of[FD_WAKE0 + slot] = high(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
 	plant = shm_map(fd_of[FD_SHM_PLANT], false, &size);
@@ -150,6 +152,9 @@ static void start_sync(void)
 		_exit(127);
 	}
 	close(fd_of[FD_CONTROL]);
+	uint32_t slot = SLOT_API0;
+	if (!imsg_send(control, CTL_PEER_STARTED, &slot, sizeof(slot), -1))
+		die("sync");
 	for (int i = 0; i < 10000; i++) {
 		if (atomic_load(&plant->sync_state) == SYNC_SERVING)
 			return;
@@ -163,8 +168,8 @@ static void start_sync(void)
 
 static void stop_sync(void)
 {
-	char none = 0;
-	if (!imsg_send(control, CTL_DRAIN, &none, 0, -1))
+	struct ctl_drain how = {.whole = 1};
+	if (!imsg_send(control, CTL_DRAIN, &how, sizeof(how), -1))
 		kill(child, SIGKILL);
 	waitpid(child, NULL, 0);
 }

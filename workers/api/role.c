@@ -227,7 +227,7 @@ static void api_conf_commit(struct worker *w)
 	http_server_set_limits(a->http, &limits);
 }
 
-static void api_peer_restarted(struct worker *w, unsigned slot)
+static void api_peer_started(struct worker *w, unsigned slot)
 {
 	struct api *a = w->role_data;
 	if (slot == SLOT_SYNC)
@@ -258,6 +258,6 @@ const struct worker_role api_role = {
 	.conf_abort = api_conf_abort,
 	.drain = api_drain,
 	.load = api_load,
-	.peer_restarted = api_peer_restarted,
+	.peer_started = api_peer_started,
 	.stop = api_stop,
 };

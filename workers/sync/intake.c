@@ -5,21 +5,19 @@
 #include "log.h"
 #include "sync.h"
 
-void intake_open(struct sync *s)
+void intake_open(struct sync *s, unsigned slot)
 {
 	size_t bytes = (size_t)conf_int(s->w->conf, CONF_RING_BYTES);
-	for (unsigned slot = SLOT_SYNC + 1; slot < SLOT_COUNT; slot++) {
-		struct peer *p = &s->peer[slot];
-		if (slot >= SLOT_API0 + (unsigned)conf_int(s->w->conf, CONF_API_WORKERS))
-			break;
-		p->requests = ring_open(FD_SHM_RINGS, rings_request_offset(bytes, slot), bytes);
-		p->answers = ring_open(FD_SHM_RINGS, rings_answer_offset(bytes, slot), RINGS_ANSWER_BYTES);
-		if (!p->requests || !p->answers) {
-			log_error("cannot map the rings of slot %u: %s", slot, strerror(errno));
-			exit(WORKER_EXIT_FAIL);
-		}
-		p->peeked = ring_head(p->requests);
+	struct peer *p = &s->peer[slot];
+	if (slot == SLOT_SYNC || p->requests)
+		return;
+	p->requests = ring_open(FD_SHM_RINGS, rings_request_offset(bytes, slot), bytes);
+	p->answers = ring_open(FD_SHM_RINGS, rings_answer_offset(bytes, slot), RINGS_ANSWER_BYTES);
+	if (!p->requests || !p->answers) {
+		log_error("cannot map the rings of slot %u: %s", slot, strerror(errno));
+		exit(WORKER_EXIT_FAIL);
 	}
+	p->peeked = ring_head(p->requests);
 }
 
 bool intake_room(const struct batch *g) { return g->n < BATCH_TXNS && g->bytes < BATCH_BYTES; }

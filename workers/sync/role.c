@@ -235,7 +235,9 @@ static void start_serving(struct sync *s, struct store *store, uint64_t flushed,
 	}
 	if (last > flushed)
 		flusher_allow(s->flusher, last, true);
-	intake_open(s);
+	for (unsigned slot = 0; slot < SLOT_COUNT; slot++)
+		if (s->w->peers >> slot & 1)
+			intake_open(s, slot);
 	atomic_store_explicit(&s->plant->served_once, 1, memory_order_release);
 	atomic_store_explicit(&s->plant->sync_state, SYNC_SERVING, memory_order_release);
 }
@@ -297,7 +299,9 @@ static void refuse_everything(struct sync *s)
 	recent_free(&s->recent); /* of a replay that ended early: no transaction counts as known */
 	s->recent = recent_new(RECENT_KEYS, UINT64_MAX);
 	s->open = &s->batches[0];
-	intake_open(s);
+	for (unsigned slot = 0; slot < SLOT_COUNT; slot++)
+		if (s->w->peers >> slot & 1)
+			intake_open(s, slot);
 	atomic_store(&s->plant->sync_state, SYNC_JOURNAL_FAILED); /* not merely degraded; the reason stands */
 }
 
@@ -373,10 +377,16 @@ static void sync_on_wake(struct worker *w)
 		worker_wake_self(w);
 }
 
-/* A producer killed between publishing a record and ringing our bell leaves it unseen. */
-static void sync_peer_restarted(struct worker *w, unsigned slot)
+/* The rings of a slot are looked at from its first worker on. A producer killed between publishing a record and
+ * ringing our bell leaves it unseen. */
+static void sync_peer_started(struct worker *w, unsigned slot)
 {
-	(void)slot;
+	struct sync *s = w->role_data;
+	if (s->open) {
+		sync_enter(s);
+		intake_open(s, slot);
+		sync_leave(s);
+	}
 	worker_wake_self(w);
 }
 
@@ -468,5 +478,5 @@ const struct worker_role sync_role = {
 	.conf_commit = sync_conf_commit,
 	.drain = sync_drain,
 	.load = sync_load,
-	.peer_restarted = sync_peer_restarted,
+	.peer_started = sync_peer_started,
 };

@@ -121,7 +121,7 @@ struct sync {
 };
 
 /* intake.c */
-void intake_open(struct sync *s);
+void intake_open(struct sync *s, unsigned slot); /* that slot has a worker; may be called again */
 bool intake_room(const struct batch *g);
 void intake_run(struct sync *s);		      /* drains all rings into the open group as far as it has room */
 void intake_advance(struct sync *s, struct batch *g); /* gives ring space back after a group */

@@ -153,7 +153,7 @@ static int warmer_init(struct worker *w)
 static void warmer_on_wake(struct worker *w) { wake_prepare(&w->plant->wake[w->slot]); }
 
 /* The new sync may have lost the request that its predecessor had not taken up. */
-static void warmer_peer_restarted(struct worker *w, unsigned slot)
+static void warmer_peer_started(struct worker *w, unsigned slot)
 {
 	if (slot == SLOT_SYNC)
 		(void)!ask_refill(w->role_data);
@@ -163,5 +163,5 @@ const struct worker_role warmer_role = {
 	.name = "warmer",
 	.init = warmer_init,
 	.on_wake = warmer_on_wake,
-	.peer_restarted = warmer_peer_restarted,
+	.peer_started = warmer_peer_started,
 };
