@@ -128,10 +128,10 @@ const char *worker_slot_name(unsigned slot, char out[24]);
 int worker_main(const char *role, unsigned slot);
 
 /* init() calls this when serving starts later than its return; then worker_ready() when it does
- * (the supervisor kills a worker that is not ready within 30 s of its start). */
+ * (the supervisor kills a worker that is not ready within daemon.ready_timeout of its start). */
 void worker_ready_later(struct worker *w);
 void worker_ready(struct worker *w);
-/* Called now and then from long work in init(): the 30 s begin anew. Sends one message a second at most. */
+/* Called now and then from long work in init(): that time begins anew. Sends one message a second at most. */
 void worker_progress(struct worker *w);
 
 /* Leaves the loop soon, with this exit code. */

@@ -132,5 +132,6 @@ def test_openapi_is_what_the_daemon_does(contract):
     contract.call("GET", "/v1/admin/config/log.level", "/v1/admin/config/{name}", 200)
     contract.call("GET", "/v1/admin/config/none", "/v1/admin/config/{name}", 404)
     contract.call("POST", "/v1/admin/reload", "/v1/admin/reload", 200)
+    contract.call("POST", "/v1/admin/upgrade", "/v1/admin/upgrade", 200)
     contract.call("POST", "/v1/admin/drain", "/v1/admin/drain", 200)
     assert contract.promised() == {x for x in contract.seen if x[2] < 300}

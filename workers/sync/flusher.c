@@ -342,14 +342,12 @@ static void end_thread(struct flusher *f)
 	pthread_join(f->thread, NULL);
 }
 
-void flusher_leave(struct flusher **fp)
+void flusher_leave(struct flusher *f)
 {
-	struct flusher *f = *fp;
 	if (!f)
 		return;
 	atomic_store(&f->leave, true);
 	end_thread(f);
-	*fp = NULL; /* reader and store end with the process */
 }
 
 void flusher_stop(struct flusher **fp)

@@ -426,7 +426,7 @@ static void hand_over(struct sync *s)
 {
 	refill_stop(s);
 	settle(s, false);
-	flusher_leave(&s->flusher);
+	flusher_leave(s->flusher);
 	if (s->journal)
 		journal_close(&s->journal);
 }

@@ -166,8 +166,8 @@ struct flusher *must_check flusher_start(struct sync *s, struct store *store, ui
 void flusher_allow(struct flusher *f, uint64_t seq, bool urgent); /* loop: records ≤ seq are answered */
 void flusher_conf(struct flusher *f, const struct conf *c);
 void flusher_stop(struct flusher **f); /* flushes everything allowed first */
-/* Ends the thread after the batch that is under way; what is left is a successor's. */
-void flusher_leave(struct flusher **f);
+/* Ends the thread after the batch that is under way; what is left is a successor's. Reader and store end with the process. */
+void flusher_leave(struct flusher *f);
 
 /* refill.c */
 void refill_start(struct sync *s); /* no-op when running or done */
