@@ -22,10 +22,9 @@ enum handover_purpose { HANDOVER_UPGRADE, HANDOVER_ROLLBACK };
 
 /* The state of the supervisor in the words of that version; `reason` of a rollback, or NULL. A memfd, or -1 (errno). */
 int must_check handover_write(struct supervisor *sv, unsigned version,
-			      #define FD_DOCUMENT 3 /* where --check-handover finds it */
+#define FD_DOCUMENT 3 /* where --check-handover finds it */
 
-			      enum handover_purpose purpose,
-			      const char *reason);
+			      enum handover_purpose purpose, const char *reason);
 /* Reads and judges the document. NULL: *error_r (malloc'ed) says why this program cannot take over from it. */
 json_t *must_check handover_read(int fd, char **error_r);
 /* The state into a fresh supervisor: descriptors, paths, children. False: *error_r (malloc'ed). */
