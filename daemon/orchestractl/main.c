@@ -135,6 +135,14 @@ static char *default_socket(void)
 	if (named && *named)
 		return util_strndup(named, strlen(named));
 	struct conf *conf = conf_load(&input, &error);
+	/* A file with an error must not keep anybody from asking the daemon that runs, about that error for one. */
+	if (!conf) {
+		fprintf(stderr, "orchestractl: %s\n", error ? error : "the configuration cannot be read");
+		free(error);
+		error = NULL;
+		input.file = "/dev/null";
+		conf = conf_load(&input, &error);
+	}
 	if (!conf) {
 		fprintf(stderr, "orchestractl: %s\nName the socket with --socket.\n",
 			error ? error : "the configuration cannot be read");
