@@ -16,8 +16,10 @@ ns=
 step() { echo "-- $*"; }
 fail() { echo "FAILED: $*" >&2; [ ! -f "$work/log" ] || tail -30 "$work/log" >&2; exit 1; }
 finish() {
-	[ -z "$ns" ] || kill -KILL "$ns" 2>/dev/null || true # unshare --kill-child takes the daemon along
-	[ -z "$ns" ] || wait "$ns" 2>/dev/null || true
+	if [ -n "$ns" ]; then # not through unshare --kill-child: the change of uid makes the daemon forget that
+		kill -KILL "$(pid_1)" 2>/dev/null || kill -KILL "$ns" 2>/dev/null || true
+		wait "$ns" 2>/dev/null || true
+	fi
 	rm -rf "$work"
 }
 trap finish EXIT
@@ -55,7 +57,7 @@ inside='set -e
 	for d in var/lib/orchestra run/orchestra; do mount --bind "$0/$d" "$0/$d"; done
 	mount -o remount,bind,ro "$0"
 	exec chroot --userspec=orchestra: --groups= "$0" '"$as_service"' "$@"'
-enter=(unshare --mount --pid --fork --kill-child sh -c "$inside" "$root")
+enter=(unshare --mount --pid --fork sh -c "$inside" "$root")
 ctl() { chroot --userspec=orchestra: --groups= "$root" $as_service "/$bin" "$@"; }
 start() {
 	"${enter[@]}" "/$sbin" >"$work/log" 2>"$work/err" &
