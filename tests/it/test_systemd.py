@@ -383,7 +383,9 @@ def test_the_units_reload_command_fails_when_the_reload_does(make, tmp_path):
             command = setting(f.read(), "ExecReload")[0].split()
 
         def reload():
-            return subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True)
+            # systemd 252 gives ExecReload= the variable, and keeps the directory from it.
+            return subprocess.run(command, env={**os.environ, **env, "CREDENTIALS_DIRECTORY": str(tmp_path / "none")},
+                                  capture_output=True, text=True)
         assert reload().returncode == 0
         conf.write_text('\nlog: { level = "loud"; };')
         r = reload()
