@@ -156,6 +156,18 @@ def test_orphans_are_reaped(make):
     assert o.process.wait(20 * SLOW) == 0
 
 
+def test_pid_1_stays_pid_1_through_an_upgrade(make):
+    o = make(prefix=NAMESPACE)
+    pid = daemon_pid(o)
+    os.kill(pid, signal.SIGUSR2)
+    o.wait_log("upgraded from", timeout=20)
+    assert daemon_pid(o) == pid and o.add("after the upgrade")
+    subprocess.run(["nsenter", "-t", str(pid), "-p", "-m", "sh", "-c", "(sleep 0.2 &) ; exit 0"], check=True)
+    assert until(lambda: "Z" not in children(pid).values())
+    os.kill(pid, signal.SIGTERM)
+    assert o.process.wait(20 * SLOW) == 0
+
+
 def test_a_worker_that_dies_is_started_again_inside(make):
     o = make(prefix=NAMESPACE)
     pid = daemon_pid(o)
@@ -172,7 +184,8 @@ def test_where_the_log_goes(tmp_path, prefix, target, stream):
     with open(said["out"], "w") as out, open(said["err"], "w") as err:
         p = subprocess.Popen([*prefix, os.path.join(BUILD, "orchestrad"), "--set", f"listen.tcp=127.0.0.1:{free_port()}",
                               "--set", f"data.dir={tmp_path}/d", "--set", f"listen.unix={tmp_path}/s", "--set", "log.level=debug",
-                              "--set", f"log.target={target}"], stdout=out, stderr=err)
+                              "--set", f"log.target={target}"], stdout=out, stderr=err,
+                             env={k: v for k, v in os.environ.items() if not k.startswith("ORCHESTRA_")})
     try:
         assert until(lambda: "ready after" in said[stream].read_text())
     finally:

@@ -137,6 +137,26 @@ def test_stopping_is_said_first_and_last(make, manager):
     manager.quiet(n, 0.1)
 
 
+def test_an_upgrade_changes_nothing_for_systemd(make, manager, tmp_path):
+    """The same pid, the passed sockets, and the watchdog go on; it was ready before, so READY is not said again."""
+    port, path = free_port(), str(tmp_path / "passed.sock")
+    o = make(env={"NOTIFY_SOCKET": manager.path, "WATCHDOG_USEC": "150000"}, start=False,
+             prefix=passing(["tcp", port, "tcp"], ["unix", path, "unix"]))
+    o.port = port
+    o.start()
+    o.signal(signal.SIGUSR2)
+    o.wait_log("upgraded from", timeout=20)
+    o.add("after the upgrade")
+    n = len(manager.said)
+    manager.wait(n + 3)
+    o.signal(signal.SIGHUP)
+    o.wait_log("keys applied")
+    o.stop()
+    said = [x for x in manager.said if x != {"WATCHDOG": "1"}]
+    assert [next(iter(x)) for x in said] == ["READY", "STATUS", "RELOADING", "READY", "STOPPING"], said
+    assert {"WATCHDOG": "1"} in manager.said[n:] and os.path.exists(path)
+
+
 def test_workers_know_nothing_of_systemd(make, manager):
     o = make(env={"NOTIFY_SOCKET": manager.path, "WATCHDOG_USEC": "10000000", "CREDENTIALS_DIRECTORY": o_dir(manager)})
     assert len(o.workers()) >= 4
