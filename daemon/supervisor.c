@@ -145,14 +145,15 @@ static void on_signal(evutil_socket_t sig, short what, void *arg)
 
 static const int sigs[] = {SIGCHLD, SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2};
 
-/* Held back from the first instruction until catch_signals(): the kernel drops signals that PID 1 has no
- * handler for, unless they are blocked, and HUP would end anybody else. */
+/* Held back from the first instruction until catch_signals(): HUP and USR1 would end the process. What is meant
+ * to end it may, but for PID 1: there the kernel drops signals that are neither handled nor blocked. */
 static void hold_signals(void)
 {
 	sigset_t set;
 	sigemptyset(&set);
 	for (size_t i = 0; i < ARRAY_LEN(sigs); i++)
-		sigaddset(&set, sigs[i]);
+		if (getpid() == 1 || (sigs[i] != SIGTERM && sigs[i] != SIGINT && sigs[i] != SIGQUIT))
+			sigaddset(&set, sigs[i]);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 }
 

@@ -124,6 +124,36 @@ def test_a_signal_that_came_first_is_not_lost(make):
         assert o.process.wait(20 * SLOW) == 0
 
 
+@pytest.mark.parametrize("prefix", [NAMESPACE, []])
+def test_signals_while_the_configuration_is_read(make, tmp_path, prefix):
+    """From a pipe that nobody has written into yet: long before there are handlers."""
+    def begin():
+        path = tmp_path / "conf"
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+        o.start(wait=False)
+        out = open(path, "w")                                        # waits for the reader
+        return out, daemon_pid(o) if prefix else o.process.pid
+    o = make(prefix=prefix, sets=["sync.batch_max=7"], start=False)
+    base = o.command
+    o.command = lambda: [*base(), "-c", str(tmp_path / "conf")]
+    out, pid = begin()
+    os.kill(pid, signal.SIGUSR1)
+    out.close()
+    o.wait_log("reopening logs")
+    o.wait_ready()
+    os.kill(pid, signal.SIGTERM)
+    assert o.process.wait(20 * SLOW) == 0
+    out, pid = begin()
+    os.kill(pid, signal.SIGTERM)
+    if prefix:                                                       # it waits for its turn
+        out.close()
+        assert o.process.wait(20 * SLOW) == 0 and "leaving: SIGTERM" in o.log()[o.log_start:]
+    else:                                                            # there is nothing to drain yet
+        assert o.process.wait(20 * SLOW) == -signal.SIGTERM
+        out.close()
+
+
 ORPHANS = """
 import os, sys, time
 for i in range(3):                       # grandchildren, some of which outlive the start
@@ -154,6 +184,13 @@ def test_orphans_are_reaped(make):
     assert o.add("serves")
     os.kill(pid, signal.SIGTERM)
     assert o.process.wait(20 * SLOW) == 0
+
+
+def test_a_zombie_from_before_the_daemon(make):
+    """Its SIGCHLD came to whoever was this process then, and no other will come."""
+    script = "import os, sys, time; os.fork() or os._exit(7); time.sleep(0.2); os.execv(sys.argv[1], sys.argv[1:])"
+    o = make(prefix=[*NAMESPACE, sys.executable, "-c", script])
+    assert "Z" not in children(daemon_pid(o)).values()
 
 
 def test_pid_1_stays_pid_1_through_an_upgrade(make):
