@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <strings.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define HASH 32
 
@@ -121,8 +122,11 @@ struct auth *auth_load(const char *path, char **error_r)
 	const char *bad = NULL;
 	size_t cap = 0, number = 0;
 	FILE *f = fopen(path, "re");
-	if (!f)
-		return fail(error_r, path, 0, strerror(errno));
+	if (!f) {
+		char why[128];
+		snprintf(why, sizeof(why), "uid %d cannot read it: %s", (int)geteuid(), strerror(errno));
+		return fail(error_r, path, 0, why);
+	}
 	if (fstat(fileno(f), &st) || st.st_mode & (S_IWGRP | S_IWOTH)) {
 		fclose(f);
 		return fail(error_r, path, 0, "others may write this file; chmod go-w it");

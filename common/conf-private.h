@@ -3,13 +3,16 @@
 #define ORC_CONF_PRIVATE_H
 #include "conf.h"
 
-#define CONF_TEXT_MAX (1u << 20) /* bytes of one value: a long pinger list, no more */
-#define CONF_FILE_MAX (4u << 20) /* bytes of one file */
-#define CONF_FILES_MAX 64	 /* files of one configuration, includes counted */
-#define CONF_DEPTH_MAX 8	 /* includes in includes */
-#define CONF_NEST_MAX 32	 /* lists and groups inside a LIST key */
-#define CONF_ERRORS_MAX 20	 /* then the rest is only counted */
+#define CONF_TEXT_MAX (1u << 20)	/* bytes of one value: a long pinger list, no more */
+#define CONF_FILE_MAX (4u << 20)	/* bytes of one file */
+#define CONF_CREDENTIAL_MAX (64u << 10) /* bytes of one credential */
+#define CONF_FILES_MAX 64		/* files of one configuration, includes counted */
+#define CONF_DEPTH_MAX 8		/* includes in includes */
+#define CONF_NEST_MAX 32		/* lists and groups inside a LIST key */
+#define CONF_ERRORS_MAX 20		/* then the rest is only counted */
 #define CONF_SYSTEM_FILE "/etc/orchestra/orchestra.conf"
+
+#define CONF_SOURCE_CREDENTIAL "credential"
 
 struct conf_option {
 	const char *name;
@@ -46,6 +49,9 @@ void conf_assign(struct conf_loading *l, enum conf_key k, struct span text, cons
 /* Stores a value known to be right: a computed one. */
 void conf_replace(struct conf *c, enum conf_key k, const char *text, int64_t num);
 
+/* conf_is_secret() for a value that is not stored yet. */
+bool conf_hides(const struct conf_option *o, const char *source);
+
 /* conf_value.c */
 /* Reads `text` as a value of the option. False: *why says what is wrong with it ("is negative"). */
 bool must_check conf_value_parse(const struct conf_option *o, struct span text, struct buf *canonical, int64_t *num_r,
@@ -53,8 +59,8 @@ bool must_check conf_value_parse(const struct conf_option *o, struct span text, 
 void conf_value_format(enum conf_type type, int64_t num, struct buf *out);
 /* "a size from 1 KiB to 1 MiB", "one of text, json". */
 void conf_value_expect(const struct conf_option *o, struct buf *out);
-/* The value as messages show it: quoted, shortened, without control characters. */
-void conf_value_show(const struct conf_option *o, struct span text, struct buf *out);
+/* The value as messages show it: quoted, shortened, without control characters; hidden when it is secret. */
+void conf_value_show(const struct conf_option *o, const char *source, struct span text, struct buf *out);
 
 /* conf_near.c */
 /* The key that was probably meant, or NULL. */
@@ -83,6 +89,9 @@ void conf_env_concurrency(struct conf_loading *l);	      /* WEB_CONCURRENCY, WOR
 void conf_env_read(struct conf_loading *l);		      /* ORCHESTRA_* */
 void conf_env_sets(struct conf_loading *l);		      /* --set */
 unsigned conf_env_cores(void);
+
+/* conf_credentials.c */
+void conf_credentials_read(struct conf_loading *l); /* $CREDENTIALS_DIRECTORY */
 
 /* conf_check.c */
 void conf_check_complete(struct conf_loading *l); /* defaults that depend on others or on the machine */

@@ -100,7 +100,7 @@ void conf_assign(struct conf_loading *l, enum conf_key k, struct span text, cons
 		set_source(l->c, k, source);
 	} else {
 		struct buf shown = {0}, expect = {0};
-		conf_value_show(o, text, &shown);
+		conf_value_show(o, source, text, &shown);
 		conf_value_expect(o, &expect);
 		conf_error(l, "%s: %s = %.*s %.*s; expected %.*s%s%s%s", where, o->name, (int)shown.len, shown.p,
 			   (int)why.len, why.p, (int)expect.len, expect.p, *o->dflt ? "; the default is " : "", o->dflt,
@@ -127,6 +127,7 @@ struct conf *conf_load(const struct conf_input *in, char **error_r)
 {
 	struct conf_loading l = {.c = new_with_defaults(), .in = in};
 	load_file(&l);
+	conf_credentials_read(&l);
 	conf_env_concurrency(&l);
 	conf_env_read(&l);
 	conf_env_sets(&l);
@@ -153,6 +154,13 @@ int64_t conf_int(const struct conf *c, enum conf_key k) { return c->v[k].num; }
 const char *conf_source(const struct conf *c, enum conf_key k) { return c->v[k].source; }
 char *conf_text(const struct conf *c, enum conf_key k) { return dup_text(c->v[k].text); }
 const char *conf_key_name(enum conf_key k) { return conf_options[k].name; }
+
+bool conf_hides(const struct conf_option *o, const char *source)
+{
+	return o->flags & CONF_F_SECRET || (strcmp(source, CONF_SOURCE_CREDENTIAL) == 0 && !(o->flags & CONF_F_PATH));
+}
+
+bool conf_is_secret(const struct conf *c, enum conf_key k) { return conf_hides(&conf_options[k], conf_source(c, k)); }
 
 int conf_find(const char *key, size_t len)
 {

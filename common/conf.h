@@ -1,7 +1,8 @@
 /* Configuration: one option table (conf.def) with type, range, unit, default, text and reloadability
  * makes the parser, its messages, --dump-config, etc/orchestra.conf and docs/configuration.md agree.
  *
- * Precedence (SPEC 0): --set flags, ORCHESTRA_* environment, WEB_CONCURRENCY / WORKERS_PER_CORE, the file, defaults. */
+ * Precedence (SPEC 0): --set flags, ORCHESTRA_* environment, WEB_CONCURRENCY / WORKERS_PER_CORE, credentials, the file,
+ * defaults. */
 #ifndef ORC_CONF_H
 #define ORC_CONF_H
 #include <stdio.h>
@@ -22,7 +23,11 @@ enum conf_type {
 	CONF_T_ENUM,
 	CONF_T_LIST /* JSON text */
 };
-enum conf_flags { CONF_F_RELOAD = 1, CONF_F_SECRET = 2 };
+enum conf_flags {
+	CONF_F_RELOAD = 1,
+	CONF_F_SECRET = 2,
+	CONF_F_PATH = 4, /* names a file: a credential of that name is the file, not the name */
+};
 
 struct conf; /* a whole, validated configuration */
 struct conf_input {
@@ -37,8 +42,10 @@ void conf_free(struct conf **c);
 
 const char *conf_str(const struct conf *c, enum conf_key k); /* STRING, ENUM, LIST; "" when unset */
 int64_t conf_int(const struct conf *c, enum conf_key k);     /* INT, BOOL, SIZE in bytes, DURATION in µs */
-/* Where the value came from: "default", "file:/etc/…:12", "env ORCHESTRA_X", "flag". */
+/* Where the value came from: "default", "file:/etc/…:12", "credential", "env ORCHESTRA_X", "flag". */
 const char *conf_source(const struct conf *c, enum conf_key k);
+/* Not to be shown: a key that is always secret, or a value that came as a credential. */
+bool conf_is_secret(const struct conf *c, enum conf_key k);
 /* Current value as text in the unit people write ("256 MiB"). */
 char *conf_text(const struct conf *c, enum conf_key k);
 int conf_find(const char *key, size_t len); /* enum conf_key or -1 */

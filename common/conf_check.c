@@ -101,6 +101,9 @@ static void make_absolute(struct conf *c, enum conf_key k)
 void conf_check_complete(struct conf_loading *l)
 {
 	char workers[16];
+	/* What a container platform collects is standard output; elsewhere that is for answers. */
+	if (strcmp(conf_str(l->c, CONF_LOG_TARGET), "auto") == 0)
+		computed(l->c, CONF_LOG_TARGET, getpid() == 1 ? "stdout" : "stderr", 0);
 	complete_data_dir(l);
 	make_absolute(l->c, CONF_DATA_DIR);
 	complete_listen_unix(l);
@@ -135,7 +138,7 @@ static void wrong(struct conf_loading *l, enum conf_key k, const char *fmt, ...)
 		text = NULL;
 	va_end(ap);
 	struct buf shown = {0};
-	conf_value_show(&conf_options[k], SPAN(l->c->v[k].text), &shown);
+	conf_value_show(&conf_options[k], source, SPAN(l->c->v[k].text), &shown);
 	buf_addc(&shown, '\0');
 	bool file = strncmp(source, "file:", 5) == 0, env = strncmp(source, "env ", 4) == 0;
 	conf_error(l, "%s%s: %s = %s: %s", env ? "environment " : "",

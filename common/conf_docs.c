@@ -154,7 +154,7 @@ static void dump_key(const struct conf *c, enum conf_key k, FILE *out)
 {
 	const struct conf_option *o = &conf_options[k];
 	const char *source = conf_source(c, k);
-	bool hide = (o->flags & CONF_F_SECRET) && strcmp(source, "default") != 0;
+	bool hide = conf_is_secret(c, k) && strcmp(source, "default") != 0;
 	fprintf(out, "%s%s%s = ", section_of(k).len ? "\t" : "", hide ? "# " : "", leaf_of(k));
 	if (hide)
 		fputs("(secret)", out);

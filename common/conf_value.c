@@ -338,9 +338,9 @@ void conf_value_expect(const struct conf_option *o, struct buf *out)
 	}
 }
 
-void conf_value_show(const struct conf_option *o, struct span text, struct buf *out)
+void conf_value_show(const struct conf_option *o, const char *source, struct span text, struct buf *out)
 {
-	if (o && (o->flags & CONF_F_SECRET)) {
+	if (conf_hides(o, source)) {
 		buf_adds(out, "(secret)");
 		return;
 	}

@@ -14,7 +14,8 @@ static struct {
 	char who[32];
 	_Atomic int level;
 	enum log_format format;
-} sink = {.who = "orchestra", .level = LOG_LV_INFO};
+	int fd;
+} sink = {.who = "orchestra", .level = LOG_LV_INFO, .fd = STDERR_FILENO};
 
 static const char *const names[] = {"error", "warn", "info", "debug"};
 
@@ -25,6 +26,7 @@ void log_open(const char *who, enum log_level level, enum log_format format)
 	sink.format = format;
 }
 
+void log_to(int fd) { sink.fd = fd; }
 void log_set_level(enum log_level level) { atomic_store(&sink.level, (int)level); }
 bool log_enabled(enum log_level level) { return (int)level <= atomic_load_explicit(&sink.level, memory_order_relaxed); }
 
@@ -74,7 +76,7 @@ static void emit(enum log_level level, char *text)
 		return;
 	size_t len = (size_t)n < sizeof(line) ? (size_t)n : sizeof(line) - 1;
 	line[len - 1] = '\n';
-	(void)!write(STDERR_FILENO, line, len);
+	(void)!write(sink.fd, line, len);
 }
 
 static void vlog(enum log_level level, const char *fmt, va_list ap)

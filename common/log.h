@@ -1,4 +1,4 @@
-/* One log sink: lines on stderr, as text or JSON (log.format), one write(2) per line. */
+/* One log sink: lines as text or JSON (log.format) on stderr, or where log_to() says, one write(2) per line. */
 #ifndef ORC_LOG_H
 #define ORC_LOG_H
 #include "util.h"
@@ -8,6 +8,8 @@ enum log_format { LOG_TEXT, LOG_JSON };
 
 /* Who speaks: "orchestrad", "api.0", "sync". Copied. */
 void log_open(const char *who, enum log_level level, enum log_format format);
+/* log.target: a descriptor that stays open, 2 until this is called. */
+void log_to(int fd);
 void log_set_level(enum log_level level);
 bool log_enabled(enum log_level level);
 void log_error(const char *fmt, ...) printf_like(1, 2);

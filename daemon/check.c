@@ -1,84 +1,169 @@
-/* orchestrad --check: says OK, or everything that would keep the daemon from starting. */
+/* orchestrad --check: says OK, or everything that would keep the daemon from starting. With `user` set and started
+ * as root it becomes that user on the way, as the daemon would: what root may read proves nothing. */
 #include <errno.h>
 #include <libgen.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "auth.h"
 #include "handover.h"
 #include "pinger/target.h"
 
-static void problem(FILE *out, int *problems, const char *fmt, ...) printf_like(3, 4);
-static void problem(FILE *out, int *problems, const char *fmt, ...)
+struct check {
+	const struct conf *c;
+	FILE *out;
+	bool probe;
+	int problems;
+};
+
+static void problem(struct check *k, const char *fmt, ...) printf_like(2, 3);
+static void problem(struct check *k, const char *fmt, ...)
 {
 	va_list ap;
+	if (k->probe)
+		fputs("FAILED ", k->out);
 	va_start(ap, fmt);
-	vfprintf(out, fmt, ap);
+	vfprintf(k->out, fmt, ap);
 	va_end(ap);
-	fputc('\n', out);
-	++*problems;
+	fputc('\n', k->out);
+	k->problems++;
 }
 
-/* A directory that is there must be ours to write; one that is missing must be ours to make. */
-static void check_dir(const char *key, const char *dir, FILE *out, int *problems)
+/* ---- as whoever starts the daemon ---- */
+
+/* A directory that is missing must be ours to make. */
+static void check_missing(struct check *k, const char *key, const char *dir)
 {
 	struct stat st;
 	char *path = util_strndup(dir, strlen(dir));
 	const char *at = path;
-	if (stat(path, &st) == 0) {
-		if (!S_ISDIR(st.st_mode))
-			problem(out, problems, "%s: %s is no directory", key, path);
-		else if (access(path, W_OK | X_OK) == -1)
-			problem(out, problems, "%s: cannot write in %s: %s", key, path, strerror(errno));
-		free(path);
-		return;
-	}
 	while (stat(at, &st) == -1 && errno == ENOENT && strcmp(at, "/") && strcmp(at, "."))
 		at = dirname(path);
 	if (stat(at, &st) == -1)
-		problem(out, problems, "%s: cannot look at %s: %s", key, at, strerror(errno));
-	else if (!S_ISDIR(st.st_mode))
-		problem(out, problems, "%s: %s is no directory", key, at);
-	else if (access(at, W_OK | X_OK) == -1)
-		problem(out, problems, "%s: cannot create %s in %s: %s", key, dir, at, strerror(errno));
+		problem(k, "%s: cannot look at %s: %s", key, at, strerror(errno));
+	else if (strlen(at) < strlen(dir) && !S_ISDIR(st.st_mode))
+		problem(k, "%s: %s is no directory", key, at);
+	else if (strlen(at) < strlen(dir) && access(at, W_OK | X_OK) == -1)
+		problem(k, "%s: cannot create %s in %s: %s", key, dir, at, strerror(errno));
 	free(path);
 }
 
-static void check_file(const char *key, const char *path, FILE *out, int *problems)
-{
-	struct stat st;
-	if (!*path)
-		return;
-	if (access(path, R_OK) == -1 || stat(path, &st) == -1)
-		problem(out, problems, "%s: cannot read %s: %s", key, path, strerror(errno));
-	else if (!S_ISREG(st.st_mode))
-		problem(out, problems, "%s: %s is no file", key, path);
-	else if (st.st_mode & S_IROTH)
-		problem(out, problems, "%s: everybody can read %s; chmod 0640 it", key, path);
-}
-
-static void check_conf(const struct conf *c, FILE *out, int *problems)
+static void check_start(struct check *k, struct privileges *p_r)
 {
 	char *error = NULL;
-	struct privileges p;
-	if (!listen_check(c, &error))
-		problem(out, problems, "%s", error ? error : "listen: unusable");
+	if (!listen_check(k->c, &error))
+		problem(k, "%s", error ? error : "listen: unusable");
 	free(error);
 	error = NULL;
-	if (!privileges_find(c, &p, &error))
-		problem(out, problems, "%s", error ? error : "user: unusable");
+	if (!privileges_find(k->c, p_r, &error))
+		problem(k, "%s", error ? error : "user: unusable");
 	free(error);
 	error = NULL;
-	struct target_list *targets = target_parse(conf_str(c, CONF_PINGER_TARGETS), &error);
+	struct target_list *targets = target_parse(conf_str(k->c, CONF_PINGER_TARGETS), &error);
 	if (!targets)
-		problem(out, problems, "%s", error ? error : "pinger.targets: unusable");
+		problem(k, "%s", error ? error : "pinger.targets: unusable");
 	free(error);
 	target_free(&targets);
-	char *path = util_strndup(conf_str(c, CONF_LISTEN_UNIX), strlen(conf_str(c, CONF_LISTEN_UNIX)));
-	check_dir("listen.unix", dirname(path), out, problems);
+}
+
+/* ---- as whoever it becomes ---- */
+
+static void check_dir(struct check *k, const char *key, const char *dir)
+{
+	struct stat st;
+	if (stat(dir, &st) == -1) {
+		if (errno != ENOENT)
+			problem(k, "%s: cannot look at %s: %s", key, dir, strerror(errno));
+	} else if (!S_ISDIR(st.st_mode)) {
+		problem(k, "%s: %s is no directory", key, dir);
+	} else if (access(dir, W_OK | X_OK) == -1) {
+		problem(k, "%s: uid %d cannot write in %s: %s", key, (int)geteuid(), dir, strerror(errno));
+	}
+}
+
+/* What an earlier daemon of another user has left. */
+static void check_ours(struct check *k, const char *key, const char *path)
+{
+	if (access(path, R_OK | W_OK) == -1 && errno != ENOENT)
+		problem(k, "%s: uid %d cannot write %s: %s", key, (int)geteuid(), path, strerror(errno));
+}
+
+static void check_tokens(struct check *k)
+{
+	const char *path = conf_str(k->c, CONF_AUTH_TOKENS_FILE);
+	struct stat st;
+	char *error = NULL;
+	if (!*path)
+		return;
+	if (access(path, R_OK) == -1 || stat(path, &st) == -1) {
+		problem(k, "auth.tokens_file: uid %d cannot read %s: %s", (int)geteuid(), path, strerror(errno));
+		return;
+	}
+	if (!S_ISREG(st.st_mode)) {
+		problem(k, "auth.tokens_file: %s is no file", path);
+		return;
+	}
+	if (st.st_mode & S_IROTH)
+		problem(k, "auth.tokens_file: everybody can read %s; chmod 0640 it", path);
+	struct auth *tokens = auth_load(path, &error);
+	if (!tokens)
+		problem(k, "auth.tokens_file: %s", error ? error : "unusable");
+	free(error);
+	auth_free(&tokens);
+}
+
+static void check_service(struct check *k, const char *runtime_dir)
+{
+	const char *dir = conf_str(k->c, CONF_DATA_DIR);
+	char *journal;
+	check_dir(k, "listen.unix", runtime_dir);
+	check_dir(k, "data.dir", dir);
+	if (asprintf(&journal, "%s/journal", dir) != -1) {
+		check_ours(k, "data.dir", journal);
+		free(journal);
+	}
+	check_ours(k, "store.dsn", conf_str(k->c, CONF_STORE_DSN));
+	check_tokens(k);
+}
+
+static void check_all(struct check *k)
+{
+	struct privileges p;
+	char *path = util_strndup(conf_str(k->c, CONF_LISTEN_UNIX), strlen(conf_str(k->c, CONF_LISTEN_UNIX)));
+	const char *runtime_dir = dirname(path);
+	check_start(k, &p);
+	check_missing(k, "listen.unix", runtime_dir);
+	check_missing(k, "data.dir", conf_str(k->c, CONF_DATA_DIR));
+	if (k->probe && k->problems == 0)
+		k->problems += probe_sockets(k->c, k->out);
+	if (privileges_drop(&p)) {
+		int before = k->problems;
+		check_service(k, runtime_dir);
+		if (k->probe && k->problems == before)
+			k->problems += probe_rest(k->c, k->out);
+	} else {
+		problem(k, "user: cannot become %s", p.name);
+	}
 	free(path);
-	check_dir("data.dir", conf_str(c, CONF_DATA_DIR), out, problems);
-	check_file("auth.tokens_file", conf_str(c, CONF_AUTH_TOKENS_FILE), out, problems);
+}
+
+int check_run(const struct conf_input *input, bool probe, FILE *out)
+{
+	struct check k = {.out = out, .probe = probe};
+	char *error = NULL;
+	struct conf *c = conf_load(input, &error);
+	if (!c) {
+		problem(&k, "%s", error ? error : "the configuration cannot be read");
+		free(error);
+		return 1;
+	}
+	k.c = c;
+	check_all(&k);
+	conf_free(&c);
+	if (k.problems == 0)
+		fputs(probe ? "ok everything that was probed\n" : "OK\n", out);
+	return fflush(out) == 0 && k.problems == 0 ? 0 : 1;
 }
 
 int check_handover(const struct conf_input *input, int document, FILE *out)
@@ -95,21 +180,4 @@ int check_handover(const struct conf_input *input, int document, FILE *out)
 	json_decref(doc);
 	conf_free(&c);
 	return ok ? 0 : 1;
-}
-
-int check_run(const struct conf_input *input, FILE *out)
-{
-	char *error = NULL;
-	int problems = 0;
-	struct conf *c = conf_load(input, &error);
-	if (!c) {
-		problem(out, &problems, "%s", error ? error : "the configuration cannot be read");
-		free(error);
-		return 1;
-	}
-	check_conf(c, out, &problems);
-	conf_free(&c);
-	if (problems == 0)
-		fputs("OK\n", out);
-	return problems ? 1 : 0;
 }

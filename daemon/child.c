@@ -35,6 +35,8 @@ void child_set_state(struct child *c, enum child_state s)
 {
 	if (c->state != s)
 		log_debug("%s: %s → %s", c->name, child_state_name(c->state), child_state_name(s));
+	if (c->state == CHILD_READY && s != CHILD_READY)
+		c->unready_us = clock_mono_us();
 	c->state = s;
 }
 
@@ -193,6 +195,7 @@ static bool handle(struct child *c, const struct imsg *m)
 		supervisor_child_ready(sv, c);
 		return true;
 	case CTL_PROGRESS:
+		c->unready_us = clock_mono_us();
 		if (c->state == CHILD_STARTING)
 			limit_start(c);
 		return m->len == 0;
@@ -405,7 +408,12 @@ void child_exited(struct child *c, int status)
 
 void child_init(struct child *c, struct supervisor *sv, unsigned slot)
 {
-	*c = (struct child){.sv = sv, .slot = slot, .used = true, .sock = -1, .state = CHILD_STOPPED};
+	*c = (struct child){.sv = sv,
+			    .slot = slot,
+			    .used = true,
+			    .sock = -1,
+			    .unready_us = clock_mono_us(),
+			    .state = CHILD_STOPPED};
 	worker_slot_name(slot, c->name);
 	c->timer = evtimer_new(sv->base, on_timer, c);
 	AN(c->timer);

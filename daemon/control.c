@@ -88,7 +88,7 @@ static void command_config(struct supervisor *sv, struct span rest, struct reply
 	}
 	char *value = conf_text(sv->conf, (enum conf_key)key);
 	json_t *o = json_pack("{s:b s:s s:s s:s}", "ok", 1, "key", conf_key_name((enum conf_key)key), "value",
-			      reload_is_secret((enum conf_key)key) ? "(secret)" : value, "source",
+			      conf_is_secret(sv->conf, (enum conf_key)key) ? "(secret)" : value, "source",
 			      conf_source(sv->conf, (enum conf_key)key));
 	char *json = o ? json_dumps(o, JSON_COMPACT) : NULL;
 	control_reply(&r, json != NULL, json ? json : "{\"ok\":false,\"error\":\"no UTF-8\"}");

@@ -49,6 +49,19 @@ static int read_pid(int fd)
 	return atoi(text);
 }
 
+pid_t datadir_holder(const char *dir)
+{
+	char path[PATH_MAX];
+	if (snprintf(path, sizeof(path), "%s/lock", dir) >= (int)sizeof(path))
+		return 0;
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd == -1)
+		return 0;
+	pid_t pid = flock(fd, LOCK_SH | LOCK_NB) == -1 && errno == EWOULDBLOCK ? (pid_t)read_pid(fd) : 0;
+	close(fd);
+	return pid;
+}
+
 static bool write_pid(int fd)
 {
 	char text[32];

@@ -9,7 +9,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <systemd/sd-daemon.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -197,6 +196,22 @@ static int bind_tcp(const char *text, const struct conf *c, char **error_r)
 	}
 }
 
+int listen_try_tcp(const struct conf *c)
+{
+	union address a;
+	socklen_t len;
+	char *error = NULL;
+	if (!parse_address(conf_str(c, CONF_LISTEN_TCP), &a, &len, &error)) {
+		free(error);
+		return EINVAL;
+	}
+	int fd = tcp_socket(&a, len);
+	if (fd == -1)
+		return errno;
+	close(fd);
+	return 0;
+}
+
 /* ---- Unix ---- */
 
 /* True when the path is free now. A socket that nobody answers on is what a killed daemon left. */
@@ -266,42 +281,6 @@ void listen_unlink(const char *path, uint64_t inode)
 
 /* ---- socket activation ---- */
 
-static bool take_passed(struct supervisor *sv)
-{
-	int n = sd_listen_fds(1);
-	if (n < 0) {
-		log_error("LISTEN_FDS is malformed: %s", strerror(-n));
-		return false;
-	}
-	for (int fd = SD_LISTEN_FDS_START; fd < SD_LISTEN_FDS_START + n; fd++) {
-		int *to = NULL;
-		if (sd_is_socket(fd, AF_UNIX, SOCK_STREAM, 1) > 0)
-			to = &sv->fd_unix;
-		else if (sd_is_socket_inet(fd, AF_UNSPEC, SOCK_STREAM, 1, 0) > 0)
-			to = &sv->fd_tcp;
-		if (!to || *to != -1) {
-			log_error("socket activation: descriptor %d is %s; expected at most one TCP "
-				  "and one Unix stream socket that listen",
-				  fd, to ? "one too many" : "of another kind");
-			return false;
-		}
-		fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
-		*to = supervisor_high(fd);
-	}
-	return true;
-}
-
-/* Clients are told where it really is; PATH.ctl stays beside listen.unix, where we may write. */
-static void name_passed_unix(struct supervisor *sv)
-{
-	struct sockaddr_un un = {0};
-	socklen_t len = sizeof(un) - 1; /* a path of full length has no NUL */
-	if (sv->fd_unix == -1 || getsockname(sv->fd_unix, (struct sockaddr *)&un, &len) == -1 || !un.sun_path[0])
-		return;
-	free(sv->unix_path);
-	sv->unix_path = util_strndup(un.sun_path, strlen(un.sun_path));
-}
-
 static bool passed_is_safe(struct supervisor *sv)
 {
 	union address a;
@@ -319,9 +298,10 @@ bool listen_open(struct supervisor *sv)
 	const char *tcp = conf_str(sv->conf, CONF_LISTEN_TCP);
 	unsigned mode = 0;
 	char *error = NULL;
-	if (!take_passed(sv) || !passed_is_safe(sv))
+	if (!activation_take(sv) || !passed_is_safe(sv))
 		return false;
-	name_passed_unix(sv);
+	if (sv->fd_tcp != -1 && strcmp(conf_source(sv->conf, CONF_LISTEN_TCP), "default") != 0)
+		log_info("listen.tcp = \"%s\" is not used: systemd passes the TCP socket", tcp);
 	if (sv->fd_tcp == -1 && *tcp) {
 		sv->fd_tcp = supervisor_high(bind_tcp(tcp, sv->conf, &error));
 		if (sv->fd_tcp == -1)

@@ -16,12 +16,24 @@
 #define SETS_MAX 256
 
 enum action { ACT_RUN, ACT_CHECK, ACT_DUMP, ACT_VERSION, ACT_HELP, ACT_MANUAL, ACT_SAMPLE, ACT_HANDOVER };
-enum { OPT_SET = 256, OPT_CHECK, OPT_DUMP, OPT_FOREGROUND, OPT_ROLE, OPT_SLOT, OPT_MANUAL, OPT_SAMPLE, OPT_HANDOVER };
+enum {
+	OPT_SET = 256,
+	OPT_CHECK,
+	OPT_PROBE,
+	OPT_DUMP,
+	OPT_FOREGROUND,
+	OPT_ROLE,
+	OPT_SLOT,
+	OPT_MANUAL,
+	OPT_SAMPLE,
+	OPT_HANDOVER
+};
 
 static const struct option options[] = {
 	{"config", required_argument, NULL, 'c'},
 	{"set", required_argument, NULL, OPT_SET},
 	{"check", no_argument, NULL, OPT_CHECK},
+	{"probe", no_argument, NULL, OPT_PROBE},
 	{"dump-config", no_argument, NULL, OPT_DUMP},
 	{"foreground", no_argument, NULL, OPT_FOREGROUND},
 	{"version", no_argument, NULL, 'V'},
@@ -41,6 +53,7 @@ static const char help[] =
 	"  -c, --config FILE   configuration; default /etc/orchestra/orchestra.conf if present\n"
 	"      --set KEY=VALUE overrides a key, as often as needed; survives reloads\n"
 	"      --check         says OK, or everything that would keep it from starting\n"
+	"      --probe         with --check: also tries store, disk, addresses and pinger targets\n"
 	"      --dump-config   prints the effective configuration and where each value is from\n"
 	"      --foreground    stays in the foreground, which it does anyway\n"
 	"      --version       prints the version\n"
@@ -55,6 +68,7 @@ struct arguments {
 	const char *sets[SETS_MAX];
 	const char *role;
 	unsigned slot;
+	bool probe;
 };
 
 static bool parse(int argc, char **argv, struct arguments *a)
@@ -71,6 +85,10 @@ static bool parse(int argc, char **argv, struct arguments *a)
 			a->sets[a->input.nsets++] = optarg;
 			break;
 		case OPT_CHECK: a->action = ACT_CHECK; break;
+		case OPT_PROBE:
+			a->action = ACT_CHECK;
+			a->probe = true;
+			break;
 		case OPT_DUMP: a->action = ACT_DUMP; break;
 		case OPT_FOREGROUND: break;
 		case 'V': a->action = ACT_VERSION; break;
@@ -132,6 +150,8 @@ int main(int argc, char **argv)
 	static struct arguments a;
 	open_standard();
 	log_open("orchestrad", LOG_LV_INFO, LOG_TEXT);
+	if (getpid() == 1)
+		log_to(STDOUT_FILENO); /* until log.target is known */
 	a.input.sets = a.sets;
 	a.input.env = environ;
 	if (!parse(argc, argv, &a)) {
@@ -141,7 +161,7 @@ int main(int argc, char **argv)
 	if (a.role)
 		return worker_main(a.role, a.slot);
 	switch (a.action) {
-	case ACT_CHECK: return check_run(&a.input, stdout);
+	case ACT_CHECK: return check_run(&a.input, a.probe, stdout);
 	case ACT_DUMP: return dump(&a.input);
 	case ACT_VERSION: puts("orchestrad " PACKAGE_VERSION); return 0;
 	case ACT_HELP: fputs(help, stdout); return 0;

@@ -1,10 +1,12 @@
 /* Started as root with `user` set: become that user once the ports are bound. */
 #include <errno.h>
 #include <grp.h>
+#include <linux/capability.h>
 #include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "log.h"
@@ -44,6 +46,19 @@ int privileges_give(const struct privileges *p, const char *path)
 	return p->drop && lchown(path, p->uid, p->gid) == -1 ? errno : 0;
 }
 
+/* A container may have set SECBIT_NO_SETUID_FIXUP, with which the change of uid takes none. */
+static bool has_capabilities(void)
+{
+	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+	if (syscall(SYS_capget, &head, data) == -1)
+		return true;
+	for (size_t i = 0; i < ARRAY_LEN(data); i++)
+		if (data[i].effective || data[i].permitted)
+			return true;
+	return false;
+}
+
 bool privileges_drop(const struct privileges *p)
 {
 	if (!p->drop)
@@ -53,8 +68,8 @@ bool privileges_drop(const struct privileges *p)
 		log_error("cannot become user %s: %s", p->name, strerror(errno));
 		return false;
 	}
-	if (setuid(0) == 0) {
-		log_error("became user %s, but could become root again", p->name);
+	if (setuid(0) == 0 || has_capabilities() || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == -1) {
+		log_error("became user %s, but could become root again, or keeps capabilities", p->name);
 		return false;
 	}
 	/* The change of uid cleared it; without it /proc/self belongs to root. */

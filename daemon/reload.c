@@ -31,14 +31,7 @@ struct reload {
 	struct event *timer, *rerun;
 };
 
-static const unsigned key_flags[] = {
-#define CONF(id, key, type, dflt, min, max, unit, flags, text) [CONF_##id] = (flags),
-#include "conf.def"
-#undef CONF
-};
-
 bool reload_active(const struct supervisor *sv) { return sv->reload->next || sv->reload->again; }
-bool reload_is_secret(enum conf_key k) { return key_flags[k] & CONF_F_SECRET; }
 
 /* ---- the end of a run ---- */
 
@@ -200,7 +193,7 @@ void reload_child_ready(struct supervisor *sv, struct child *c) { catch_up(sv, c
 static void note_change(void *arg, enum conf_key k, bool reloadable)
 {
 	struct reload *r = arg;
-	bool secret = reload_is_secret(k);
+	bool secret = conf_is_secret(r->sv->conf, k) || conf_is_secret(r->next, k);
 	char *from = secret ? NULL : conf_text(r->sv->conf, k);
 	char *to = secret ? NULL : conf_text(r->next, k);
 	json_array_append_new(r->keys, json_pack("{s:s s:s s:s* s:s*}", "key", conf_key_name(k), "result",

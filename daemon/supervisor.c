@@ -46,6 +46,7 @@ void supervisor_log_open(const struct conf *c)
 {
 	bool json = strcmp(conf_str(c, CONF_LOG_FORMAT), "json") == 0;
 	log_open("orchestrad", level_of(c), json ? LOG_JSON : LOG_TEXT);
+	log_to(strcmp(conf_str(c, CONF_LOG_TARGET), "stdout") == 0 ? STDOUT_FILENO : STDERR_FILENO);
 }
 
 void supervisor_apply_conf(struct supervisor *sv) { log_set_level(level_of(sv->conf)); }
@@ -148,10 +149,23 @@ static void on_signal(evutil_socket_t sig, short what, void *arg)
 	}
 }
 
-/* Before the first fork: the kernel drops signals that PID 1 has no handler for. */
+static const int sigs[] = {SIGCHLD, SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2};
+
+/* Held back from the first instruction until catch_signals(): HUP and USR1 would end the process. What is meant
+ * to end it may, but for PID 1: there the kernel drops signals that are neither handled nor blocked. */
+static void hold_signals(void)
+{
+	sigset_t set;
+	sigemptyset(&set);
+	for (size_t i = 0; i < ARRAY_LEN(sigs); i++)
+		if (getpid() == 1 || (sigs[i] != SIGTERM && sigs[i] != SIGINT && sigs[i] != SIGQUIT))
+			sigaddset(&set, sigs[i]);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+}
+
+/* Before the first fork. */
 static void catch_signals(struct supervisor *sv)
 {
-	static const int sigs[] = {SIGCHLD, SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2};
 	_Static_assert(ARRAY_LEN(sigs) <= ARRAY_LEN(((struct supervisor *)0)->signals), "room");
 	signal(SIGPIPE, SIG_IGN);
 	for (size_t i = 0; i < ARRAY_LEN(sigs); i++) {
@@ -215,6 +229,7 @@ static bool open_outside(struct supervisor *sv)
 	if (!privileges_find(sv->conf, &p, &error) || !listen_check(sv->conf, &error)) {
 		log_error("%s", error ? error : "unknown error");
 		free(error);
+		sv->exit_code = WORKER_EXIT_FATAL;
 		return false;
 	}
 	if (!make_directories(sv, &p))
@@ -227,7 +242,11 @@ static bool open_outside(struct supervisor *sv)
 		log_error("cannot give files to user %s: %s", p.name, strerror(errno));
 		return false;
 	}
-	return privileges_drop(&p) && control_open(sv);
+	if (!privileges_drop(&p))
+		return false;
+	if (p.drop)
+		log_info("became user %s, uid %d", p.name, (int)p.uid);
+	return control_open(sv);
 }
 
 static bool open_inside(struct supervisor *sv)
@@ -332,6 +351,7 @@ static void supervisor_free(struct supervisor *sv)
 	reload_free(sv);
 	control_free(sv);
 	drain_free(sv);
+	watchdog_free(sv);
 	for (struct child *c = NULL; (c = child_next(sv, c));)
 		child_free(c);
 	if (sv->tick)
@@ -361,6 +381,7 @@ static int serve(struct supervisor *sv)
 int supervisor_run(const struct conf_input *input, char **argv)
 {
 	char *error = NULL;
+	hold_signals();
 	struct conf *conf = conf_load(input, &error);
 	if (!conf) {
 		log_error("%s", error ? error : "the configuration cannot be read");
@@ -372,12 +393,16 @@ int supervisor_run(const struct conf_input *input, char **argv)
 	struct supervisor *sv = supervisor_new(input, argv);
 	configure(sv, conf);
 	catch_signals(sv);
-	int code = 1;
+	reap(sv); /* what whoever was this process before exec has left */
+	int code;
 	if (open_outside(sv) && open_inside(sv)) {
 		start_log(sv);
 		pool_start(sv);
 		start_ticking(sv);
+		watchdog_open(sv);
 		code = serve(sv);
+	} else {
+		code = sv->exit_code ? sv->exit_code : 1;
 	}
 	supervisor_free(sv);
 	return code;
@@ -402,6 +427,8 @@ int supervisor_take_over(const struct conf_input *input, char **argv, int docume
 	sv->state = SUPERVISOR_RUNNING;
 	reap(sv); /* whoever died between the two images */
 	start_ticking(sv);
+	notify_adopted();
+	watchdog_open(sv);
 	int code = serve(sv);
 	supervisor_free(sv);
 	return code;

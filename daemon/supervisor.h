@@ -57,6 +57,7 @@ struct child {
 	struct event *on_message, *timer;
 	uint64_t incarnation;
 	int64_t spawned_us, ready_us; /* monotonic; ready_us 0 = never in this life */
+	int64_t unready_us;	      /* monotonic: last sign of life while it is not READY */
 	unsigned restarts;
 	struct restart_history history;
 	char last_exit[64], last_words[VITALS_WORDS];
@@ -98,9 +99,11 @@ struct supervisor {
 	struct reload *reload;
 	struct upgrade *upgrade;
 	struct control *control;
-	char **argv;	      /* as started */
-	char *program;	      /* path of the binary, which an upgrade looks at again */
-	unsigned drain_phase; /* index into the order of leaving, drain.c */
+	char **argv;		/* as started */
+	char *program;		/* path of the binary, which an upgrade looks at again */
+	struct event *watchdog; /* NULL: systemd watches nobody */
+	bool starving;		/* it is not fed */
+	unsigned drain_phase;	/* index into the order of leaving, drain.c */
 	struct event *drain_timer;
 	unsigned drain_deadline; /* the next phase whose deadline passes */
 	int exit_code;
@@ -174,7 +177,6 @@ void reload_answer(struct supervisor *sv, struct child *c, bool ok, struct span 
 void reload_child_gone(struct supervisor *sv, struct child *c);
 void reload_child_ready(struct supervisor *sv, struct child *c);
 bool reload_active(const struct supervisor *sv);
-bool reload_is_secret(enum conf_key k);
 void reload_free(struct supervisor *sv);
 
 /* control.c: commands from PATH.ctl and from api workers. */
@@ -202,12 +204,19 @@ bool must_check listen_open(struct supervisor *sv);
 int must_check listen_unix(const char *path, unsigned mode, int backlog, uint64_t *inode_r, char **error_r);
 void listen_unlink(const char *path, uint64_t inode); /* if it is still ours */
 bool must_check listen_check(const struct conf *c, char **error_r);
+/* Could listen.tcp be bound? 0 or errno. */
+int listen_try_tcp(const struct conf *c);
+
+/* activation.c: sockets that systemd passes become fd_tcp and fd_unix. False: logged why. */
+bool must_check activation_take(struct supervisor *sv);
 
 /* datadir.c */
 /* Creates dir (0700) with its parents. 0 or errno; *made_r: it was not there. */
 int must_check datadir_make(const char *dir, unsigned mode, bool *made_r);
 /* The lock that names one daemon for one data.dir. -1: logged why. */
 int must_check datadir_lock(const char *dir);
+/* The pid of the daemon that runs on dir; 0: none, or it cannot be looked at. Takes no lock that stays. */
+pid_t datadir_holder(const char *dir);
 
 /* privileges.c: started as root with `user` set, become that user once the ports are bound. */
 struct privileges {
@@ -223,8 +232,12 @@ bool must_check privileges_drop(const struct privileges *p);
 /* segments.c. False: logged why. */
 bool must_check segments_create(struct supervisor *sv);
 
-/* check.c: orchestrad --check. Prints OK or each problem; 0 or 1. */
-int check_run(const struct conf_input *input, FILE *out);
+/* check.c: orchestrad --check. Prints OK or each problem; 0 or 1. With probe also what probe.c finds. */
+int check_run(const struct conf_input *input, bool probe, FILE *out);
+
+/* probe.c: a line each; how many FAILED. Sockets as whoever starts the daemon, the rest as whoever it becomes. */
+int probe_sockets(const struct conf *c, FILE *out);
+int probe_rest(const struct conf *c, FILE *out);
 /* --check-handover: can this binary take over from the daemon that wrote the document? */
 int check_handover(const struct conf_input *input, int document, FILE *out);
 
@@ -233,5 +246,14 @@ void notify_ready(const struct supervisor *sv);
 void notify_reloading(void);
 void notify_stopping(const char *status);
 void notify_status(const char *fmt, ...) printf_like(1, 2);
+void notify_alive(void);
+void notify_adopted(void); /* another image of this process has said READY=1 */
+
+/* health.c: sync and at least one api worker serve, or are away no longer than a start may take. */
+bool supervisor_healthy(struct supervisor *sv, int64_t now_us);
+
+/* watchdog.c: WATCHDOG=1 while the daemon is healthy. */
+void watchdog_open(struct supervisor *sv);
+void watchdog_free(struct supervisor *sv);
 
 #endif

@@ -166,13 +166,11 @@ static void read_output(struct upgrade *u)
 			buf_add(&u->said, part, (size_t)n);
 }
 
-/* As its last line; there may be warnings above. */
-static bool says_fit(struct span said)
+/* Its verdict; before it there may be warnings, about a misspelt variable for one. */
+static struct span last_line(struct span said)
 {
-	struct span fit = SPAN_LIT(HANDOVER_FIT);
-	if (said.len < fit.len || memcmp(said.p + said.len - fit.len, fit.p, fit.len) != 0)
-		return false;
-	return said.len == fit.len || said.p[said.len - fit.len - 1] == '\n';
+	const char *newline = said.len ? memrchr(said.p, '\n', said.len) : NULL;
+	return newline ? (struct span){newline + 1, (size_t)(said.p + said.len - newline - 1)} : said;
 }
 
 bool upgrade_reaped(struct supervisor *sv, pid_t pid, int status)
@@ -188,8 +186,8 @@ bool upgrade_reaped(struct supervisor *sv, pid_t pid, int status)
 	read_output(u);
 	while (u->said.len && u->said.p[u->said.len - 1] == '\n')
 		u->said.len--;
-	struct span said = {u->said.p, u->said.len};
-	if (status == 0 && says_fit(said)) {
+	struct span said = {u->said.p, u->said.len}, last = last_line(said);
+	if (status == 0 && span_eq(last, SPAN_LIT(HANDOVER_FIT))) {
 		take_over(u);
 		return true;
 	}

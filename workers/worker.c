@@ -443,6 +443,7 @@ static bool attach(struct worker *w)
 	close(FD_CONF);
 	bool json = strcmp(conf_str(w->conf, CONF_LOG_FORMAT), formats[LOG_JSON]) == 0;
 	log_open(w->name, level_of(w->conf), json ? LOG_JSON : LOG_TEXT);
+	log_to(strcmp(conf_str(w->conf, CONF_LOG_TARGET), "stdout") == 0 ? STDOUT_FILENO : STDERR_FILENO);
 	size_t size = 0;
 	w->plant = shm_map(FD_SHM_PLANT, false, &size);
 	if (!w->plant || size < sizeof(*w->plant)) {

@@ -72,6 +72,9 @@ struct store_ops {
 	/* Opens; writer creates and migrates the schema. NULL and *error_r (malloc'ed). */
 	struct store *(*open)(const struct store_conf *c, bool writer, char **error_r);
 	void (*close)(struct store *s);
+	/* Could it be opened and written? *what_r (malloc'ed) names it and says what was found. Nothing is made or
+	 * migrated. */
+	bool (*probe)(const struct store_conf *c, char **what_r);
 	const char *(*error)(struct store *s); /* text of the last STORE_ERROR */
 
 	/* -- writer (flusher) -- */

@@ -134,7 +134,17 @@ static char *default_socket(void)
 	char *error = NULL, *path;
 	if (named && *named)
 		return util_strndup(named, strlen(named));
+	/* The daemon's secrets are none of ours, and ExecReload= has the variable without access to the directory. */
+	unsetenv("CREDENTIALS_DIRECTORY");
 	struct conf *conf = conf_load(&input, &error);
+	/* A file with an error must not keep anybody from asking the daemon that runs, about that error for one. */
+	if (!conf) {
+		fprintf(stderr, "orchestractl: %s\n", error ? error : "the configuration cannot be read");
+		free(error);
+		error = NULL;
+		input.file = "/dev/null";
+		conf = conf_load(&input, &error);
+	}
 	if (!conf) {
 		fprintf(stderr, "orchestractl: %s\nName the socket with --socket.\n",
 			error ? error : "the configuration cannot be read");

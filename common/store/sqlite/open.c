@@ -1,4 +1,5 @@
 /* Connections, schema, prepared statements. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -280,14 +281,70 @@ void sq_close(struct store *s)
 	free(s);
 }
 
+static void path_of(const struct store_conf *c, char *out, size_t cap)
+{
+	if (c->dsn && *c->dsn)
+		snprintf(out, cap, "%s", c->dsn);
+	else
+		snprintf(out, cap, "%s/store.db", c->dir);
+}
+
+#define PROBE_WAIT_MS 1000
+
+/* The write lock is asked for and given back; a log that a crash left is not brought into the database. */
+static bool look_at(struct store *s, const char *path, struct buf *what)
+{
+	int64_t version;
+	struct stat st;
+	if (sqlite3_open_v2(path, &s->db, SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_READWRITE, NULL) != SQLITE_OK) {
+		sq_fail(s);
+		return false;
+	}
+	sqlite3_busy_timeout(s->db, PROBE_WAIT_MS);
+	const char *wal = sqlite3_filename_wal(sqlite3_db_filename(s->db, "main"));
+	if (wal && stat(wal, &st) == 0)
+		sqlite3_db_config(s->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+	if (!check_version(s, &version) || !execute(s, "BEGIN IMMEDIATE; ROLLBACK"))
+		return false;
+	if (version == 0)
+		buf_adds(what, "an empty database; the schema would be made");
+	else if (version < SCHEMA_VERSION)
+		buf_printf(what, "schema %lld; would be migrated to %d", (long long)version, SCHEMA_VERSION);
+	else
+		buf_printf(what, "schema %lld, can be written", (long long)version);
+	return true;
+}
+
+bool sq_probe(const struct store_conf *c, char **what_r)
+{
+	char path[4096];
+	struct stat st;
+	struct buf b = {0};
+	struct store *s = util_zalloc(sizeof(*s));
+	bool ok = true;
+	path_of(c, path, sizeof(path));
+	buf_printf(&b, "%s: ", path);
+	if (stat(path, &st) == -1) {
+		ok = errno == ENOENT;
+		buf_adds(&b, ok ? "not there yet; would be made" : strerror(errno));
+	} else if (!S_ISREG(st.st_mode)) {
+		ok = false;
+		buf_adds(&b, "is no file; choose another store.dsn");
+	} else if (!look_at(s, path, &b)) {
+		ok = false;
+		buf_adds(&b, s->error);
+	}
+	buf_addc(&b, 0);
+	*what_r = b.p;
+	sq_close(s);
+	return ok;
+}
+
 struct store *sq_open(const struct store_conf *c, bool writer, char **error_r)
 {
 	char path[4096];
 	struct store *s = util_zalloc(sizeof(*s));
-	if (c->dsn && *c->dsn)
-		snprintf(path, sizeof(path), "%s", c->dsn);
-	else
-		snprintf(path, sizeof(path), "%s/store.db", c->dir);
+	path_of(c, path, sizeof(path));
 	s->writer = writer;
 	int flags = SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_READWRITE | (writer ? SQLITE_OPEN_CREATE : 0);
 	if (sqlite3_open_v2(path, &s->db, flags, NULL) == SQLITE_OK) {

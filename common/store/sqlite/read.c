@@ -431,6 +431,7 @@ static enum store_rc recent(struct store *s, size_t max, store_visit_fn *fn, voi
 const struct store_ops sqlite_store = {
 	.kind = "sqlite",
 	.open = sq_open,
+	.probe = sq_probe,
 	.close = sq_close,
 	.error = sq_error,
 	.begin = sq_begin,

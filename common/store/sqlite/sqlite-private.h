@@ -85,6 +85,7 @@ void sq_content(struct span body, struct buf *b);
 
 /* open.c */
 struct store *must_check sq_open(const struct store_conf *c, bool writer, char **error_r);
+bool sq_probe(const struct store_conf *c, char **what_r);
 void sq_close(struct store *s);
 const char *sq_error(struct store *s);
 /* Do the names of the database still lead to the files that are open? False: s->error says it. */
