@@ -72,33 +72,48 @@ void supervisor_child_started(struct supervisor *sv, struct child *c)
 	}
 }
 
-void supervisor_child_ready(struct supervisor *sv, struct child *c)
+/* The start is over when every worker serves, but for those that are given up. */
+static void end_start(struct supervisor *sv)
 {
-	log_debug("%s is ready after %.1f ms", c->name, (double)(c->ready_us - c->spawned_us) / 1e3);
-	reload_child_ready(sv, c);
-	upgrade_child_ready(c);
-	if (sv->state != SUPERVISOR_STARTING) {
-		log_info("%s is back after %.1f ms (pid %d)", c->name, (double)(c->ready_us - c->spawned_us) / 1e3,
-			 (int)c->pid);
-		return;
-	}
 	unsigned n = 0;
-	for (struct child *o = NULL; (o = child_next(sv, o)); n++)
-		if (!o->ready_us)
+	for (struct child *c = NULL; (c = child_next(sv, c)); n += c->state == CHILD_READY)
+		if (!c->ready_us && c->state != CHILD_CRASHED)
 			return;
 	sv->state = SUPERVISOR_RUNNING;
 	log_info("ready after %.1f ms with %u workers", (double)(clock_mono_us() - sv->started_us) / 1e3, n);
 	notify_ready(sv);
 }
 
+void supervisor_child_ready(struct supervisor *sv, struct child *c)
+{
+	log_debug("%s is ready after %.1f ms", c->name, (double)(c->ready_us - c->spawned_us) / 1e3);
+	reload_child_ready(sv, c);
+	upgrade_child_ready(c);
+	if (sv->state == SUPERVISOR_STARTING)
+		end_start(sv);
+	else
+		log_info("%s is back after %.1f ms (pid %d)", c->name, (double)(c->ready_us - c->spawned_us) / 1e3,
+			 (int)c->pid);
+}
+
+static bool another_serves(struct supervisor *sv, const struct child *c)
+{
+	for (struct child *o = NULL; (o = child_next(sv, o));)
+		if (o != c && o->state == CHILD_READY && worker_role_of_slot(o->slot) == worker_role_of_slot(c->slot))
+			return true;
+	return false;
+}
+
 void supervisor_give_up(struct supervisor *sv, struct child *c)
 {
-	if (sv->state == SUPERVISOR_STARTING) {
+	if (sv->state == SUPERVISOR_STARTING && !another_serves(sv, c)) {
 		sv->exit_code = WORKER_EXIT_FATAL;
 		drain_start(sv, "a worker cannot start, and trying again is useless");
 		return;
 	}
 	log_error("%s is not started again until a reload", c->name);
+	if (sv->state == SUPERVISOR_STARTING)
+		end_start(sv);
 }
 
 void supervisor_reopen_logs(struct supervisor *sv)

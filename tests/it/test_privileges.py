@@ -110,7 +110,7 @@ def test_tokens_that_only_root_may_read(o, tmp_path_factory):
     assert (status("one"), status("two")) == (200, 401)
     write_tokens(tokens, "two")
     r = o.ctl("reload")
-    assert r.returncode == 1 and said in r.stderr and tokens in r.stderr and "the old configuration stays" in r.stderr
+    assert r.returncode == 1 and said in r.stderr and tokens in r.stderr and "the old configuration stays" in r.stderr, (r, o.log())
     assert (status("one"), status("two")) == (200, 401)
     write_tokens(tokens, "two", mode=0o640, owner=(0, GID))
     assert o.ctl("reload").returncode == 0
