@@ -48,6 +48,27 @@ static bool plain_arguments(int argc, char **argv, const char *help, int *code_r
 	return true;
 }
 
+/* An answer as JSON or by `show`; `if_failed` tells what holds when the daemon says that it failed. Frees the answer. */
+static int show_answer(struct ctl *c, int code, struct answer *a, void (*show)(struct ctl *c, const json_t *o),
+		       const char *if_failed)
+{
+	if (code == CTL_OK && c->json)
+		output_raw(a);
+	if (code == CTL_OK && a->status != 200) {
+		code = c->json ? CTL_FAILED : output_problem(a);
+		if (!c->json && if_failed && strstr(a->body.p, "\"failed\""))
+			fputs(if_failed, stderr);
+	} else if (code == CTL_OK && !c->json) {
+		json_t *o = output_parse(a);
+		if (o)
+			show(c, o);
+		code = o ? CTL_OK : CTL_FAILED;
+		json_decref(o);
+	}
+	client_free(a);
+	return code;
+}
+
 /* ---- status ---- */
 
 static enum colour state_colour(const char *state)
@@ -169,21 +190,17 @@ int admin_reload(struct ctl *c, int argc, char **argv)
 			     &code))
 		return code;
 	code = ask(c, "POST", "/v1/admin/reload", "reload", &a);
-	if (code == CTL_OK && c->json)
-		output_raw(&a);
-	if (code == CTL_OK && a.status != 200) {
-		code = c->json ? CTL_FAILED : output_problem(&a);
-		if (!c->json && strstr(a.body.p, "\"failed\""))
-			fputs("Nothing was changed: the old configuration stays.\n", stderr);
-	} else if (code == CTL_OK && !c->json) {
-		json_t *o = output_parse(&a);
-		if (o)
-			show_keys(c, o);
-		code = o ? CTL_OK : CTL_FAILED;
-		json_decref(o);
-	}
-	client_free(&a);
-	return code;
+	return show_answer(c, code, &a, show_keys, "Nothing was changed: the old configuration stays.\n");
+}
+
+static void show_upgrade(struct ctl *c, const json_t *o)
+{
+	(void)c;
+	if (strcmp(output_str(o, "result"), "under way") == 0)
+		puts("The upgrade goes on; orchestractl status shows when it is over.");
+	else
+		printf("Upgraded from %s to %s in %.2f s\n", output_str(o, "from"), output_str(o, "version"),
+		       json_number_value(json_object_get(o, "seconds")));
 }
 
 int admin_upgrade(struct ctl *c, int argc, char **argv)
@@ -193,29 +210,12 @@ int admin_upgrade(struct ctl *c, int argc, char **argv)
 	if (!plain_arguments(
 		    argc, argv,
 		    "Usage: orchestractl upgrade\nMakes the daemon go on with the binary that lies at its path "
-		    "now, without a pause; returns\nwhen the new one serves, or the old one does because the new one "
-		    "would not.",
+		    "now, without a pause; returns\nwhen the new one serves, or the old one does because the new "
+		    "one would not.",
 		    &code))
 		return code;
 	code = ask_within(c, UPGRADE_PATIENCE_MS, "POST", "/v1/admin/upgrade", "upgrade", &a);
-	if (code == CTL_OK && c->json)
-		output_raw(&a);
-	if (code == CTL_OK && a.status != 200) {
-		code = c->json ? CTL_FAILED : output_problem(&a);
-		if (!c->json && strstr(a.body.p, "\"failed\""))
-			fputs("The former binary serves on.\n", stderr);
-	} else if (code == CTL_OK && !c->json) {
-		json_t *o = output_parse(&a);
-		if (o && strcmp(output_str(o, "result"), "under way") == 0)
-			puts("The upgrade goes on; orchestractl status shows when it is over.");
-		else if (o)
-			printf("Upgraded from %s to %s in %.2f s\n", output_str(o, "from"), output_str(o, "version"),
-			       json_number_value(json_object_get(o, "seconds")));
-		code = o ? CTL_OK : CTL_FAILED;
-		json_decref(o);
-	}
-	client_free(&a);
-	return code;
+	return show_answer(c, code, &a, show_upgrade, "The former binary serves on.\n");
 }
 
 int admin_drain(struct ctl *c, int argc, char **argv)
@@ -299,19 +299,7 @@ int admin_namespaces(struct ctl *c, int argc, char **argv)
 			     &code))
 		return code;
 	code = client_request(c, "GET", "/v1/namespaces", NULL, &a);
-	if (code == CTL_OK && a.status != 200) {
-		code = output_problem(&a);
-	} else if (code == CTL_OK && c->json) {
-		output_raw(&a);
-	} else if (code == CTL_OK) {
-		json_t *o = output_parse(&a);
-		if (o)
-			show_namespaces(c, o);
-		code = o ? CTL_OK : CTL_FAILED;
-		json_decref(o);
-	}
-	client_free(&a);
-	return code;
+	return show_answer(c, code, &a, show_namespaces, NULL);
 }
 
 /* ---- check ---- */
