@@ -109,6 +109,9 @@ void conf_check_complete(struct conf_loading *l)
 	complete_listen_unix(l);
 	make_absolute(l->c, CONF_LISTEN_UNIX);
 	make_absolute(l->c, CONF_AUTH_TOKENS_FILE);
+	make_absolute(l->c, CONF_TLS_CERTIFICATE);
+	make_absolute(l->c, CONF_TLS_KEY);
+	make_absolute(l->c, CONF_TLS_CLIENT_CA);
 	if (!*conf_str(l->c, CONF_STORE_DSN)) {
 		struct buf b = {0};
 		buf_printf(&b, "%s/store.db", conf_str(l->c, CONF_DATA_DIR));
@@ -173,17 +176,17 @@ static bool split_address(const char *text, char *host, size_t cap, long *port_r
 	return true;
 }
 
-static void check_tcp(struct conf_loading *l)
+static void check_address(struct conf_loading *l, enum conf_key k)
 {
 	char host[INET6_ADDRSTRLEN];
 	struct in_addr v4;
 	struct in6_addr v6;
 	bool loopback;
 	long port;
-	if (!*conf_str(l->c, CONF_LISTEN_TCP))
+	if (!*conf_str(l->c, k))
 		return;
-	if (!split_address(conf_str(l->c, CONF_LISTEN_TCP), host, sizeof(host), &port)) {
-		wrong(l, CONF_LISTEN_TCP,
+	if (!split_address(conf_str(l->c, k), host, sizeof(host), &port)) {
+		wrong(l, k,
 		      "expected host:port with a port up to 65535, for example "
 		      "\"127.0.0.1:7700\" or \"[::1]:7700\"");
 		return;
@@ -195,13 +198,25 @@ static void check_tcp(struct conf_loading *l)
 	} else if (strcmp(host, "localhost") == 0 || strcmp(host, "*") == 0) {
 		loopback = *host == 'l';
 	} else {
-		wrong(l, CONF_LISTEN_TCP, "the host must be an address, localhost or *; names are not looked up");
+		wrong(l, k, "the host must be an address, localhost or *; names are not looked up");
 		return;
 	}
 	if (!loopback && !*conf_str(l->c, CONF_AUTH_TOKENS_FILE))
-		wrong(l, CONF_LISTEN_TCP,
+		wrong(l, k,
 		      "others than this machine could connect, and there is no authentication; "
 		      "set auth.tokens_file, or listen on 127.0.0.1");
+}
+
+static void check_tls(struct conf_loading *l)
+{
+	static const enum conf_key needed[] = {CONF_TLS_CERTIFICATE, CONF_TLS_KEY};
+	check_address(l, CONF_LISTEN_TLS);
+	if (!*conf_str(l->c, CONF_LISTEN_TLS))
+		return;
+	for (size_t i = 0; i < ARRAY_LEN(needed); i++)
+		if (!*conf_str(l->c, needed[i]))
+			wrong(l, CONF_LISTEN_TLS, "there is no TLS without a certificate and its key; set %s",
+			      conf_options[needed[i]].name);
 }
 
 static void check_names(struct conf_loading *l)
@@ -247,7 +262,8 @@ static void check_unix(struct conf_loading *l)
 void conf_check_whole(struct conf_loading *l)
 {
 	uint64_t ring = (uint64_t)conf_int(l->c, CONF_RING_BYTES);
-	check_tcp(l);
+	check_address(l, CONF_LISTEN_TCP);
+	check_tls(l);
 	check_names(l);
 	check_unix(l);
 	check_data_dir(l);

@@ -17,8 +17,11 @@ enum contract_fd {
 	FD_LISTEN_TCP = 10, /* api only; -1 when not configured is expressed by a closed fd */
 	FD_LISTEN_UNIX = 11,
 	FD_DATA_LOCK = 12, /* the flock on data.dir/lock: held by whoever lives, released with the last */
-	FD_VITALS = 14,	   /* vitals.h: heartbeat and last words, which the supervisor reads */
-	FD_WAKE0 = 16,	   /* FD_WAKE0 + slot: that slot's eventfd (wake.h) */
+	FD_LISTEN_TLS = 13,
+	FD_VITALS = 14, /* vitals.h: heartbeat and last words, which the supervisor reads */
+	FD_TLS_FILES =
+		15,    /* api only: sealed memfd with certificate and key (tls_files.h); closed without listen.tls */
+	FD_WAKE0 = 16, /* FD_WAKE0 + slot: that slot's eventfd (wake.h) */
 	FD_AFTER_LAST = FD_WAKE0 + SLOT_COUNT
 };
 

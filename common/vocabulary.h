@@ -34,6 +34,7 @@ enum ctl_type {
 	CTL_PEER_STARTED, /* supervisor → worker: u32 slot; a peer was started, or was there before this worker */
 	CTL_REOPEN_LOGS,  /* supervisor → worker */
 	CTL_PROGRESS,	  /* worker → supervisor: not ready yet, but alive and at work; no payload */
+	CTL_TLS_FILES,	  /* supervisor → api: fd = certificate and key that the next PREPARE means */
 	CTL_COUNT
 };
 

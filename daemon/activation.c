@@ -1,5 +1,5 @@
 /* Listening sockets that systemd passes (sd_listen_fds(3)). They are known by name where they have one of ours
- * (FileDescriptorName=tcp or unix), and by their kind else: systemd names a socket after its unit by default. */
+ * (FileDescriptorName=tcp, tls or unix), and by their kind else: systemd names a socket after its unit by default. */
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -44,7 +44,8 @@ static const char *describe(int fd)
 static bool take(struct supervisor *sv, int fd, const char *name)
 {
 	enum kind kind = kind_of(fd), wanted = kind;
-	if (strcmp(name, "tcp") == 0)
+	bool tls = strcmp(name, "tls") == 0;
+	if (strcmp(name, "tcp") == 0 || tls)
 		wanted = KIND_TCP;
 	else if (strcmp(name, "unix") == 0)
 		wanted = KIND_UNIX;
@@ -56,11 +57,14 @@ static bool take(struct supervisor *sv, int fd, const char *name)
 						: "");
 		return false;
 	}
-	int *to = kind == KIND_TCP ? &sv->fd_tcp : &sv->fd_unix;
+	int *to = tls ? &sv->fd_tls : kind == KIND_TCP ? &sv->fd_tcp : &sv->fd_unix;
 	if (*to != -1) {
-		log_error("socket activation: descriptor %d (name \"%s\") is the second %s socket; at most one TCP and "
-			  "one Unix socket can be passed",
-			  fd, name, kind == KIND_TCP ? "TCP" : "Unix");
+		log_error("socket activation: descriptor %d (name \"%s\") is the second %s socket; at most one TCP, "
+			  "one Unix and, by its name, one TLS socket can be passed",
+			  fd, name,
+			  tls		     ? "TLS"
+			  : kind == KIND_TCP ? "TCP"
+					     : "Unix");
 		return false;
 	}
 	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);

@@ -113,6 +113,21 @@ static void check_tokens(struct check *k)
 	auth_free(&tokens);
 }
 
+static void check_tls(struct check *k)
+{
+	struct stat st;
+	const char *key = conf_str(k->c, CONF_TLS_KEY);
+	char *warning = NULL, *why = tls_check(k->c, &warning);
+	if (why)
+		problem(k, "%s", why);
+	else if (*key && stat(key, &st) == 0 && (st.st_mode & S_IROTH))
+		problem(k, "tls.key: everybody can read %s; chmod 0640 it", key);
+	if (warning)
+		fprintf(k->out, "warning %s\n", warning);
+	free(why);
+	free(warning);
+}
+
 static void check_service(struct check *k, const char *runtime_dir)
 {
 	const char *dir = conf_str(k->c, CONF_DATA_DIR);
@@ -125,6 +140,7 @@ static void check_service(struct check *k, const char *runtime_dir)
 	}
 	check_ours(k, "store.dsn", conf_str(k->c, CONF_STORE_DSN));
 	check_tokens(k);
+	check_tls(k);
 }
 
 static void check_all(struct check *k)

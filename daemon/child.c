@@ -119,6 +119,8 @@ static void hand_down(const struct supervisor *sv, const struct child *c, int co
 	from[FD_SHM_CACHE] = sv->fd_cache;
 	from[FD_SHM_VECTORS] = sv->fd_vectors;
 	from[FD_LISTEN_TCP] = listens ? sv->fd_tcp : -1;
+	from[FD_LISTEN_TLS] = listens ? sv->fd_tls : -1;
+	from[FD_TLS_FILES] = listens ? sv->fd_tls_files : -1;
 	from[FD_LISTEN_UNIX] = listens ? sv->fd_unix : -1;
 	from[FD_DATA_LOCK] = sv->fd_lock;
 	from[FD_VITALS] = sv->fd_vitals;

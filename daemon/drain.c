@@ -109,9 +109,11 @@ void drain_start(struct supervisor *sv, const char *why)
 	/* Our copies would keep the sockets listening with nobody to accept. */
 	if (sv->fd_tcp != -1)
 		close(sv->fd_tcp);
+	if (sv->fd_tls != -1)
+		close(sv->fd_tls);
 	if (sv->fd_unix != -1)
 		close(sv->fd_unix);
-	sv->fd_tcp = sv->fd_unix = -1;
+	sv->fd_tcp = sv->fd_tls = sv->fd_unix = -1;
 	if (sv->unlink_unix)
 		listen_unlink(sv->unix_path, sv->unix_inode);
 	sv->unlink_unix = false;

@@ -35,6 +35,8 @@ static const struct descriptor {
 	{"ctl", offsetof(struct supervisor, fd_ctl), false},
 	{"tcp", offsetof(struct supervisor, fd_tcp), true},
 	{"unix", offsetof(struct supervisor, fd_unix), true},
+	{"tls", offsetof(struct supervisor, fd_tls), true},
+	{"tls_files", offsetof(struct supervisor, fd_tls_files), true},
 	{"image", offsetof(struct supervisor, fd_image), false},
 };
 
@@ -92,7 +94,7 @@ static json_t *document(struct supervisor *sv, unsigned version, enum handover_p
 	for (struct child *c = NULL; (c = child_next(sv, c));)
 		json_array_append_new(children, child_out(c));
 	json_t *o = json_pack(
-		"{s:s s:i s:i s:s s:s s:s* s:o s:i s:I s:o s:o s:o s:o s:I s:I s:I s:I s:s s:s s:s s:s s:b s:I s:I s:I}",
+		"{s:s s:i s:i s:s s:s s:s* s:o s:i s:I s:o s:o s:o s:o s:I s:I s:I s:I s:s s:s s:s s:s s:s s:b s:I s:I s:I}",
 		"document", "orchestra-handover", "version", (int)version, "readable_by", 1, "program", PACKAGE_VERSION,
 		"purpose", purpose == HANDOVER_ROLLBACK ? "rollback" : "upgrade", "reason", reason, "layouts",
 		layouts(), "counters", STAT_COUNT, "counters_crc", (json_int_t)counters_crc(STAT_COUNT), "fds", fds,
@@ -100,8 +102,9 @@ static json_t *document(struct supervisor *sv, unsigned version, enum handover_p
 		(json_int_t)sv->started_us, "started_real_us", (json_int_t)sv->started_real_us, "incarnation",
 		(json_int_t)sv->incarnation, "conf_generation", (json_int_t)sv->conf_generation, "unix_path",
 		sv->unix_path, "ctl_path", sv->ctl_path, "data_dir", sv->data_dir, "tcp_address", sv->tcp_address,
-		"unlink_unix", sv->unlink_unix, "unix_inode", (json_int_t)sv->unix_inode, "ctl_inode",
-		(json_int_t)sv->ctl_inode, "upgrade_began_us", (json_int_t)upgrade_began_us(sv));
+		"tls_address", sv->tls_address, "unlink_unix", sv->unlink_unix, "unix_inode",
+		(json_int_t)sv->unix_inode, "ctl_inode", (json_int_t)sv->ctl_inode, "upgrade_began_us",
+		(json_int_t)upgrade_began_us(sv));
 	AN(o);
 	return o;
 }
@@ -314,9 +317,11 @@ bool handover_adopt(struct supervisor *sv, json_t *doc, char **error_r)
 	sv->unlink_unix = json_is_true(json_object_get(doc, "unlink_unix"));
 	sv->unix_inode = (uint64_t)number(doc, "unix_inode");
 	sv->ctl_inode = (uint64_t)number(doc, "ctl_inode");
-	char *tcp = text_of(doc, "tcp_address");
+	char *tcp = text_of(doc, "tcp_address"), *tls = text_of(doc, "tls_address");
 	snprintf(sv->tcp_address, sizeof(sv->tcp_address), "%s", tcp);
+	snprintf(sv->tls_address, sizeof(sv->tls_address), "%s", tls);
 	free(tcp);
+	free(tls);
 	return true;
 }
 

@@ -59,8 +59,9 @@ static bool parse_host(const char *host, uint16_t port, union address *a, sockle
 	return false;
 }
 
-static bool parse_address(const char *text, union address *a, socklen_t *len_r, char **error_r)
+static bool parse_address(const struct conf *c, enum conf_key k, union address *a, socklen_t *len_r, char **error_r)
 {
+	const char *text = conf_str(c, k);
 	char host[INET6_ADDRSTRLEN + 2];
 	const char *colon = strrchr(text, ':');
 	size_t len = colon ? (size_t)(colon - text) : 0;
@@ -68,9 +69,9 @@ static bool parse_address(const char *text, union address *a, socklen_t *len_r, 
 	long port = colon ? strtol(colon + 1, &end, 10) : -1;
 	if (!colon || end == colon + 1 || *end || port < 0 || port > 65535 || len >= sizeof(host)) {
 		set_error(error_r,
-			  "listen.tcp = \"%s\": expected host:port with a port up to 65535, "
+			  "%s = \"%s\": expected host:port with a port up to 65535, "
 			  "for example 127.0.0.1:7700 or [::1]:7700",
-			  text);
+			  conf_key_name(k), text);
 		return false;
 	}
 	if (len >= 2 && text[0] == '[' && text[len - 1] == ']') {
@@ -82,9 +83,9 @@ static bool parse_address(const char *text, union address *a, socklen_t *len_r, 
 	if (parse_host(len ? host : "*", (uint16_t)port, a, len_r))
 		return true;
 	set_error(error_r,
-		  "listen.tcp: \"%s\" is no numeric address; write an IPv4 or [IPv6] "
+		  "%s: \"%s\" is no numeric address; write an IPv4 or [IPv6] "
 		  "address, localhost or *",
-		  host);
+		  conf_key_name(k), host);
 	return false;
 }
 
@@ -111,14 +112,14 @@ static void format_address(int fd, char *out, size_t cap)
 	}
 }
 
-static bool public_allowed(const struct conf *c, const union address *a, char **error_r)
+static bool public_allowed(const struct conf *c, enum conf_key k, const union address *a, char **error_r)
 {
 	if (is_loopback(a) || *conf_str(c, CONF_AUTH_TOKENS_FILE))
 		return true;
 	set_error(error_r,
-		  "listen.tcp = \"%s\" can be reached from other machines, which needs "
+		  "%s = \"%s\" can be reached from other machines, which needs "
 		  "authentication: set auth.tokens_file, or listen on 127.0.0.1",
-		  conf_str(c, CONF_LISTEN_TCP));
+		  conf_key_name(k), conf_str(c, k));
 	return false;
 }
 
@@ -130,13 +131,18 @@ static bool parse_mode(const char *text, unsigned *mode_r)
 	return *text && !*end && mode <= 0777;
 }
 
-bool listen_check(const struct conf *c, char **error_r)
+static bool address_ok(const struct conf *c, enum conf_key k, char **error_r)
 {
 	union address a;
 	socklen_t len;
+	return !*conf_str(c, k) || (parse_address(c, k, &a, &len, error_r) && public_allowed(c, k, &a, error_r));
+}
+
+bool listen_check(const struct conf *c, char **error_r)
+{
 	unsigned mode;
-	const char *tcp = conf_str(c, CONF_LISTEN_TCP), *path = conf_str(c, CONF_LISTEN_UNIX);
-	if (*tcp && (!parse_address(tcp, &a, &len, error_r) || !public_allowed(c, &a, error_r)))
+	const char *path = conf_str(c, CONF_LISTEN_UNIX);
+	if (!address_ok(c, CONF_LISTEN_TCP, error_r) || !address_ok(c, CONF_LISTEN_TLS, error_r))
 		return false;
 	if (!parse_mode(conf_str(c, CONF_LISTEN_UNIX_MODE), &mode)) {
 		set_error(error_r,
@@ -173,12 +179,12 @@ static int tcp_socket(const union address *a, socklen_t len)
 }
 
 /* A killed predecessor's port lingers for 25–45 ms. */
-static int bind_tcp(const char *text, const struct conf *c, char **error_r)
+static int bind_tcp(const struct conf *c, enum conf_key k, char **error_r)
 {
 	static const struct timespec pause = {0, 5000000};
 	union address a;
 	socklen_t len;
-	if (!parse_address(text, &a, &len, error_r) || !public_allowed(c, &a, error_r))
+	if (!parse_address(c, k, &a, &len, error_r) || !public_allowed(c, k, &a, error_r))
 		return -1;
 	int64_t until = clock_mono_us() + BIND_WAIT_MS * 1000;
 	for (;;) {
@@ -186,22 +192,22 @@ static int bind_tcp(const char *text, const struct conf *c, char **error_r)
 		if (fd != -1)
 			return fd;
 		if (errno != EADDRINUSE || clock_mono_us() >= until) {
-			set_error(error_r, "cannot listen on %s: %s%s", text, strerror(errno),
-				  errno == EADDRINUSE ? "; another program has the port, choose "
-							"another listen.tcp"
-						      : "");
+			bool taken = errno == EADDRINUSE;
+			set_error(error_r, "cannot listen on %s: %s%s%s", conf_str(c, k), strerror(errno),
+				  taken ? "; another program has the port, choose another " : "",
+				  taken ? conf_key_name(k) : "");
 			return -1;
 		}
 		nanosleep(&pause, NULL);
 	}
 }
 
-int listen_try_tcp(const struct conf *c)
+int listen_try_tcp(const struct conf *c, enum conf_key k)
 {
 	union address a;
 	socklen_t len;
 	char *error = NULL;
-	if (!parse_address(conf_str(c, CONF_LISTEN_TCP), &a, &len, &error)) {
+	if (!parse_address(c, k, &a, &len, &error)) {
 		free(error);
 		return EINVAL;
 	}
@@ -281,11 +287,11 @@ void listen_unlink(const char *path, uint64_t inode)
 
 /* ---- socket activation ---- */
 
-static bool passed_is_safe(struct supervisor *sv)
+static bool passed_is_safe(const struct supervisor *sv, int fd)
 {
 	union address a;
 	socklen_t len = sizeof(a);
-	if (sv->fd_tcp == -1 || getsockname(sv->fd_tcp, &a.sa, &len) == -1 || is_loopback(&a) ||
+	if (fd == -1 || getsockname(fd, &a.sa, &len) == -1 || is_loopback(&a) ||
 	    *conf_str(sv->conf, CONF_AUTH_TOKENS_FILE))
 		return true;
 	log_error("the TCP socket that was passed can be reached from other machines, which needs "
@@ -293,22 +299,41 @@ static bool passed_is_safe(struct supervisor *sv)
 	return false;
 }
 
+/* *fd is -1 or was passed; a socket of ours is made where the key asks for one. */
+static bool open_tcp(struct supervisor *sv, enum conf_key k, int *fd, char *address, size_t cap, char **error_r)
+{
+	const char *text = conf_str(sv->conf, k);
+	if (*fd != -1 && *text && strcmp(conf_source(sv->conf, k), "default") != 0)
+		log_info("%s = \"%s\" is not used: systemd passes the socket", conf_key_name(k), text);
+	if (*fd == -1 && *text) {
+		*fd = supervisor_high(bind_tcp(sv->conf, k, error_r));
+		if (*fd == -1)
+			return false;
+	}
+	if (*fd != -1)
+		format_address(*fd, address, cap);
+	return true;
+}
+
+char *listen_describe(const struct supervisor *sv)
+{
+	bool tcp = sv->tcp_address[0], tls = sv->tls_address[0];
+	struct buf b = {0};
+	buf_printf(&b, "%s%s%s%s%s%s", sv->tcp_address, tcp && tls ? ", " : "", sv->tls_address, tls ? " (TLS)" : "",
+		   tcp || tls ? " and " : "", sv->unix_path);
+	buf_addc(&b, '\0');
+	return b.p;
+}
+
 bool listen_open(struct supervisor *sv)
 {
-	const char *tcp = conf_str(sv->conf, CONF_LISTEN_TCP);
 	unsigned mode = 0;
 	char *error = NULL;
-	if (!activation_take(sv) || !passed_is_safe(sv))
+	if (!activation_take(sv) || !passed_is_safe(sv, sv->fd_tcp) || !passed_is_safe(sv, sv->fd_tls))
 		return false;
-	if (sv->fd_tcp != -1 && strcmp(conf_source(sv->conf, CONF_LISTEN_TCP), "default") != 0)
-		log_info("listen.tcp = \"%s\" is not used: systemd passes the TCP socket", tcp);
-	if (sv->fd_tcp == -1 && *tcp) {
-		sv->fd_tcp = supervisor_high(bind_tcp(tcp, sv->conf, &error));
-		if (sv->fd_tcp == -1)
-			goto fail;
-	}
-	if (sv->fd_tcp != -1)
-		format_address(sv->fd_tcp, sv->tcp_address, sizeof(sv->tcp_address));
+	if (!open_tcp(sv, CONF_LISTEN_TCP, &sv->fd_tcp, sv->tcp_address, sizeof(sv->tcp_address), &error) ||
+	    !open_tcp(sv, CONF_LISTEN_TLS, &sv->fd_tls, sv->tls_address, sizeof(sv->tls_address), &error))
+		goto fail;
 	if (sv->fd_unix == -1) {
 		if (!parse_mode(conf_str(sv->conf, CONF_LISTEN_UNIX_MODE), &mode))
 			goto fail; /* listen_check() has seen it */

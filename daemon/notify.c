@@ -2,6 +2,7 @@
  * at the start and once at the end of each reload, and nothing at all after STOPPING=1. */
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <systemd/sd-daemon.h>
 
 #include "clock.h"
@@ -40,9 +41,9 @@ static void ready(const char *status)
 
 void notify_ready(const struct supervisor *sv)
 {
-	char text[STATUS_MAX];
-	snprintf(text, sizeof(text), "Serving on %s%s%s", sv->tcp_address, sv->tcp_address[0] ? " and " : "",
-		 sv->unix_path);
+	char *where = listen_describe(sv), text[STATUS_MAX];
+	snprintf(text, sizeof(text), "Serving on %s", where);
+	free(where);
 	ready(text);
 }
 

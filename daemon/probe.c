@@ -29,7 +29,7 @@ struct probe {
 	FILE *out;
 	int failed;
 	pid_t holder; /* of data.dir's lock; 0 = nobody runs on it */
-	char holder_tcp[128], holder_unix[sizeof(((struct sockaddr_un *)0)->sun_path) + 1];
+	char holder_tcp[128], holder_tls[128], holder_unix[sizeof(((struct sockaddr_un *)0)->sun_path) + 1];
 };
 enum verdict { OK, WARNING, FAILED };
 
@@ -86,15 +86,17 @@ static json_t *ask_status(const char *unix_path)
 
 static void find_holder(struct probe *p)
 {
-	const char *tcp, *path;
+	const char *tcp, *tls, *path;
 	p->holder = datadir_holder(conf_str(p->c, CONF_DATA_DIR));
 	if (!p->holder)
 		return;
 	json_t *o = ask_status(conf_str(p->c, CONF_LISTEN_UNIX));
 	if (json_integer_value(json_object_get(o, "pid")) == p->holder) {
 		tcp = json_string_value(json_object_get(o, "tcp"));
+		tls = json_string_value(json_object_get(o, "tls"));
 		path = json_string_value(json_object_get(o, "unix"));
 		snprintf(p->holder_tcp, sizeof(p->holder_tcp), "%s", tcp ? tcp : "");
+		snprintf(p->holder_tls, sizeof(p->holder_tls), "%s", tls ? tls : "");
 		snprintf(p->holder_unix, sizeof(p->holder_unix), "%s", path ? path : "");
 	}
 	json_decref(o);
@@ -108,23 +110,22 @@ static bool same_port(const char *a, const char *b)
 	return x && y && strcmp(x, y) == 0;
 }
 
-static void probe_tcp(struct probe *p)
+static void probe_tcp(struct probe *p, enum conf_key k, const char *held)
 {
-	const char *tcp = conf_str(p->c, CONF_LISTEN_TCP);
-	if (!*tcp) {
-		say(p, OK, "listen.tcp: off");
+	const char *where = conf_str(p->c, k), *key = conf_key_name(k);
+	if (!*where) {
+		say(p, OK, "%s: off", key);
 		return;
 	}
-	int error = listen_try_tcp(p->c);
+	int error = listen_try_tcp(p->c, k);
 	if (!error)
-		say(p, OK, "listen.tcp %s: free", tcp);
-	else if (error == EADDRINUSE && p->holder && same_port(tcp, p->holder_tcp))
-		say(p, OK, "listen.tcp %s: held by the daemon of this data.dir, pid %d", tcp, (int)p->holder);
+		say(p, OK, "%s %s: free", key, where);
+	else if (error == EADDRINUSE && p->holder && same_port(where, held))
+		say(p, OK, "%s %s: held by the daemon of this data.dir, pid %d", key, where, (int)p->holder);
 	else if (error == EADDRINUSE)
-		say(p, FAILED, "listen.tcp %s: another program has the port; stop it, or choose another listen.tcp",
-		    tcp);
+		say(p, FAILED, "%s %s: another program has the port; stop it, or choose another %s", key, where, key);
 	else
-		say(p, FAILED, "listen.tcp %s: cannot listen: %s", tcp, strerror(error));
+		say(p, FAILED, "%s %s: cannot listen: %s", key, where, strerror(error));
 }
 
 static void probe_unix(struct probe *p)
@@ -316,7 +317,9 @@ int probe_sockets(const struct conf *c, FILE *out)
 	find_holder(&p);
 	if (p.holder)
 		say(&p, OK, "a daemon runs on data.dir %s, pid %d", conf_str(c, CONF_DATA_DIR), (int)p.holder);
-	probe_tcp(&p);
+	probe_tcp(&p, CONF_LISTEN_TCP, p.holder_tcp);
+	if (*conf_str(c, CONF_LISTEN_TLS))
+		probe_tcp(&p, CONF_LISTEN_TLS, p.holder_tls);
 	probe_unix(&p);
 	return p.failed;
 }

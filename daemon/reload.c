@@ -22,7 +22,7 @@
 struct reload {
 	struct supervisor *sv;
 	struct conf *next; /* under way when set */
-	int fd_next;
+	int fd_next, fd_next_tls;
 	unsigned unanswered;
 	json_t *keys; /* [{key, result, from, to}] */
 	unsigned applied, refused;
@@ -40,7 +40,9 @@ static void clear(struct reload *r)
 	conf_free(&r->next);
 	if (r->fd_next != -1)
 		close(r->fd_next);
-	r->fd_next = -1;
+	if (r->fd_next_tls != -1)
+		close(r->fd_next_tls);
+	r->fd_next = r->fd_next_tls = -1;
 	r->unanswered = 0;
 	evtimer_del(r->timer);
 	json_decref(r->keys);
@@ -90,6 +92,15 @@ static void abort_all(struct reload *r)
 			child_kill(c, "does not listen");
 }
 
+/* What a worker is to prepare; files of TLS go only to those that listen. */
+static bool send_prepare(struct child *c, int fd_conf, int fd_tls_files)
+{
+	bool listens = worker_rows[worker_role_of_slot(c->slot)].wants & WANT_LISTEN;
+	if (listens && fd_tls_files != -1 && !child_send(c, CTL_TLS_FILES, NULL, 0, fd_tls_files))
+		return false;
+	return child_send(c, CTL_CONF_PREPARE, NULL, 0, fd_conf);
+}
+
 /* PREPARE and COMMIT in one go, to a worker that missed the vote. */
 static void catch_up(struct supervisor *sv, struct child *c)
 {
@@ -97,7 +108,7 @@ static void catch_up(struct supervisor *sv, struct child *c)
 		return;
 	c->conf_generation = sv->conf_generation;
 	c->catch_up_id = ++c->prepares;
-	if (!child_send(c, CTL_CONF_PREPARE, NULL, 0, sv->fd_conf) || !child_send(c, CTL_CONF_COMMIT, NULL, 0, -1))
+	if (!send_prepare(c, sv->fd_conf, sv->fd_tls_files) || !child_send(c, CTL_CONF_COMMIT, NULL, 0, -1))
 		child_kill(c, "does not listen");
 }
 
@@ -120,7 +131,10 @@ static void commit(struct reload *r)
 	r->next = NULL;
 	close(sv->fd_conf);
 	sv->fd_conf = r->fd_next;
-	r->fd_next = -1;
+	if (sv->fd_tls_files != -1)
+		close(sv->fd_tls_files);
+	sv->fd_tls_files = r->fd_next_tls;
+	r->fd_next = r->fd_next_tls = -1;
 	sv->conf_generation++;
 	supervisor_apply_conf(sv);
 	for (struct child *c = NULL; (c = child_next(sv, c));) {
@@ -212,7 +226,7 @@ static void ask_all(struct reload *r)
 	for (struct child *c = NULL; (c = child_next(sv, c));) {
 		if (c->state != CHILD_READY)
 			continue;
-		if (!child_send(c, CTL_CONF_PREPARE, NULL, 0, r->fd_next)) {
+		if (!send_prepare(c, r->fd_next, r->fd_next_tls)) {
 			child_kill(c, "does not listen");
 			continue;
 		}
@@ -242,6 +256,11 @@ static void run(struct reload *r)
 	conf_diff(sv->conf, r->next, note_change, r);
 	conf_carry(r->next, sv->conf);
 	/* Even when no key changed: files that keys point to (tokens, certificates) may have. */
+	if (!tls_gather(sv, r->next, &r->fd_next_tls, &error)) {
+		fail(r, error ? error : "tls: unusable");
+		free(error);
+		return;
+	}
 	r->fd_next = supervisor_high(conf_dump_effective(r->next));
 	if (r->fd_next == -1)
 		fail(r, strerror(errno));
@@ -290,7 +309,7 @@ void reload_open(struct supervisor *sv)
 {
 	struct reload *r = util_zalloc(sizeof(*r));
 	r->sv = sv;
-	r->fd_next = -1;
+	r->fd_next = r->fd_next_tls = -1;
 	r->timer = evtimer_new(sv->base, on_timeout, r);
 	r->rerun = evtimer_new(sv->base, on_rerun, r);
 	AN(r->timer && r->rerun);

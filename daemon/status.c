@@ -95,6 +95,8 @@ char *status_json(struct supervisor *sv)
 	AN(o);
 	if (upgrade_active(sv))
 		json_object_set_new(o, "upgrade", json_string(upgrade_phase(sv)));
+	if (sv->tls_address[0])
+		json_object_set_new(o, "tls", json_string(sv->tls_address));
 	json_object_set_new(o, "started_at", time_text(sv->started_real_us));
 	add_usage(o, getpid());
 	char *text = json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(15)); /* 0.06, not 0.059999999999999998 */

@@ -271,6 +271,12 @@ static bool open_inside(struct supervisor *sv)
 		log_error("cannot write the effective configuration: %s", strerror(errno));
 		return false;
 	}
+	char *error = NULL;
+	if (!tls_gather(sv, sv->conf, &sv->fd_tls_files, &error)) {
+		log_error("%s", error ? error : "tls: unusable");
+		free(error);
+		return false;
+	}
 	return segments_create(sv);
 }
 
@@ -292,8 +298,9 @@ static void start_ticking(struct supervisor *sv)
 static void start_log(const struct supervisor *sv)
 {
 	log_info("orchestrad " PACKAGE_VERSION " starting, pid %d", (int)getpid());
-	log_info("listening on %s%s%s, control socket %s", sv->tcp_address, sv->tcp_address[0] ? " and " : "",
-		 sv->unix_path, sv->ctl_path);
+	char *where = listen_describe(sv);
+	log_info("listening on %s, control socket %s", where, sv->ctl_path);
+	free(where);
 	log_info("data in %s, store %s", sv->data_dir, conf_str(sv->conf, CONF_STORE_KIND));
 }
 
@@ -325,7 +332,7 @@ static struct supervisor *supervisor_new(const struct conf_input *input, char **
 	sv->fd_ctl = -1;
 	sv->fd_image = supervisor_image();
 	sv->fd_conf = sv->fd_plant = sv->fd_rings = sv->fd_pending = sv->fd_cache = sv->fd_vectors = sv->fd_vitals = -1;
-	sv->fd_tcp = sv->fd_unix = sv->fd_lock = -1;
+	sv->fd_tcp = sv->fd_tls = sv->fd_unix = sv->fd_lock = sv->fd_tls_files = -1;
 	for (unsigned i = 0; i < SLOT_COUNT; i++)
 		sv->fd_wake[i] = -1;
 	sv->base = event_base_new();
@@ -350,8 +357,9 @@ static void configure(struct supervisor *sv, struct conf *conf)
 
 static void close_all(struct supervisor *sv)
 {
-	int fds[] = {sv->fd_conf,   sv->fd_plant, sv->fd_rings, sv->fd_pending, sv->fd_cache, sv->fd_vectors,
-		     sv->fd_vitals, sv->fd_tcp,	  sv->fd_unix,	sv->fd_lock,	sv->fd_image};
+	int fds[] = {sv->fd_conf,    sv->fd_plant,  sv->fd_rings,    sv->fd_pending, sv->fd_cache,
+		     sv->fd_vectors, sv->fd_vitals, sv->fd_tcp,	     sv->fd_unix,    sv->fd_lock,
+		     sv->fd_image,   sv->fd_tls,    sv->fd_tls_files};
 	for (size_t i = 0; i < ARRAY_LEN(fds); i++)
 		if (fds[i] != -1)
 			close(fds[i]);

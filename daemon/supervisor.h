@@ -84,14 +84,15 @@ struct supervisor {
 	int fd_conf; /* effective configuration for the next worker that is born */
 	int fd_plant, fd_rings, fd_pending, fd_cache, fd_vectors, fd_vitals;
 	struct vitals *vitals;
-	int fd_tcp, fd_unix, fd_lock, fd_ctl;
-	int fd_image; /* the binary that runs, whatever becomes of its file */
+	int fd_tcp, fd_tls, fd_unix, fd_lock, fd_ctl;
+	int fd_tls_files; /* certificate and key for the next api worker that is born; -1 without fd_tls */
+	int fd_image;	  /* the binary that runs, whatever becomes of its file */
 	int fd_wake[SLOT_COUNT];
 	bool unlink_unix; /* we made the path: it was not passed by systemd */
 	uint64_t unix_inode, ctl_inode;
 	char *data_dir, *unix_path, *ctl_path;
-	char tcp_address[128];		/* as bound, for people */
-	struct child child[SLOT_COUNT]; /* by slot; walk them with child_next() */
+	char tcp_address[128], tls_address[128]; /* as bound, for people */
+	struct child child[SLOT_COUNT];		 /* by slot; walk them with child_next() */
 	uint64_t incarnation;
 	int64_t started_us, started_real_us;
 	struct event *signals[8], *tick;
@@ -204,11 +205,20 @@ bool must_check listen_open(struct supervisor *sv);
 int must_check listen_unix(const char *path, unsigned mode, int backlog, uint64_t *inode_r, char **error_r);
 void listen_unlink(const char *path, uint64_t inode); /* if it is still ours */
 bool must_check listen_check(const struct conf *c, char **error_r);
-/* Could listen.tcp be bound? 0 or errno. */
-int listen_try_tcp(const struct conf *c);
+/* Could the address of listen.tcp or listen.tls be bound? 0 or errno. */
+int listen_try_tcp(const struct conf *c, enum conf_key k);
 
-/* activation.c: sockets that systemd passes become fd_tcp and fd_unix. False: logged why. */
+/* activation.c: sockets that systemd passes become fd_tcp, fd_tls and fd_unix. False: logged why. */
 bool must_check activation_take(struct supervisor *sv);
+/* "127.0.0.1:7700, 0.0.0.0:7743 (TLS) and /run/orchestra/orchestra.sock"; malloc'ed. */
+char *listen_describe(const struct supervisor *sv);
+
+/* tls.c */
+/* The files behind listen.tls as `c` names them, for api workers: a memfd; -1 without a TLS socket. */
+bool must_check tls_gather(const struct supervisor *sv, const struct conf *c, int *fd_r, char **error_r);
+/* Problems with the files that `c` names, whether listen.tls is set or not: malloc'ed, NULL for none. What is no
+ * problem but worth knowing goes to *warning_r. */
+char *tls_check(const struct conf *c, char **warning_r);
 
 /* datadir.c */
 /* Creates dir (0700) with its parents. 0 or errno; *made_r: it was not there. */

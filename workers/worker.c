@@ -245,6 +245,16 @@ static void conf_commit(struct worker *w)
 		conf_free(&old);
 }
 
+static bool take_tls_files(struct worker *w, const struct imsg *m)
+{
+	if (m->len != 0 || m->fd == -1)
+		return false;
+	if (w->fd_tls_files != -1)
+		close(w->fd_tls_files);
+	w->fd_tls_files = fcntl(m->fd, F_DUPFD_CLOEXEC, FD_AFTER_LAST); /* m->fd is closed behind us */
+	return true;
+}
+
 static bool take_answer(struct worker *w, const struct imsg *m)
 {
 	uint32_t token;
@@ -278,6 +288,7 @@ static bool handle(struct worker *w, const struct imsg *m)
 		memcpy(&how, m->data, sizeof(how));
 		start_draining(w, &how);
 		return true;
+	case CTL_TLS_FILES: return take_tls_files(w, m);
 	case CTL_CONF_PREPARE: conf_prepare(w, m->fd); return m->len == 0 && m->fd != -1;
 	case CTL_CONF_COMMIT: conf_commit(w); return m->len == 0;
 	case CTL_CONF_ABORT: conf_abort(w); return m->len == 0;
@@ -411,7 +422,7 @@ static void register_birth(struct worker *w)
 	atomic_store_explicit(&self->incarnation, w->incarnation, memory_order_release);
 }
 
-/* -1 for a socket that was not handed down. Its number is then taken, or the next descriptor that
+/* -1 for a descriptor that was not handed down. Its number is then taken, or the next descriptor that
  * anybody opens would look like a listening socket. */
 static int listening(int fd)
 {
@@ -434,6 +445,8 @@ static bool attach(struct worker *w)
 	snprintf(title, sizeof(title), "orc:%.11s", w->name);
 	prctl(PR_SET_NAME, title, 0, 0, 0);
 	w->fd_tcp = listening(FD_LISTEN_TCP);
+	w->fd_tls = listening(FD_LISTEN_TLS);
+	w->fd_tls_files = listening(FD_TLS_FILES);
 	w->fd_unix = listening(FD_LISTEN_UNIX);
 	w->conf = conf_load_effective(FD_CONF);
 	if (!w->conf) {

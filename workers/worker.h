@@ -94,9 +94,11 @@ struct worker {
 	struct plant_worker *self;
 	struct stats_slot *stats;
 	struct vitals_slot *vitals;
-	int fd_tcp, fd_unix; /* listening sockets; -1 = not configured or not wanted. Use these, not
-				  * the numbers of contract.h: a closed number may be anything by now. */
-	uint64_t peers;	     /* slots that have a worker, or had one: a bit each, as far as we were told */
+	int fd_tcp, fd_tls, fd_unix; /* listening sockets; -1 = not configured or not wanted. Use these, not
+				      * the numbers of contract.h: a closed number may be anything by now. */
+	int fd_tls_files; /* tls_files.h: those of init(), then those of the coming conf_prepare(). Whoever has
+			   * read it closes it and sets -1. */
+	uint64_t peers;	  /* slots that have a worker, or had one: a bit each, as far as we were told */
 	bool ready, draining, orphan;
 	struct ctl_drain leave; /* when draining */
 	void *role_data;	/* the role's own */

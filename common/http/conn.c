@@ -36,6 +36,8 @@ void http_conn_close(struct http_conn *c)
 			event_del(c->ev_read);
 		if (c->writing)
 			event_del(c->ev_write);
+		if (c->tls)
+			http_tls_close(c);
 		close(c->fd);
 	}
 	c->fd = -1;
@@ -59,6 +61,8 @@ void http_conn_cut(struct http_conn *c)
 	struct linger off = {.l_onoff = 1, .l_linger = 0}; /* close() sends a reset */
 	if (!c->dead && !c->sink)
 		(void)setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &off, sizeof(off));
+	if (c->tls)
+		http_tls_spoil(c);
 	http_conn_close(c);
 }
 
@@ -142,6 +146,8 @@ static void linger(struct http_conn *c)
 	/* Closing with unread input would send a reset, and the reset could overtake the answer. */
 	c->lingering = true;
 	c->in_deadline = c->s->now_ms + HTTP_LINGER_MS;
+	if (c->tls)
+		http_tls_notify(c);
 	(void)shutdown(c->fd, SHUT_WR);
 }
 
@@ -218,6 +224,9 @@ static void drop_slow_readers(struct http_conn *c)
 	}
 }
 
+/* A client of TLS speaks long before its first request: while draining it may still send that one. */
+static bool promised(const struct http_conn *c) { return c->tls && !c->served; }
+
 void http_conn_settle(struct http_conn *c)
 {
 	if (c->dead)
@@ -233,7 +242,7 @@ void http_conn_settle(struct http_conn *c)
 	if (c->dead)
 		return;
 	if (c->rx == HTTP_RX_HEAD) {
-		if (c->s->close_idle && c->in_pos == c->in_len && !http_out_pending(c)) {
+		if (c->s->close_idle && c->in_pos == c->in_len && !http_out_pending(c) && !promised(c)) {
 			http_conn_close(c);
 			return;
 		}
@@ -284,6 +293,8 @@ void http_conn_on_write(evutil_socket_t fd, short what, void *arg)
 	(void)what;
 	http_server_now(c->s);
 	c->writing = false;
+	if (c->tls)
+		http_tls_writable(c);
 	http_io_flush(c);
 	if (!c->broken)
 		http_step_run(c); /* parsing may have rested because of the output */
@@ -352,4 +363,8 @@ void http_conn_drain(struct http_conn *c)
 	if (c->in_pos == c->in_len && !http_out_pending(c) && c->reading)
 		read_once(c);
 	http_conn_settle(c);
+	if (!c->dead && promised(c) && c->phase == HTTP_PH_IDLE) {
+		c->in_deadline = c->s->now_ms + HTTP_LINGER_MS;
+		http_wheel_set(c);
+	}
 }

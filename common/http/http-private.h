@@ -6,7 +6,7 @@
 #ifndef ORC_HTTP_PRIVATE_H
 #define ORC_HTTP_PRIVATE_H
 #include <llhttp.h>
-#include "http/http.h"
+#include "http/tls.h"
 
 #define HTTP_IN_SIZE (32u * 1024)	      /* one read; a head and body that fit are never copied */
 #define HTTP_OUT_SIZE (32u * 1024)	      /* output buffers up to this size are pooled */
@@ -95,6 +95,7 @@ enum http_phase { HTTP_PH_NONE, HTTP_PH_IDLE, HTTP_PH_HEAD, HTTP_PH_BODY, HTTP_P
 struct http_conn {
 	struct http_server *s;
 	struct http_request *r;
+	struct http_tls_conn *tls; /* NULL: plain text */
 	int fd;
 	enum http_rx rx;
 	enum http_phase phase;
@@ -128,7 +129,7 @@ struct http_listener {
 	struct http_server *s;
 	struct event *ev;
 	int fd;
-	bool unix_peer;
+	bool unix_peer, tls;
 };
 
 struct http_server {
@@ -137,6 +138,7 @@ struct http_server {
 	struct http_callbacks cb;
 	void *arg;
 	struct stats_slot *stats, *own_stats;
+	struct http_tls *tls; /* for connections to come */
 	struct http_listener *listeners;
 	struct http_conn *conns;
 	unsigned n_open, n_conns; /* with a socket; all */
@@ -212,6 +214,23 @@ void http_io_out_give(struct http_conn *c);
 void http_io_charge(struct http_conn *c); /* after a flush: brings s->unsent and its list up to date */
 void http_io_park(struct http_conn *c);
 void http_io_pools_free(struct http_server *s);
+void http_io_sent(struct http_conn *c, size_t n); /* this much of the output is on its way */
+void http_io_blocked(struct http_conn *c);	  /* goes on when the socket takes bytes; the write timeout begins */
+ssize_t http_io_sys_recv(int fd, void *p, size_t n, int flags);
+ssize_t http_io_sys_send(int fd, const void *p, size_t n);
+
+/* tls_context.c */
+void *must_check http_tls_ssl(const struct http_tls *t); /* an SSL; NULL: no memory */
+
+/* tls.c: only where c->tls is set */
+bool must_check http_tls_open(struct http_conn *c); /* sets it */
+void http_tls_close(struct http_conn *c);	    /* clears it, with close_notify unless spoilt */
+void http_tls_notify(struct http_conn *c);	    /* close_notify: nothing more is written */
+void http_tls_spoil(struct http_conn *c);	    /* the end must not look like one */
+ssize_t http_tls_recv(struct http_conn *c, char *p, size_t room);
+void http_tls_writable(struct http_conn *c);
+void http_tls_flush(struct http_conn *c);
+size_t must_check http_tls_send(struct http_conn *c, const char *p, size_t n);
 
 /* wheel.c */
 void http_wheel_set(struct http_conn *c);

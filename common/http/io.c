@@ -10,8 +10,11 @@
 
 /* recv() and send() without the cancellation points that libc wraps around them in a process with threads:
  * nobody cancels threads here, and these two are half of what a request costs. */
-static ssize_t sys_recv(int fd, void *p, size_t n) { return syscall(SYS_recvfrom, fd, p, n, 0, NULL, NULL); }
-static ssize_t sys_send(int fd, const void *p, size_t n)
+ssize_t http_io_sys_recv(int fd, void *p, size_t n, int flags)
+{
+	return syscall(SYS_recvfrom, fd, p, n, flags, NULL, NULL);
+}
+ssize_t http_io_sys_send(int fd, const void *p, size_t n)
 {
 	return syscall(SYS_sendto, fd, p, n, MSG_NOSIGNAL, NULL, 0);
 }
@@ -146,8 +149,10 @@ bool http_io_make_room(struct http_conn *c)
 static ssize_t receive(struct http_conn *c, char *p, size_t room)
 {
 	ssize_t n;
+	if (c->tls)
+		return http_tls_recv(c, p, room);
 	do
-		n = sys_recv(c->fd, p, room);
+		n = http_io_sys_recv(c->fd, p, room, 0);
 	while (n < 0 && errno == EINTR);
 	if (n > 0)
 		stats_add(c->s->stats, STAT_BYTES_IN, (uint64_t)n);
@@ -220,7 +225,7 @@ char *http_io_out(struct http_conn *c, size_t more)
 	return c->out + c->out_len;
 }
 
-static void sent(struct http_conn *c, size_t n)
+void http_io_sent(struct http_conn *c, size_t n)
 {
 	stats_add(c->s->stats, STAT_BYTES_OUT, n);
 	c->out_off += n;
@@ -228,7 +233,7 @@ static void sent(struct http_conn *c, size_t n)
 		c->out_off = c->out_len = 0;
 }
 
-static void blocked(struct http_conn *c)
+void http_io_blocked(struct http_conn *c)
 {
 	if (!c->writing) {
 		c->writing = true;
@@ -245,23 +250,27 @@ void http_io_flush(struct http_conn *c)
 		return;
 	if (c->sink) {
 		buf_add(c->sink, c->out + c->out_off, pending);
-		sent(c, pending);
+		http_io_sent(c, pending);
+		return;
+	}
+	if (c->tls) {
+		http_tls_flush(c);
 		return;
 	}
 	ssize_t n;
 	do
-		n = sys_send(c->fd, c->out + c->out_off, pending);
+		n = http_io_sys_send(c->fd, c->out + c->out_off, pending);
 	while (n < 0 && errno == EINTR);
 	if (n < 0 && errno != EAGAIN) {
 		c->broken = true;
 		return;
 	}
 	if (n > 0)
-		sent(c, (size_t)n);
+		http_io_sent(c, (size_t)n);
 	if (n < 0 && c->writing)
 		return; /* no progress: the deadline stands */
 	if (n < (ssize_t)pending)
-		blocked(c);
+		http_io_blocked(c);
 	else
 		c->out_deadline = HTTP_NEVER;
 }
@@ -270,7 +279,12 @@ void http_io_flush(struct http_conn *c)
  * only what the socket does not take is copied. */
 void http_io_send(struct http_conn *c, const void *p, size_t n)
 {
-	if (n >= HTTP_OUT_SIZE && !c->writing && !c->sink && !c->broken && !c->dead) {
+	bool now = n >= HTTP_OUT_SIZE && !c->writing && !c->sink && !c->broken && !c->dead;
+	if (now && c->tls) {
+		size_t done = http_tls_send(c, p, n);
+		p = (const char *)p + done;
+		n -= done;
+	} else if (now) {
 		size_t pending = http_out_pending(c);
 		struct iovec iov[2] = {{c->out + c->out_off, pending}, {(void *)(uintptr_t)p, n}};
 		struct msghdr m = {.msg_iov = iov, .msg_iovlen = 2};
@@ -278,7 +292,7 @@ void http_io_send(struct http_conn *c, const void *p, size_t n)
 		if (done > 0) {
 			size_t from_out = (size_t)done < pending ? (size_t)done : pending;
 			if (from_out)
-				sent(c, from_out);
+				http_io_sent(c, from_out);
 			stats_add(c->s->stats, STAT_BYTES_OUT, (size_t)done - from_out);
 			p = (const char *)p + ((size_t)done - from_out);
 			n -= (size_t)done - from_out;

@@ -47,6 +47,7 @@ static void free_server(struct http_server *s)
 {
 	http_io_pools_free(s);
 	http_request_pool_free(s);
+	http_tls_free(&s->tls);
 	free(s->own_stats);
 	free(s);
 }
@@ -143,7 +144,8 @@ static void accepted(struct http_listener *l, int fd, const struct sockaddr_stor
 	struct http_server *s = l->s;
 	bool over = s->n_open >= s->lim.max_connections;
 
-	if (over && s->n_open >= s->lim.max_connections + OVERFLOW_MAX) {
+	/* Over TLS a refusal in words would cost more than the request. */
+	if (over && (l->tls || s->n_open >= s->lim.max_connections + OVERFLOW_MAX)) {
 		stats_add(s->stats, STAT_HTTP_REJECTED, 1);
 		close(fd);
 		return;
@@ -156,6 +158,10 @@ static void accepted(struct http_listener *l, int fd, const struct sockaddr_stor
 		c->unix_peer = true;
 		c->has_uid = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &u, &len) == 0;
 		c->uid = c->has_uid ? u.uid : 0;
+	}
+	if (l->tls && !http_tls_open(c)) {
+		http_conn_close(c);
+		return;
 	}
 	if (over)
 		http_conn_refuse(c, 503, "too many connections");
@@ -254,7 +260,13 @@ struct http_server *http_server_new(struct event_base *base, const struct http_l
 	return s;
 }
 
-int http_server_listen(struct http_server *s, int fd)
+void http_server_set_tls(struct http_server *s, struct http_tls *t)
+{
+	http_tls_free(&s->tls);
+	s->tls = t;
+}
+
+static int listen_on(struct http_server *s, int fd, bool tls)
 {
 	struct sockaddr_storage ss;
 	socklen_t len = sizeof(ss);
@@ -265,6 +277,7 @@ int http_server_listen(struct http_server *s, int fd)
 	struct http_listener *l = util_zalloc(sizeof(*l));
 	l->s = s;
 	l->fd = fd;
+	l->tls = tls;
 	l->unix_peer = ss.ss_family == AF_UNIX;
 	if (!l->unix_peer) /* accepted sockets inherit it: saves a call per connection */
 		(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
@@ -279,6 +292,9 @@ int http_server_listen(struct http_server *s, int fd)
 	s->listeners = l;
 	return 0;
 }
+
+int http_server_listen(struct http_server *s, int fd) { return listen_on(s, fd, false); }
+int http_server_listen_tls(struct http_server *s, int fd) { return listen_on(s, fd, true); }
 
 static void stop_accepting(struct http_server *s)
 {

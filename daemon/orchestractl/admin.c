@@ -111,9 +111,10 @@ static void show_tree(struct ctl *c, const json_t *o)
 {
 	size_t i;
 	json_t *w, *workers = json_object_get(o, "workers");
-	const char *tcp = output_str(o, "tcp");
-	printf("%sAI Orchestra %s%s on %s%s%s\n", output_colour(c, C_BOLD), output_str(o, "version"),
-	       output_colour(c, C_PLAIN), tcp, *tcp ? " and " : "", output_str(o, "unix"));
+	const char *tcp = output_str(o, "tcp"), *tls = output_str(o, "tls");
+	printf("%sAI Orchestra %s%s on %s%s%s%s%s%s\n", output_colour(c, C_BOLD), output_str(o, "version"),
+	       output_colour(c, C_PLAIN), tcp, *tcp && *tls ? ", " : "", tls, *tls ? " (TLS)" : "",
+	       *tcp || *tls ? " and " : "", output_str(o, "unix"));
 	printf("data in %s, started %.19sZ\n", output_str(o, "data_dir"), output_str(o, "started_at"));
 	if (json_object_get(o, "upgrade"))
 		printf("%supgrade: %s%s\n", output_colour(c, C_YELLOW), output_str(o, "upgrade"),

@@ -32,6 +32,7 @@ struct api {
 	struct writes *writes;
 	struct shared shared;		 /* what reader threads need; attached once sync has formatted it */
 	struct auth *auth, *next_auth;	 /* NULL: local callers are admin; next: between prepare and commit */
+	struct http_tls *next_tls;	 /* between prepare and commit, with a TLS socket */
 	const struct embedder *embedder; /* NULL: embedder.kind = none */
 	const char **names;		 /* Host and Origin names accepted besides loopback */
 	size_t nnames;
@@ -155,5 +156,11 @@ void writes_on_wake(struct writes *w);
 void writes_resend(struct writes *w);		 /* sync was restarted */
 size_t writes_in_flight(const struct writes *w); /* transactions that sync has not answered */
 uint64_t writes_next_id(struct writes *w);
+
+/* ---- the TLS socket (tls.c) ---- */
+/* What the supervisor handed on last, with the settings of `c`; *tls_r stays NULL without a TLS socket. */
+bool must_check tls_prepare(struct api *a, const struct conf *c, struct http_tls **tls_r, char **error_r);
+/* Connections to come use it; NULL changes nothing. *tls becomes NULL. */
+void tls_commit(struct api *a, struct http_tls **tls);
 
 #endif

@@ -5,6 +5,7 @@
 
 #include "api.h"
 #include "handlers.h"
+#include "http/tls.h"
 #include "log.h"
 
 #define DRAIN_POLL_MS 20
@@ -92,6 +93,33 @@ static int open_auth(struct api *a, const struct conf *c)
 	return WORKER_EXIT_FATAL;
 }
 
+static int open_http(struct api *a)
+{
+	static const struct http_callbacks callbacks = {.on_head = router_head,
+							.on_request = router_request,
+							.on_body = router_body,
+							.on_gone = router_gone,
+							.on_refused = router_refused};
+	struct worker *w = a->w;
+	struct http_limits limits = limits_of(w->conf);
+	char *error = NULL;
+	if (!tls_prepare(a, w->conf, &a->next_tls, &error)) {
+		log_error("%s", error ? error : "TLS cannot be spoken");
+		free(error);
+		return WORKER_EXIT_FATAL;
+	}
+	a->http = http_server_new(w->base, &limits, &callbacks, a, w->stats);
+	if (a->http)
+		tls_commit(a, &a->next_tls);
+	if (!a->http || (w->fd_tcp >= 0 && http_server_listen(a->http, w->fd_tcp)) ||
+	    (w->fd_unix >= 0 && http_server_listen(a->http, w->fd_unix)) ||
+	    (w->fd_tls >= 0 && http_server_listen_tls(a->http, w->fd_tls))) {
+		log_error("cannot serve on the listening sockets: %s", strerror(errno));
+		return WORKER_EXIT_FAIL;
+	}
+	return 0;
+}
+
 static int open_shared(struct api *a)
 {
 	struct conf *c = a->w->conf;
@@ -112,13 +140,7 @@ static int open_shared(struct api *a)
 
 static int api_init(struct worker *w)
 {
-	static const struct http_callbacks callbacks = {.on_head = router_head,
-							.on_request = router_request,
-							.on_body = router_body,
-							.on_gone = router_gone,
-							.on_refused = router_refused};
 	struct api *a = &api_state;
-	struct http_limits limits = limits_of(w->conf);
 	w->role_data = a;
 	a->w = w;
 	a->plant = w->plant;
@@ -132,13 +154,7 @@ static int api_init(struct worker *w)
 		return rc;
 	a->writes = writes_open(a);
 	a->jobs = jobs_start(a, (unsigned)conf_int(w->conf, CONF_API_READER_THREADS));
-	a->http = http_server_new(w->base, &limits, &callbacks, a, w->stats);
-	if (!a->http || (w->fd_tcp >= 0 && http_server_listen(a->http, w->fd_tcp)) ||
-	    (w->fd_unix >= 0 && http_server_listen(a->http, w->fd_unix))) {
-		log_error("cannot serve on the listening sockets: %s", strerror(errno));
-		return WORKER_EXIT_FAIL;
-	}
-	return 0;
+	return open_http(a);
 }
 
 static void api_on_wake(struct worker *w)
@@ -207,12 +223,14 @@ static int api_conf_prepare(struct worker *w, const struct conf *next, char **er
 {
 	struct api *a = w->role_data;
 	auth_free(&a->next_auth);
-	return read_tokens(next, &a->next_auth, error_r) ? 0 : -1;
+	http_tls_free(&a->next_tls);
+	return tls_prepare(a, next, &a->next_tls, error_r) && read_tokens(next, &a->next_auth, error_r) ? 0 : -1;
 }
 
 static void api_conf_abort(struct worker *w)
 {
 	struct api *a = w->role_data;
+	http_tls_free(&a->next_tls);
 	auth_free(&a->next_auth);
 }
 
@@ -224,6 +242,7 @@ static void api_conf_commit(struct worker *w)
 	a->auth = a->next_auth;
 	a->next_auth = NULL;
 	take_conf(a, w->conf);
+	tls_commit(a, &a->next_tls);
 	http_server_set_limits(a->http, &limits);
 }
 
@@ -246,6 +265,7 @@ static void api_stop(struct worker *w)
 	free_names(a);
 	auth_free(&a->auth);
 	auth_free(&a->next_auth);
+	http_tls_free(&a->next_tls);
 	free(a->scratch);
 }
 

@@ -376,7 +376,9 @@ static void refusal_text(const struct conf *conf, int status, const char *why, c
 			(long long)conf_int(conf, CONF_HTTP_BUFFERED_BYTES));
 		break;
 	case 501: snprintf(out, size, "request: %s; docs/api.md lists what this server understands", why); break;
-	default: snprintf(out, size, "request: %s; send well-formed HTTP/1.1 (RFC 9112)", why);
+	default: /* what names its own remedy, behind a semicolon, needs no other */
+		snprintf(out, size, "request: %s%s", why,
+			 strchr(why, ';') ? "" : "; send well-formed HTTP/1.1 (RFC 9112)");
 	}
 }
 
