@@ -2,14 +2,16 @@
  * and of every answer only status, Content-Length and the end of the head are read.
  *
  * usage: hload [-c CONNS] [-p PIPELINE] [-t SECONDS | -n REQUESTS] [-m METHOD] [-b BODY | -B FILE | -L FILE]
- *              [-H 'Name: value']... [-s STATUS] [-w WARMUP_S] [-P SERVER_PID] HOST:PORT|/unix/path TARGET
+ *              [-H 'Name: value']... [-s STATUS] [-w WARMUP_S] [-P SERVER_PID] [-T] HOST:PORT|/unix/path TARGET
  * prints one JSON object; exit 1 if an answer had another status or a connection broke.
  * -L: every line of the file is the body of one request; they are sent in turns, from the top again at the end.
+ * -T speaks TLS and trusts any certificate.
  * -P adds the server's CPU time (utime + stime of that process): requests per CPU-second. */
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <openssl/ssl.h>
 #include <arpa/inet.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -27,6 +29,7 @@
 
 struct conn {
 	int fd;
+	SSL *tls; /* NULL: plain text */
 	char *in;
 	size_t in_len, skip; /* skip: body bytes still to come */
 	const char *out;
@@ -43,6 +46,7 @@ static struct {
 	uint64_t count;
 	int status, pid;
 	const char *method, *where, *target;
+	SSL_CTX *tls;
 	struct batch {
 		char *p;
 		size_t len;
@@ -109,6 +113,34 @@ static int dial(void)
 	return fd;
 }
 
+/* The handshake, before the socket becomes non-blocking; not part of what is measured. */
+static bool secure(struct conn *c)
+{
+	if (!o.tls)
+		return true;
+	c->tls = SSL_new(o.tls);
+	return c->tls && SSL_set_fd(c->tls, c->fd) && SSL_connect(c->tls) == 1;
+}
+
+static ssize_t tls_result(struct conn *c, int n)
+{
+	if (n > 0)
+		return n;
+	int e = SSL_get_error(c->tls, n);
+	errno = e == SSL_ERROR_WANT_READ || e == SSL_ERROR_WANT_WRITE ? EAGAIN : EPIPE;
+	return e == SSL_ERROR_ZERO_RETURN ? 0 : -1;
+}
+
+static ssize_t put(struct conn *c, const char *p, size_t n)
+{
+	return c->tls ? tls_result(c, SSL_write(c->tls, p, (int)n)) : send(c->fd, p, n, MSG_NOSIGNAL);
+}
+
+static ssize_t take(struct conn *c, char *p, size_t n)
+{
+	return c->tls ? tls_result(c, SSL_read(c->tls, p, (int)n)) : recv(c->fd, p, n, 0);
+}
+
 static void arm(struct conn *c, bool write)
 {
 	if (write == c->want_write)
@@ -121,7 +153,7 @@ static void arm(struct conn *c, bool write)
 static void push(struct conn *c)
 {
 	while (c->out_off < c->out_len) {
-		ssize_t n = send(c->fd, c->out + c->out_off, c->out_len - c->out_off, MSG_NOSIGNAL);
+		ssize_t n = put(c, c->out + c->out_off, c->out_len - c->out_off);
 		if (n < 0) {
 			if (errno == EAGAIN) {
 				arm(c, true);
@@ -201,19 +233,15 @@ static void eat(struct conn *c)
 	c->in_len -= at;
 }
 
-static void on_event(struct conn *c, uint32_t events)
+static bool read_some(struct conn *c)
 {
-	if (events & EPOLLOUT)
-		push(c);
-	if (!(events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
-		return;
-	ssize_t n = recv(c->fd, c->in + c->in_len, IN_SIZE - c->in_len, 0);
+	ssize_t n = take(c, c->in + c->in_len, IN_SIZE - c->in_len);
 	if (n <= 0) {
 		if (n < 0 && errno == EAGAIN)
-			return;
+			return false;
 		broken++;
 		epoll_ctl(ep, EPOLL_CTL_DEL, c->fd, NULL);
-		return;
+		return false;
 	}
 	if (measuring)
 		bytes_in += (uint64_t)n;
@@ -221,6 +249,16 @@ static void on_event(struct conn *c, uint32_t events)
 	eat(c);
 	if (!c->waiting && !c->skip)
 		start_batch(c);
+	return true;
+}
+
+static void on_event(struct conn *c, uint32_t events)
+{
+	if (events & EPOLLOUT)
+		push(c);
+	if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
+		while (read_some(c) && c->tls && SSL_has_pending(c->tls))
+			;
 }
 
 static double server_cpu(void)
@@ -299,7 +337,7 @@ static void options(int argc, char **argv)
 	const char *body = NULL, *lines = NULL;
 	size_t body_len = 0, lines_len = 0;
 	int ch;
-	while ((ch = getopt(argc, argv, "c:p:t:n:m:b:B:L:H:s:w:P:")) != -1) {
+	while ((ch = getopt(argc, argv, "c:p:t:n:m:b:B:L:H:s:w:P:T")) != -1) {
 		size_t h = strlen(headers);
 		switch (ch) {
 		case 'c': o.conns = (unsigned)atoi(optarg); break;
@@ -317,6 +355,11 @@ static void options(int argc, char **argv)
 		case 's': o.status = atoi(optarg); break;
 		case 'w': o.warmup = atof(optarg); break;
 		case 'P': o.pid = atoi(optarg); break;
+		case 'T':
+			o.tls = SSL_CTX_new(TLS_client_method());
+			SSL_CTX_set_mode(o.tls, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_AUTO_RETRY);
+			SSL_CTX_set_read_ahead(o.tls, 1);
+			break;
 		default: exit(2);
 		}
 	}
@@ -341,7 +384,7 @@ static void connect_all(struct conn *conns)
 		c->fd = dial();
 		c->in = malloc(IN_SIZE);
 		c->sent_ns = calloc(o.pipeline, sizeof(uint64_t));
-		if (c->fd < 0 || !c->in || !c->sent_ns) {
+		if (c->fd < 0 || !c->in || !c->sent_ns || !secure(c)) {
 			perror(o.where);
 			exit(2);
 		}
