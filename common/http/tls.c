@@ -189,9 +189,8 @@ static ssize_t read_stopped(struct http_conn *c, size_t got)
 	int error = SSL_get_error(t->ssl, 0);
 
 	if (error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE) {
-		c->more = c->hup && !t->eof;
+		c->more = false; /* the socket is empty, or full */
 		if (error == SSL_ERROR_WANT_WRITE) {
-			c->more = false;
 			t->read_writes = true;
 			http_io_blocked(c);
 		}
