@@ -220,7 +220,7 @@ ssize_t http_io_sys_recv(int fd, void *p, size_t n, int flags);
 ssize_t http_io_sys_send(int fd, const void *p, size_t n);
 
 /* tls_context.c */
-void *must_check http_tls_ssl(const struct http_tls *t); /* an SSL; NULL: no memory */
+struct ssl_st *must_check http_tls_ssl(const struct http_tls *t); /* an SSL; NULL: no memory */
 
 /* tls.c: only where c->tls is set */
 bool must_check http_tls_open(struct http_conn *c); /* sets it */

@@ -222,7 +222,7 @@ void http_tls_free(struct http_tls **tp)
 	free(t);
 }
 
-void *http_tls_ssl(const struct http_tls *t) { return SSL_new(t->ctx); }
+SSL *http_tls_ssl(const struct http_tls *t) { return SSL_new(t->ctx); }
 
 /* ---- for people ---- */
 
