@@ -625,6 +625,53 @@ def test_certificates_change_under_load_and_no_request_fails(pki, make):
     assert f"serial {new}," in o.log()
 
 
+def test_an_upgrade_takes_socket_certificate_and_tickets_along(pki, make, monkeypatch):
+    """While the files on the disk are of no use: the new workers have their pair from the supervisor."""
+    for name in [n for n in os.environ if n.startswith("ORCHESTRA_")]:
+        monkeypatch.delenv(name)  # for the daemon they are misspelt keys
+    o = make(sets=["api.workers=2"])
+    context = pki.context(V13, V13)
+    _, session = resumed(o, context, None)
+    old = set(o.workers().values())
+    os.unlink(o.key)
+    failures, done, stop = [], [0, 0], threading.Event()
+
+    def fresh():
+        while not stop.is_set():
+            try:
+                assert o.secure_get()[0] == 200
+                done[0] += 1
+            except Exception as e:
+                failures.append(e)
+
+    def keep():
+        while not stop.is_set():
+            try:
+                with o.dial() as s:
+                    head = ""
+                    while not stop.is_set() and "connection: close" not in head:
+                        status, head, _ = exchange(s, GET)
+                        assert status == 200
+                        done[1] += 1
+            except Exception as e:
+                failures.append(e)
+    threads = [threading.Thread(target=f) for f in (fresh, fresh, keep, keep)]
+    for t in threads:
+        t.start()
+    try:
+        r = o.ctl("upgrade")
+        assert r.returncode == 0, r.stdout + r.stderr
+        o.eventually("the old workers have gone", lambda: not old & set(o.workers().values()), 30)
+    finally:
+        stop.set()
+        for t in threads:
+            t.join()
+    assert not failures and min(done) > 20, (done, failures[:3])
+    assert serial(o) == o.serial
+    assert resumed(o, context, session)[0], "the secret of the tickets is the same"
+    assert json.loads(o.ctl("--json", "status").stdout)["tls"] == f"127.0.0.1:{o.tls_port}"
+
+
 def breakages(pki, o):
     """name → what makes the files bad; the message names each time key and file."""
     other = pki.make("other", "ec")
