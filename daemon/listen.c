@@ -304,7 +304,8 @@ static bool open_tcp(struct supervisor *sv, enum conf_key k, int *fd, char *addr
 {
 	const char *text = conf_str(sv->conf, k);
 	if (*fd != -1 && *text && strcmp(conf_source(sv->conf, k), "default") != 0)
-		log_info("%s = \"%s\" is not used: systemd passes the socket", conf_key_name(k), text);
+		log_info("%s = \"%s\" is not used: systemd passes the %s socket", conf_key_name(k), text,
+			 k == CONF_LISTEN_TLS ? "TLS" : "TCP");
 	if (*fd == -1 && *text) {
 		*fd = supervisor_high(bind_tcp(sv->conf, k, error_r));
 		if (*fd == -1)

@@ -33,7 +33,8 @@ bool tls_gather(const struct supervisor *sv, const struct conf *c, int *fd_r, ch
 	for (size_t i = 0; i < ARRAY_LEN(needed); i++)
 		if (!*conf_str(c, needed[i]))
 			return refuse(error_r, conf_key_name(needed[i]),
-				      "is not set, and this daemon speaks TLS until a restart without listen.tls");
+				      "is not set, and there is a TLS socket to speak with it: listen.tls, or one that "
+				      "systemd passes");
 	bool ok = tls_files_read(c, &f, error_r);
 	if (ok) {
 		*fd_r = supervisor_high(tls_files_pack(&f));

@@ -5,6 +5,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 
@@ -782,6 +783,78 @@ def test_the_address_is_shown(shared):
     assert f"127.0.0.1:{shared.tls_port} (TLS)" in shared.log()
     assert f"127.0.0.1:{shared.tls_port} (TLS)" in shared.ctl("status").stdout
     assert json.loads(shared.ctl("--json", "status").stdout)["tls"] == f"127.0.0.1:{shared.tls_port}"
+
+
+# ---- systemd, probes ----
+
+PASS = """
+import os, socket, sys
+s = socket.socket()
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind((sys.argv[1], int(sys.argv[2])))
+s.listen()
+if s.fileno() != 3:
+    os.dup2(s.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES="tls")
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
+def passed(pki, tmp_path, address, *sets):
+    """A daemon with a socket named tls from systemd, none of its own for TLS."""
+    cert, key, serial = pki.make("passed")
+    o = Orchestra(directory=str(tmp_path), sets=list(sets) or [f"tls.certificate={cert}", f"tls.key={key}"], start=False)
+    o.pki, o.tls_port = pki, free_port()
+    o.prefix = [sys.executable, "-c", PASS, address, str(o.tls_port)]
+    return o, serial
+
+
+def test_a_socket_that_systemd_names_tls(pki, tmp_path):
+    o, number = passed(pki, tmp_path, "127.0.0.1")
+    with o.start():
+        with socket.create_connection(("127.0.0.1", o.tls_port), 10 * SLOW) as tcp, \
+                pki.context().wrap_socket(tcp, server_hostname="localhost") as s:
+            assert s.getpeercert()["serialNumber"] == number and exchange(s, GET)[0] == 200
+        assert json.loads(o.ctl("--json", "status").stdout)["tls"] == f"127.0.0.1:{o.tls_port}"
+        assert o.ctl("reload").returncode == 0
+        assert o.get("/livez").status == 200
+
+
+@pytest.mark.parametrize("address,sets,why", [("0.0.0.0", [], "auth.tokens_file"), ("127.0.0.1", ["log.level=info"], "tls.certificate: is not set")])
+def test_a_passed_socket_obeys_the_same_rules(pki, tmp_path, address, sets, why):
+    o, _ = passed(pki, tmp_path, address, *sets)
+    with o:
+        o.start(wait=False)
+        assert o.process.wait(10 * SLOW) != 0
+        assert why in o.log()
+
+
+def test_the_probe_tries_the_address(make):
+    o = make()
+    probe = [os.path.join(BUILD, "orchestrad"), "--check", "--probe", *o.command()[2:]]
+    said = subprocess.run(probe, capture_output=True, text=True).stdout
+    assert f"ok listen.tls 127.0.0.1:{o.tls_port}: held by the daemon of this data.dir" in said, said
+    assert o.stop() == 0
+    said = subprocess.run(probe, capture_output=True, text=True).stdout
+    assert f"ok listen.tls 127.0.0.1:{o.tls_port}: free" in said, said
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", o.tls_port))
+        s.listen()
+        r = subprocess.run(probe, capture_output=True, text=True)
+        assert r.returncode == 1 and "another program has the port; stop it, or choose another listen.tls" in r.stdout
+
+
+def test_key_and_certificate_as_credentials(pki, make, tmp_path):
+    cert, key, number = pki.make("credential")
+    for name, path in (("tls.certificate", cert), ("tls.key", key)):
+        (tmp_path / name).write_bytes(open(path, "rb").read())
+    o = Orchestra(env={"CREDENTIALS_DIRECTORY": str(tmp_path)}, start=False)
+    o.pki, o.tls_port = pki, free_port()
+    o.sets = [f"listen.tls=127.0.0.1:{o.tls_port}"]
+    with o.start(), socket.create_connection(("127.0.0.1", o.tls_port), 10 * SLOW) as tcp, \
+            pki.context().wrap_socket(tcp, server_hostname="localhost") as s:
+        assert s.getpeercert()["serialNumber"] == number and exchange(s, GET)[0] == 200
 
 
 # ---- tickets ----
