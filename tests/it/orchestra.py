@@ -119,7 +119,7 @@ class Orchestra:
         return self.process.returncode if self.process else None
 
     def workers(self):
-        """{name: pid} of living workers, by their command lines."""
+        """{name: pid} of living workers: of children that have become one, which their command lines tell."""
         out = {}
         for pid in os.listdir("/proc"):
             if not pid.isdigit():
@@ -127,15 +127,12 @@ class Orchestra:
             try:
                 with open(f"/proc/{pid}/stat") as f:
                     stat = f.read()
-                if int(stat.rsplit(")", 1)[1].split()[1]) != self.process.pid or ") Z " in stat:
-                    continue
-                with open(f"/proc/{pid}/environ", "rb") as f:
-                    f.read(1)
-                with open(f"/proc/{pid}/status") as f:
-                    name = f.readline().split(None, 1)[1].strip()
-                out[name] = int(pid)
-            except (OSError, IndexError):
+                with open(f"/proc/{pid}/cmdline", "rb") as f:
+                    title = f.read().split(b"\0")[0].decode()
+            except OSError:
                 continue
+            if int(stat.rsplit(")", 1)[1].split()[1]) == self.process.pid and title.startswith("orchestra: "):
+                out[title.removeprefix("orchestra: ")] = int(pid)
         return out
 
     def cleanup(self):

@@ -867,7 +867,7 @@ def resumed(o, context, session):
 
 def test_a_ticket_from_one_worker_is_good_at_the_other(pki, make):
     o = make(sets=["api.workers=2"])
-    first, second = (o.workers()[f"orc:api.{i}"] for i in (0, 1))
+    first, second = (o.workers()[f"api.{i}"] for i in (0, 1))
     context = pki.context(V13, V13)
     try:
         os.kill(second, signal.SIGSTOP)
