@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "fault.h"
 #include "log.h"
 
 static int scrub_spares(struct journal *j)
@@ -90,6 +91,7 @@ static int scrub_front(int fd, struct seg *g, uint64_t released)
 	int e = segment_head_write(fd, g);
 	if (!e)
 		e = segment_datasync(fd);
+	FAULT_POINT(scrub_moved);
 	return e ? e : segment_zero(fd, old, at);
 }
 
@@ -101,6 +103,7 @@ static int scrub_file(struct journal *j, struct seg *g, uint64_t released, bool 
 	if (fd == -1)
 		return errno;
 	int e = scrub_front(fd, g, released);
+	FAULT_POINT(scrub_front_done);
 	if (!e && tail && g->stale) {
 		e = segment_zero(fd, g->end, g->size);
 		g->stale = e != 0;

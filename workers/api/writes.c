@@ -8,6 +8,7 @@
 
 #include "api.h"
 #include "clock.h"
+#include "fault.h"
 #include "log.h"
 #include "rings.h"
 
@@ -45,9 +46,12 @@ static bool send_txn(struct writes *w, const struct buf *txn)
 		else
 			put_head((void *)p, MSG_FRAGMENT,
 				 (w->out_offset ? 0 : FRAGMENT_FIRST) | (n == left ? FRAGMENT_LAST : 0), txn->len);
+		FAULT_DO(ring_half, memcpy(p + sizeof(struct ring_msg_head), txn->p + w->out_offset, n / 2));
 		memcpy(p + sizeof(struct ring_msg_head), txn->p + w->out_offset, n);
 		ring_commit(w->requests, sizeof(struct ring_msg_head) + n);
 		w->out_offset += n;
+		if (w->out_offset < txn->len)
+			FAULT_POINT(writes_fragment);
 	}
 	w->out_offset = 0;
 	return true;
@@ -160,6 +164,7 @@ static void answered(struct writes *w, const struct txn_answer *a)
 		look_later(w);
 		return;
 	}
+	FAULT_POINT(writes_answered);
 	*cp = c->next;
 	w->in_flight--;
 	call_answered(c, a->status, a->seq, a->arg);
@@ -198,6 +203,7 @@ static int by_id(const void *a, const void *b)
 void writes_resend(struct writes *w)
 {
 	writes_on_wake(w); /* what the dead one answered is answered */
+	FAULT_POINT(writes_resending);
 	struct call **all = util_alloc((w->in_flight + 1) * sizeof(*all));
 	size_t n = 0;
 	for (size_t i = 0; i < ARRAY_LEN(w->table); i++)

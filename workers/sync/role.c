@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "fault.h"
 #include "log.h"
 #include "sync.h"
 
@@ -120,6 +121,7 @@ static void open_segments(struct sync *s)
 	}
 	if (!format)
 		pending_recover(s->pending);
+	FAULT_POINT(sync_segments);
 }
 
 static void load_namespace(void *arg, const struct store_ns *row)
@@ -222,6 +224,7 @@ static void start_serving(struct sync *s, struct store *store, uint64_t flushed,
 	atomic_store(&s->plant->flushed_seq, flushed);
 	pending_release(s->pending, flushed);
 	s->next_seq = last + 1;
+	FAULT_POINT(sync_replayed);
 	apply_namespaces(s);
 	apply_finish(s, last);
 	s->open = &s->batches[0];
@@ -238,6 +241,7 @@ static void start_serving(struct sync *s, struct store *store, uint64_t flushed,
 	for (unsigned slot = 0; slot < SLOT_COUNT; slot++)
 		if (s->w->peers >> slot & 1)
 			intake_open(s, slot);
+	FAULT_POINT(sync_opened);
 	atomic_store_explicit(&s->plant->served_once, 1, memory_order_release);
 	atomic_store_explicit(&s->plant->sync_state, SYNC_SERVING, memory_order_release);
 }
@@ -413,7 +417,9 @@ static void finish(struct sync *s)
 {
 	refill_stop(s);
 	settle(s, true);
+	FAULT_POINT(drain_committed);
 	flusher_stop(&s->flusher);
+	FAULT_POINT(drain_flushed);
 	run_posts(s);
 	if (s->journal)
 		journal_close(&s->journal);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "clock.h"
+#include "fault.h"
 #include "log.h"
 #include "sync.h"
 
@@ -361,4 +362,5 @@ void sequence_txn(struct sync *s, uint32_t slot, const void *data, size_t len, v
 	s->queued_ops += t.head->nops;
 	s->queued_bytes += len;
 	sequence_remember(s, &t, it->seq);
+	FAULT_POINT(sequence_numbered);
 }

@@ -1,0 +1,53 @@
+"""Every role is killed at every fault point of common/fault.def under load; nothing that was acknowledged may be lost.
+
+Each case: arm the point, let the clients of clients.py go on until the process that passes it has killed itself and the daemon is ready again,
+then compare everything that was acknowledged. One daemon for all cases, so each also starts from what the others left.
+
+    pytest -s tests/it/test_fault_points.py     prints the table point × role at the end
+"""
+import os
+
+import pytest
+
+from fault_points import BEHIND, LOAD, TWIN, FaultWorld, points, scenario_of
+from orchestra import BUILD
+
+TABLE = points() if os.path.exists(TWIN) else []
+CASES = [(point, role) for point, roles in TABLE for role in roles]
+# One death behind another: the successor is hit while it repairs what the first one left.
+PAIRS = [("commit_durable", "sync_replayed"), ("commit_durable", "replay_delivered"), ("pending_chained", "pending_recovering"),
+         ("pending_published", "replay_delivered"), ("apply_indexed", "flush_committed"), ("apply_answered", "flush_committed"),
+         ("apply_slice", "flushed_moved"), ("vectors_two_rows", "vectors_recovering"), ("vectors_assigning", "vectors_recounted"),
+         ("vectors_moved", "vectors_recovering"), ("journal_short", "replay_settled"), ("rotate_headed", "replay_over"),
+         ("scrub_moved", "scrub_front_done"), ("flush_committed", "flush_committed"), ("cache_headed", "writes_resending")]
+
+
+@pytest.fixture(scope="module")
+def world():
+    w = FaultWorld()
+    try:
+        yield w
+        w.end()
+        assert w.violations == []
+    finally:
+        print("\n%-22s %-10s died  ready again after  lost" % ("point", "role"))
+        for point, role, ms in w.results:
+            print("%-22s %-10s yes   %6d ms          0" % (point, role, ms))
+        print(f"{len(w.results)} deaths, {w.counts()}")
+        w.stop.set()
+        w.gate.set()
+        w.o.cleanup()
+        w.faults.close()
+
+
+def test_the_twin_is_built():
+    assert TABLE, f"{TWIN} is missing: make -C {BUILD} tests/orchestrad-faults"
+
+
+@pytest.mark.parametrize("point,role", CASES, ids=[f"{p}-{r}" for p, r in CASES])
+def test_death_at(world, point, role):
+    if point in BEHIND:
+        world.faults.arm(BEHIND[point])
+    ms = world.die([point], role, scenario_of(point, role))
+    world.compare_all()
+    world.results.append((point, role, ms))
