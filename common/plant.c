@@ -104,6 +104,12 @@ struct plant_target *plant_target_take(struct plant *p, const char *name)
 
 void plant_target_drop(struct plant_target *t) { atomic_store_explicit(&t->live, 0, memory_order_release); }
 
+void plant_target_drop_all(struct plant *p)
+{
+	for (size_t i = 0; i < PLANT_TARGETS; i++)
+		plant_target_drop(&p->targets[i]);
+}
+
 bool plant_target_name(const struct plant_target *t, char out[LIMIT_TARGET_NAME + 1])
 {
 	uint32_t change = atomic_load_explicit(&t->change, memory_order_acquire);

@@ -84,6 +84,8 @@ struct plant_namespace *plant_make(struct plant *p, struct span name);
 struct plant_target *plant_target_take(struct plant *p, const char *name);
 /* pinger only: the target is no longer configured. */
 void plant_target_drop(struct plant_target *t);
+/* pinger only, at its birth: what a killed predecessor had taken may be configured no longer. */
+void plant_target_drop_all(struct plant *p);
 /* Copies the name of a live row (lock-free). False: the row is free or is changing hands. */
 bool plant_target_name(const struct plant_target *t, char out[LIMIT_TARGET_NAME + 1]);
 #endif

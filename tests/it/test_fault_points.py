@@ -9,17 +9,19 @@ import os
 
 import pytest
 
-from fault_points import BEHIND, LOAD, TWIN, FaultWorld, points, scenario_of
+from fault_points import BEHIND, FRESH, TWIN, FaultWorld, points, scenario_of
 from orchestra import BUILD
 
 TABLE = points() if os.path.exists(TWIN) else []
 CASES = [(point, role) for point, roles in TABLE for role in roles]
 # One death behind another: the successor is hit while it repairs what the first one left.
-PAIRS = [("commit_durable", "sync_replayed"), ("commit_durable", "replay_delivered"), ("pending_chained", "pending_recovering"),
-         ("pending_published", "replay_delivered"), ("apply_indexed", "flush_committed"), ("apply_answered", "flush_committed"),
-         ("apply_slice", "flushed_moved"), ("vectors_two_rows", "vectors_recovering"), ("vectors_assigning", "vectors_recounted"),
-         ("vectors_moved", "vectors_recovering"), ("journal_short", "replay_settled"), ("rotate_headed", "replay_over"),
-         ("scrub_moved", "scrub_front_done"), ("flush_committed", "flush_committed"), ("cache_headed", "writes_resending")]
+PAIRS = [(first, second, "sync") for first, second in [
+    ("commit_durable", "sync_replayed"), ("commit_durable", "replay_delivered"), ("pending_chained", "pending_recovering"),
+    ("pending_published", "replay_delivered"), ("apply_indexed", "flush_committed"), ("apply_answered", "flush_committed"),
+    ("apply_slice", "flushed_moved"), ("commit_durable", "flush_committed"), ("vectors_two_rows", "vectors_recovering"),
+    ("vectors_assigning", "vectors_recounted"), ("vectors_moved", "vectors_recovering"), ("journal_short", "replay_settled"),
+    ("rotate_headed", "replay_over"), ("flush_committed", "sync_opened")]] + [
+    ("commit_durable", "writes_resending", "api"), ("apply_applied", "writes_resending", "api")]
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +32,9 @@ def world():
         w.end()
         assert w.violations == []
     finally:
-        print("\n%-22s %-10s died  ready again after  lost" % ("point", "role"))
+        print("\n%-36s %-10s died  ready again after  lost" % ("point", "role"))
         for point, role, ms in w.results:
-            print("%-22s %-10s yes   %6d ms          0" % (point, role, ms))
+            print("%-36s %-10s yes   %6d ms          0" % (point, role, ms))
         print(f"{len(w.results)} deaths, {w.counts()}")
         w.stop.set()
         w.gate.set()
@@ -46,8 +48,13 @@ def test_the_twin_is_built():
 
 @pytest.mark.parametrize("point,role", CASES, ids=[f"{p}-{r}" for p, r in CASES])
 def test_death_at(world, point, role):
-    if point in BEHIND:
-        world.faults.arm(BEHIND[point])
-    ms = world.die([point], role, scenario_of(point, role))
+    ms = world.die(point, role, scenario_of(point, role), first=BEHIND.get((point, role)))
     world.compare_all()
     world.results.append((point, role, ms))
+
+
+@pytest.mark.parametrize("first,second,role", PAIRS, ids=["-".join(p) for p in PAIRS])
+def test_death_behind_a_death(world, first, second, role):
+    ms = world.die(second, role, FRESH, first=(first, "sync"))
+    world.compare_all()
+    world.results.append((f"{first} {second}", role, ms))

@@ -211,6 +211,7 @@ static int pinger_init(struct worker *w)
 	}
 	pinger.w = w;
 	w->role_data = &pinger;
+	plant_target_drop_all(w->plant);
 	use_targets(&pinger, targets);
 	return 0;
 }
