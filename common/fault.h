@@ -14,7 +14,7 @@
 #ifndef ORC_FAULT_H
 #define ORC_FAULT_H
 
-#define ENV_FAULTS "ORCHESTRA_FAULTS"
+#define ENV_FAULTS "ORC_FAULT_FILE"
 
 #ifdef ORC_FAULT_POINTS
 #include <stdatomic.h>

@@ -61,6 +61,21 @@ struct plant_namespace *plant_make(struct plant *p, struct span name)
 	return row;
 }
 
+void plant_know(struct plant *p, uint64_t seq, uint64_t id)
+{
+	struct plant_known *k = &p->known[seq % PLANT_KNOWN];
+	atomic_store_explicit(&k->seq, 0, memory_order_relaxed);
+	atomic_store_explicit(&k->id, id, memory_order_release);
+	FAULT_POINT(plant_knowing);
+	atomic_store_explicit(&k->seq, seq, memory_order_release);
+}
+
+uint64_t plant_known(const struct plant *p, uint64_t seq)
+{
+	const struct plant_known *k = &p->known[seq % PLANT_KNOWN];
+	return atomic_load_explicit(&k->seq, memory_order_acquire) == seq ? k->id : 0;
+}
+
 static void rename_target(struct plant_target *t, const char *name)
 {
 	uint32_t change = atomic_load_explicit(&t->change, memory_order_relaxed) |

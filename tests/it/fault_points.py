@@ -5,6 +5,7 @@ on the way of the clients' own requests and need none.
 """
 import mmap
 import os
+import random
 import re
 import signal
 import struct
@@ -45,6 +46,10 @@ class Faults:
     def disarm(self, point):
         self.map[self.at[point]:self.at[point] + 1] = bytes([OFF])
 
+    def disarm_all(self):
+        for point in self.at:
+            self.disarm(point)
+
     def pid(self, point):
         """Of the process that died there; 0: nobody did yet."""
         armed, pid, _, _ = SLOT.unpack_from(self.map, self.at[point])
@@ -60,12 +65,13 @@ class FaultWorld(World):
 
     def __init__(self):
         self.faults = Faults()
-        o = Orchestra(binary="tests/orchestrad-faults", sets=SETS, env={"ORCHESTRA_FAULTS": self.faults.path}, conf="", start=False)
+        o = Orchestra(binary="tests/orchestrad-faults", sets=SETS, env={"ORC_FAULT_FILE": self.faults.path}, conf="", start=False)
         super().__init__(o, 3, seed=1, mix={**MIX, "erase": 2}, padding=12, keep=40)
         self.driver = Client(self, 9, seed=1)
         self.idle.append(self.driver)
         self.dropped = self.targets = self.namespaces = 0
         self.results = []
+        self.rnd = random.Random(1)
         self.use_targets()
         o.start()
         self.start()
@@ -117,23 +123,37 @@ class FaultWorld(World):
             time.sleep(0.002)
 
     # ---- a case ----
-    def die(self, point, role, scenario, first=None):
-        """Arms, plays the scenario until somebody died there, waits until all is well. Returns milliseconds. first:
-        (point, role) of a death that must come before, armed again whenever it did not lead to the other one."""
+    def die(self, point, role, scenario, first=None, behind=None):
+        """Arms, plays the scenario until somebody died there, waits until all is well. Returns milliseconds. Another
+        (point, role) may have to come before, and again whenever it did not lead to this one: `first` leaves a successor who
+        passes the point, `behind` somebody who passes it at once and never otherwise."""
+        self.faults.disarm_all()  # a case that failed may have left something
+        self.go_on()
         scenario.prepare(self)
-        self.faults.arm(point, role)
-        deadline = time.monotonic() + 30 * SLOW
-        turn = 0
-        while not self.faults.pid(point):
-            assert time.monotonic() < deadline, f"{role} does not come by {point}:\n" + self.o.log()[-3000:]
-            if first and turn % 200 == 0:
-                self.faults.arm(*first)
-            scenario.act(self, turn, role)
-            turn += 1
-            time.sleep(0.001)
-        since = time.monotonic()
+        if not first:
+            self.faults.arm(point, role)
+        first = first or behind
         if first:
-            self.faults.disarm(first[0])
+            self.faults.arm(*first)
+        deadline = time.monotonic() + 30 * SLOW
+        next_turn, next_act = None, 0
+        while not self.faults.pid(point):
+            now = time.monotonic()
+            assert now < deadline, f"{role} does not come by {point}:\n" + self.o.log()[-3000:]
+            if first and not next_turn and self.faults.pid(first[0]):
+                if not behind:
+                    self.faults.arm(point, role)
+                next_turn = now + 0.5 * SLOW
+            elif next_turn and now > next_turn:
+                if not behind:
+                    self.faults.disarm(point)
+                self.faults.arm(*first)
+                next_turn = None
+            if now >= next_act:
+                scenario.act(self, role)
+                next_act = now + scenario.every * SLOW
+            time.sleep(0.0005)
+        since = time.monotonic()
         scenario.over(self)
         if self.o.process.poll() is not None or self.faults.pid(point) == self.o.process.pid:
             self.o.process.wait()
@@ -202,6 +222,14 @@ class FaultWorld(World):
         if ids:
             self.driver.erase(ids[-1])
 
+    def miss(self):
+        """Large bodies push others out of L1, which are then asked for."""
+        for _ in range(4):
+            self.driver.add(metadata={"pad": "x" * 15000})
+        for c in self.clients + self.idle:
+            for i in self.rnd.sample(list(c.state), min(8, len(c.state))):
+                self.driver.call("GET", f"/v1/memories/{i}")
+
     def short_lived(self):
         self.driver.call("POST", "/v1/memories", {"content": "short-lived", "namespace": "short", "ttl": 1})
 
@@ -215,23 +243,22 @@ class FaultWorld(World):
 
 
 class Scenario:
-    """prepare: before arming. act: again and again until somebody died. over: then."""
+    """prepare: before arming. act(world, role): every so many seconds until somebody died. over: then."""
 
-    def __init__(self, act=None, prepare=None, over=None):
+    def __init__(self, act=None, every=1.0, prepare=None, over=None):
+        self.every = every
         self.prepare = prepare or (lambda w: None)
+        self.act = act or (lambda w, role: None)
         self.over = over or (lambda w: None)
-        self.act = act or (lambda w, turn, role: None)
 
 
-def every(n, what):
-    return lambda w, turn, role: what(w, role) if turn % n == 0 else None
+def start_again(w, _):
+    if w.o.process.poll() is None:
+        w.kill_everything()
+    w.o.start(wait=False)
 
 
-def once(what):
-    return lambda w, turn, role: what(w) if turn == 0 else None
-
-
-def start_without_spares(w):
+def start_without_spares(w, _):
     w.quiet()
     time.sleep(0.1)  # the flusher comes to its end, and one segment is left
     w.kill_everything()
@@ -243,8 +270,11 @@ def start_without_spares(w):
     w.go_on()
 
 
-def erased(w):
-    w.check_erased()
+def start_damaged(w, _):
+    w.quiet()  # what it holds is in the store or in the damaged file: known to the end
+    w.kill_everything()
+    w.damage_head()
+    w.o.start(wait=False)
     w.go_on()
 
 
@@ -255,43 +285,50 @@ def fresh(w):
     w.wait_serving()
 
 
-def start_damaged(w):
-    w.quiet()  # what it holds is in the store or in the damaged file: known to the end
-    w.kill_everything()
-    w.damage_head()
-    w.go_on()
-
-
-def leave(w):
-    w.o.process.wait(20 * SLOW)
-
-
 def reload_targets(w, _):
     w.use_targets()
     w.o.signal(signal.SIGHUP)
 
 
+def leave(w, _):
+    if w.o.process.poll() is None:
+        w.o.signal(signal.SIGTERM)
+    else:
+        w.o.start()
+
+
+def left(w):
+    w.o.process.wait(20 * SLOW)
+
+
+def erased(w):
+    w.check_erased()
+    w.go_on()
+
+
 LOAD = Scenario()
 FRESH = Scenario(prepare=fresh)
-SUCCESSOR = Scenario(every(500, lambda w, role: w.kill_role(role)))
-SYNC_DIES = Scenario(every(500, lambda w, role: w.kill_role("sync")))
-START = Scenario(once(lambda w: w.o.start(wait=False)), FaultWorld.kill_everything)
-NO_SPARES = Scenario(every(500, lambda w, role: start_without_spares(w)))
-DAMAGED = Scenario(once(lambda w: w.o.start(wait=False)), start_damaged)
-RELOAD = Scenario(every(200, reload_targets))
-DRAIN = Scenario(once(lambda w: w.o.signal(signal.SIGTERM)), over=leave)
-FORK = Scenario(every(500, lambda w, role: w.kill_role("warmer")))
-DROPS = Scenario(every(1, lambda w, role: w.drop_namespace()))
-GIANT = Scenario(every(20, lambda w, role: w.driver.bulk(200)))
-ERASURE = Scenario(every(1, lambda w, role: w.erase_alone()), FaultWorld.quiet, erased)
-EXPIRY = Scenario(every(20, lambda w, role: w.short_lived()))
+SUCCESSOR = Scenario(FaultWorld.kill_role)
+SYNC_DIES = Scenario(lambda w, role: w.kill_role("sync"))
+FORK = Scenario(lambda w, role: w.kill_role("warmer"))
+START = Scenario(start_again, 4.0, prepare=FaultWorld.kill_everything)
+NO_SPARES = Scenario(start_without_spares, 2.0)
+DAMAGED = Scenario(start_damaged, 4.0)
+RELOAD = Scenario(reload_targets, 0.2)
+DRAIN = Scenario(leave, 5.0, over=left)
+DROPS = Scenario(lambda w, role: w.drop_namespace(), 0)
+GIANT = Scenario(lambda w, role: w.driver.bulk(200), 0.02)
+EXPIRY = Scenario(lambda w, role: w.short_lived(), 0.02)
+MISSES = Scenario(lambda w, role: w.miss(), 0)
+MISSES_ALONE = Scenario(MISSES.act, 0, FaultWorld.quiet, FaultWorld.go_on)
+ERASURE = Scenario(lambda w, role: w.erase_alone(), 0, FaultWorld.quiet, erased)
 
 SCENARIOS = {
     "plant_named": DROPS, "plant_published": DROPS, "apply_space": DROPS, "vectors_ns_row": DROPS, "store_dropping": DROPS,
     "cache_purging": DROPS, "vectors_dropping": DROPS,
     "segment_hurried": GIANT, "recycle_removing": GIANT, "segment_reserved": NO_SPARES, "segment_filled": NO_SPARES,
     "collect_found": EXPIRY, "wipe_headless": ERASURE, "wipe_page": ERASURE,
-    "replay_delivered": START, "replay_settled": START, "replay_over": START, "sync_segments": START, "sync_replayed": START,
+    "replay_delivered": SUCCESSOR, "replay_settled": START, "replay_over": START, "sync_segments": START, "sync_replayed": START,
     "sync_opened": START, "refill_batch": START, "refill_over": START,
     "worker_born": START, "worker_attached": START, "worker_unready": START, "worker_ready": START,
     "pending_recovering": SUCCESSOR, "vectors_recounted": SUCCESSOR, "vectors_recovering": SUCCESSOR, "warm_over": SUCCESSOR,
@@ -301,15 +338,15 @@ SCENARIOS = {
     "pinger_ending": RELOAD, "target_renaming": RELOAD, "target_named": RELOAD,
     "worker_draining": DRAIN, "drain_committed": DRAIN, "drain_flushed": DRAIN, "drain_telling": DRAIN,
 }
-# The warmer fills L1 at the daemon's start only, and speaks to sync when it is born.
-WARMER = {"cache_": START, "ring_": SUCCESSOR}
+# What depends on the role: the warmer fills L1 at the daemon's start only, and speaks to sync when it is born; api fills what it missed.
+BY_ROLE = {("warmer", "cache"): START, ("warmer", "ring"): SUCCESSOR, ("api", "cache"): MISSES}
 # Points that are passed only after a death at another one, which is therefore armed first.
-BEHIND = {("cache_repair", "sync"): ("cache_headed", "api"), ("cache_repair", "api"): ("cache_headed", "sync"),
+BEHIND = {("cache_repair", "sync"): ("cache_headed", "api"), ("cache_repair", "api"): ("cache_headed", "api"),
           ("replay_cutting", "sync"): ("journal_half", "sync"), ("replay_cut", "sync"): ("journal_half", "sync")}
 
 
 def scenario_of(point, role):
-    for start, scenario in WARMER.items() if role == "warmer" else ():
-        if point.startswith(start):
-            return scenario
-    return SCENARIOS.get(point, ERASURE if point.startswith("scrub_") else LOAD)
+    family = point.split("_")[0]
+    if point == "cache_repair":  # were there writes, sync would always come before api
+        return MISSES if role == "sync" else MISSES_ALONE
+    return BY_ROLE.get((role, family)) or SCENARIOS.get(point) or (ERASURE if family == "scrub" else LOAD)

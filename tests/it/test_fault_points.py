@@ -17,10 +17,11 @@ CASES = [(point, role) for point, roles in TABLE for role in roles]
 # One death behind another: the successor is hit while it repairs what the first one left.
 PAIRS = [(first, second, "sync") for first, second in [
     ("commit_durable", "sync_replayed"), ("commit_durable", "replay_delivered"), ("pending_chained", "pending_recovering"),
-    ("pending_published", "replay_delivered"), ("apply_indexed", "flush_committed"), ("apply_answered", "flush_committed"),
-    ("apply_slice", "flushed_moved"), ("commit_durable", "flush_committed"), ("vectors_two_rows", "vectors_recovering"),
-    ("vectors_assigning", "vectors_recounted"), ("vectors_moved", "vectors_recovering"), ("journal_short", "replay_settled"),
-    ("rotate_headed", "replay_over"), ("flush_committed", "sync_opened")]] + [
+    ("pending_published", "replay_delivered"), ("journal_written", "flush_committed"), ("commit_durable", "flush_committed"),
+    ("apply_indexed", "flush_committed"), ("apply_applied", "flush_committed"), ("apply_answered", "flush_committed"),
+    ("apply_slice", "flushed_moved"), ("vectors_two_rows", "vectors_recovering"), ("vectors_assigning", "vectors_recounted"),
+    ("vectors_moved", "vectors_recovering"), ("journal_short", "replay_settled"), ("rotate_headed", "replay_over"),
+    ("flush_committed", "sync_opened")]] + [
     ("commit_durable", "writes_resending", "api"), ("apply_applied", "writes_resending", "api")]
 
 
@@ -48,9 +49,17 @@ def test_the_twin_is_built():
 
 @pytest.mark.parametrize("point,role", CASES, ids=[f"{p}-{r}" for p, r in CASES])
 def test_death_at(world, point, role):
-    ms = world.die(point, role, scenario_of(point, role), first=BEHIND.get((point, role)))
+    ms = world.die(point, role, scenario_of(point, role), behind=BEHIND.get((point, role)))
     world.compare_all()
     world.results.append((point, role, ms))
+
+
+def test_the_shipped_daemon_has_none():
+    """Neither a name nor the switch; the twin has them, so the search can find them."""
+    with open(TWIN, "rb") as twin, open(os.path.join(BUILD, "orchestrad"), "rb") as shipped:
+        twin, shipped = twin.read(), shipped.read()
+    for text in [b"ORC_FAULT_FILE", b"--list-faults", *(p.encode() + b"\t" for p, _ in TABLE)]:
+        assert text in twin and text not in shipped, text
 
 
 @pytest.mark.parametrize("first,second,role", PAIRS, ids=["-".join(p) for p in PAIRS])

@@ -78,6 +78,7 @@ static void pend_txn(struct sync *s, uint64_t seq, uint64_t segment, uint64_t of
 	const struct op_head *op;
 	const void *body;
 	AN(txn_open(&t, data, len));
+	plant_know(s->plant, seq, t.head->id);
 	while (txn_next(&t, &op, &body)) {
 		struct pending_entry e = {.seq = seq,
 					  .segment = segment,
@@ -320,8 +321,7 @@ static void refuse_all(struct sync *s, struct batch *g, int error)
 		}
 	}
 	s->next_seq = g->first_seq;
-	recent_free(&s->recent);
-	s->recent = recent_new(RECENT_KEYS, g->first_seq - 1);
+	sequence_forget(s, g->first_seq - 1);
 	if (both[1])
 		sequence_undo(both[1]);
 	sequence_undo(g);

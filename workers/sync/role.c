@@ -189,7 +189,7 @@ static uint64_t open_journal(struct sync *s, uint64_t flushed)
 		jc.first_bytes = jc.segment_bytes;
 	if (r.applied < flushed)
 		r.applied = flushed;
-	s->recent = recent_new(RECENT_KEYS, flushed);
+	sequence_forget(s, flushed);
 	atomic_store(&s->plant->sync_state, SYNC_REPLAYING);
 	s->journal = journal_open(&jc, flushed, replay_record, &r, &error);
 	if (!s->journal) {
