@@ -48,16 +48,18 @@ class Client(threading.Thread):
             r = self.conn.getresponse()
             data = r.read()
             if r.will_close:
-                self.conn.close()
-                self.conn = None
+                self.hang_up()
             return r.status, data
         except (OSError, http.client.HTTPException) as e:
             if isinstance(e, TimeoutError):
                 self.wedged.append(f"{method} {path}: no answer in {CLIENT_TIMEOUT * SLOW} s")
-            if self.conn:
-                self.conn.close()
-            self.conn = None
+            self.hang_up()
             return None, None
+
+    def hang_up(self):
+        if self.conn:
+            self.conn.close()
+        self.conn = None
 
     def outcome(self, status):
         """False: no answer, or a 5xx, which says that nothing was stored or that the outcome is open: treated as open."""

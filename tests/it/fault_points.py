@@ -109,8 +109,8 @@ class FaultWorld(World):
         """All workers are ready, and so is the daemon."""
         try:
             status = self.o.get("/v1/admin/status", fresh=True)
-            return status.status == 200 and all(x["state"] == "ready" for x in status.json["workers"]) and \
-                self.o.get("/readyz", fresh=True).status == 200
+            return status.status == 200 and "upgrade" not in status.json and \
+                all(x["state"] == "ready" for x in status.json["workers"]) and self.o.get("/readyz", fresh=True).status == 200
         except (OSError, ValueError):
             return False
 
@@ -301,6 +301,13 @@ def left(w):
     w.o.process.wait(20 * SLOW)
 
 
+def before_upgrade(w):
+    """Old api workers would wait for idle connections."""
+    w.wait_serving()
+    w.o.close_connection()
+    w.driver.hang_up()
+
+
 def erased(w):
     w.check_erased()
     w.go_on()
@@ -315,6 +322,7 @@ START = Scenario(start_again, 4.0, prepare=FaultWorld.kill_everything)
 NO_SPARES = Scenario(start_without_spares, 2.0)
 DAMAGED = Scenario(start_damaged, 4.0)
 RELOAD = Scenario(reload_targets, 0.2)
+UPGRADE = Scenario(lambda w, role: w.o.signal(signal.SIGUSR2), 5.0, prepare=before_upgrade)
 DRAIN = Scenario(leave, 5.0, over=left)
 DROPS = Scenario(lambda w, role: w.drop_namespace(), 0)
 GIANT = Scenario(lambda w, role: w.driver.bulk(200), 0.02)
@@ -336,6 +344,7 @@ SCENARIOS = {
     "quarantine_copied": DAMAGED, "quarantine_named": DAMAGED,
     "conf_prepared": RELOAD, "conf_committing": RELOAD, "conf_committed": RELOAD, "reload_voted": RELOAD, "reload_half": RELOAD,
     "pinger_ending": RELOAD, "target_renaming": RELOAD, "target_named": RELOAD,
+    "handover_settled": UPGRADE, "handover_left": UPGRADE, "upgrade_becoming": UPGRADE, "upgrade_adopting": UPGRADE,
     "worker_draining": DRAIN, "drain_committed": DRAIN, "drain_flushed": DRAIN, "drain_telling": DRAIN,
 }
 # What depends on the role: the warmer fills L1 at the daemon's start only, and speaks to sync when it is born; api fills what it missed.

@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from fault_points import BEHIND, FRESH, TWIN, FaultWorld, points, scenario_of
+from fault_points import BEHIND, FRESH, TWIN, UPGRADE, FaultWorld, points, scenario_of
 from orchestra import BUILD
 
 TABLE = points() if os.path.exists(TWIN) else []
@@ -23,6 +23,11 @@ PAIRS = [(first, second, "sync") for first, second in [
     ("vectors_moved", "vectors_recovering"), ("journal_short", "replay_settled"), ("rotate_headed", "replay_over"),
     ("flush_committed", "sync_opened")]] + [
     ("commit_durable", "writes_resending", "api"), ("apply_applied", "writes_resending", "api")]
+
+
+# New workers beside old ones, and old ones that leave: an upgrade (to the same binary) ends or is taken back, whoever dies in it.
+UPGRADED = [(point, role) for point in ("worker_born", "worker_attached", "worker_unready", "worker_ready", "worker_draining")
+            for role in ("sync", "api", "warmer", "pinger")]
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +59,13 @@ def test_death_at(world, point, role):
     world.results.append((point, role, ms))
 
 
+@pytest.mark.parametrize("point,role", UPGRADED, ids=[f"{p}-{r}" for p, r in UPGRADED])
+def test_death_in_an_upgrade_at(world, point, role):
+    ms = world.die(point, role, UPGRADE)
+    world.compare_all()
+    world.results.append((point + " (upgrade)", role, ms))
+
+
 def test_the_shipped_daemon_has_none():
     """Neither a name nor the switch; the twin has them, so the search can find them."""
     with open(TWIN, "rb") as twin, open(os.path.join(BUILD, "orchestrad"), "rb") as shipped:
@@ -67,3 +79,21 @@ def test_death_behind_a_death(world, first, second, role):
     ms = world.die(second, role, FRESH, first=(first, "sync"))
     world.compare_all()
     world.results.append((f"{first} {second}", role, ms))
+
+
+def test_all_of_it_outlives_the_daemon(world):
+    """Killed as a whole, then left in order: the same memories, and the same accounts of them."""
+    def accounts():
+        return {n["name"]: (n["count"], n["bytes"]) for n in world.o.get("/v1/namespaces").json["namespaces"] if n["name"].startswith("client")}
+    world.quiet()
+    world.check()
+    before = accounts()
+    world.kill_everything()
+    world.o.start()
+    world.wait_serving()
+    assert accounts() == before
+    world.check()
+    assert world.o.stop() == 0
+    world.o.start()
+    assert accounts() == before
+    world.compare_all()

@@ -432,7 +432,9 @@ static void hand_over(struct sync *s)
 {
 	refill_stop(s);
 	settle(s, false);
+	FAULT_POINT(handover_settled);
 	flusher_leave(s->flusher);
+	FAULT_POINT(handover_left);
 	if (s->journal)
 		journal_close(&s->journal);
 }
