@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 
 #include "contract.h"
+#include "fault.h"
 #include "log.h"
 
 /* GCC's TSan does not model fences and says so. Everything shared is accessed through atomics, so no
@@ -191,8 +192,10 @@ void pending_append(struct pending *p, const struct pending_entry *given)
 	e.prev_external = e.external_key ? newest(p, BY_EXTERNAL, e.external_key) : 0;
 	atomic_thread_fence(memory_order_release); /* see struct layout: after head and generation */
 	shm_copy_in(slot(p, i), &e, sizeof(e));
+	FAULT_POINT(pending_entered);
 	/* Whole before a chain shows it. Chains may show entries at or above tail; readers pass them. */
 	atomic_store_explicit(chain(p, BY_ID, id), i + 1, memory_order_release);
+	FAULT_POINT(pending_chained);
 	if (e.content_key)
 		atomic_store_explicit(chain(p, BY_CONTENT, e.content_key), i + 1, memory_order_release);
 	if (e.external_key)
@@ -202,7 +205,9 @@ void pending_append(struct pending *p, const struct pending_entry *given)
 void pending_publish(struct pending *p)
 {
 	p->published_seq = p->appended_seq;
+	FAULT_POINT(pending_appended);
 	atomic_store_explicit(&p->l->tail, p->next, memory_order_release);
+	FAULT_POINT(pending_published);
 }
 
 void pending_release(struct pending *p, uint64_t flushed_seq)
@@ -211,6 +216,7 @@ void pending_release(struct pending *p, uint64_t flushed_seq)
 	uint64_t tail = atomic_load_explicit(&p->l->tail, memory_order_relaxed);
 	while (head < tail && slot(p, head)->seq <= flushed_seq)
 		head++;
+	FAULT_POINT(pending_releasing);
 	atomic_store_explicit(&p->l->head, head, memory_order_release);
 }
 
@@ -235,6 +241,7 @@ void pending_recover(struct pending *p)
 			if (at != was)
 				atomic_store_explicit(c, at, memory_order_release);
 		}
+	FAULT_POINT(pending_recovering);
 	atomic_fetch_add_explicit(&p->l->h.generation, 1, memory_order_release);
 	adopt(p);
 }

@@ -1,5 +1,6 @@
 #include "plant.h"
 
+#include "fault.h"
 #include "record.h"
 
 _Static_assert(sizeof(((struct plant_namespace *)0)->embedder) == RECORD_EMBEDDER_MAX + 1, "NUL-terminated");
@@ -53,9 +54,26 @@ struct plant_namespace *plant_make(struct plant *p, struct span name)
 	row->name_len = (uint32_t)name.len;
 	if (name.len)
 		memcpy(row->name, name.p, name.len);
+	FAULT_POINT(plant_named);
 	atomic_store_explicit(&row->ns, ns, memory_order_release);
+	FAULT_POINT(plant_published);
 	rows_used(p, true);
 	return row;
+}
+
+void plant_know(struct plant *p, uint64_t seq, uint64_t id)
+{
+	struct plant_known *k = &p->known[seq % PLANT_KNOWN];
+	atomic_store_explicit(&k->seq, 0, memory_order_relaxed);
+	atomic_store_explicit(&k->id, id, memory_order_release);
+	FAULT_POINT(plant_knowing);
+	atomic_store_explicit(&k->seq, seq, memory_order_release);
+}
+
+uint64_t plant_known(const struct plant *p, uint64_t seq)
+{
+	const struct plant_known *k = &p->known[seq % PLANT_KNOWN];
+	return atomic_load_explicit(&k->seq, memory_order_acquire) == seq ? k->id : 0;
 }
 
 static void rename_target(struct plant_target *t, const char *name)
@@ -69,6 +87,7 @@ static void rename_target(struct plant_target *t, const char *name)
 	char text[sizeof(t->name)] = {0};
 	memcpy(text, name, len);
 	shm_copy_in(t->name, text, sizeof(text));
+	FAULT_POINT(target_renaming);
 	atomic_store_explicit(&t->pings, 0, memory_order_relaxed);
 	atomic_store_explicit(&t->failures, 0, memory_order_relaxed);
 	atomic_store_explicit(&t->change, change + 1, memory_order_release);
@@ -93,11 +112,18 @@ struct plant_target *plant_target_take(struct plant *p, const char *name)
 	if (strcmp(row->name, name) != 0 || atomic_load_explicit(&row->change, memory_order_relaxed) & 1)
 		rename_target(row, name);
 	atomic_store_explicit(&row->well, 0, memory_order_relaxed);
+	FAULT_POINT(target_named);
 	atomic_store_explicit(&row->live, 1, memory_order_release);
 	return row;
 }
 
 void plant_target_drop(struct plant_target *t) { atomic_store_explicit(&t->live, 0, memory_order_release); }
+
+void plant_target_drop_all(struct plant *p)
+{
+	for (size_t i = 0; i < PLANT_TARGETS; i++)
+		plant_target_drop(&p->targets[i]);
+}
 
 bool plant_target_name(const struct plant_target *t, char out[LIMIT_TARGET_NAME + 1])
 {

@@ -49,6 +49,14 @@ struct plant_target {
 	_Atomic uint32_t well; /* the last ping was answered as expected */
 };
 
+/* The last transactions that were made visible: the one of sequence n lies at n mod PLANT_KNOWN. For a sync that comes after:
+ * senders that a killed one left without an answer ask again, perhaps when the store has taken what they sent and
+ * the journal has let it go. Far more than can be under way when that happens. Writer: sync. */
+#define PLANT_KNOWN 32768
+struct plant_known {
+	_Atomic uint64_t id, seq; /* seq 0: being written, or never used */
+};
+
 struct plant {
 	struct shm_header h;
 	struct wake wake[SLOT_COUNT];
@@ -73,6 +81,7 @@ struct plant {
 	struct plant_worker worker[SLOT_COUNT];
 	struct plant_target targets[PLANT_TARGETS];
 	struct plant_namespace namespaces[PLANT_NAMESPACES];
+	struct plant_known known[PLANT_KNOWN];
 };
 
 /* The row of a namespace or NULL (lock-free; never returns a free row). */
@@ -80,10 +89,17 @@ struct plant_namespace *plant_find(struct plant *p, uint64_t ns);
 /* sync only: the row of `name`, made when missing. NULL: the table is full. */
 struct plant_namespace *plant_make(struct plant *p, struct span name);
 
+/* sync only: transaction `id` has number `seq`. */
+void plant_know(struct plant *p, uint64_t seq, uint64_t id);
+/* sync only: the transaction that had this number; 0: it is not known any more. */
+uint64_t plant_known(const struct plant *p, uint64_t seq);
+
 /* pinger only: the row of a target: the one that its name had before, else a fresh one. NULL: all rows are live. */
 struct plant_target *plant_target_take(struct plant *p, const char *name);
 /* pinger only: the target is no longer configured. */
 void plant_target_drop(struct plant_target *t);
+/* pinger only, at its birth: what a killed predecessor had taken may be configured no longer. */
+void plant_target_drop_all(struct plant *p);
 /* Copies the name of a live row (lock-free). False: the row is free or is changing hands. */
 bool plant_target_name(const struct plant_target *t, char out[LIMIT_TARGET_NAME + 1]);
 #endif

@@ -6,6 +6,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fault.h"
+
 /* What precedes a payload, in one word: length below, above it a check that depends on the length and on
  * the position, so that neither noise nor what an earlier lap left there passes. */
 #define RECORD_MAGIC 0x52524f43u
@@ -99,14 +101,18 @@ void *ring_reserve(struct ring *r, size_t len)
 			return NULL;
 		}
 	}
+	FAULT_POINT(ring_reserved);
 	return r->data + (tail & r->mask) + RECORD_HEAD;
 }
 
 void ring_commit(struct ring *r, size_t len)
 {
 	uint64_t tail = producer_tail(r), h = record_head(tail, (uint32_t)len);
+	FAULT_POINT(ring_filled);
 	memcpy(r->data + (tail & r->mask), &h, sizeof(h));
+	FAULT_POINT(ring_headed);
 	atomic_store_explicit(&r->s->tail, tail + record_bytes(len), memory_order_release);
+	FAULT_POINT(ring_published);
 }
 
 /* ---- consumer ---- */
@@ -152,7 +158,12 @@ const void *ring_peek(struct ring *r, uint64_t *cursor, size_t *len_r)
 	return p + RECORD_HEAD;
 }
 
-void ring_advance(struct ring *r, uint64_t cursor) { atomic_store_explicit(&r->s->head, cursor, memory_order_release); }
+void ring_advance(struct ring *r, uint64_t cursor)
+{
+	FAULT_POINT(ring_taken);
+	atomic_store_explicit(&r->s->head, cursor, memory_order_release);
+	FAULT_POINT(ring_advanced);
+}
 
 bool ring_empty(const struct ring *r)
 {

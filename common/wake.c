@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include "fault.h"
+
 /* GCC's TSan does not model fences and says so; what it cannot see here are the two fences only. */
 #if defined(__SANITIZE_THREAD__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wtsan"
@@ -35,6 +37,8 @@ void wake_signal(struct wake *w, int efd)
 	uint32_t n = atomic_load_explicit(&w->asleep, memory_order_relaxed);
 	if (!n)
 		return;
+	FAULT_POINT(wake_ringing);
 	(void)!write(efd, &(uint64_t){1}, 8); /* EAGAIN: the counter is full, it wakes anyway */
+	FAULT_POINT(wake_rung);
 	atomic_compare_exchange_strong_explicit(&w->asleep, &n, 0, memory_order_relaxed, memory_order_relaxed);
 }

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "fault.h"
 #include "imsg.h"
 #include "log.h"
 #include "upgrade.h"
@@ -86,6 +87,9 @@ static char **worker_env(uint64_t incarnation)
 		"SSL_CERT_DIR", "http_proxy", "https_proxy", "no_proxy", "HTTPS_PROXY", "NO_PROXY",
 		"ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS", "LSAN_OPTIONS", "LLVM_PROFILE_FILE",
 		"GCOV_PREFIX", "GCOV_PREFIX_STRIP",
+#ifdef ORC_FAULT_POINTS
+		ENV_FAULTS,
+#endif
 	};
 	/* clang-format on */
 	static char *env[ARRAY_LEN(passed) + 2];
@@ -315,6 +319,7 @@ void child_start(struct child *c)
 	c->pid = pid;
 	child_set_state(c, CHILD_STARTING);
 	limit_start(c);
+	FAULT_POINT(child_forked);
 	supervisor_child_started(c->sv, c);
 	log_debug("%s: started, pid %d, incarnation %llu", c->name, (int)pid, (unsigned long long)c->incarnation);
 }

@@ -6,6 +6,7 @@
  * safe: the journal has what the store lacks. */
 #include <unistd.h>
 
+#include "fault.h"
 #include "log.h"
 #include "upgrade.h"
 #include "worker.h"
@@ -73,6 +74,7 @@ static void tell(struct child *c)
 	evtimer_del(c->timer);
 	child_set_state(c, CHILD_DRAINING);
 	struct ctl_drain how = {.whole = 1, .delay_ms = (uint32_t)(conf_int(c->sv->conf, CONF_DRAIN_DELAY) / 1000)};
+	FAULT_POINT(drain_telling);
 	if (!child_send(c, CTL_DRAIN, &how, sizeof(how), -1))
 		child_kill(c, "does not listen to its order to leave");
 }

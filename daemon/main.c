@@ -8,6 +8,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include "fault.h"
 #include "handover.h"
 #include "log.h"
 #include "version.h"
@@ -148,6 +149,10 @@ static int take_document(void)
 int main(int argc, char **argv)
 {
 	static struct arguments a;
+#ifdef ORC_FAULT_POINTS
+	if (argc == 2 && strcmp(argv[1], "--list-faults") == 0)
+		return fault_list();
+#endif
 	open_standard();
 	log_open("orchestrad", LOG_LV_INFO, LOG_TEXT);
 	if (getpid() == 1)
@@ -160,6 +165,7 @@ int main(int argc, char **argv)
 	}
 	if (a.role)
 		return worker_main(a.role, a.slot);
+	FAULT_BIRTH("supervisor");
 	switch (a.action) {
 	case ACT_CHECK: return check_run(&a.input, a.probe, stdout);
 	case ACT_DUMP: return dump(&a.input);

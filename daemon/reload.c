@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "fault.h"
 #include "imsg.h"
 #include "log.h"
 #include "upgrade.h"
@@ -136,12 +137,14 @@ static void commit(struct reload *r)
 	sv->fd_tls_files = r->fd_next_tls;
 	r->fd_next = r->fd_next_tls = -1;
 	sv->conf_generation++;
+	FAULT_POINT(reload_voted);
 	supervisor_apply_conf(sv);
 	for (struct child *c = NULL; (c = child_next(sv, c));) {
 		if (c->prepare == PREPARE_OK) {
 			c->conf_generation = sv->conf_generation;
 			if (child_alive(c) && !child_send(c, CTL_CONF_COMMIT, NULL, 0, -1))
 				child_kill(c, "does not listen");
+			FAULT_POINT(reload_half);
 		} else if (c->state == CHILD_READY) {
 			catch_up(sv, c);
 		}

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "fault.h"
 #include "handover.h"
 #include "log.h"
 #include "upgrade-private.h"
@@ -88,6 +89,7 @@ void upgrade_become(struct supervisor *sv, int program, int document)
 	handover_keep_open(sv, true);
 	(void)fcntl(document, F_SETFD, 0);
 	setenv(ENV_HANDOVER, number, 1);
+	FAULT_POINT(upgrade_becoming);
 	syscall(SYS_execveat, program, "", sv->argv, environ, AT_EMPTY_PATH);
 	int error = errno;
 	unsetenv(ENV_HANDOVER);

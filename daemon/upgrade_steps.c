@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "fault.h"
 #include "handover.h"
 #include "log.h"
 #include "upgrade-private.h"
@@ -209,6 +210,7 @@ void upgrade_adopted(struct supervisor *sv, json_t *doc, struct reply *waiting)
 	struct upgrade *u = sv->upgrade;
 	const char *purpose = json_string_value(json_object_get(doc, "purpose")),
 		   *program = json_string_value(json_object_get(doc, "program"));
+	FAULT_POINT(upgrade_adopting);
 	u->replies = waiting;
 	u->began_us = json_integer_value(json_object_get(doc, "upgrade_began_us"));
 	u->from_version = (unsigned)json_integer_value(json_object_get(doc, "version"));

@@ -13,6 +13,9 @@ for so in $(ldd "$build/orchestrad" "$build/orchestractl" | awk '$3 ~ /^\// {pri
 done | sort -u >"$libs"
 clash=$(comm -12 "$ours" "$libs")
 [ -z "$clash" ] || { echo "names that libraries own are defined by us:"; echo "$clash"; exit 1; }
+if nm "$build/orchestrad" "$build/orchestractl" | grep -w 'fault_[a-z]*' || grep -q ORC_FAULT_FILE "$build/orchestrad"; then
+	echo "the shipped programs have fault points, which belong to tests/orchestrad-faults"; exit 1
+fi
 if grep -rn --include='*.[ch]' '#include "\.\./' common workers daemon; then
 	echo "includes must not climb folders"; exit 1
 fi

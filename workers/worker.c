@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "fault.h"
 #include "imsg.h"
 #include "lastwords.h"
 #include "log.h"
@@ -71,7 +72,9 @@ void worker_ready(struct worker *w)
 		return;
 	w->ready = true;
 	atomic_store_explicit(&w->self->ready, 1, memory_order_release);
+	FAULT_POINT(worker_unready);
 	send_control(w, CTL_READY, NULL, 0);
+	FAULT_POINT(worker_ready);
 	log_debug("ready");
 }
 
@@ -161,6 +164,7 @@ static void start_draining(struct worker *w, const struct ctl_drain *how)
 		return;
 	w->draining = true;
 	w->leave = *how;
+	FAULT_POINT(worker_draining);
 	if (w->priv->inited && w->role->drain)
 		w->role->drain(w);
 	else
@@ -207,6 +211,7 @@ static void conf_prepare(struct worker *w, int fd)
 	struct conf *next = fd == -1 ? NULL : conf_load_effective(fd);
 	if (next)
 		ok = !w->role->conf_prepare || !w->priv->inited || w->role->conf_prepare(w, next, &error) == 0;
+	FAULT_POINT(conf_prepared);
 	if (ok) {
 		w->priv->next = next;
 		send_control(w, CTL_CONF_OK, NULL, 0);
@@ -236,11 +241,13 @@ static void conf_commit(struct worker *w)
 		log_error("told to use a configuration that was not prepared");
 		return;
 	}
+	FAULT_POINT(conf_committing);
 	w->conf = w->priv->next;
 	w->priv->next = NULL;
 	log_set_level(level_of(w->conf));
 	if (w->role->conf_commit && w->priv->inited)
 		w->role->conf_commit(w);
+	FAULT_POINT(conf_committed);
 	if (old != w->priv->born)
 		conf_free(&old);
 }
@@ -370,6 +377,7 @@ static void on_start(evutil_socket_t fd, short what, void *arg)
 		event_add(p->start, &tv);
 		return;
 	}
+	FAULT_POINT(worker_attached);
 	int code = w->role->init(w);
 	if (code != 0) {
 		worker_exit(w, code);
@@ -534,6 +542,8 @@ int worker_main(const char *role, unsigned slot)
 	w.role = worker_rows[id].role;
 	w.instance = slot >= SLOT_API0 ? slot - SLOT_API0 : 0;
 	worker_slot_name(slot, w.name);
+	FAULT_BIRTH(w.name);
+	FAULT_POINT(worker_born);
 	ignore_signals();
 	return_memory();
 	umask(0077); /* memories are private, and so is every file that holds them */

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <sched.h>
 
+#include "fault.h"
 #include "log.h"
 
 /* Carrying over what was read since it came costs a copy. Every insertion earns an allowance of
@@ -51,12 +52,14 @@ static bool lock_shard(struct cache_shard *s, bool wait)
 	if (e == EOWNERDEAD) {
 		empty_shard(s);
 		add(&s->emptied, 1);
+		FAULT_POINT(cache_repair);
 		/* Dying before the next line leaves EOWNERDEAD to the next one. */
 		AN(pthread_mutex_consistent(&s->lock) == 0);
 		log_warn_limited(&limit, 10, "a writer died in a shard of the cache; it was emptied");
 		e = 0;
 	}
 	AN(e == 0);
+	FAULT_POINT(cache_locked);
 	return true;
 }
 
@@ -164,9 +167,12 @@ static uint64_t place_at_head(const struct cache *c, const struct cache_place *p
 /* The record is whole: first the log, then the slot knows of it. */
 static void publish(const struct cache_place *p, int i, uint64_t pos, uint64_t lines)
 {
+	FAULT_POINT(cache_written);
 	put(&p->shard->head, pos + lines);
+	FAULT_POINT(cache_headed);
 	atomic_store_explicit(&p->hits[i], 0, memory_order_relaxed);
 	atomic_store_explicit(&p->slots[i], pos << 16 | p->tag, memory_order_release);
+	FAULT_POINT(cache_published);
 }
 
 /* Copies a value to the head of the ring from a place that may overlap it. The target's position is
@@ -194,6 +200,7 @@ static bool advance_tail(const struct cache *c, const struct cache_place *at, ui
 	lines = h.cls == CACHE_PAD ? h.len : cache_lines(h.len);
 	const char *from = cache_line_at(c, at, tail) + sizeof(h);
 	reclaim(s, tail + lines);
+	FAULT_POINT(cache_reclaimed);
 	if (h.cls == CACHE_PAD)
 		return true;
 	struct cache_place p = cache_place_of(c, h.hash);
@@ -208,6 +215,7 @@ static bool advance_tail(const struct cache *c, const struct cache_place *at, ui
 		*carry_lines -= lines;
 		h.pos = place_at_head(c, &p, lines);
 		move_lines(cache_line_at(c, &p, h.pos) + sizeof(h), from, lines - 1);
+		FAULT_POINT(cache_carried);
 		shm_copy_in(cache_line_at(c, &p, h.pos), &h, sizeof(h));
 		publish(&p, i, h.pos, lines);
 		return true;
@@ -245,6 +253,7 @@ static void insert(struct cache *c, const struct cache_place *p, const struct ca
 		slot = take_slot(c, p);
 	h.pos = place_at_head(c, p, lines);
 	shm_copy_in(cache_line_at(c, p, h.pos), &h, sizeof(h));
+	FAULT_POINT(cache_half);
 	shm_copy_in(cache_line_at(c, p, h.pos) + sizeof(h), value, h.len);
 	add(&s->entries, 1);
 	add(&s->bytes, lines << CACHE_LINE_SHIFT);
@@ -304,6 +313,7 @@ void cache_remove(struct cache *c, enum cache_class cls, const struct uuid *key)
 	struct cache_head old;
 	lock_shard(p.shard, true);
 	move_epoch(cache_stripe(&p));
+	FAULT_POINT(cache_removing);
 	int i = find(c, &p, (uint32_t)cls, key, &old);
 	if (i >= 0)
 		drop_slot(c, &p, i);
@@ -325,6 +335,7 @@ static bool purge_shard(struct cache *c, const struct cache_place *at, uint64_t 
 		for (int i = 0; i < CACHE_WAYS && h.cls != CACHE_PAD && h.meta.ns == ns; i++)
 			if (peek(&p.slots[i]) == (pos << 16 | p.tag))
 				drop_slot(c, &p, i);
+		FAULT_POINT(cache_purging);
 		pos += h.cls == CACHE_PAD ? h.len : cache_lines(h.len);
 	}
 	return true;

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include "fault.h"
 #include "vectors-private.h"
 
 #define HUGE_FROM (64ull << 20) /* bytes of chunks from which on huge pages are worth their grain */
@@ -109,10 +110,12 @@ static void assign(struct vectors *v, uint32_t chunk, uint64_t ns, uint32_t dim,
 	atomic_store_explicit(&c->offset, offset, memory_order_relaxed);
 	atomic_store_explicit(&c->dim, dim, memory_order_relaxed);
 	atomic_store_explicit(&c->order, order, memory_order_relaxed);
+	FAULT_POINT(vectors_assigning);
 	atomic_store_explicit(&c->count, 0, memory_order_relaxed);
 	for (uint32_t i = 0; i < VECTORS_WORDS; i++)
 		atomic_store_explicit(&vectors_tombs(v, offset)[i], 0, memory_order_relaxed);
 	atomic_store_explicit(&c->gen, gen, memory_order_release);
+	FAULT_POINT(vectors_assigned);
 	atomic_store_explicit(&v->keys[chunk], ns, memory_order_release);
 	if (chunk == atomic_load_explicit(&v->super->used, memory_order_relaxed))
 		atomic_store_explicit(&v->super->used, chunk + 1, memory_order_release);
@@ -128,6 +131,7 @@ void vectors_chunk_free(struct vectors *v, uint32_t chunk)
 	uint64_t offset = c->offset, gen = begin(c);
 	uint32_t order = c->order;
 	atomic_store_explicit(&v->keys[chunk], 0, memory_order_relaxed);
+	FAULT_POINT(vectors_freeing);
 	atomic_store_explicit(&c->ns, 0, memory_order_relaxed);
 	atomic_store_explicit(&c->count, 0, memory_order_relaxed);
 	atomic_store_explicit(&c->gen, gen, memory_order_release);
@@ -176,6 +180,7 @@ static void write_row(struct vectors *v, char *chunk, const struct vectors_shape
 	atomic_store_explicit((_Atomic uint32_t *)(void *)(chunk + s->norms) + i, bits, memory_order_relaxed);
 	shm_copy_in(chunk + s->ids + 16 * (size_t)i, row->id.b, 16);
 	size_t bytes = s->stride * sizeof(float);
+	FAULT_POINT(vectors_row_half);
 	vectors_pages_ahead(v, chunk + s->rows, i * bytes, bytes, s->capacity * bytes);
 	shm_copy_in(chunk + s->rows + i * bytes, row->x, bytes);
 }
@@ -204,7 +209,9 @@ int vectors_append(struct vectors *v, struct vectors_ns *n, const struct vectors
 	AN(vectors_shape(c->dim, c->order, &s));
 	uint32_t i = atomic_load_explicit(&c->count, memory_order_relaxed);
 	write_row(v, v->data + c->offset, &s, i, row);
+	FAULT_POINT(vectors_row_written);
 	atomic_store_explicit(&c->count, i + 1, memory_order_release); /* published */
+	FAULT_POINT(vectors_row_published);
 	v->w->live[chunk]++;
 	add(&n->live, 1);
 	add(&v->super->live, 1);
@@ -222,6 +229,7 @@ void vectors_kill_row(struct vectors *v, uint64_t ref)
 	AN(n && !(bits & bit) && v->w->live[chunk]);
 	/* Release: whoever sees the tombstone sees the row that replaced this one. */
 	atomic_store_explicit(word, bits | bit, memory_order_release);
+	FAULT_POINT(vectors_tombstone);
 	v->w->live[chunk]--;
 	add(&n->live, -1);
 	add(&v->super->live, -1);

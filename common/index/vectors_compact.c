@@ -1,6 +1,7 @@
 /* Compaction: a chunk that is no longer appended to and at least half dead is emptied, a few rows
  * per write, into its namespace's newest chunk. To a reader a move is an update to the same
  * version. Half dead means that at most one row is moved per row that died. */
+#include "fault.h"
 #include "vectors-private.h"
 #include <stdlib.h>
 
@@ -56,6 +57,7 @@ static bool move_one(struct vectors *v, uint32_t chunk)
 	uint64_t from = vectors_ref(v, chunk, i), to;
 	if (vectors_append(v, n, &row, true, &to))
 		return false;
+	FAULT_POINT(vectors_moved);
 	vectors_map_set(v, &row.id, to);
 	vectors_kill_row(v, from); /* the last one gives the chunk back and clears `queued` */
 	return true;

@@ -4,6 +4,7 @@
  * goes back. */
 #include <stdlib.h>
 
+#include "fault.h"
 #include "vectors-private.h"
 
 struct piece {
@@ -162,6 +163,7 @@ bool vectors_recover(struct vectors *v)
 	}
 	if (!rebuild_pool(v, used) || !recount(v, used))
 		return false;
+	FAULT_POINT(vectors_recounted);
 	for (uint32_t i = 0; i < used; i++) {
 		if (v->chunks[i].ns && !v->w->live[i])
 			vectors_chunk_free(v, i);
@@ -169,6 +171,7 @@ bool vectors_recover(struct vectors *v)
 	for (uint32_t i = 0; i < used; i++) {
 		if (v->chunks[i].ns)
 			map_chunk(v, i);
+		FAULT_POINT(vectors_recovering);
 	}
 	for (uint32_t i = 0; i < used; i++) {
 		struct vectors_ns *n = v->chunks[i].ns ? vectors_ns_find(v, v->chunks[i].ns) : NULL;

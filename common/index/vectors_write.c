@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <math.h>
 
+#include "fault.h"
 #include "vectors-private.h"
 #include "vocabulary.h"
 
@@ -18,6 +19,7 @@ struct vectors_ns *vectors_ns_make(struct vectors *v, uint64_t ns)
 	atomic_store_explicit(&v->super->namespaces, row + 1, memory_order_relaxed);
 	n = &v->ns[row];
 	atomic_store_explicit(&n->ns, ns, memory_order_relaxed);
+	FAULT_POINT(vectors_ns_row);
 	atomic_store_explicit(&v->slots[(ns + i) & (VECTORS_SLOTS - 1)], row + 1, memory_order_release);
 	return n;
 }
@@ -54,6 +56,7 @@ int vectors_put(struct vectors *v, const struct vectors_row *row)
 	} else {
 		vectors_map_set(v, &row->id, ref);
 	}
+	FAULT_POINT(vectors_two_rows);
 	if (old)
 		vectors_kill_row(v, old);
 	return rc;
@@ -114,6 +117,7 @@ void vectors_drop(struct vectors *v, uint64_t ns)
 	for (uint32_t i = 0; i < used; i++) {
 		if (atomic_load_explicit(&v->keys[i], memory_order_relaxed) == ns)
 			vectors_chunk_free(v, i);
+		FAULT_POINT(vectors_dropping);
 	}
 	uint64_t live = atomic_load_explicit(&n->live, memory_order_relaxed);
 	uint64_t all = atomic_load_explicit(&v->super->live, memory_order_relaxed);

@@ -39,7 +39,7 @@ struct seg {
 	uint64_t first_seq;  /* of the first record that is (or will be) in it */
 	uint64_t last_seq;   /* 0 = no record */
 	uint64_t start, end; /* its records; bytes behind `end` are nobody's */
-	bool stale;	     /* bytes of an earlier life may lie behind `end` */
+	bool stale;	     /* released bytes may lie behind `end`, or in front of `start` */
 };
 struct spare {
 	uint64_t id, size;

@@ -11,6 +11,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "fault.h"
 #include "log.h"
 
 struct listing {
@@ -269,6 +270,7 @@ struct journal *journal_open(const struct journal_conf *conf, uint64_t after_seq
 	ok = open_dir(j, error_r) && list_dir(j, &l, error_r);
 	if (ok) {
 		int e = replay_run(j, l.segs, l.n, after_seq, fn, arg, &reuse);
+		FAULT_POINT(replay_over);
 		if (!e)
 			e = begin(j, reuse);
 		if (e)

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fault.h"
 #include "log.h"
 
 static int copy_bytes(int from, int to)
@@ -35,10 +36,12 @@ static int copy_file(const struct journal *j, int qdir, uint64_t number, const c
 		return errno;
 	to = segment_open(qdir, part, O_WRONLY | O_CREAT | O_TRUNC);
 	e = to == -1 ? errno : copy_bytes(from, to);
+	FAULT_POINT(quarantine_copied);
 	if (!e && renameat(qdir, part, qdir, name) == -1)
 		e = errno;
 	if (e && to != -1)
 		unlinkat(qdir, part, 0);
+	FAULT_POINT(quarantine_named);
 	if (!e && fsync(qdir) == -1)
 		e = errno;
 	if (to != -1)

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "fault.h"
 #include "log.h"
 
 int recycle_wipe(struct journal *j, const struct spare *s)
@@ -17,6 +18,7 @@ int recycle_wipe(struct journal *j, const struct spare *s)
 	/* The head on its own, first: a reader that still has this file open sees the zeros there before
 	 * any other byte changes (reader.c). */
 	int e = segment_zero(fd, 0, SEG_DATA_START);
+	FAULT_POINT(wipe_headless);
 	if (!e)
 		e = segment_zero(fd, SEG_DATA_START, s->size);
 	if (!e)
@@ -32,6 +34,7 @@ int recycle_remove(struct journal *j, const struct spare *s)
 	if (e)
 		log_warn("journal: a surplus segment in %s could not be overwritten before its removal: %s", j->path,
 			 strerror(e));
+	FAULT_POINT(recycle_removing);
 	if (unlinkat(j->dirfd, segment_name(KIND_SPARE, s->id).text, 0) == -1 && errno != ENOENT)
 		e = errno;
 	pthread_mutex_lock(&j->list);
@@ -72,6 +75,7 @@ static int make_spare(struct journal *j)
 		return EDQUOT;
 	struct seg_name tmp = segment_name(KIND_TMP, s.id);
 	int e = segment_create(j->dirfd, tmp.text, s.size, true, &fd);
+	FAULT_POINT(segment_filled);
 	if (!e) {
 		close(fd);
 		if (renameat(j->dirfd, tmp.text, j->dirfd, segment_name(KIND_SPARE, s.id).text) == -1) {
@@ -194,6 +198,7 @@ static void recycle(struct journal *j, const struct seg *g)
 	pthread_mutex_lock(&j->list);
 	s.id = j->next_id++;
 	pthread_mutex_unlock(&j->list);
+	FAULT_POINT(recycle_begun);
 	/* Only the name changes now. Old head and old records stay readable for whoever has the file open
 	 * until it is used again, head first (writer.c). */
 	if (renameat(j->dirfd, segment_name(KIND_SEG, g->number).text, j->dirfd, segment_name(KIND_SPARE, s.id).text) ==
@@ -202,6 +207,7 @@ static void recycle(struct journal *j, const struct seg *g)
 			 segment_name(KIND_SEG, g->number).text, strerror(errno));
 		return; /* tried again after the next start */
 	}
+	FAULT_POINT(recycle_renamed);
 	pthread_mutex_lock(&j->list);
 	list_push_spare(j, &s);
 	pthread_mutex_unlock(&j->list);

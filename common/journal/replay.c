@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "fault.h"
 #include "log.h"
 
 #define WINDOW (4u << 20)
@@ -67,6 +68,7 @@ static void deliver(struct replay *r, const struct seg *g, const struct scan_hit
 		return; /* the store has it */
 	r->want = h->head.seq + 1;
 	r->fn(r->arg, h->head.seq, g->number, h->off + sizeof(struct rec_head), h->payload, h->head.len);
+	FAULT_POINT(replay_delivered);
 }
 
 /* From g->start on. Fills end and last_seq. */
@@ -236,10 +238,13 @@ static int finish_last(struct replay *r, const struct found *f)
 			(unsigned long long)(r->dirty - g->end), (unsigned long long)g->last_seq, j->path,
 			segment_name(KIND_SEG, g->number).text);
 		/* Left there, a piece of it might complete a later record by accident. */
+		FAULT_POINT(replay_cutting);
 		e = segment_zero(fd, g->end, r->dirty);
+		FAULT_POINT(replay_cut);
 	}
 	if (!e && r->whole)
 		e = settle(r, fd, g);
+	FAULT_POINT(replay_settled);
 	if (!e)
 		e = segment_datasync(fd);
 	close(fd);

@@ -1,7 +1,8 @@
 /* Overwriting what was erased. Bytes of a released record can lie in
  *   - a spare (its last life): the whole file is zeroed;
  *   - the front of a segment that also holds unreleased records: the front is zeroed in place and the head's
- *     `start` moved behind it, so that replay and readers know;
+ *     `start` moved behind it, so that replay and readers know. What lies in front of `start` is zeroed again in a
+ *     file that is not known to be clean: the head may have been moved by somebody who came no further;
  *   - the part behind the last record of a reused file (an earlier life again): zeroed, after the current
  *     segment was sealed, because the appending thread may write there otherwise.
  * Clean files are remembered as such (`stale` false), so the next scrub costs little. */
@@ -12,6 +13,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "fault.h"
 #include "log.h"
 
 static int scrub_spares(struct journal *j)
@@ -90,6 +92,7 @@ static int scrub_front(int fd, struct seg *g, uint64_t released)
 	int e = segment_head_write(fd, g);
 	if (!e)
 		e = segment_datasync(fd);
+	FAULT_POINT(scrub_moved);
 	return e ? e : segment_zero(fd, old, at);
 }
 
@@ -101,12 +104,17 @@ static int scrub_file(struct journal *j, struct seg *g, uint64_t released, bool 
 	if (fd == -1)
 		return errno;
 	int e = scrub_front(fd, g, released);
+	FAULT_POINT(scrub_front_done);
 	if (!e && tail && g->stale) {
-		e = segment_zero(fd, g->end, g->size);
+		/* In front as well: who moved the head may have been killed, or failed, before it overwrote what lay there. */
+		e = segment_zero(fd, SEG_DATA_START, g->start);
+		if (!e)
+			e = segment_zero(fd, g->end, g->size);
 		g->stale = e != 0;
 	}
 	if (!e)
 		e = segment_datasync(fd);
+	g->stale |= e != 0;
 	close(fd);
 	return e;
 }

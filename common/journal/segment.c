@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "crc32c.h"
+#include "fault.h"
 
 static const char *const suffix[] = {[KIND_SEG] = ".seg", [KIND_SPARE] = ".spare", [KIND_TMP] = ".tmp"};
 
@@ -222,6 +223,7 @@ int segment_create(int dirfd, const char *name, uint64_t size, bool fill, int *f
 		e = 0;
 		fill = true;
 	}
+	FAULT_POINT(segment_reserved);
 	if (!e && fill)
 		e = segment_zero(fd, 0, size);
 	if (!e)

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "crc32c.h"
+#include "fault.h"
 #include "log.h"
 
 int writer_fail(struct journal *j, int error)
@@ -38,6 +39,7 @@ static int create_now(struct journal *j, uint64_t room, struct spare *s_r, int *
 	*s_r = (struct spare){.id = j->next_id++, .size = size};
 	pthread_mutex_unlock(&j->list);
 	int e = segment_create(j->dirfd, segment_name(KIND_TMP, s_r->id).text, size, fill, fd_r);
+	FAULT_POINT(segment_hurried);
 	if (!e && renameat(j->dirfd, segment_name(KIND_TMP, s_r->id).text, j->dirfd,
 			   segment_name(KIND_SPARE, s_r->id).text) == -1) {
 		e = errno;
@@ -89,10 +91,13 @@ static int enlist(struct journal *j, const struct spare *s, int fd, uint64_t fir
 	pthread_mutex_lock(&j->list);
 	g.number = j->next_number++;
 	pthread_mutex_unlock(&j->list);
+	FAULT_POINT(rotate_begun);
 	int e = segment_head_write(fd, &g);
+	FAULT_POINT(rotate_headed);
 	if (!e && renameat(j->dirfd, segment_name(KIND_SPARE, s->id).text, j->dirfd,
 			   segment_name(KIND_SEG, g.number).text) == -1)
 		e = errno;
+	FAULT_POINT(rotate_named);
 	pthread_mutex_lock(&j->list);
 	if (e) {
 		struct spare back = *s;
@@ -190,6 +195,11 @@ static int write_group(struct journal *j, const struct seg *cur, const struct io
 			if (p->iov_len % 8)
 				*v++ = (struct iovec){zeros, 8 - p->iov_len % 8};
 		}
+		FAULT_DO(journal_torn, (void)!segment_writev(j->fd, g->iov, 1, cur->end + *done_r, &done));
+		FAULT_DO(journal_half, g->iov[1].iov_len /= 2,
+			 (void)!segment_writev(j->fd, g->iov, 2, cur->end + *done_r, &done));
+		FAULT_DO(journal_short,
+			 (void)!segment_writev(j->fd, g->iov, (size_t)(v - g->iov) / 2 + 1, cur->end + *done_r, &done));
 		int e = segment_writev(j->fd, g->iov, (size_t)(v - g->iov), cur->end + *done_r, &done);
 		*done_r += done;
 		if (e)
@@ -249,6 +259,7 @@ int journal_append(struct journal *j, const struct iovec *payload, size_t n, uin
 		leave(j, 0, 0);
 		return worse ? worse : e;
 	}
+	FAULT_POINT(journal_written);
 	j->unsynced = true;
 	j->next_seq += n;
 	atomic_store_explicit(&j->last_seq, j->next_seq - 1, memory_order_relaxed);
@@ -276,6 +287,7 @@ int journal_sync(struct journal *j)
 		return e;
 	if (j->unsynced && ((e = segment_datasync(j->fd)) || (e = still_there(j))))
 		return writer_fail(j, e);
+	FAULT_POINT(journal_synced);
 	j->unsynced = false;
 	/* The name under which the records will be looked for. */
 	if (j->dir_dirty && (e = segment_dirsync(j->dirfd)))

@@ -45,7 +45,7 @@ class UnixConnection(http.client.HTTPConnection):
 
 
 class Orchestra:
-    def __init__(self, directory=None, sets=(), env=None, conf=None, prefix=(), start=True):
+    def __init__(self, directory=None, sets=(), env=None, conf=None, prefix=(), start=True, binary="orchestrad"):
         self.own_dir = directory is None
         self.dir = directory or tempfile.mkdtemp(prefix="orchestra-it-")
         self.data = os.path.join(self.dir, "data")
@@ -53,6 +53,7 @@ class Orchestra:
         self.log_path = os.path.join(self.dir, "log")
         self.port = free_port()
         self.sets, self.env, self.conf, self.prefix = list(sets), dict(env or {}), conf, list(prefix)
+        self.binary = os.path.join(BUILD, binary)
         self.process = None
         self._conn = None
         if start:
@@ -60,7 +61,7 @@ class Orchestra:
 
     # ---- life ----
     def command(self):
-        args = [*self.prefix, os.path.join(BUILD, "orchestrad"), "--foreground"]
+        args = [*self.prefix, self.binary, "--foreground"]
         if self.conf is not None:
             path = os.path.join(self.dir, "orchestra.conf")
             with open(path, "w") as f:

@@ -437,6 +437,35 @@ static void scrub_after_a_restart(void **state)
 	world_free(w);
 }
 
+/* Whatever write of a scrub fails, and whether the same process tries again or the successor of a killed one: a scrub that
+ * says done has left nothing. */
+static void scrub_that_was_cut_off(void **state)
+{
+	(void)state;
+	for (unsigned variant = 0; variant < 40; variant++) {
+		struct world *w = world_new(32 * KIB, 32 * KIB, PLENTY);
+		for (int i = 0; i < 20; i++)
+			append_marked(w);
+		uint64_t erased = w->next - 1;
+		world_fill(w, erased + (variant & 2 ? 20 : 0));
+		uint64_t last = w->next - 1;
+		journal_release(w->j, erased);
+		sys.write_error = EIO;
+		sys.write_budget = variant / 4 * 1500;
+		int e = journal_scrub(w->j, erased);
+		sys.write_budget = -1;
+		assert_int_equal(e != 0, files_contain(w, MARKER, sizeof(MARKER) - 1));
+		if (variant & 1)
+			world_reopen(w, erased);
+		assert_int_equal(journal_scrub(w->j, erased), 0);
+		assert_false(files_contain(w, MARKER, sizeof(MARKER) - 1));
+		world_reopen(w, erased);
+		if (last > erased)
+			world_got(w, erased + 1, last);
+		world_free(w);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -457,6 +486,7 @@ int main(void)
 		cmocka_unit_test(store_from_an_older_copy_is_reported),
 		cmocka_unit_test(scrub_leaves_nothing),
 		cmocka_unit_test(scrub_after_a_restart),
+		cmocka_unit_test(scrub_that_was_cut_off),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -139,6 +139,17 @@ static void test_target_rows(void **state)
 	assert_ptr_equal(plant_target_take(p, "one more"), a);
 	assert_true(plant_target_name(a, out));
 	assert_string_equal(out, "one more");
+	/* The pinger was killed, and its successor has another configuration. */
+	atomic_store(&a->pings, 5);
+	plant_target_drop_all(p);
+	for (unsigned i = 0; i < PLANT_TARGETS; i++)
+		assert_false(plant_target_name(&p->targets[i], out));
+	assert_ptr_equal(plant_target_take(p, "one more"), a);
+	assert_int_equal(atomic_load(&a->pings), 5);
+	for (unsigned i = 1; i < PLANT_TARGETS; i++) {
+		name_of(i + PLANT_TARGETS, name);
+		assert_non_null(plant_target_take(p, name));
+	}
 }
 
 int main(void)

@@ -252,6 +252,39 @@ static void repeats(void **state)
 	assert_true(s.open->n == n && s.next_seq == 2 && space("n")->count == 1);
 }
 
+/* A sync that was killed left a transaction unanswered, its successor brought it to the store and was killed too: the third
+ * one, which replays nothing, knows it nevertheless. What has a newer transaction in its place is forgotten, and so is
+ * what was never finished. */
+static void repeats_of_what_the_store_has(void **state)
+{
+	(void)state;
+	uint64_t last = 3 * PLANT_KNOWN;
+	for (uint64_t seq = 1; seq <= last; seq++)
+		plant_know(s.plant, seq, 1000000 + seq);
+	plant_know(s.plant, last + 1, 77); /* in the journal only: the replay will say so */
+	atomic_store(&s.plant->known[(last - 5) % PLANT_KNOWN].seq, 0);
+	recent_free(&s.recent);
+	s.recent = NULL;
+	sequence_forget(&s, last);
+	s.next_seq = last + 1;
+	atomic_store(&s.plant->applied_seq, last);
+	uint64_t known[] = {last, last - 1, last - PLANT_KNOWN + 2};
+	for (size_t i = 0; i < ARRAY_LEN(known); i++) {
+		begin_with(1000000 + known[i], 0, 0);
+		put(memory("n", 1, "one"));
+		assert_null(submit());
+		assert_int_equal(answers, i + 1);
+		assert_true(answer[i].seq == known[i] && answer[i].id == 1000000 + known[i]);
+	}
+	uint64_t unknown[] = {1000000 + last - 5, 1000000 + last - PLANT_KNOWN, 77};
+	for (size_t i = 0; i < ARRAY_LEN(unknown); i++) {
+		begin_with(unknown[i], last, 0);
+		put(memory("n", 2 + (unsigned)i, "two"));
+		taken(last + 1 + i);
+	}
+	assert_false(recent_unchanged(s.recent, 12345, last - 1)); /* the keys themselves are forgotten */
+}
+
 /* ---- namespaces and quotas ---- */
 
 static void counts(void **state)
@@ -532,6 +565,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {TEST(conflicts),
 					   TEST(remembers_all_keys),
 					   TEST(repeats),
+					   TEST(repeats_of_what_the_store_has),
 					   TEST(counts),
 					   TEST(quota_of_a_bulk),
 					   TEST(one_vector_space),

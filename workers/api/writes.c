@@ -8,6 +8,7 @@
 
 #include "api.h"
 #include "clock.h"
+#include "fault.h"
 #include "log.h"
 #include "rings.h"
 
@@ -19,6 +20,7 @@ struct writes {
 	size_t in_flight;
 	struct call **outbox; /* waiting for ring space, in order; circular */
 	size_t out_head, out_len, out_cap;
+	bool resent;		 /* the outbox may hold some whose first copy sync has as well */
 	size_t out_offset;	 /* bytes of the first one that were sent as fragments */
 	struct event *ev_waited; /* pending while some wait for the store */
 };
@@ -45,9 +47,12 @@ static bool send_txn(struct writes *w, const struct buf *txn)
 		else
 			put_head((void *)p, MSG_FRAGMENT,
 				 (w->out_offset ? 0 : FRAGMENT_FIRST) | (n == left ? FRAGMENT_LAST : 0), txn->len);
+		FAULT_DO(ring_half, memcpy(p + sizeof(struct ring_msg_head), txn->p + w->out_offset, n / 2));
 		memcpy(p + sizeof(struct ring_msg_head), txn->p + w->out_offset, n);
 		ring_commit(w->requests, sizeof(struct ring_msg_head) + n);
 		w->out_offset += n;
+		if (w->out_offset < txn->len)
+			FAULT_POINT(writes_fragment);
 	}
 	w->out_offset = 0;
 	return true;
@@ -66,8 +71,24 @@ static void pump(struct writes *w)
 		w->out_head = (w->out_head + 1) % w->out_cap;
 		w->out_len--;
 	}
+	w->resent &= w->out_len != 0;
 	if (sent)
 		worker_wake_peer(w->api->w, SLOT_SYNC);
+}
+
+/* It is over before it was sent again: sync had its first copy. Of one that was sent in part sync drops the pieces. */
+static void leave_outbox(struct writes *w, const struct call *c)
+{
+	size_t i = 0;
+	while (i < w->out_len && w->outbox[(w->out_head + i) % w->out_cap] != c)
+		i++;
+	if (i == w->out_len)
+		return;
+	if (!i)
+		w->out_offset = 0;
+	for (; i + 1 < w->out_len; i++)
+		w->outbox[(w->out_head + i) % w->out_cap] = w->outbox[(w->out_head + i + 1) % w->out_cap];
+	w->out_len--;
 }
 
 static void enqueue(struct writes *w, struct call *c)
@@ -160,8 +181,11 @@ static void answered(struct writes *w, const struct txn_answer *a)
 		look_later(w);
 		return;
 	}
+	FAULT_POINT(writes_answered);
 	*cp = c->next;
 	w->in_flight--;
+	if (w->resent)
+		leave_outbox(w, c);
 	call_answered(c, a->status, a->seq, a->arg);
 }
 
@@ -198,6 +222,7 @@ static int by_id(const void *a, const void *b)
 void writes_resend(struct writes *w)
 {
 	writes_on_wake(w); /* what the dead one answered is answered */
+	FAULT_POINT(writes_resending);
 	struct call **all = util_alloc((w->in_flight + 1) * sizeof(*all));
 	size_t n = 0;
 	for (size_t i = 0; i < ARRAY_LEN(w->table); i++)
@@ -210,6 +235,7 @@ void writes_resend(struct writes *w)
 		enqueue(w, all[i]);
 	}
 	free(all);
+	w->resent = true;
 	if (n)
 		log_info("sync was restarted: %zu unanswered transactions are sent again", n);
 	pump(w);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <sys/random.h>
 
+#include "fault.h"
 #include "log.h"
 #include "transport.h"
 #include "worker.h"
@@ -92,6 +93,7 @@ static void start(struct ping *g)
 	p->active++;
 	atomic_fetch_add_explicit(&g->row->pings, 1, memory_order_relaxed);
 	g->exchange = transport_start(p->transport, g->target, on_done, g);
+	FAULT_POINT(pinger_asking);
 }
 
 static void start_queued(struct pinger *p)
@@ -172,6 +174,7 @@ static void use_targets(struct pinger *p, struct target_list *next)
 	}
 	for (size_t i = 0; i < p->npings; i++) {
 		if (p->pings[i]) {
+			FAULT_POINT(pinger_ending);
 			ping_free(p->pings[i]);
 			removed++;
 		}
@@ -208,6 +211,7 @@ static int pinger_init(struct worker *w)
 	}
 	pinger.w = w;
 	w->role_data = &pinger;
+	plant_target_drop_all(w->plant);
 	use_targets(&pinger, targets);
 	return 0;
 }

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "clock.h"
+#include "fault.h"
 #include "log.h"
 #include "sync.h"
 
@@ -77,6 +78,7 @@ static void pend_txn(struct sync *s, uint64_t seq, uint64_t segment, uint64_t of
 	const struct op_head *op;
 	const void *body;
 	AN(txn_open(&t, data, len));
+	plant_know(s->plant, seq, t.head->id);
 	while (txn_next(&t, &op, &body)) {
 		struct pending_entry e = {.seq = seq,
 					  .segment = segment,
@@ -104,6 +106,7 @@ static void index_put(struct sync *s, const struct memory *m)
 	} else {
 		vectors_remove(s->vectors, &m->id, m->version);
 	}
+	FAULT_POINT(apply_vector_only);
 	struct cache_meta meta = {.ns = m->ns, .version = m->version, .expires_us = m->expires_us};
 	cache_put(s->cache, CACHE_MEMORY, &m->id, &meta, m->body.p, m->body.len);
 }
@@ -169,6 +172,7 @@ void apply_namespace(struct sync *s, const struct ns_state *n)
 	if (!row)
 		return;
 	atomic_store_explicit(&row->count, n->count, memory_order_relaxed);
+	FAULT_POINT(apply_row_half);
 	atomic_store_explicit(&row->bytes, n->bytes, memory_order_relaxed);
 	atomic_store_explicit(&row->quota_count, n->quota_count, memory_order_relaxed);
 	atomic_store_explicit(&row->quota_bytes, n->quota_bytes, memory_order_relaxed);
@@ -176,6 +180,7 @@ void apply_namespace(struct sync *s, const struct ns_state *n)
 	atomic_store_explicit(&row->created_us, n->created_us, memory_order_relaxed);
 	if (n->dim && !atomic_load_explicit(&row->embedder_set, memory_order_relaxed)) {
 		memcpy(row->embedder, n->embedder, sizeof(row->embedder));
+		FAULT_POINT(apply_space);
 		atomic_store_explicit(&row->embedder_set, 1, memory_order_release);
 	} else if (!n->dim) {
 		atomic_store_explicit(&row->embedder_set, 0, memory_order_release);
@@ -268,8 +273,10 @@ static void index_items(struct sync *s, const struct item *it, size_t n)
 		index_txn(s, it[i].data, it[i].len);
 		last = it[i].seq;
 	}
+	FAULT_POINT(apply_indexed);
 	if (last)
 		apply_finish(s, last);
+	FAULT_POINT(apply_applied);
 }
 
 static void count_batch(struct sync *s, const struct batch *g)
@@ -314,8 +321,7 @@ static void refuse_all(struct sync *s, struct batch *g, int error)
 		}
 	}
 	s->next_seq = g->first_seq;
-	recent_free(&s->recent);
-	s->recent = recent_new(RECENT_KEYS, g->first_seq - 1);
+	sequence_forget(s, g->first_seq - 1);
 	if (both[1])
 		sequence_undo(both[1]);
 	sequence_undo(g);
@@ -370,6 +376,7 @@ void apply_batch(struct sync *s, struct batch *g)
 {
 	bool urgent = false, wrote = g->writes && !g->error;
 	settle_queue(s, g);
+	FAULT_POINT(apply_begun);
 	if (wrote)
 		publish(s, g);
 	else if (g->writes)
@@ -380,13 +387,16 @@ void apply_batch(struct sync *s, struct batch *g)
 		if (wrote)
 			index_items(s, g->items + i, n);
 		answer_items(s, g->items + i, n, &urgent);
+		FAULT_POINT(apply_answered);
 		sync_ring_bells(s);
+		FAULT_POINT(apply_slice);
 	}
 	if (wrote)
 		count_batch(s, g);
 	/* A sync that dies before this is asked again and finds the transactions in the journal, which the flusher may
 	 * not pass before. */
 	release_bytes(s, g);
+	FAULT_POINT(apply_released);
 	g->n = g->bytes = g->writes = g->nundo = 0;
 	g->all_relaxed = true;
 	g->error = 0;
@@ -396,9 +406,12 @@ void apply_batch(struct sync *s, struct batch *g)
 
 void apply_flushed(struct sync *s, uint64_t seq, uint64_t scrubbed_seq)
 {
+	FAULT_POINT(flushed_told);
 	pending_release(s->pending, seq);
+	FAULT_POINT(flushed_dropped);
 	s->scrubbed_seq = scrubbed_seq;
 	atomic_store_explicit(&s->plant->flushed_seq, seq, memory_order_release);
+	FAULT_POINT(flushed_moved);
 	atomic_store_explicit(&s->plant->journal_bytes, journal_bytes(s->journal), memory_order_relaxed);
 	size_t kept = 0;
 	for (size_t i = 0; i < s->nwaiters; i++) {

@@ -14,6 +14,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include "fault.h"
 #include "log.h"
 #include "sync.h"
 
@@ -135,6 +136,7 @@ static void *committer_main(void *arg)
 		c->under_way++;
 		pthread_mutex_unlock(&c->lock);
 		write_batch(c, g);
+		FAULT_POINT(commit_durable);
 		pthread_mutex_lock(&c->lock);
 		c->halted = g->error;
 		bool idle = !g->error && c->under_way == 1 && !may_take(c);

@@ -9,10 +9,15 @@
 #include <time.h>
 
 #include "clock.h"
+#include "fault.h"
 #include "log.h"
 #include "sync.h"
 
+#ifdef ORC_FAULT_POINTS
+#define COLLECT_EVERY_US 300000 /* tests of faults wait for it */
+#else
 #define COLLECT_EVERY_US 5000000
+#endif
 #define COLLECT_MAX 500
 #define RETRY_US 500000
 
@@ -96,6 +101,7 @@ static bool flush_batch(struct flusher *f, uint64_t to, uint64_t max)
 	f->journal_error = 0;
 	if (ops->begin(f->store) != STORE_OK)
 		return false;
+	FAULT_POINT(flush_begun);
 	while (records < max) {
 		const void *data;
 		size_t len;
@@ -108,6 +114,7 @@ static bool flush_batch(struct flusher *f, uint64_t to, uint64_t max)
 			ops->rollback(f->store);
 			return false;
 		}
+		FAULT_POINT(flush_row);
 		records += t.head->nops;
 		txns++;
 		if (t.head->flags & TXN_SCRUB)
@@ -118,6 +125,7 @@ static bool flush_batch(struct flusher *f, uint64_t to, uint64_t max)
 		ops->rollback(f->store);
 		return false;
 	}
+	FAULT_POINT(flush_committed);
 	f->flushed = seq;
 	f->scrub_to = scrub_to;
 	stats_add_shared(f->s->w->stats, STAT_FLUSHES, 1);
@@ -129,7 +137,9 @@ static bool flush_batch(struct flusher *f, uint64_t to, uint64_t max)
 static void scrub(struct flusher *f, uint64_t to)
 {
 	f->scrub_failed = false;
+	FAULT_POINT(scrub_due);
 	int e = journal_scrub(f->s->journal, to);
+	FAULT_POINT(scrub_journal_done);
 	if (e) {
 		static struct log_limit limit;
 		log_warn_limited(&limit, 10, "erased content could not be scrubbed from the journal, trying again: %s",
@@ -141,6 +151,7 @@ static void scrub(struct flusher *f, uint64_t to)
 		store_trouble(f);
 		return;
 	}
+	FAULT_POINT(scrub_over);
 	f->scrubbed = to;
 }
 
@@ -193,6 +204,7 @@ static void collect(struct flusher *f, int64_t trash_us)
 		return;
 	}
 	txn_end(&c.t);
+	FAULT_POINT(collect_found);
 	struct buf *b = util_alloc(sizeof(*b));
 	*b = c.b;
 	sync_post(f->s, on_collected, b);
@@ -240,6 +252,7 @@ static void flush_all(struct flusher *f, uint64_t to, uint64_t batch_max)
 			sync_post(f->s, on_store_back, NULL);
 		f->store_failed = false;
 		tell_loop(f);
+		FAULT_POINT(flush_keeping);
 		journal_release(f->s->journal, f->flushed);
 		if (f->flushed == before)
 			return;

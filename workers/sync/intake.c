@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "fault.h"
 #include "log.h"
 #include "sync.h"
 
@@ -49,6 +50,7 @@ static char *assemble(struct peer *p, const struct ring_msg_head *h, const char 
 	}
 	memcpy(p->assembly + p->assembly_len, data, len);
 	p->assembly_len += len;
+	FAULT_POINT(intake_fragment);
 	if (!(h->part & FRAGMENT_LAST))
 		return NULL;
 	if (p->assembly_len != p->assembly_total) {

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <sys/prctl.h>
 
+#include "fault.h"
 #include "log.h"
 #include "sync.h"
 
@@ -51,6 +52,7 @@ static void insert_batch(struct sync *s, void *arg)
 		    vectors_insert(s->vectors, row->ns, &row->id, row->version, row->expires_us, row->dim, row->x))
 			continue; /* no room: the namespace is marked incomplete and searched in the store */
 	}
+	FAULT_POINT(refill_batch);
 	atomic_fetch_add_explicit(&s->plant->refill_done, done, memory_order_relaxed);
 	pthread_mutex_lock(&r->lock);
 	r->busy = false;
@@ -63,6 +65,7 @@ static void finished(struct sync *s, void *arg)
 {
 	if (s->refill == arg)
 		refill_stop(s); /* the thread has ended or is about to */
+	FAULT_POINT(refill_over);
 	atomic_store_explicit(&s->plant->refill_state, REFILL_DONE, memory_order_release);
 	log_info("vector index holds %llu vectors", (unsigned long long)vectors_count(s->vectors, 0));
 }

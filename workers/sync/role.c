@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "fault.h"
 #include "log.h"
 #include "sync.h"
 
@@ -120,6 +121,7 @@ static void open_segments(struct sync *s)
 	}
 	if (!format)
 		pending_recover(s->pending);
+	FAULT_POINT(sync_segments);
 }
 
 static void load_namespace(void *arg, const struct store_ns *row)
@@ -187,7 +189,7 @@ static uint64_t open_journal(struct sync *s, uint64_t flushed)
 		jc.first_bytes = jc.segment_bytes;
 	if (r.applied < flushed)
 		r.applied = flushed;
-	s->recent = recent_new(RECENT_KEYS, flushed);
+	sequence_forget(s, flushed);
 	atomic_store(&s->plant->sync_state, SYNC_REPLAYING);
 	s->journal = journal_open(&jc, flushed, replay_record, &r, &error);
 	if (!s->journal) {
@@ -222,6 +224,7 @@ static void start_serving(struct sync *s, struct store *store, uint64_t flushed,
 	atomic_store(&s->plant->flushed_seq, flushed);
 	pending_release(s->pending, flushed);
 	s->next_seq = last + 1;
+	FAULT_POINT(sync_replayed);
 	apply_namespaces(s);
 	apply_finish(s, last);
 	s->open = &s->batches[0];
@@ -238,6 +241,7 @@ static void start_serving(struct sync *s, struct store *store, uint64_t flushed,
 	for (unsigned slot = 0; slot < SLOT_COUNT; slot++)
 		if (s->w->peers >> slot & 1)
 			intake_open(s, slot);
+	FAULT_POINT(sync_opened);
 	atomic_store_explicit(&s->plant->served_once, 1, memory_order_release);
 	atomic_store_explicit(&s->plant->sync_state, SYNC_SERVING, memory_order_release);
 }
@@ -413,7 +417,9 @@ static void finish(struct sync *s)
 {
 	refill_stop(s);
 	settle(s, true);
+	FAULT_POINT(drain_committed);
 	flusher_stop(&s->flusher);
+	FAULT_POINT(drain_flushed);
 	run_posts(s);
 	if (s->journal)
 		journal_close(&s->journal);
@@ -426,7 +432,9 @@ static void hand_over(struct sync *s)
 {
 	refill_stop(s);
 	settle(s, false);
+	FAULT_POINT(handover_settled);
 	flusher_leave(s->flusher);
+	FAULT_POINT(handover_left);
 	if (s->journal)
 		journal_close(&s->journal);
 }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "clock.h"
+#include "fault.h"
 #include "log.h"
 #include "sync.h"
 
@@ -75,6 +76,17 @@ void sequence_remember(struct sync *s, struct txn_reader *t, uint64_t seq)
 	while (txn_next(&r, &op, &body))
 		remember_op(s, op, body, seq);
 	recent_write(s->recent, t->head->id, seq);
+}
+
+void sequence_forget(struct sync *s, uint64_t floor)
+{
+	recent_free(&s->recent);
+	s->recent = recent_new(RECENT_KEYS, floor);
+	for (uint64_t seq = floor < PLANT_KNOWN ? 1 : floor - PLANT_KNOWN + 1; seq <= floor; seq++) {
+		uint64_t id = plant_known(s->plant, seq);
+		if (id)
+			recent_write(s->recent, id, seq);
+	}
 }
 
 /* ---- namespace accounting ---- */
@@ -315,7 +327,7 @@ static enum txn_status judge(struct sync *s, struct txn_reader *t, size_t len, b
 }
 
 /* A transaction that was already numbered comes again: its sender did not hear from a sync that
- * died. Answered now when it is applied; else its first copy's batch will. One that the store has is not
+ * died. Answered now when it is applied; else its first copy's batch will. One that the store has had for long is not
  * among the recent ones: then its sender, who waits for the store only, knows the number. */
 static bool is_repeat(struct sync *s, uint32_t slot, const struct txn_head *h)
 {
@@ -361,4 +373,5 @@ void sequence_txn(struct sync *s, uint32_t slot, const void *data, size_t len, v
 	s->queued_ops += t.head->nops;
 	s->queued_bytes += len;
 	sequence_remember(s, &t, it->seq);
+	FAULT_POINT(sequence_numbered);
 }

@@ -135,6 +135,9 @@ struct ns_state *sequence_ns_make(struct sync *s, uint64_t ns, struct span name)
 void sequence_account(struct sync *s, const struct op_head *op, const void *body, uint64_t seq);
 /* Notes every key the transaction writes, and its id. */
 void sequence_remember(struct sync *s, struct txn_reader *t, uint64_t seq);
+/* Forgets every key, so that what was read before `floor` was written counts as outdated; not the ids of transactions up to
+ * there: who was not answered about one asks again, whatever became of the keys. */
+void sequence_forget(struct sync *s, uint64_t floor);
 /* The batch will not be written: namespaces become again what they were before its transactions. */
 void sequence_undo(struct batch *g);
 

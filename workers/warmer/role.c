@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "cache/cache.h"
+#include "fault.h"
 #include "log.h"
 #include "pending.h"
 #include "record.h"
@@ -69,6 +70,7 @@ static bool fill(void *arg, const struct memory *row)
 
 static void finish(struct warmer *m)
 {
+	FAULT_POINT(warm_over);
 	atomic_store(&m->w->plant->warm_loaded, m->loaded);
 	atomic_store_explicit(&m->w->plant->warm_done, 1, memory_order_release);
 	if (m->loaded)

@@ -9,6 +9,7 @@
  *   ever looks there. Format: https://www.sqlite.org/fileformat2.html#b_tree_pages */
 #include <stdlib.h>
 
+#include "fault.h"
 #include "sqlite-private.h"
 
 #define FILE_HEADER 100u /* of the database, in front of page 1 */
@@ -49,6 +50,7 @@ static int clear(struct wipe *w, uint32_t number, uint32_t from, uint32_t to)
 	if (from >= to || memcmp(w->page + from, w->zeros, to - from) == 0)
 		return SQLITE_OK;
 	sqlite3_int64 at = (sqlite3_int64)(number - 1) * w->size + from;
+	FAULT_POINT(wipe_page);
 	return w->file->pMethods->xWrite(w->file, w->zeros, (int)(to - from), at);
 }
 
@@ -132,9 +134,12 @@ static int wipe_gaps(sqlite3 *db)
 enum store_rc sq_scrub(struct store *s)
 {
 	int rc = sqlite3_exec(s->db, "INSERT INTO words(words) VALUES('optimize')", NULL, NULL, NULL);
+	FAULT_POINT(scrub_optimized);
 	if (rc == SQLITE_OK)
 		rc = sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
+	FAULT_POINT(scrub_truncated);
 	if (rc == SQLITE_OK)
 		rc = wipe_gaps(s->db);
+	FAULT_POINT(scrub_wiped);
 	return rc == SQLITE_OK ? sq_run(s, sq_get(s, SQ_SCRUB_DONE)) : sq_fail(s);
 }

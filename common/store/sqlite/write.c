@@ -1,5 +1,6 @@
 /* The writer's side: transactions into rows. Re-applying what is there already changes nothing:
  * only a strictly newer version counts. */
+#include "fault.h"
 #include "sqlite-private.h"
 
 enum store_rc sq_begin(struct store *s) { return sq_run(s, sq_get(s, SQ_BEGIN)); }
@@ -16,6 +17,7 @@ enum store_rc sq_commit(struct store *s, uint64_t seq)
 	if (st)
 		sqlite3_bind_int64(st, 1, (int64_t)seq);
 	enum store_rc rc = sq_run(s, st);
+	FAULT_POINT(store_cursor);
 	if (rc == STORE_OK)
 		rc = sq_run(s, sq_get(s, SQ_COMMIT));
 	return rc == STORE_OK && !sq_in_place(s) ? STORE_ERROR : rc;
@@ -213,6 +215,7 @@ static enum store_rc apply_put(struct store *s, const struct memory *m)
 	rc = ensure_namespace(s, m);
 	if (rc == STORE_OK)
 		rc = write_row(s, m, &old, &n);
+	FAULT_POINT(store_row);
 	if (rc == STORE_OK && indexed(m->deleted_us, m->flags))
 		rc = words(s, SQ_WORDS_ADD, n, m->content, m->ns);
 	if (rc == STORE_OK)
@@ -275,6 +278,7 @@ static enum store_rc apply_delete(struct store *s, const struct op_delete *d)
 		return rc == STORE_OK && !old.n && d->how == DELETE_ERASE ? drop_answers(s, d->ns) : rc;
 	}
 	rc = words_drop(s, &old);
+	FAULT_POINT(store_deleting);
 	if (rc == STORE_OK)
 		rc = d->how == DELETE_SOFT ? soft_delete(s, d, &old) : remove_row(s, d, &old);
 	if (rc == STORE_OK && !old.deleted_us)
@@ -331,8 +335,10 @@ static enum store_rc apply_ns_drop(struct store *s, uint64_t ns)
 		"UPDATE namespaces SET present=0,count=0,bytes=0,quota_bytes=0,quota_count=0,relaxed=0,embedder='',dim=0,settings='{}' WHERE ns=%lld"};
 	/* clang-format on */
 	enum store_rc rc = drop_words(s, ns);
-	for (size_t i = 0; i < ARRAY_LEN(steps) && rc == STORE_OK; i++)
+	for (size_t i = 0; i < ARRAY_LEN(steps) && rc == STORE_OK; i++) {
 		rc = exec_ns(s, steps[i], ns);
+		FAULT_POINT(store_dropping);
+	}
 	return rc;
 }
 
