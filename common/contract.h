@@ -7,10 +7,11 @@
 #include "vocabulary.h"
 
 enum contract_fd {
-	FD_CONTROL = 3,	    /* SOCK_SEQPACKET pair with the supervisor; EOF = the supervisor is gone */
-	FD_CONF = 4,	    /* sealed memfd: the effective configuration as conf_dump_effective() wrote it */
-	FD_SHM_PLANT = 5,   /* plant.h: states, sequence numbers, namespaces, statistics slots */
-	FD_SHM_RINGS = 6,   /* ring.h: per slot a request ring (→ sync) and an answer ring (← sync) */
+	FD_CONTROL = 3,	  /* SOCK_SEQPACKET pair with the supervisor; EOF = the supervisor is gone */
+	FD_CONF = 4,	  /* sealed memfd: the effective configuration as conf_dump_effective() wrote it */
+	FD_SHM_PLANT = 5, /* plant.h: states, sequence numbers, namespaces, statistics slots */
+	FD_SHM_RINGS =
+		6, /* to FD_SHM_VECTORS: with MAY_READ_DATA (roles.def), else /dev/null. ring.h: per slot a request ring (→ sync) and an answer ring (← sync) */
 	FD_SHM_PENDING = 7, /* pending.h */
 	FD_SHM_CACHE = 8,   /* cache/cache.h */
 	FD_SHM_VECTORS = 9, /* index/vectors.h */
@@ -18,7 +19,7 @@ enum contract_fd {
 	FD_LISTEN_UNIX = 11,
 	FD_DATA_LOCK = 12, /* the flock on data.dir/lock: held by whoever lives, released with the last */
 	FD_VITALS = 14,	   /* vitals.h: heartbeat and last words, which the supervisor reads */
-	FD_WAKE0 = 16,	   /* FD_WAKE0 + slot: that slot's eventfd (wake.h) */
+	FD_WAKE0 = 16, /* FD_WAKE0 + slot: that slot's eventfd (wake.h), or /dev/null where the role may not ring it */
 	FD_AFTER_LAST = FD_WAKE0 + SLOT_COUNT
 };
 

@@ -17,6 +17,7 @@
 #include "imsg.h"
 #include "lastwords.h"
 #include "log.h"
+#include "sandbox.h"
 #include "worker.h"
 
 #define FORMAT_POLL_US 500 /* first look at the segments; doubles … */
@@ -528,6 +529,7 @@ int worker_main(const char *role, unsigned slot)
 		return WORKER_EXIT_FATAL;
 	}
 	priv.born = w.conf;
+	sandbox_enter(&worker_rows[id], w.conf);
 	register_birth(&w);
 	make_events(&w);
 	event_base_dispatch(w.base);
