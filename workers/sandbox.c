@@ -2,6 +2,7 @@
 #include "sandbox.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <libgen.h>
 #include <linux/capability.h>
 #include <stdio.h>
@@ -81,6 +82,22 @@ static bool drop_capabilities(void)
 	return syscall(SYS_capset, &head, none) == 0;
 }
 
+/* Root reads and writes everything by a capability; without it, it is a user like any other. Said here, because
+ * "cannot open" further on would not tell root why. */
+static void check_owner(const struct sandbox_paths *p)
+{
+	const char *const needed[] = {p->data, p->store_dir, p->store};
+	for (size_t i = 0; i < ARRAY_LEN(needed); i++) {
+		if (!*needed[i] || faccessat(AT_FDCWD, needed[i], R_OK | W_OK, AT_EACCESS) == 0 || errno != EACCES)
+			continue;
+		log_error(
+			"%s does not belong to the user of the daemon (uid %u), and workers have no rights beyond that "
+			"user's: set user to its owner, chown it, or set daemon.sandbox = \"off\"",
+			needed[i], (unsigned)geteuid());
+		return;
+	}
+}
+
 /* ---- all of it ---- */
 
 /* EINVAL: prctl() of a kernel that was built without seccomp. */
@@ -114,6 +131,8 @@ void sandbox_enter(const struct worker_row *row, const struct conf *conf)
 		log_warn("sandbox: cannot give up new privileges: %s", strerror(errno));
 	if (!drop_capabilities())
 		log_warn("sandbox: cannot drop capabilities: %s", strerror(errno));
+	if (row->may & MAY_WRITE_DATA)
+		check_owner(&paths);
 	bool net = row->may & MAY_CONNECT_NET ||
 		   (row->may & MAY_REACH_STORE && strcmp(conf_str(conf, CONF_STORE_KIND), "sqlite") != 0);
 	int landlock = sandbox_landlock(row->may | (net ? MAY_CONNECT_NET : 0), &paths, &abi);

@@ -11,8 +11,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/landlock.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -92,6 +94,7 @@ static inline pid_t start_in(enum worker_role_id role, const char *const *sets, 
 	pid_t pid = fork();
 	assert_true(pid >= 0);
 	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0); /* a test that fails does not wait for its children */
 		umask(0077);
 		log_open(rows[role].name, LOG_LV_WARN, LOG_TEXT);
 		sandbox_enter(&rows[role], c);
