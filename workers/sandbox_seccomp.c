@@ -105,11 +105,11 @@ static int refuse_processes(scmp_filter_ctx f)
 static int refuse_sockets(scmp_filter_ctx f, bool net)
 {
 	if (!net)
-		return refuse_if(f, EACCES, SCMP_SYS(socket), SCMP_A0_64(SCMP_CMP_NE, AF_UNIX));
-	int rc = refuse_if(f, EACCES, SCMP_SYS(socket), SCMP_A0_64(SCMP_CMP_GT, AF_NETLINK));
+		return refuse_if(f, EACCES, SCMP_SYS(socket), SCMP_A0_64(SCMP_CMP_NE, AF_UNIX, 0));
+	int rc = refuse_if(f, EACCES, SCMP_SYS(socket), SCMP_A0_64(SCMP_CMP_GT, AF_NETLINK, 0));
 	for (unsigned family = 0; family < AF_NETLINK && !rc; family++)
 		if (family != AF_UNIX && family != AF_INET && family != AF_INET6)
-			rc = refuse_if(f, EACCES, SCMP_SYS(socket), SCMP_A0_64(SCMP_CMP_EQ, family));
+			rc = refuse_if(f, EACCES, SCMP_SYS(socket), SCMP_A0_64(SCMP_CMP_EQ, family, 0));
 	return rc;
 }
 

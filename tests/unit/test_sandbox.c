@@ -274,7 +274,7 @@ static void said_without(enum worker_role_id role, bool landlock, bool seccomp, 
 		if (!seccomp) {
 			expect(!seccomp_rule_add(f, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(seccomp), 0));
 			expect(!seccomp_rule_add(f, SCMP_ACT_ERRNO(EINVAL), SCMP_SYS(prctl), 1,
-						 SCMP_A0(SCMP_CMP_EQ, PR_SET_SECCOMP)));
+						 SCMP_A0_64(SCMP_CMP_EQ, PR_SET_SECCOMP, 0)));
 		}
 		expect(seccomp_load(f) == 0);
 		seccomp_release(f);
