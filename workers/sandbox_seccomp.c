@@ -139,6 +139,7 @@ int sandbox_seccomp(unsigned may, bool net)
 	 * code of others, so the slow stores that kernels before 5.16 put on filtered processes protect nothing. */
 	(void)seccomp_attr_set(f, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_ERRNO(ENOSYS));
 	(void)seccomp_attr_set(f, SCMP_FLTATR_CTL_SSB, 1);
+	(void)seccomp_attr_set(f, SCMP_FLTATR_CTL_TSYNC, 1); /* a preloaded library may have a thread already */
 	(void)seccomp_attr_set(f, SCMP_FLTATR_CTL_OPTIMIZE, 2);
 	(void)seccomp_attr_set(f, SCMP_FLTATR_API_SYSRAWRC, 1);
 	int rc = add_rules(f, may, net);
