@@ -1,5 +1,6 @@
 /* What a worker is born with. The supervisor forks, moves everything to these fixed numbers,
- * closes the rest and execs /proc/self/exe with `--role=NAME --slot=N`.
+ * closes the rest and execs /proc/self/exe with `--role=NAME --slot=N`. A number without a meaning for that
+ * worker (its role may not have it, or it is not configured) holds /dev/null: were it free, a later open() would take it.
  * Model: Dovecot's master-interface.h. */
 #ifndef ORC_CONTRACT_H
 #define ORC_CONTRACT_H
@@ -7,21 +8,21 @@
 #include "vocabulary.h"
 
 enum contract_fd {
-	FD_CONTROL = 3,	    /* SOCK_SEQPACKET pair with the supervisor; EOF = the supervisor is gone */
-	FD_CONF = 4,	    /* sealed memfd: the effective configuration as conf_dump_effective() wrote it */
-	FD_SHM_PLANT = 5,   /* plant.h: states, sequence numbers, namespaces, statistics slots */
-	FD_SHM_RINGS = 6,   /* ring.h: per slot a request ring (→ sync) and an answer ring (← sync) */
+	FD_CONTROL = 3,	  /* SOCK_SEQPACKET pair with the supervisor; EOF = the supervisor is gone */
+	FD_CONF = 4,	  /* sealed memfd: the effective configuration as conf_dump_effective() wrote it */
+	FD_SHM_PLANT = 5, /* plant.h: states, sequence numbers, namespaces, statistics slots */
+	FD_SHM_RINGS = 6, /* ring.h: per slot a request ring (→ sync) and an answer ring (← sync). This and the next
+			      * three: with MAY_READ_DATA (roles.def) */
 	FD_SHM_PENDING = 7, /* pending.h */
 	FD_SHM_CACHE = 8,   /* cache/cache.h */
 	FD_SHM_VECTORS = 9, /* index/vectors.h */
-	FD_LISTEN_TCP = 10, /* api only; -1 when not configured is expressed by a closed fd */
+	FD_LISTEN_TCP = 10, /* listening sockets and certificate: api only, where configured */
 	FD_LISTEN_UNIX = 11,
 	FD_DATA_LOCK = 12, /* the flock on data.dir/lock: held by whoever lives, released with the last */
 	FD_LISTEN_TLS = 13,
-	FD_VITALS = 14, /* vitals.h: heartbeat and last words, which the supervisor reads */
-	FD_TLS_FILES =
-		15,    /* api only: sealed memfd with certificate and key (tls_files.h); closed without listen.tls */
-	FD_WAKE0 = 16, /* FD_WAKE0 + slot: that slot's eventfd (wake.h) */
+	FD_VITALS = 14,	   /* vitals.h: heartbeat and last words, which the supervisor reads */
+	FD_TLS_FILES = 15, /* sealed memfd with certificate and key (tls_files.h) */
+	FD_WAKE0 = 16,	   /* FD_WAKE0 + slot: that slot's eventfd (wake.h), where the role may ring it */
 	FD_AFTER_LAST = FD_WAKE0 + SLOT_COUNT
 };
 

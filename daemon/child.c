@@ -109,19 +109,26 @@ static char **worker_env(uint64_t incarnation)
 	return env;
 }
 
+/* A worker can ring itself, whoever writes data everybody, and who reads data the one that writes. */
+static bool may_ring(unsigned may, unsigned from, unsigned to)
+{
+	return from == to || may & MAY_WRITE_DATA || (may & MAY_READ_DATA && to == SLOT_SYNC);
+}
+
 static void hand_down(const struct supervisor *sv, const struct child *c, int control)
 {
-	bool listens = worker_rows[worker_role_of_slot(c->slot)].wants & WANT_LISTEN;
+	const struct worker_row *row = &worker_rows[worker_role_of_slot(c->slot)];
+	bool listens = row->wants & WANT_LISTEN, reads = row->may & MAY_READ_DATA;
 	int from[FD_AFTER_LAST];
 	for (int to = 0; to < FD_AFTER_LAST; to++)
 		from[to] = -1;
 	from[FD_CONTROL] = control;
 	from[FD_CONF] = sv->fd_conf;
 	from[FD_SHM_PLANT] = sv->fd_plant;
-	from[FD_SHM_RINGS] = sv->fd_rings;
-	from[FD_SHM_PENDING] = sv->fd_pending;
-	from[FD_SHM_CACHE] = sv->fd_cache;
-	from[FD_SHM_VECTORS] = sv->fd_vectors;
+	from[FD_SHM_RINGS] = reads ? sv->fd_rings : -1;
+	from[FD_SHM_PENDING] = reads ? sv->fd_pending : -1;
+	from[FD_SHM_CACHE] = reads ? sv->fd_cache : -1;
+	from[FD_SHM_VECTORS] = reads ? sv->fd_vectors : -1;
 	from[FD_LISTEN_TCP] = listens ? sv->fd_tcp : -1;
 	from[FD_LISTEN_TLS] = listens ? sv->fd_tls : -1;
 	from[FD_TLS_FILES] = listens ? sv->fd_tls_files : -1;
@@ -129,12 +136,10 @@ static void hand_down(const struct supervisor *sv, const struct child *c, int co
 	from[FD_DATA_LOCK] = sv->fd_lock;
 	from[FD_VITALS] = sv->fd_vitals;
 	for (int slot = 0; slot < SLOT_COUNT; slot++)
-		from[FD_WAKE0 + slot] = sv->fd_wake[slot];
+		from[FD_WAKE0 + slot] = may_ring(row->may, c->slot, (unsigned)slot) ? sv->fd_wake[slot] : -1;
 	for (int to = FD_CONTROL; to < FD_AFTER_LAST; to++) {
 		AN(from[to] == -1 || from[to] >= FD_AFTER_LAST);
-		if (from[to] == -1)
-			close(to);
-		else if (dup2(from[to], to) == -1)
+		if (dup2(from[to] == -1 ? 0 : from[to], to) == -1)
 			_exit(WORKER_EXIT_FAIL);
 	}
 	close_range(FD_AFTER_LAST, ~0u, 0);

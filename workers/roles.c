@@ -4,12 +4,12 @@
 
 #include "worker.h"
 
-#define ROLE(id, name, text, role, wants, restart) extern const struct worker_role role;
+#define ROLE(id, name, text, role, wants, may, restart) extern const struct worker_role role;
 #include "roles.def"
 #undef ROLE
 
 const struct worker_row worker_rows[] = {
-#define ROLE(id, name, text, role, wants, restart) [ROLE_##id] = {name, text, &role, wants, restart},
+#define ROLE(id, name, text, role, wants, may, restart) [ROLE_##id] = {name, text, &role, wants, may, restart},
 #include "roles.def"
 #undef ROLE
 };

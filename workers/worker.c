@@ -18,6 +18,7 @@
 #include "imsg.h"
 #include "lastwords.h"
 #include "log.h"
+#include "sandbox.h"
 #include "worker.h"
 
 #define FORMAT_POLL_US 500 /* first look at the segments; doubles … */
@@ -430,18 +431,11 @@ static void register_birth(struct worker *w)
 	atomic_store_explicit(&self->incarnation, w->incarnation, memory_order_release);
 }
 
-/* -1 for a descriptor that was not handed down. Its number is then taken, or the next descriptor that
- * anybody opens would look like a listening socket. */
-static int listening(int fd)
+/* -1 for what was not handed down: its number holds /dev/null. */
+static int handed(int fd)
 {
-	if (fcntl(fd, F_GETFD) != -1)
-		return fd;
-	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
-	if (null != -1 && null != fd) {
-		(void)dup3(null, fd, O_CLOEXEC);
-		close(null);
-	}
-	return -1;
+	struct stat st;
+	return fstat(fd, &st) == -1 || S_ISCHR(st.st_mode) ? -1 : fd;
 }
 
 static bool attach(struct worker *w)
@@ -452,10 +446,10 @@ static bool attach(struct worker *w)
 	w->incarnation = incarnation ? strtoull(incarnation, NULL, 10) : 1;
 	snprintf(title, sizeof(title), "orc:%.11s", w->name);
 	prctl(PR_SET_NAME, title, 0, 0, 0);
-	w->fd_tcp = listening(FD_LISTEN_TCP);
-	w->fd_tls = listening(FD_LISTEN_TLS);
-	w->fd_tls_files = listening(FD_TLS_FILES);
-	w->fd_unix = listening(FD_LISTEN_UNIX);
+	w->fd_tcp = handed(FD_LISTEN_TCP);
+	w->fd_tls = handed(FD_LISTEN_TLS);
+	w->fd_tls_files = handed(FD_TLS_FILES);
+	w->fd_unix = handed(FD_LISTEN_UNIX);
 	w->conf = conf_load_effective(FD_CONF);
 	if (!w->conf) {
 		log_error("no configuration from the supervisor: a worker is not started by hand");
@@ -552,6 +546,7 @@ int worker_main(const char *role, unsigned slot)
 		return WORKER_EXIT_FATAL;
 	}
 	priv.born = w.conf;
+	sandbox_enter(&worker_rows[id], w.conf);
 	register_birth(&w);
 	make_events(&w);
 	event_base_dispatch(w.base);

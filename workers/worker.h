@@ -110,13 +110,20 @@ enum worker_wants {
 	WANT_LISTEN = 1,   /* the listening sockets */
 	WANT_SEGMENTS = 2, /* init() only after sync has formatted the shared segments */
 };
+/* What a kind of process is able to do at all; the rest it is not handed (child.c) or gives up (sandbox.h). */
+enum worker_may {
+	MAY_READ_DATA = 1,   /* the memories: data.dir, the store's file, the segments that hold them; to wake sync */
+	MAY_WRITE_DATA = 2,  /* files beneath data.dir and beside the store's file; to wake everybody */
+	MAY_REACH_STORE = 4, /* sockets to the network when the store is a server */
+	MAY_CONNECT_NET = 8, /* sockets to the network */
+};
 enum worker_restart { RESTART_ALWAYS };
 
 /* roles.def as a table, by enum worker_role_id. */
 struct worker_row {
 	const char *name, *text;
 	const struct worker_role *role;
-	unsigned wants;
+	unsigned wants, may;
 	enum worker_restart restart;
 };
 extern const struct worker_row worker_rows[];

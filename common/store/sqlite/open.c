@@ -273,6 +273,15 @@ static bool set_up(struct store *s)
 	       migrate(s, version) && sq_in_place(s);
 }
 
+/* The last connection that is closed removes -wal and -shm. Readers in other processes may write the -shm that was
+ * there when they were born, and no other (sandbox.h), so a writer that fails to open the store leaves it. */
+static void keep_files(struct store *s, bool keep)
+{
+	int persist = keep;
+	if (s->writer)
+		sqlite3_file_control(s->db, NULL, SQLITE_FCNTL_PERSIST_WAL, &persist);
+}
+
 void sq_close(struct store *s)
 {
 	for (int i = 0; i < SQ_COUNT; i++)
@@ -346,12 +355,15 @@ struct store *sq_open(const struct store_conf *c, bool writer, char **error_r)
 	struct store *s = util_zalloc(sizeof(*s));
 	path_of(c, path, sizeof(path));
 	s->writer = writer;
-	int flags = SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_READWRITE | (writer ? SQLITE_OPEN_CREATE : 0);
+	int flags = SQLITE_OPEN_NOMUTEX | (writer ? SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE : SQLITE_OPEN_READONLY);
 	if (sqlite3_open_v2(path, &s->db, flags, NULL) == SQLITE_OK) {
 		sqlite3_extended_result_codes(s->db, 0);
 		sqlite3_busy_timeout(s->db, 5000);
-		if (set_up(s))
+		keep_files(s, true);
+		if (set_up(s)) {
+			keep_files(s, false);
 			return s;
+		}
 	} else {
 		sq_fail(s);
 	}
