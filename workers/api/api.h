@@ -146,6 +146,7 @@ void json_out_double(struct buf *b, double d); /* shortest that reads back */
 /* ---- jobs (jobs.c) ---- */
 struct jobs *must_check jobs_start(struct api *a, unsigned threads);
 bool jobs_submit(struct jobs *j, struct call *c); /* false: the queue is full */
+void jobs_halt(struct jobs *j);			  /* its threads end; calls that wait, and that are done, stay */
 void jobs_stop(struct jobs **j);
 size_t jobs_waiting(struct jobs *j);
 

@@ -153,18 +153,23 @@ size_t jobs_waiting(struct jobs *j)
 	return n;
 }
 
-void jobs_stop(struct jobs **jp)
+void jobs_halt(struct jobs *j)
 {
-	struct jobs *j = *jp;
-	if (!j)
-		return;
 	pthread_mutex_lock(&j->lock);
 	j->stop = true;
 	pthread_cond_broadcast(&j->more);
 	pthread_cond_broadcast(&j->taken);
 	pthread_mutex_unlock(&j->lock);
-	for (unsigned i = 0; i < j->nthreads; i++)
-		pthread_join(j->thread[i], NULL);
+	while (j->nthreads)
+		pthread_join(j->thread[--j->nthreads], NULL);
+}
+
+void jobs_stop(struct jobs **jp)
+{
+	struct jobs *j = *jp;
+	if (!j)
+		return;
+	jobs_halt(j);
 	for (struct call *c; (c = pop(&j->todo)) || (c = pop(&j->done));)
 		call_free(c); /* its client has gone: nobody waited for it */
 	event_free(j->ev);

@@ -256,6 +256,8 @@ static void api_peer_started(struct worker *w, unsigned slot)
 static void api_stop(struct worker *w)
 {
 	struct api *a = w->role_data;
+	if (a->jobs)
+		jobs_halt(a->jobs); /* the threads read requests, which go with the server */
 	http_server_free(&a->http);
 	jobs_stop(&a->jobs);
 	if (a->ev_drain)
