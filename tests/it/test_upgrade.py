@@ -19,18 +19,12 @@ class Upgradable(Orchestra):
     """Runs from a copy of the binary that a test may replace."""
 
     def __init__(self, **kw):
-        self.binary = None
         super().__init__(**{**kw, "start": False})
         self.binary = os.path.join(self.dir, "bin", "orchestrad")
         os.mkdir(os.path.dirname(self.binary))
         self.install(DAEMON)
         if kw.get("start", True):
             self.start()
-
-    def command(self):
-        args = super().command()
-        args[args.index(DAEMON)] = self.binary
-        return args
 
     def install(self, program):
         """As a package manager does: a new file takes the place of the old one."""
