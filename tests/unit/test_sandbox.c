@@ -344,6 +344,27 @@ static void test_older_kernels(void **state)
 	}
 }
 
+/* As in a service whose own filter refuses capset() to a process that has no capability left: no complaint. */
+static void enters_again(enum worker_role_id role)
+{
+	struct conf *c = make_conf(NULL);
+	sandbox_enter(&rows[role], c);
+	is_refused_calls(role);
+	if (role !=
+	    ROLE_PINGER) /* that can list no folder above data.dir, and so allows itself nothing the second time */
+		has_no_privileges(role);
+}
+
+static void test_inside_another_sandbox(void **state)
+{
+	char said[2048];
+	(void)state;
+	for (int role = 0; role < ROLE_COUNT; role++) {
+		said_without((enum worker_role_id)role, true, true, enters_again, said);
+		assert_string_equal(said, "");
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -351,7 +372,7 @@ int main(void)
 		cmocka_unit_test(test_calls),	      cmocka_unit_test_setup(test_sockets, listen_somewhere),
 		cmocka_unit_test(test_connections),   cmocka_unit_test(test_inherited_socket),
 		cmocka_unit_test(test_signals),	      cmocka_unit_test(test_off),
-		cmocka_unit_test(test_older_kernels),
+		cmocka_unit_test(test_older_kernels), cmocka_unit_test(test_inside_another_sandbox),
 	};
 	return cmocka_run_group_tests(tests, make_base, remove_base);
 }
