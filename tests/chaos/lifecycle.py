@@ -35,11 +35,6 @@ class Daemon(Orchestra):
         self.start()
         self.paths = [f"/v1/memories/{self.add(f'memory number {i} about tea')['id']}" for i in range(200)]
 
-    def command(self):
-        args = super().command()
-        args[args.index(os.path.join(BUILD, "orchestrad"))] = self.binary
-        return args
-
     def install(self):
         shutil.copy(os.path.join(BUILD, "orchestrad"), self.binary + ".new")
         os.replace(self.binary + ".new", self.binary)
