@@ -69,6 +69,32 @@ static uint32_t counters_crc(size_t n)
 	return crc;
 }
 
+/* ---- versions ---- */
+
+#ifdef ORC_FAULT_POINTS
+unsigned handover_version(void)
+{
+	const char *v = getenv("ORC_HANDOVER_VERSION");
+	return v ? (unsigned)strtoul(v, NULL, 10) : HANDOVER_VERSION;
+}
+
+/* As a program would write them that does not know these fields yet. */
+static void leave_out(json_t *doc, json_t *children)
+{
+	const char *lacks = getenv("ORC_HANDOVER_LACKS");
+	for (size_t n; lacks && *lacks; lacks += n + (lacks[n] == ',')) {
+		char *name = util_strndup(lacks, n = strcspn(lacks, ","));
+		json_object_del(doc, name);
+		for (size_t i = 0; i < json_array_size(children); i++)
+			json_object_del(json_array_get(children, i), name);
+		free(name);
+	}
+}
+#else
+unsigned handover_version(void) { return HANDOVER_VERSION; }
+static void leave_out(json_t *doc, json_t *children) { (void)doc, (void)children; }
+#endif
+
 /* ---- writing ---- */
 
 static json_t *child_out(const struct child *c)
@@ -95,17 +121,18 @@ static json_t *document(struct supervisor *sv, unsigned version, enum handover_p
 		json_array_append_new(children, child_out(c));
 	json_t *o = json_pack(
 		"{s:s s:i s:i s:s s:s s:s* s:o s:i s:I s:o s:o s:o s:o s:I s:I s:I s:I s:s s:s s:s s:s s:s s:b s:I s:I s:I}",
-		"document", "orchestra-handover", "version", (int)version, "readable_by", 1, "program", PACKAGE_VERSION,
-		"purpose", purpose == HANDOVER_ROLLBACK ? "rollback" : "upgrade", "reason", reason, "layouts",
-		layouts(), "counters", STAT_COUNT, "counters_crc", (json_int_t)counters_crc(STAT_COUNT), "fds", fds,
-		"wake", wake, "children", children, "replies", upgrade_replies(sv), "started_us",
-		(json_int_t)sv->started_us, "started_real_us", (json_int_t)sv->started_real_us, "incarnation",
-		(json_int_t)sv->incarnation, "conf_generation", (json_int_t)sv->conf_generation, "unix_path",
-		sv->unix_path, "ctl_path", sv->ctl_path, "data_dir", sv->data_dir, "tcp_address", sv->tcp_address,
-		"tls_address", sv->tls_address, "unlink_unix", sv->unlink_unix, "unix_inode",
-		(json_int_t)sv->unix_inode, "ctl_inode", (json_int_t)sv->ctl_inode, "upgrade_began_us",
-		(json_int_t)upgrade_began_us(sv));
+		"document", "orchestra-handover", "version", (int)version, "readable_by",
+		version > 1 ? (int)version - 1 : 1, "program", PACKAGE_VERSION, "purpose",
+		purpose == HANDOVER_ROLLBACK ? "rollback" : "upgrade", "reason", reason, "layouts", layouts(),
+		"counters", STAT_COUNT, "counters_crc", (json_int_t)counters_crc(STAT_COUNT), "fds", fds, "wake", wake,
+		"children", children, "replies", upgrade_replies(sv), "started_us", (json_int_t)sv->started_us,
+		"started_real_us", (json_int_t)sv->started_real_us, "incarnation", (json_int_t)sv->incarnation,
+		"conf_generation", (json_int_t)sv->conf_generation, "unix_path", sv->unix_path, "ctl_path",
+		sv->ctl_path, "data_dir", sv->data_dir, "tcp_address", sv->tcp_address, "tls_address", sv->tls_address,
+		"unlink_unix", sv->unlink_unix, "unix_inode", (json_int_t)sv->unix_inode, "ctl_inode",
+		(json_int_t)sv->ctl_inode, "upgrade_began_us", (json_int_t)upgrade_began_us(sv));
 	AN(o);
+	leave_out(o, children);
 	return o;
 }
 
@@ -191,12 +218,13 @@ static bool judge(json_t *doc, char **error_r)
 	const char *name = json_string_value(json_object_get(doc, "document"));
 	if (!name || strcmp(name, "orchestra-handover") != 0)
 		return refuse(error_r, "this is no hand-over document");
-	if (version < HANDOVER_VERSION - 1 || readable > HANDOVER_VERSION)
+	json_int_t ours = handover_version();
+	if (version < ours - 1 || readable > ours)
 		return refuse(
 			error_r,
-			"the running daemon hands over in version %lld, and this program takes versions %d and %d: "
+			"the running daemon hands over in version %lld, and this program takes versions %lld and %lld: "
 			"upgrade by a version between them, or restart the daemon",
-			(long long)version, HANDOVER_VERSION - 1, HANDOVER_VERSION);
+			(long long)version, (long long)ours - 1, (long long)ours);
 	return judge_layouts(doc, error_r);
 }
 

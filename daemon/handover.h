@@ -18,6 +18,10 @@
 
 #define HANDOVER_FIT "fit to take over" /* what --check-handover says then: other programs exit 0 as well */
 
+/* HANDOVER_VERSION. The test twin stands for other versions of the program, too: ORC_HANDOVER_VERSION, and
+ * ORC_HANDOVER_LACKS names fields, separated by commas, that its documents do not have. */
+unsigned handover_version(void);
+
 enum handover_purpose { HANDOVER_UPGRADE, HANDOVER_ROLLBACK };
 
 /* The state of the supervisor in the words of that version; `reason` of a rollback, or NULL. A memfd, or -1 (errno). */

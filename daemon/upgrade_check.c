@@ -18,7 +18,7 @@ static void take_over(struct upgrade *u)
 {
 	struct supervisor *sv = u->sv;
 	char why[256];
-	int document = handover_write(sv, HANDOVER_VERSION, HANDOVER_UPGRADE, NULL);
+	int document = handover_write(sv, handover_version(), HANDOVER_UPGRADE, NULL);
 	log_info("upgrade: the new binary is fit; handing over to it");
 	if (document != -1)
 		upgrade_become(sv, u->fd_program, document);
@@ -96,7 +96,7 @@ bool upgrade_reaped(struct supervisor *sv, pid_t pid, int status)
 bool upgrade_check_start(struct upgrade *u)
 {
 	static const struct timeval limit = {UPGRADE_CHECK_S, 0};
-	int ends[2], document = handover_write(u->sv, HANDOVER_VERSION, HANDOVER_UPGRADE, NULL);
+	int ends[2], document = handover_write(u->sv, handover_version(), HANDOVER_UPGRADE, NULL);
 	if (document == -1)
 		return false;
 	if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) == -1) {

@@ -280,3 +280,49 @@ def test_a_document_from_elsewhere_is_refused(make, tmp_path):
     r = subprocess.run([DAEMON, "--foreground"], env={**os.environ, "ORCHESTRA_HANDOVER": "0"}, stdin=subprocess.DEVNULL,
                        capture_output=True, text=True, timeout=20)
     assert r.returncode != 0 and "hand-over" in r.stderr
+
+
+TWIN = os.path.join(BUILD, "tests", "orchestrad-faults")  # it stands for other versions of the program: ORC_HANDOVER_VERSION
+
+
+def test_documents_of_the_version_before_and_after(make):
+    """From this program to the next one, which knows one version more, and back; documents without the fields of later versions."""
+    o = make(sets=["api.workers=2"], env={"ORC_HANDOVER_VERSION": "2", "ORC_HANDOVER_LACKS": "last_words,last_exit,last_exit_us,upgrade_began_us,retiring"})
+    before = o.add("kept")["id"]
+    for program in (TWIN, TWIN, DAEMON):
+        o.install(program)
+        r = o.ctl("upgrade")
+        assert r.returncode == 0, (program, r, o.log())
+        settled(o, 5)
+    assert o.memory(before).status == 200
+
+
+def test_versions_too_far_apart_are_refused(make):
+    for first, second in ((DAEMON, TWIN), (TWIN, DAEMON)):
+        o = make(sets=["api.workers=2"], env={"ORC_HANDOVER_VERSION": "3"}, start=False)
+        o.install(first)
+        o.start()
+        before = o.workers()
+        o.install(second)
+        r = o.ctl("upgrade")
+        assert r.returncode != 0 and "hands over in version" in r.stderr and "The former binary serves on." in r.stderr, r
+        assert o.workers() == before
+
+
+@pytest.mark.parametrize("role", ["sync", "api", "warmer", "pinger"])
+def test_back_to_the_former_binary_and_its_version(make, role):
+    """A worker of the next version dies before it is ready: the former program gets a document that it reads, and serves on."""
+    import fault_points
+    faults = fault_points.Faults()
+    o = make(sets=["api.workers=2"], env={"ORC_HANDOVER_VERSION": "2", "ORC_FAULT_FILE": faults.path})
+    with Clients(o, 3) as clients:
+        faults.arm("worker_unready", role)
+        o.install(TWIN)
+        r = o.ctl("upgrade")
+        assert r.returncode != 0 and f"{role}" in r.stderr and "did not become ready" in r.stderr, r
+        assert "The former binary serves on." in r.stderr
+        settled(o, 5)
+        o.install(DAEMON)
+        assert o.ctl("upgrade").returncode == 0
+    clients.check()
+    faults.close()
