@@ -6,6 +6,7 @@ then compare everything that was acknowledged. One daemon for all cases, so each
     pytest -s tests/it/test_fault_points.py     prints the table point × role at the end
 """
 import os
+import re
 
 import pytest
 
@@ -39,6 +40,8 @@ def world():
         yield w
         w.end()
         assert w.violations == []
+        # Whoever died in another way than by our hand met a defect.
+        assert re.findall(r"\(pid \d+\) (?:died[^:]*|has left): (?!killed by SIGKILL|exit 0)(.*)", w.o.log()) == []
     finally:
         print("\n%-36s %-10s died  ready again after  lost" % ("point", "role"))
         for point, role, ms in w.results:

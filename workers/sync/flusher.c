@@ -180,11 +180,12 @@ static bool collect_key(void *arg, const struct memory *m)
 static void on_collected(struct sync *s, void *arg)
 {
 	struct buf *b = arg;
-	if (commit_open(s)->n < BATCH_TXNS) {
+	/* Without journal thread sync is leaving. */
+	if (s->committer && commit_open(s)->n < BATCH_TXNS) {
 		intake_internal(s, b->p, b->len);
 		commit_offer(s);
 	} else {
-		free(b->p); /* the next round finds them again */
+		free(b->p); /* the next round, or the next sync, finds them again */
 	}
 	free(b);
 }
