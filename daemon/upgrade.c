@@ -153,6 +153,15 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 
 int64_t upgrade_began_us(const struct supervisor *sv) { return sv->upgrade->began_us; }
 
+/* Requests that are under way end with an answer of sync: one that is leaving for its successor gets it still. */
+static void keep_sync(struct supervisor *sv)
+{
+	struct child *c = &sv->child[SLOT_SYNC];
+	c->replacing = c->state == CHILD_DRAINING;
+	if (c->state == CHILD_STOPPED)
+		child_start(c);
+}
+
 void upgrade_cancel(struct supervisor *sv)
 {
 	struct upgrade *u = sv->upgrade;
@@ -160,6 +169,8 @@ void upgrade_cancel(struct supervisor *sv)
 		return;
 	for (struct child *c = NULL; (c = child_next(sv, c));)
 		c->replacing = false;
+	if (u->phase >= PHASE_SYNC)
+		keep_sync(sv);
 	u->reload_after = false;
 	if (u->checker)
 		kill(u->checker, SIGKILL);

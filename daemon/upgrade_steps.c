@@ -147,6 +147,8 @@ bool upgrade_child_gone(struct child *c, bool asked)
 	}
 	if (c->replacing) {
 		c->replacing = false;
+		if (drain_reached(c->sv, c))
+			return false;
 		child_start(c);
 		return true;
 	}

@@ -1,8 +1,10 @@
 """The binary is replaced while it serves: same pid, same sockets, nobody refused, nothing lost; and what is no good changes nothing."""
+import hashlib
 import json
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import time
@@ -286,3 +288,104 @@ def test_a_document_from_elsewhere_is_refused(make, tmp_path):
     r = subprocess.run([DAEMON, "--foreground"], env={**os.environ, "ORCHESTRA_HANDOVER": "0"}, stdin=subprocess.DEVNULL,
                        capture_output=True, text=True, timeout=20)
     assert r.returncode != 0 and "hand-over" in r.stderr
+
+
+# ---- ends in the middle ----
+
+def control(o, verb, timeout=30):
+    """Through PATH.ctl: what is asked through a worker is answered by a worker."""
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(timeout * SLOW)
+        s.connect(o.socket + ".ctl")
+        s.sendall(verb.encode() + b"\n")
+        return json.loads(s.makefile().readline())
+
+
+def states(o):
+    return {w["name"]: w["state"] for w in control(o, "status")["workers"]}
+
+
+def pids(o):
+    return {w["name"]: w["pid"] for w in control(o, "status")["workers"] if "pid" in w}
+
+
+def phase(o, name):
+    until(lambda: name in control(o, "status").get("upgrade", ""), 20)
+
+
+def ready(o, workers):
+    until(lambda: list(states(o).values()) == ["ready"] * workers, 30)
+
+
+def conf_file(o, text):
+    with open(os.path.join(o.dir, "orchestra.conf"), "w") as f:
+        f.write(text)
+
+
+class HalfRequest:
+    """A write whose body ends when the test says so."""
+
+    def __init__(self, o, content):
+        self.body = json.dumps({"content": content}).encode()
+        self.socket = socket.create_connection(("127.0.0.1", o.port), timeout=30 * SLOW)
+        self.socket.sendall(b"POST /v1/memories HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer t\r\n"
+                            b"Content-Type: application/json\r\n"
+                            b"Content-Length: %d\r\n\r\n%s" % (len(self.body), self.body[:5]))
+        time.sleep(0.1)
+
+    def end(self):
+        self.socket.sendall(self.body[5:])
+        answer = self.socket.recv(4096)
+        self.socket.close()
+        return int(answer.split()[1]) if answer else None
+
+
+def tokens_file(o_dir):
+    """A worker reads it at birth; --check-handover does not: the way to a new api worker that does not get up."""
+    path = os.path.join(o_dir, "tokens")
+    with open(path, "w") as f:
+        f.write(f"root sha256:{hashlib.sha256(b't').hexdigest()} admin *\n")
+    os.chmod(path, 0o600)
+    return path
+
+
+@pytest.fixture
+def make_with_tokens(make, tmp_path):
+    def factory(sets=(), **kw):
+        path = tokens_file(tmp_path)
+        o = make(sets=[*sets, f"auth.tokens_file={path}"], **kw)
+        o.tokens, o.auth = path, {"Authorization": "Bearer t"}
+        return o
+    return factory
+
+
+def spoil(o, text="no line of tokens\n"):
+    with open(o.tokens, "w") as f:
+        f.write(text)
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_sigterm_while_sync_is_between_two_lives(make_with_tokens, back):
+    """It leaves for its successor, or for the former binary's: requests under way are answered nevertheless."""
+    o = make_with_tokens(sets=["api.workers=2"])
+    late = HalfRequest(o, "late")
+    if back:                                           # the new api worker waits for its tokens; then it is given bad ones
+        os.unlink(o.tokens)
+        os.mkfifo(o.tokens)
+        o.signal(signal.SIGUSR2)
+        phase(o, "replacing api")
+        sync = pids(o)["sync"]
+        os.kill(sync, signal.SIGSTOP)
+        spoil(o)
+        phase(o, "going back")
+    else:
+        sync = pids(o)["sync"]
+        os.kill(sync, signal.SIGSTOP)
+        o.signal(signal.SIGUSR2)
+        phase(o, "replacing sync")
+    o.signal(signal.SIGTERM)
+    o.wait_log("leaving: SIGTERM")
+    os.kill(sync, signal.SIGCONT)
+    until(lambda: pids(o).get("sync") not in (None, sync))
+    assert late.end() == 201
+    assert o.process.wait(20 * SLOW) == 0, o.log()
