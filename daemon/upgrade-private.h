@@ -40,5 +40,6 @@ void upgrade_check_late(struct upgrade *u);
 /* upgrade_steps.c */
 bool upgrade_any_to_go(struct supervisor *sv); /* before the former binary can come back */
 void upgrade_hand_back(struct upgrade *u);
+void upgrade_step(struct upgrade *u); /* whatever can be done; in another phase than SYNC, API and REST nothing */
 
 #endif

@@ -147,6 +147,8 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 		upgrade_check_late(u);
 	else if (u->phase == PHASE_BACK && !upgrade_any_to_go(u->sv))
 		upgrade_hand_back(u);
+	else
+		upgrade_step(u);
 }
 
 /* ---- life ---- */

@@ -62,10 +62,11 @@ static void commit(struct upgrade *u)
 	for (struct child *c = NULL; (c = child_next(u->sv, c));)
 		if (c->former && is_api(c) && !c->retiring)
 			pool_retire(c);
+	pool_resize(u->sv); /* one that died on the way has a successor in its own slot, too */
 	upgrade_succeeded(u);
 }
 
-static void step(struct upgrade *u)
+void upgrade_step(struct upgrade *u)
 {
 	struct supervisor *sv = u->sv;
 	if (u->phase == PHASE_SYNC && serves(&sv->child[SLOT_SYNC]))
@@ -79,7 +80,7 @@ static void step(struct upgrade *u)
 		commit(u);
 }
 
-void upgrade_child_ready(struct child *c) { step(c->sv->upgrade); }
+void upgrade_child_ready(struct child *c) { upgrade_step(c->sv->upgrade); }
 
 /* ---- going back ---- */
 
@@ -115,7 +116,13 @@ static void go_back(struct upgrade *u, const char *reason)
 	u->phase = PHASE_BACK;
 	u->reason = util_strndup(reason, strlen(reason));
 	for (struct child *c = NULL; (c = child_next(sv, c));) {
+		c->retiring |= c->replacing &&
+			       is_api(c); /* the former binary starts another one when its slot is free */
 		c->replacing = false;
+		if (c->former && c->state == CHILD_BACKING_OFF) {
+			evtimer_del(c->timer);
+			child_set_state(c, CHILD_STOPPED);
+		}
 		if (c->former || c->retiring)
 			continue;
 		if (is_api(c) && c->state == CHILD_READY) {
@@ -152,6 +159,8 @@ bool upgrade_child_gone(struct child *c, bool asked)
 		child_start(c);
 		return true;
 	}
+	if (c->retiring && u->phase >= PHASE_SYNC)
+		evtimer_add(u->timer, &now); /* its slot may be what is waited for */
 	if (u->phase < PHASE_SYNC || c->former || asked || c->ready_us || c->retiring)
 		return false;
 	snprintf(reason, sizeof(reason), "%s of the new binary did not become ready (%s)", c->name, c->last_exit);

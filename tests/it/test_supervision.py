@@ -231,6 +231,21 @@ def test_the_number_of_api_workers_changes_live(make):
     assert answered >= clients.requests                # what workers that have left counted is still counted
 
 
+def test_slots_that_are_free_again_are_used(make):
+    """More workers are wanted than there are slots, because others are still leaving: they come when those have gone."""
+    o = make(conf="api: { workers = 32; };\n")
+    idle = [socket.create_connection(("127.0.0.1", o.port)) for _ in range(200)]
+    for s in idle:
+        s.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert s.recv(1000)
+    for n in (1, 32):
+        conf_file(o, f"api: {{ workers = {n}; }};\n")
+        assert o.ctl("reload").returncode == 0
+    for s in idle:
+        s.close()
+    until(lambda: [w["state"] for w in status(o)["workers"]] == ["ready"] * 35, 20)
+
+
 def test_hot_and_idle_clients_let_a_worker_go(make):
     """A keep-alive client that never pauses is told to close at a request boundary; one that is silent is closed in the end."""
     o = make(conf="api: { workers = 4; };\n")

@@ -389,3 +389,87 @@ def test_sigterm_while_sync_is_between_two_lives(make_with_tokens, back):
     until(lambda: pids(o).get("sync") not in (None, sync))
     assert late.end() == 201
     assert o.process.wait(20 * SLOW) == 0, o.log()
+
+
+# ---- slots and numbers ----
+
+def test_a_worker_that_died_meanwhile_leaves_no_surplus(make):
+    """A former one dies when its successors serve: it has a successor in its own slot, too."""
+    o = make(sets=["api.workers=2"])
+    before = pids(o)
+    os.kill(before["warmer"], signal.SIGSTOP)          # the last phase waits
+    o.signal(signal.SIGUSR2)
+    phase(o, "replacing warmer")
+    os.kill(before["api.0"], signal.SIGKILL)
+    until(lambda: pids(o).get("api.0") not in (None, before["api.0"]))
+    os.kill(before["warmer"], signal.SIGCONT)
+    ready(o, 5)
+    assert "upgrade" not in control(o, "status")
+
+
+def test_slots_that_become_free_while_it_waits_for_them(make):
+    """16 workers leave slowly, 16 serve, and 32 are wanted: the last 16 of them come when there is room."""
+    o = make(conf="api: { workers = 32; };\n", sets=["daemon.drain_timeout=60 s"])
+    ready(o, 35)
+    busy = [socket.create_connection(("127.0.0.1", o.port)) for _ in range(300)]
+    for s in busy:
+        s.sendall(b"POST /v1/memories HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
+    conf_file(o, "api: { workers = 16; };\n")
+    assert control(o, "reload")["ok"]
+    leaving = [w["pid"] for w in control(o, "status")["workers"] if w["state"] == "draining"]
+    staying = {p for n, p in pids(o).items() if n.startswith("api.")} - set(leaving)
+    assert leaving
+    for p in leaving:
+        os.kill(p, signal.SIGSTOP)
+    for s in busy:
+        s.close()
+    conf_file(o, "api: { workers = 32; };\n")
+    o.signal(signal.SIGUSR2)
+    phase(o, "replacing api")
+    until(lambda: list(states(o).values()).count("ready") == 19 and not staying & set(pids(o).values()), 20)
+    for p in leaving:
+        os.kill(p, signal.SIGCONT)
+    o.wait_log("upgraded from", 30)
+    ready(o, 35)
+
+
+def test_one_that_leaves_to_be_replaced_when_it_goes_back(make_with_tokens):
+    """No slot is free, so workers are replaced in place; another one's failure comes in between. All of them serve in the end."""
+    o = make_with_tokens(sets=["api.workers=32"])
+    ready(o, 35)
+    before = pids(o)
+    spoil(o)
+    os.kill(before["api.31"], signal.SIGSTOP)          # the first one that is told to leave
+    o.signal(signal.SIGUSR2)
+    until(lambda: states(o).get("api.31") == "draining")
+    os.kill(before["api.3"], signal.SIGKILL)
+    o.wait_log("serves on", 20)
+    tokens_file(os.path.dirname(o.tokens))
+    os.kill(before["api.31"], signal.SIGCONT)
+    until(lambda: states(o).get("api.31") == "ready")
+    assert control(o, "reload")["ok"]                  # api.3 may have met the spoilt tokens again
+    ready(o, 35)
+
+
+def test_one_that_backs_off_when_it_goes_back(make_with_tokens):
+    """It is not started again by the binary that gives up: nobody would tell it to leave, and the upgrade would never end."""
+    o = make_with_tokens(sets=["api.workers=1"])
+    faults = 0
+    while "starting it again in 0.3" not in o.log() and "starting it again in 0.4" not in o.log() and faults < 8:
+        p = until(lambda: pids(o).get("pinger") if states(o)["pinger"] == "ready" else None)
+        os.kill(p, signal.SIGSEGV)
+        until(lambda: pids(o).get("pinger") != p)
+        faults += 1
+    ready(o, 4)
+    os.unlink(o.tokens)
+    os.mkfifo(o.tokens)
+    pinger = pids(o)["pinger"]
+    o.signal(signal.SIGUSR2)
+    phase(o, "replacing api")
+    os.kill(pids(o)["sync"], signal.SIGSTOP)           # takes its time to leave
+    os.kill(pinger, signal.SIGSEGV)
+    until(lambda: states(o)["pinger"] == "backing-off")
+    spoil(o)
+    o.wait_log("the former binary (", 20)
+    ready(o, 4)
+    assert "upgrade" not in control(o, "status")
