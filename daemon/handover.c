@@ -103,6 +103,10 @@ static json_t *document(struct supervisor *sv, unsigned version, enum handover_p
 		"unlink_unix", sv->unlink_unix, "unix_inode", (json_int_t)sv->unix_inode, "ctl_inode",
 		(json_int_t)sv->ctl_inode, "upgrade_began_us", (json_int_t)upgrade_began_us(sv));
 	AN(o);
+	json_object_set_new(o, "reload_after", json_boolean(upgrade_reloads_after(sv)));
+	json_object_set_new(o, "starting", json_boolean(upgrade_starting(sv)));
+	json_object_set_new(o, "path",
+			    json_string(sv->program)); /* one that is no UTF-8 is found again by its reader */
 	return o;
 }
 
@@ -314,6 +318,11 @@ bool handover_adopt(struct supervisor *sv, json_t *doc, char **error_r)
 	sv->unlink_unix = json_is_true(json_object_get(doc, "unlink_unix"));
 	sv->unix_inode = (uint64_t)number(doc, "unix_inode");
 	sv->ctl_inode = (uint64_t)number(doc, "ctl_inode");
+	if (json_is_string(json_object_get(
+		    doc, "path"))) { /* /proc/self/exe of a file that was replaced says nothing useful */
+		free(sv->program);
+		sv->program = text_of(doc, "path");
+	}
 	char *tcp = text_of(doc, "tcp_address");
 	snprintf(sv->tcp_address, sizeof(sv->tcp_address), "%s", tcp);
 	free(tcp);

@@ -16,6 +16,9 @@
 bool upgrade_active(const struct supervisor *sv) { return sv->upgrade->phase != PHASE_NONE; }
 json_t *upgrade_replies(struct supervisor *sv) { return control_handover(sv->upgrade->replies); }
 void upgrade_reload_after(struct supervisor *sv) { sv->upgrade->reload_after = true; }
+bool upgrade_reloads_after(const struct supervisor *sv) { return sv->upgrade->reload_after; }
+
+bool upgrade_starting(const struct supervisor *sv) { return sv->upgrade->starting || sv->state == SUPERVISOR_STARTING; }
 
 const char *upgrade_phase(const struct supervisor *sv)
 {
@@ -46,6 +49,7 @@ static void end(struct upgrade *u, bool ok, json_t *o)
 	upgrade_close_fd(&u->fd_program);
 	upgrade_close_fd(&u->output);
 	upgrade_close_fd(&u->fd_former);
+	upgrade_close_fd(&u->fd_former_conf);
 	buf_free(&u->said);
 	control_reply_all(&u->replies, ok, json);
 	free(json);
@@ -59,10 +63,15 @@ static void end(struct upgrade *u, bool ok, json_t *o)
 /* The binary that serves is the one that served before. */
 void upgrade_failed(struct upgrade *u, const char *why)
 {
-	log_error("upgrade failed, the former binary (" PACKAGE_VERSION ") serves on: %s", why);
-	notify_status("Upgrade failed: %s", why);
+	size_t len = strlen(why);
+	char *said = util_strndup(why, len); /* paths may hold anything */
+	util_utf8_scrub(said, len);
+	log_error("upgrade failed, the former binary (" PACKAGE_VERSION ") serves on: %s", said);
+	if (u->sv->state == SUPERVISOR_RUNNING)
+		notify_status("Upgrade failed: %s", said);
 	end(u, false,
-	    json_pack("{s:b s:s s:s s:s}", "ok", 0, "result", "failed", "version", PACKAGE_VERSION, "error", why));
+	    json_pack("{s:b s:s s:s s:s}", "ok", 0, "result", "failed", "version", PACKAGE_VERSION, "error", said));
+	free(said);
 }
 
 void upgrade_succeeded(struct upgrade *u)
@@ -183,7 +192,7 @@ void upgrade_open(struct supervisor *sv)
 {
 	struct upgrade *u = util_zalloc(sizeof(*u));
 	u->sv = sv;
-	u->fd_program = u->output = u->fd_former = -1;
+	u->fd_program = u->output = u->fd_former = u->fd_former_conf = -1;
 	u->timer = evtimer_new(sv->base, on_timer, u);
 	AN(u->timer);
 	sv->upgrade = u;

@@ -92,12 +92,28 @@ bool upgrade_any_to_go(struct supervisor *sv)
 	return false;
 }
 
+/* What the supervisor has and what the other image had. */
+static void swap_conf(struct upgrade *u)
+{
+	struct supervisor *sv = u->sv;
+	int fd = sv->fd_conf;
+	uint64_t generation = sv->conf_generation;
+	if (u->fd_former_conf == -1)
+		return; /* it was not read anew */
+	sv->fd_conf = u->fd_former_conf;
+	sv->conf_generation = u->former_generation;
+	u->fd_former_conf = fd;
+	u->former_generation = generation;
+}
+
 void upgrade_hand_back(struct upgrade *u)
 {
 	struct supervisor *sv = u->sv;
+	swap_conf(u);
 	int document = handover_write(sv, u->from_version, HANDOVER_ROLLBACK, u->reason);
 	if (document != -1)
 		upgrade_become(sv, u->fd_former, document);
+	swap_conf(u);
 	/* What is left is to serve with what there is. */
 	log_error("cannot go back to the former binary: %s; going on with this one", strerror(errno));
 	for (struct child *c = NULL; (c = child_next(sv, c));)
@@ -174,29 +190,40 @@ bool upgrade_child_gone(struct child *c, bool asked)
 
 /* ---- taking over ---- */
 
-/* The configuration as at a reload. One that does not load now was good when the check looked: the running one stays. */
-bool upgrade_configure(struct supervisor *sv)
+static bool is_rollback(json_t *doc)
+{
+	const char *purpose = json_string_value(json_object_get(doc, "purpose"));
+	return purpose && strcmp(purpose, "rollback") == 0;
+}
+
+/* One that does not load now was good when the check looked: the running one stays. */
+static bool use_next(struct supervisor *sv)
 {
 	char *error = NULL;
-	struct conf *running = conf_load_foreign(sv->fd_conf), *next = conf_load(&sv->input, &error);
+	struct conf *next = conf_load(&sv->input, &error);
 	if (next && !listen_check(next, &error))
 		conf_free(&next);
 	if (!next)
 		log_error("the configuration stays as it was: %s", error ? error : "it cannot be read");
 	free(error);
-	if (next && running)
-		conf_carry(next, running);
-	sv->conf = next ? next : running;
-	if (next)
-		conf_free(&running);
-	if (!sv->conf)
+	if (!next)
+		return sv->conf;
+	if (sv->conf)
+		conf_carry(next, sv->conf);
+	conf_free(&sv->conf);
+	sv->conf = next;
+	sv->upgrade->fd_former_conf = sv->fd_conf;
+	sv->upgrade->former_generation = sv->conf_generation++;
+	sv->fd_conf = supervisor_high(conf_dump_effective(next));
+	return sv->fd_conf != -1;
+}
+
+bool upgrade_configure(struct supervisor *sv, json_t *doc)
+{
+	sv->conf = conf_load_foreign(sv->fd_conf);
+	bool stays = is_rollback(doc) && sv->conf; /* workers that noticed nothing run with it */
+	if (!stays && !use_next(sv))
 		return false;
-	int fd = supervisor_high(conf_dump_effective(sv->conf));
-	if (fd == -1)
-		return false;
-	close(sv->fd_conf);
-	sv->fd_conf = fd;
-	sv->conf_generation++;
 	supervisor_log_open(sv->conf);
 	return true;
 }
@@ -205,6 +232,9 @@ static void rolled_back(struct upgrade *u, json_t *doc)
 {
 	struct supervisor *sv = u->sv;
 	const char *reason = json_string_value(json_object_get(doc, "reason"));
+	if (u->starting)
+		sv->state = SUPERVISOR_STARTING;
+	u->starting = false;
 	upgrade_close_fd(&u->fd_former);
 	for (struct child *c = NULL; (c = child_next(sv, c));) {
 		c->former = false;
@@ -218,15 +248,19 @@ static void rolled_back(struct upgrade *u, json_t *doc)
 void upgrade_adopted(struct supervisor *sv, json_t *doc, struct reply *waiting)
 {
 	struct upgrade *u = sv->upgrade;
-	const char *purpose = json_string_value(json_object_get(doc, "purpose")),
-		   *program = json_string_value(json_object_get(doc, "program"));
+	const char *program = json_string_value(json_object_get(doc, "program"));
 	u->replies = waiting;
+	u->reload_after = json_is_true(json_object_get(doc, "reload_after"));
+	u->starting = json_is_true(json_object_get(doc, "starting"));
+	sv->state = SUPERVISOR_RUNNING;
+	if (!u->starting)
+		notify_adopted();
 	u->began_us = json_integer_value(json_object_get(doc, "upgrade_began_us"));
 	u->from_version = (unsigned)json_integer_value(json_object_get(doc, "version"));
 	snprintf(u->from, sizeof(u->from), "%s", program ? program : "?");
 	u->fd_former = sv->fd_image;
 	sv->fd_image = supervisor_image();
-	if (purpose && strcmp(purpose, "rollback") == 0) {
+	if (is_rollback(doc)) {
 		rolled_back(u, doc);
 		return;
 	}

@@ -364,14 +364,28 @@ def spoil(o, text="no line of tokens\n"):
         f.write(text)
 
 
+def pipe_tokens(o):
+    """Whoever reads the tokens waits until spoil() or tokens_file()."""
+    os.unlink(o.tokens)
+    os.mkfifo(o.tokens, 0o600)
+
+
+def give_tokens(o, good):
+    """To whoever waits for them; whoever comes later gets good ones."""
+    with open(o.tokens, "w") as f:
+        os.unlink(o.tokens)
+        tokens_file(os.path.dirname(o.tokens))
+        with open(o.tokens) as g:
+            f.write(g.read() if good else "no line of tokens\n")
+
+
 @pytest.mark.parametrize("back", [False, True])
 def test_sigterm_while_sync_is_between_two_lives(make_with_tokens, back):
     """It leaves for its successor, or for the former binary's: requests under way are answered nevertheless."""
     o = make_with_tokens(sets=["api.workers=2"])
     late = HalfRequest(o, "late")
     if back:                                           # the new api worker waits for its tokens; then it is given bad ones
-        os.unlink(o.tokens)
-        os.mkfifo(o.tokens)
+        pipe_tokens(o)
         o.signal(signal.SIGUSR2)
         phase(o, "replacing api")
         sync = pids(o)["sync"]
@@ -461,8 +475,7 @@ def test_one_that_backs_off_when_it_goes_back(make_with_tokens):
         until(lambda: pids(o).get("pinger") != p)
         faults += 1
     ready(o, 4)
-    os.unlink(o.tokens)
-    os.mkfifo(o.tokens)
+    pipe_tokens(o)
     pinger = pids(o)["pinger"]
     o.signal(signal.SIGUSR2)
     phase(o, "replacing api")
@@ -473,3 +486,81 @@ def test_one_that_backs_off_when_it_goes_back(make_with_tokens):
     o.wait_log("the former binary (", 20)
     ready(o, 4)
     assert "upgrade" not in control(o, "status")
+
+
+# ---- what is handed over ----
+
+def test_a_failed_upgrade_leaves_the_configuration_alone(make_with_tokens):
+    """The new binary read the changed file; the workers that noticed nothing did not."""
+    o = make_with_tokens(conf="sync: { batch_max = 100; };\n", sets=["api.workers=2"])
+    spoil(o)
+    conf_file(o, "sync: { batch_max = 200; };\nhttp: { body_bytes = \"2 KiB\"; };\n")
+    assert not control(o, "upgrade")["ok"]
+    tokens_file(os.path.dirname(o.tokens))
+    assert control(o, "config get sync.batch_max")["value"] == "100"
+    big = {"content": "x" * 4000}
+    assert o.post("/v1/memories", big, headers=o.auth).status == 201
+    r = control(o, "reload")
+    assert r["ok"] and r["applied"] == 2, r
+    assert control(o, "config get sync.batch_max")["value"] == "200"
+    assert o.post("/v1/memories", big, headers=o.auth, fresh=True).status == 413
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_reload_asked_for_meanwhile_comes_after(make_with_tokens, fails):
+    o = make_with_tokens(conf="sync: { batch_max = 100; };\n")
+    pipe_tokens(o)
+    o.signal(signal.SIGUSR2)
+    phase(o, "replacing api")
+    conf_file(o, "sync: { batch_max = 200; };\n")
+    o.signal(signal.SIGHUP)
+    o.wait_log("SIGHUP: reloading")
+    give_tokens(o, not fails)
+    o.wait_log("upgrade failed" if fails else "upgraded from", 20)
+    until(lambda: control(o, "config get sync.batch_max")["value"] == "200")
+    o.wait_log("reload: 1 keys applied")
+
+
+def test_a_reload_asked_for_during_the_check_is_not_forgotten(make):
+    """Its result is the same when the new binary reads the file anyway; but systemd waits for RELOADING=1."""
+    o = make()
+    for _ in range(5):
+        at = len(o.log())
+        o.signal(signal.SIGUSR2)
+        until(lambda: "upgrade: checking" in o.log()[at:])
+        o.signal(signal.SIGHUP)
+        until(lambda: "upgraded from" in o.log()[at:], 20)
+        until(lambda: "reload: 0 keys applied" in o.log()[at:])
+
+
+def start_as(o, argv0, **kw):
+    with open(o.log_path, "ab") as log:
+        o.process = subprocess.Popen([argv0, *o.command()[1:]], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                                     start_new_session=True, **kw)
+    o.wait_ready(status=200)
+
+
+def test_a_binary_found_by_path_is_found_again(make_with_tokens):
+    """Its file was replaced: the binary that comes back has no name in /proc."""
+    o = make_with_tokens(start=False)
+    start_as(o, "orchestrad", executable=o.binary)
+    spoil(o)
+    o.install(DAEMON)
+    assert "did not become ready" in control(o, "upgrade")["error"]
+    tokens_file(os.path.dirname(o.tokens))
+    r = control(o, "upgrade")
+    assert r["ok"], r
+
+
+def test_a_path_that_is_no_text(make):
+    o = make(start=False)
+    directory = os.fsencode(o.dir) + b"/b\xffn"
+    os.mkdir(directory)
+    o.binary = directory + b"/orchestrad"
+    shutil.copy(DAEMON, o.binary)
+    start_as(o, o.binary)
+    assert control(o, "upgrade")["ok"]
+    os.unlink(o.binary)
+    r = control(o, "upgrade")
+    assert not r["ok"] and "/b?n/orchestrad: No such file" in r["error"], r
+    assert o.get("/livez").status == 200
