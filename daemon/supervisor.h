@@ -179,6 +179,7 @@ void reload_answer(struct supervisor *sv, struct child *c, bool ok, struct span 
 void reload_child_gone(struct supervisor *sv, struct child *c);
 void reload_child_ready(struct supervisor *sv, struct child *c);
 bool reload_active(const struct supervisor *sv);
+void reload_cancel(struct supervisor *sv); /* the daemon leaves instead */
 void reload_free(struct supervisor *sv);
 
 /* control.c: commands from PATH.ctl and from api workers. */

@@ -324,6 +324,24 @@ def test_a_worker_that_dies_in_the_vote(make):
 
 # ---- leaving ----
 
+def test_a_reload_under_way_ends_when_the_daemon_leaves(make):
+    """Its vote is over when the daemon is leaving already: nobody is started then who would outlive it."""
+    o = make(conf="api: { workers = 1; };\n")
+    pid = worker(o, "pinger")
+    os.kill(pid, signal.SIGSTOP)
+    conf_file(o, "api: { workers = 8; };\n")
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(20 * SLOW)
+        s.connect(o.socket + ".ctl")
+        s.sendall(b"reload\n")
+        time.sleep(0.3)
+        o.signal(signal.SIGTERM)
+        assert json.loads(s.makefile().readline())["error"] == "the daemon is leaving"
+    os.kill(pid, signal.SIGCONT)
+    assert o.process.wait(20 * SLOW) == 0
+    assert "the supervisor is gone" not in o.log() and "api.1" not in o.log()
+
+
 def test_readiness_fails_before_the_listeners_go(make):
     o = make(sets=["daemon.drain_delay=2 s", "daemon.drain_timeout=20 s"])
     o.signal(signal.SIGTERM)

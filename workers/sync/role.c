@@ -390,15 +390,12 @@ static void sync_peer_started(struct worker *w, unsigned slot)
 	worker_wake_self(w);
 }
 
-/* All that was taken from the rings is durable and answered; `gather`: and nothing is left in them. */
-static void settle(struct sync *s, bool gather)
+/* All that was taken from the rings is durable and answered, and nothing is left in them but for a successor. */
+static void settle(struct sync *s)
 {
 	while (s->committer) {
 		sync_enter(s);
-		if (gather)
-			(void)commit_gather(s);
-		else
-			commit_offer(s);
+		(void)commit_gather(s);
 		run_posts(s);
 		bool idle = commit_idle(s) && !s->open->n;
 		sync_leave(s);
@@ -412,7 +409,7 @@ static void settle(struct sync *s, bool gather)
 static void finish(struct sync *s)
 {
 	refill_stop(s);
-	settle(s, true);
+	settle(s);
 	flusher_stop(&s->flusher);
 	run_posts(s);
 	if (s->journal)
@@ -425,7 +422,10 @@ static void finish(struct sync *s)
 static void hand_over(struct sync *s)
 {
 	refill_stop(s);
-	settle(s, false);
+	sync_enter(s);
+	s->leaving = true;
+	sync_leave(s);
+	settle(s);
 	flusher_leave(s->flusher);
 	if (s->journal)
 		journal_close(&s->journal);
