@@ -506,6 +506,24 @@ def test_a_failed_upgrade_leaves_the_configuration_alone(make_with_tokens):
     assert o.post("/v1/memories", big, headers=o.auth, fresh=True).status == 413
 
 
+def test_a_sync_that_finds_no_store_is_not_ready(make):
+    """It lives and says why it refuses; that is no upgrade."""
+    o = make()
+    store = os.path.join(o.data, "store.db")
+    o.add("before")
+    os.rename(store, store + ".away")
+    os.mkdir(store)
+    before = o.workers()
+    r = control(o, "upgrade")
+    assert not r["ok"] and "sync of the new binary did not become ready" in r["error"], r
+    assert {n: p for n, p in before.items() if "sync" not in n} == {n: p for n, p in o.workers().items() if "sync" not in n}
+    os.rmdir(store)
+    os.rename(store + ".away", store)
+    until(lambda: states(o)["sync"] == "ready", 20)
+    o.add("after")
+    assert len(o.list_all()) == 2
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_reload_asked_for_meanwhile_comes_after(make_with_tokens, fails):
     o = make_with_tokens(conf="sync: { batch_max = 100; };\n")

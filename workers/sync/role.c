@@ -293,9 +293,12 @@ static void try_again(evutil_socket_t fd, short what, void *arg)
 	worker_exit(s->w, WORKER_EXIT_FAIL);
 }
 
-/* A successor that cannot serve: the api workers go on, and what they send must not wait for ever. */
+/* A successor that cannot serve: the api workers go on, and what they send must not wait for ever. It is not ready: an
+ * upgrade whose sync finds no way to the store has failed. */
 static void refuse_everything(struct sync *s)
 {
+	worker_ready_later(s->w);
+	worker_progress(s->w);	 /* outside an upgrade there is nothing better to be started, until the store is back */
 	recent_free(&s->recent); /* of a replay that ended early: no transaction counts as known */
 	s->recent = recent_new(RECENT_KEYS, UINT64_MAX);
 	s->open = &s->batches[0];
