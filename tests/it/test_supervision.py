@@ -211,6 +211,37 @@ def test_nothing_leaks_into_workers(make):
         assert len(now) <= len(fs) + 1, (name, fs, now)  # a store file more or less
 
 
+@pytest.mark.parametrize("size", [200, 40000])
+def test_sync_dies_with_more_waiting_than_its_ring_holds(make, size):
+    """What lies in the ring is taken by the successor while the same is queued to be sent again: each is stored once."""
+    o = make(sets=["api.workers=1", "sync.ring_bytes=65536", "daemon.stuck_timeout=0 s"])
+    n = 200
+
+    def post(life, k):
+        body = json.dumps({"content": f"{life} {k} " + "x" * size}).encode()
+        return (b"POST /v1/memories HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+                % len(body) + body)
+    for life in range(3):
+        sync = worker(o, "sync")
+        os.kill(sync, signal.SIGSTOP)
+        clients = [socket.create_connection(("127.0.0.1", o.port), timeout=30 * SLOW) for _ in range(n)]
+        for k, s in enumerate(clients):
+            s.sendall(post(life, k) + post(life, n + k))     # the second one comes when the first one is answered
+        time.sleep(0.5)
+        os.kill(sync, signal.SIGKILL)
+        for s in clients:
+            got = b""
+            while got.count(b"HTTP/1.1 201") < 2:
+                more = s.recv(1 << 20)
+                assert more, got[:200]
+                got += more
+            s.close()
+    assert row(o, "api.0")["restarts"] == 0
+    contents = [m["content"] for m in o.list_all(limit=100)]
+    assert len(contents) == len(set(contents)) == 6 * n
+    assert o.get("/v1/namespaces/default").json["count"] == 6 * n
+
+
 # ---- numbers ----
 
 def test_the_number_of_api_workers_changes_live(make):

@@ -70,6 +70,7 @@ struct call {
 	bool wait_store; /* answer only when the store has it */
 	bool wait_ends;	 /* after sync.wait_max the journal will do */
 	bool stored;	 /* set before committed(): the store has it */
+	bool queued;	 /* in the outbox of writes.c */
 	unsigned attempts;
 	uint64_t txn_id;
 	uint64_t committed_seq;

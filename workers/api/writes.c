@@ -17,7 +17,7 @@ struct writes {
 	_Atomic uint64_t next_id; /* starts at random: ids that an earlier life left in the journal never come again */
 	struct call *table[4096]; /* in flight, by txn id; chains through call->next */
 	size_t in_flight;
-	struct call **outbox; /* waiting for ring space, in order; circular */
+	struct call **outbox; /* waiting for ring space, in order; circular; NULL: answered meanwhile */
 	size_t out_head, out_len, out_cap;
 	size_t out_offset;	 /* bytes of the first one that were sent as fragments */
 	struct event *ev_waited; /* pending while some wait for the store */
@@ -53,18 +53,25 @@ static bool send_txn(struct writes *w, const struct buf *txn)
 	return true;
 }
 
+static void drop_first(struct writes *w)
+{
+	w->out_head = (w->out_head + 1) % w->out_cap;
+	w->out_len--;
+}
+
 static void pump(struct writes *w)
 {
 	bool sent = false;
 	while (w->out_len) {
 		struct call *c = w->outbox[w->out_head];
 		size_t before = w->out_offset;
-		bool whole = send_txn(w, &c->txn);
-		sent |= whole || w->out_offset != before;
+		bool whole = !c || send_txn(w, &c->txn);
+		sent |= c && (whole || w->out_offset != before);
 		if (!whole)
 			break;
-		w->out_head = (w->out_head + 1) % w->out_cap;
-		w->out_len--;
+		if (c)
+			c->queued = false;
+		drop_first(w);
 	}
 	if (sent)
 		worker_wake_peer(w->api->w, SLOT_SYNC);
@@ -83,6 +90,22 @@ static void enqueue(struct writes *w, struct call *c)
 		w->out_head = 0;
 	}
 	w->outbox[(w->out_head + w->out_len++) % w->out_cap] = c;
+	c->queued = true;
+}
+
+/* It is queued to be sent again, and its first copy, which lay in the ring, has been answered. Pieces of the second
+ * copy that are in the ring already are dropped by sync when something else follows them. */
+static void unqueue(struct writes *w, struct call *c)
+{
+	size_t i = 0;
+	while (w->outbox[(w->out_head + i) % w->out_cap] != c)
+		i++;
+	w->outbox[(w->out_head + i) % w->out_cap] = NULL;
+	c->queued = false;
+	if (i == 0)
+		w->out_offset = 0;
+	while (w->out_len && !w->outbox[w->out_head])
+		drop_first(w);
 }
 
 bool writes_submit(struct writes *w, struct call *c)
@@ -162,6 +185,8 @@ static void answered(struct writes *w, const struct txn_answer *a)
 	}
 	*cp = c->next;
 	w->in_flight--;
+	if (c->queued)
+		unqueue(w, c);
 	call_answered(c, a->status, a->seq, a->arg);
 }
 
