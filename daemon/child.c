@@ -411,8 +411,10 @@ void child_exited(struct child *c, int status)
 		break;
 	case RESTART_GIVE_UP: supervisor_give_up(sv, c); break;
 	case RESTART_STOPPED:
-		if (c->retiring)
+		if (c->retiring) {
 			pool_gone(c);
+			pool_refill(sv);
+		}
 		break;
 	}
 	drain_step(sv);

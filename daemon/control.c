@@ -252,6 +252,10 @@ static void on_written(struct bufferevent *bev, void *arg) { on_read(bev, arg); 
 static void on_event(struct bufferevent *bev, short what, void *arg)
 {
 	struct client *c = arg;
+	if (what & BEV_EVENT_TIMEOUT && what & BEV_EVENT_READING && c->waiting) { /* for us */
+		bufferevent_enable(bev, EV_READ);
+		return;
+	}
 	if (!(what & BEV_EVENT_EOF)) {
 		client_free(c);
 		return;

@@ -105,6 +105,7 @@ void drain_start(struct supervisor *sv, const char *why)
 	if (sv->state == SUPERVISOR_DRAINING)
 		return;
 	upgrade_cancel(sv);
+	reload_cancel(sv);
 	sv->state = SUPERVISOR_DRAINING;
 	log_info("leaving: %s", why);
 	notify_stopping("draining");

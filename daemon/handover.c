@@ -132,6 +132,10 @@ static json_t *document(struct supervisor *sv, unsigned version, enum handover_p
 		"unlink_unix", sv->unlink_unix, "unix_inode", (json_int_t)sv->unix_inode, "ctl_inode",
 		(json_int_t)sv->ctl_inode, "upgrade_began_us", (json_int_t)upgrade_began_us(sv));
 	AN(o);
+	json_object_set_new(o, "reload_after", json_boolean(upgrade_reloads_after(sv)));
+	json_object_set_new(o, "starting", json_boolean(upgrade_starting(sv)));
+	/* One that is no UTF-8 is found again by its reader. */
+	json_object_set_new(o, "path", json_string(sv->program));
 	leave_out(o, children);
 	return o;
 }
@@ -345,6 +349,10 @@ bool handover_adopt(struct supervisor *sv, json_t *doc, char **error_r)
 	sv->unlink_unix = json_is_true(json_object_get(doc, "unlink_unix"));
 	sv->unix_inode = (uint64_t)number(doc, "unix_inode");
 	sv->ctl_inode = (uint64_t)number(doc, "ctl_inode");
+	if (json_is_string(json_object_get(doc, "path"))) {
+		free(sv->program); /* /proc/self/exe of a file that was replaced says nothing useful */
+		sv->program = text_of(doc, "path");
+	}
 	char *tcp = text_of(doc, "tcp_address"), *tls = text_of(doc, "tls_address");
 	snprintf(sv->tcp_address, sizeof(sv->tcp_address), "%s", tcp);
 	snprintf(sv->tls_address, sizeof(sv->tls_address), "%s", tls);

@@ -4,7 +4,7 @@
  * An api worker that is to be replaced without a gap gets its successor in another slot first: there are
  * API_WORKERS_MAX of them, and the listening sockets belong to all. Its own slot is free when it has gone. */
 #include "log.h"
-#include "supervisor.h"
+#include "upgrade.h"
 #include "worker.h"
 
 struct child *pool_add_api(struct supervisor *sv)
@@ -55,14 +55,27 @@ void pool_gone(struct child *c)
 	child_free(c);
 }
 
-void pool_resize(struct supervisor *sv)
+/* As many as are wanted, or as there are slots for; returns how many there are, more perhaps. */
+static int64_t fill(struct supervisor *sv)
 {
-	int64_t want = conf_int(sv->conf, CONF_API_WORKERS), have = 0;
-	struct child *last = NULL;
+	int64_t have = 0;
 	for (struct child *c = NULL; (c = child_next(sv, c));)
 		have += is_api(c) && !c->retiring;
-	for (; have < want && pool_add_api(sv); have++)
-		;
+	while (have < conf_int(sv->conf, CONF_API_WORKERS) && pool_add_api(sv))
+		have++;
+	return have;
+}
+
+void pool_refill(struct supervisor *sv)
+{
+	if (sv->state != SUPERVISOR_DRAINING && !upgrade_active(sv))
+		(void)fill(sv);
+}
+
+void pool_resize(struct supervisor *sv)
+{
+	int64_t want = conf_int(sv->conf, CONF_API_WORKERS), have = fill(sv);
+	struct child *last = NULL;
 	for (; have > want; have--) {
 		for (struct child *c = NULL; (c = child_next(sv, c));)
 			if (is_api(c) && !c->retiring)
@@ -70,6 +83,8 @@ void pool_resize(struct supervisor *sv)
 		pool_retire(last);
 	}
 	if (have < want)
-		log_warn("api.workers is %lld, but all %d slots are taken by workers that are still leaving: %lld run",
-			 (long long)want, API_WORKERS_MAX, (long long)have);
+		log_warn(
+			"api.workers is %lld, but all %d slots are taken by workers that are still leaving: %lld run, the "
+			"others are started when those have gone",
+			(long long)want, API_WORKERS_MAX, (long long)have);
 }

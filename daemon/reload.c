@@ -20,6 +20,8 @@
 #include "upgrade.h"
 #include "worker.h"
 
+#define LEAVING "{\"ok\":false,\"result\":\"failed\",\"error\":\"the daemon is leaving\"}"
+
 struct reload {
 	struct supervisor *sv;
 	struct conf *next; /* under way when set */
@@ -285,9 +287,7 @@ void reload_start(struct supervisor *sv, struct reply *reply)
 {
 	struct reload *r = sv->reload;
 	if (sv->state == SUPERVISOR_DRAINING) {
-		control_reply(&reply, false,
-			      "{\"ok\":false,\"result\":\"failed\",\"error\":\"the daemon is "
-			      "leaving\"}");
+		control_reply(&reply, false, LEAVING);
 		return;
 	}
 	if (upgrade_active(sv)) {
@@ -306,6 +306,18 @@ void reload_start(struct supervisor *sv, struct reply *reply)
 	}
 	control_wait(&r->now, reply);
 	run(r);
+}
+
+void reload_cancel(struct supervisor *sv)
+{
+	struct reload *r = sv->reload;
+	r->again = false;
+	event_del(r->rerun);
+	if (r->next) {
+		abort_all(r);
+		fail(r, "the daemon is leaving");
+	}
+	control_reply_all(&r->later, false, LEAVING);
 }
 
 void reload_open(struct supervisor *sv)
@@ -328,8 +340,8 @@ void reload_free(struct supervisor *sv)
 	clear(r);
 	event_free(r->timer);
 	event_free(r->rerun);
-	control_reply_all(&r->now, false, "{\"ok\":false,\"error\":\"leaving\"}");
-	control_reply_all(&r->later, false, "{\"ok\":false,\"error\":\"leaving\"}");
+	control_reply_all(&r->now, false, LEAVING);
+	control_reply_all(&r->later, false, LEAVING);
 	free(r);
 	sv->reload = NULL;
 }

@@ -439,7 +439,7 @@ int supervisor_take_over(const struct conf_input *input, char **argv, int docume
 	struct supervisor *sv = supervisor_new(input, argv);
 	json_t *doc = handover_read(document, &error);
 	close(document);
-	if (!doc || !handover_adopt(sv, doc, &error) || !upgrade_configure(sv) ||
+	if (!doc || !handover_adopt(sv, doc, &error) || !upgrade_configure(sv, doc) ||
 	    !handover_adopt_children(sv, doc, &error)) {
 		log_error("upgrade: %s", error ? error : "there is no configuration to go on with");
 		exit(WORKER_EXIT_FAIL);
@@ -447,10 +447,8 @@ int supervisor_take_over(const struct conf_input *input, char **argv, int docume
 	upgrade_adopted(sv, doc, control_adopt(sv, json_object_get(doc, "replies")));
 	json_decref(doc);
 	catch_signals(sv);
-	sv->state = SUPERVISOR_RUNNING;
 	reap(sv); /* whoever died between the two images */
 	start_ticking(sv);
-	notify_adopted();
 	watchdog_open(sv);
 	int code = serve(sv);
 	supervisor_free(sv);

@@ -162,6 +162,8 @@ struct child *pool_add_api(struct supervisor *sv);
 /* This one leaves when its clients have their answers, and is not started again; its slot is free then. */
 void pool_retire(struct child *c);
 void pool_gone(struct child *c); /* a retiring child has left */
+/* A slot is free: those that found none are started. (An upgrade counts for itself.) */
+void pool_refill(struct supervisor *sv);
 
 /* drain.c: api, then warmer and pinger, then sync, so that all that was acknowledged is flushed. */
 void drain_start(struct supervisor *sv, const char *why);
@@ -178,6 +180,7 @@ void reload_answer(struct supervisor *sv, struct child *c, bool ok, struct span 
 void reload_child_gone(struct supervisor *sv, struct child *c);
 void reload_child_ready(struct supervisor *sv, struct child *c);
 bool reload_active(const struct supervisor *sv);
+void reload_cancel(struct supervisor *sv); /* the daemon leaves instead */
 void reload_free(struct supervisor *sv);
 
 /* control.c: commands from PATH.ctl and from api workers. */

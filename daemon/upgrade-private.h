@@ -13,13 +13,16 @@ struct upgrade {
 	int64_t began_us;
 	struct reply *replies;
 	bool reload_after;
+	bool starting; /* the daemon has not said yet that it serves */
 	/* check */
 	int fd_program, output;
 	pid_t checker;
 	struct buf said;
 	struct event *timer;
 	/* after the exec */
-	int fd_former; /* the binary to go back to */
+	int fd_former; /* the binary to go back to … */
+	int fd_former_conf;
+	uint64_t former_generation; /* … and its configuration */
 	char from[32];
 	unsigned from_version; /* of hand-over documents that it reads */
 	char *reason;	       /* to go back */
@@ -40,5 +43,6 @@ void upgrade_check_late(struct upgrade *u);
 /* upgrade_steps.c */
 bool upgrade_any_to_go(struct supervisor *sv); /* before the former binary can come back */
 void upgrade_hand_back(struct upgrade *u);
+void upgrade_step(struct upgrade *u); /* whatever can be done; in another phase than SYNC, API and REST nothing */
 
 #endif

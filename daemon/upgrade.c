@@ -17,6 +17,9 @@
 bool upgrade_active(const struct supervisor *sv) { return sv->upgrade->phase != PHASE_NONE; }
 json_t *upgrade_replies(struct supervisor *sv) { return control_handover(sv->upgrade->replies); }
 void upgrade_reload_after(struct supervisor *sv) { sv->upgrade->reload_after = true; }
+bool upgrade_reloads_after(const struct supervisor *sv) { return sv->upgrade->reload_after; }
+
+bool upgrade_starting(const struct supervisor *sv) { return sv->upgrade->starting || sv->state == SUPERVISOR_STARTING; }
 
 const char *upgrade_phase(const struct supervisor *sv)
 {
@@ -47,6 +50,7 @@ static void end(struct upgrade *u, bool ok, json_t *o)
 	upgrade_close_fd(&u->fd_program);
 	upgrade_close_fd(&u->output);
 	upgrade_close_fd(&u->fd_former);
+	upgrade_close_fd(&u->fd_former_conf);
 	buf_free(&u->said);
 	control_reply_all(&u->replies, ok, json);
 	free(json);
@@ -60,10 +64,15 @@ static void end(struct upgrade *u, bool ok, json_t *o)
 /* The binary that serves is the one that served before. */
 void upgrade_failed(struct upgrade *u, const char *why)
 {
-	log_error("upgrade failed, the former binary (" PACKAGE_VERSION ") serves on: %s", why);
-	notify_status("Upgrade failed: %s", why);
+	size_t len = strlen(why);
+	char *said = util_strndup(why, len); /* paths may hold anything */
+	util_utf8_scrub(said, len);
+	log_error("upgrade failed, the former binary (" PACKAGE_VERSION ") serves on: %s", said);
+	if (u->sv->state == SUPERVISOR_RUNNING)
+		notify_status("Upgrade failed: %s", said);
 	end(u, false,
-	    json_pack("{s:b s:s s:s s:s}", "ok", 0, "result", "failed", "version", PACKAGE_VERSION, "error", why));
+	    json_pack("{s:b s:s s:s s:s}", "ok", 0, "result", "failed", "version", PACKAGE_VERSION, "error", said));
+	free(said);
 }
 
 void upgrade_succeeded(struct upgrade *u)
@@ -149,11 +158,22 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 		upgrade_check_late(u);
 	else if (u->phase == PHASE_BACK && !upgrade_any_to_go(u->sv))
 		upgrade_hand_back(u);
+	else
+		upgrade_step(u);
 }
 
 /* ---- life ---- */
 
 int64_t upgrade_began_us(const struct supervisor *sv) { return sv->upgrade->began_us; }
+
+/* Requests that are under way end with an answer of sync: one that is leaving for its successor gets it still. */
+static void keep_sync(struct supervisor *sv)
+{
+	struct child *c = &sv->child[SLOT_SYNC];
+	c->replacing = c->state == CHILD_DRAINING;
+	if (c->state == CHILD_STOPPED)
+		child_start(c);
+}
 
 void upgrade_cancel(struct supervisor *sv)
 {
@@ -162,6 +182,8 @@ void upgrade_cancel(struct supervisor *sv)
 		return;
 	for (struct child *c = NULL; (c = child_next(sv, c));)
 		c->replacing = false;
+	if (u->phase >= PHASE_SYNC)
+		keep_sync(sv);
 	u->reload_after = false;
 	if (u->checker)
 		kill(u->checker, SIGKILL);
@@ -172,7 +194,7 @@ void upgrade_open(struct supervisor *sv)
 {
 	struct upgrade *u = util_zalloc(sizeof(*u));
 	u->sv = sv;
-	u->fd_program = u->output = u->fd_former = -1;
+	u->fd_program = u->output = u->fd_former = u->fd_former_conf = -1;
 	u->timer = evtimer_new(sv->base, on_timer, u);
 	AN(u->timer);
 	sv->upgrade = u;

@@ -23,13 +23,16 @@ void upgrade_open(struct supervisor *sv);
 void upgrade_free(struct supervisor *sv);
 /* Takes r over; NULL: a signal. Answers when all is done, or has failed and the old binary serves. */
 void upgrade_start(struct supervisor *sv, struct reply *r);
-/* The new image: the configuration, as at a reload. False: there is none, which cannot be after the check. */
-bool must_check upgrade_configure(struct supervisor *sv);
+/* The new image: the configuration, as at a reload; the former one, when it comes back: as it left it. False: there
+ * is none, which cannot be after the check. */
+bool must_check upgrade_configure(struct supervisor *sv, json_t *doc);
 /* It has adopted everything (handover.c): go on, by the document's purpose. `waiting`: who waits for the end. */
 void upgrade_adopted(struct supervisor *sv, json_t *doc, struct reply *waiting);
 /* For the document. */
 json_t *upgrade_replies(struct supervisor *sv);
 int64_t upgrade_began_us(const struct supervisor *sv);
+bool upgrade_reloads_after(const struct supervisor *sv);
+bool upgrade_starting(const struct supervisor *sv);
 bool upgrade_active(const struct supervisor *sv);
 const char *upgrade_phase(const struct supervisor *sv); /* for people; NULL: none */
 /* A reload that was asked for by a signal meanwhile is done when the upgrade is over. */

@@ -87,7 +87,6 @@ bool upgrade_reaped(struct supervisor *sv, pid_t pid, int status)
 		   restart_describe(status, how, sizeof(how)), said.len ? ": " : "", (int)said.len,
 		   said.p ? said.p : "");
 	buf_addc(&why, '\0');
-	util_utf8_scrub(why.p, why.len);
 	upgrade_failed(u, why.p);
 	buf_free(&why);
 	return true;

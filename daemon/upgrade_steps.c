@@ -63,10 +63,11 @@ static void commit(struct upgrade *u)
 	for (struct child *c = NULL; (c = child_next(u->sv, c));)
 		if (c->former && is_api(c) && !c->retiring)
 			pool_retire(c);
+	pool_resize(u->sv); /* one that died on the way has a successor in its own slot, too */
 	upgrade_succeeded(u);
 }
 
-static void step(struct upgrade *u)
+void upgrade_step(struct upgrade *u)
 {
 	struct supervisor *sv = u->sv;
 	if (u->phase == PHASE_SYNC && serves(&sv->child[SLOT_SYNC]))
@@ -80,7 +81,7 @@ static void step(struct upgrade *u)
 		commit(u);
 }
 
-void upgrade_child_ready(struct child *c) { step(c->sv->upgrade); }
+void upgrade_child_ready(struct child *c) { upgrade_step(c->sv->upgrade); }
 
 /* ---- going back ---- */
 
@@ -92,12 +93,28 @@ bool upgrade_any_to_go(struct supervisor *sv)
 	return false;
 }
 
+/* What the supervisor has and what the other image had. */
+static void swap_conf(struct upgrade *u)
+{
+	struct supervisor *sv = u->sv;
+	int fd = sv->fd_conf;
+	uint64_t generation = sv->conf_generation;
+	if (u->fd_former_conf == -1)
+		return; /* it was not read anew */
+	sv->fd_conf = u->fd_former_conf;
+	sv->conf_generation = u->former_generation;
+	u->fd_former_conf = fd;
+	u->former_generation = generation;
+}
+
 void upgrade_hand_back(struct upgrade *u)
 {
 	struct supervisor *sv = u->sv;
+	swap_conf(u);
 	int document = handover_write(sv, u->from_version, HANDOVER_ROLLBACK, u->reason);
 	if (document != -1)
 		upgrade_become(sv, u->fd_former, document);
+	swap_conf(u);
 	/* What is left is to serve with what there is. */
 	log_error("cannot go back to the former binary: %s; going on with this one", strerror(errno));
 	for (struct child *c = NULL; (c = child_next(sv, c));)
@@ -116,7 +133,13 @@ static void go_back(struct upgrade *u, const char *reason)
 	u->phase = PHASE_BACK;
 	u->reason = util_strndup(reason, strlen(reason));
 	for (struct child *c = NULL; (c = child_next(sv, c));) {
+		c->retiring |= c->replacing &&
+			       is_api(c); /* the former binary starts another one when its slot is free */
 		c->replacing = false;
+		if (c->former && c->state == CHILD_BACKING_OFF) {
+			evtimer_del(c->timer);
+			child_set_state(c, CHILD_STOPPED);
+		}
 		if (c->former || c->retiring)
 			continue;
 		if (is_api(c) && c->state == CHILD_READY) {
@@ -148,9 +171,13 @@ bool upgrade_child_gone(struct child *c, bool asked)
 	}
 	if (c->replacing) {
 		c->replacing = false;
+		if (drain_reached(c->sv, c))
+			return false;
 		child_start(c);
 		return true;
 	}
+	if (c->retiring && u->phase >= PHASE_SYNC)
+		evtimer_add(u->timer, &now); /* its slot may be what is waited for */
 	if (u->phase < PHASE_SYNC || c->former || asked || c->ready_us || c->retiring)
 		return false;
 	snprintf(reason, sizeof(reason), "%s of the new binary did not become ready (%s)", c->name, c->last_exit);
@@ -164,29 +191,40 @@ bool upgrade_child_gone(struct child *c, bool asked)
 
 /* ---- taking over ---- */
 
-/* The configuration as at a reload. One that does not load now was good when the check looked: the running one stays. */
-bool upgrade_configure(struct supervisor *sv)
+static bool is_rollback(json_t *doc)
+{
+	const char *purpose = json_string_value(json_object_get(doc, "purpose"));
+	return purpose && strcmp(purpose, "rollback") == 0;
+}
+
+/* One that does not load now was good when the check looked: the running one stays. */
+static bool use_next(struct supervisor *sv)
 {
 	char *error = NULL;
-	struct conf *running = conf_load_foreign(sv->fd_conf), *next = conf_load(&sv->input, &error);
+	struct conf *next = conf_load(&sv->input, &error);
 	if (next && !listen_check(next, &error))
 		conf_free(&next);
 	if (!next)
 		log_error("the configuration stays as it was: %s", error ? error : "it cannot be read");
 	free(error);
-	if (next && running)
-		conf_carry(next, running);
-	sv->conf = next ? next : running;
-	if (next)
-		conf_free(&running);
-	if (!sv->conf)
+	if (!next)
+		return sv->conf;
+	if (sv->conf)
+		conf_carry(next, sv->conf);
+	conf_free(&sv->conf);
+	sv->conf = next;
+	sv->upgrade->fd_former_conf = sv->fd_conf;
+	sv->upgrade->former_generation = sv->conf_generation++;
+	sv->fd_conf = supervisor_high(conf_dump_effective(next));
+	return sv->fd_conf != -1;
+}
+
+bool upgrade_configure(struct supervisor *sv, json_t *doc)
+{
+	sv->conf = conf_load_foreign(sv->fd_conf);
+	bool stays = is_rollback(doc) && sv->conf; /* workers that noticed nothing run with it */
+	if (!stays && !use_next(sv))
 		return false;
-	int fd = supervisor_high(conf_dump_effective(sv->conf));
-	if (fd == -1)
-		return false;
-	close(sv->fd_conf);
-	sv->fd_conf = fd;
-	sv->conf_generation++;
 	supervisor_log_open(sv->conf);
 	return true;
 }
@@ -195,6 +233,9 @@ static void rolled_back(struct upgrade *u, json_t *doc)
 {
 	struct supervisor *sv = u->sv;
 	const char *reason = json_string_value(json_object_get(doc, "reason"));
+	if (u->starting)
+		sv->state = SUPERVISOR_STARTING;
+	u->starting = false;
 	upgrade_close_fd(&u->fd_former);
 	for (struct child *c = NULL; (c = child_next(sv, c));) {
 		c->former = false;
@@ -208,16 +249,20 @@ static void rolled_back(struct upgrade *u, json_t *doc)
 void upgrade_adopted(struct supervisor *sv, json_t *doc, struct reply *waiting)
 {
 	struct upgrade *u = sv->upgrade;
-	const char *purpose = json_string_value(json_object_get(doc, "purpose")),
-		   *program = json_string_value(json_object_get(doc, "program"));
+	const char *program = json_string_value(json_object_get(doc, "program"));
 	FAULT_POINT(upgrade_adopting);
 	u->replies = waiting;
+	u->reload_after = json_is_true(json_object_get(doc, "reload_after"));
+	u->starting = json_is_true(json_object_get(doc, "starting"));
+	sv->state = SUPERVISOR_RUNNING;
+	if (!u->starting)
+		notify_adopted();
 	u->began_us = json_integer_value(json_object_get(doc, "upgrade_began_us"));
 	u->from_version = (unsigned)json_integer_value(json_object_get(doc, "version"));
 	snprintf(u->from, sizeof(u->from), "%s", program ? program : "?");
 	u->fd_former = sv->fd_image;
 	sv->fd_image = supervisor_image();
-	if (purpose && strcmp(purpose, "rollback") == 0) {
+	if (is_rollback(doc)) {
 		rolled_back(u, doc);
 		return;
 	}

@@ -211,6 +211,37 @@ def test_nothing_leaks_into_workers(make):
         assert len(now) <= len(fs) + 1, (name, fs, now)  # a store file more or less
 
 
+@pytest.mark.parametrize("size", [200, 40000])
+def test_sync_dies_with_more_waiting_than_its_ring_holds(make, size):
+    """What lies in the ring is taken by the successor while the same is queued to be sent again: each is stored once."""
+    o = make(sets=["api.workers=1", "sync.ring_bytes=65536", "daemon.stuck_timeout=0 s"])
+    n = 200
+
+    def post(life, k):
+        body = json.dumps({"content": f"{life} {k} " + "x" * size}).encode()
+        return (b"POST /v1/memories HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+                % len(body) + body)
+    for life in range(3):
+        sync = worker(o, "sync")
+        os.kill(sync, signal.SIGSTOP)
+        clients = [socket.create_connection(("127.0.0.1", o.port), timeout=30 * SLOW) for _ in range(n)]
+        for k, s in enumerate(clients):
+            s.sendall(post(life, k) + post(life, n + k))     # the second one comes when the first one is answered
+        time.sleep(0.5)
+        os.kill(sync, signal.SIGKILL)
+        for s in clients:
+            got = b""
+            while got.count(b"HTTP/1.1 201") < 2:
+                more = s.recv(1 << 20)
+                assert more, got[:200]
+                got += more
+            s.close()
+    assert row(o, "api.0")["restarts"] == 0
+    contents = [m["content"] for m in o.list_all(limit=100)]
+    assert len(contents) == len(set(contents)) == 6 * n
+    assert o.get("/v1/namespaces/default").json["count"] == 6 * n
+
+
 # ---- numbers ----
 
 def test_the_number_of_api_workers_changes_live(make):
@@ -229,6 +260,21 @@ def test_the_number_of_api_workers_changes_live(make):
     answered = sum(int(x.rsplit(" ", 1)[1]) for x in metrics.splitlines()
                    if x.startswith("orchestra_http_requests_total") and 'status="2xx"' in x)
     assert answered >= clients.requests                # what workers that have left counted is still counted
+
+
+def test_slots_that_are_free_again_are_used(make):
+    """More workers are wanted than there are slots, because others are still leaving: they come when those have gone."""
+    o = make(conf="api: { workers = 32; };\n")
+    idle = [socket.create_connection(("127.0.0.1", o.port)) for _ in range(200)]
+    for s in idle:
+        s.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert s.recv(1000)
+    for n in (1, 32):
+        conf_file(o, f"api: {{ workers = {n}; }};\n")
+        assert o.ctl("reload").returncode == 0
+    for s in idle:
+        s.close()
+    until(lambda: [w["state"] for w in status(o)["workers"]] == ["ready"] * 35, 20)
 
 
 def test_hot_and_idle_clients_let_a_worker_go(make):
@@ -308,6 +354,24 @@ def test_a_worker_that_dies_in_the_vote(make):
 
 
 # ---- leaving ----
+
+def test_a_reload_under_way_ends_when_the_daemon_leaves(make):
+    """Its vote is over when the daemon is leaving already: nobody is started then who would outlive it."""
+    o = make(conf="api: { workers = 1; };\n")
+    pid = worker(o, "pinger")
+    os.kill(pid, signal.SIGSTOP)
+    conf_file(o, "api: { workers = 8; };\n")
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(20 * SLOW)
+        s.connect(o.socket + ".ctl")
+        s.sendall(b"reload\n")
+        time.sleep(0.3)
+        o.signal(signal.SIGTERM)
+        assert json.loads(s.makefile().readline())["error"] == "the daemon is leaving"
+    os.kill(pid, signal.SIGCONT)
+    assert o.process.wait(20 * SLOW) == 0
+    assert "the supervisor is gone" not in o.log() and "api.1" not in o.log()
+
 
 def test_readiness_fails_before_the_listeners_go(make):
     o = make(sets=["daemon.drain_delay=2 s", "daemon.drain_timeout=20 s"])

@@ -157,6 +157,35 @@ def test_an_upgrade_changes_nothing_for_systemd(make, manager, tmp_path):
     assert {"WATCHDOG": "1"} in manager.said[n:] and os.path.exists(path)
 
 
+def test_an_upgrade_cures_a_start(make, manager, tmp_path):
+    """A worker cannot get up, so READY=1 has not been said. An upgrade that fails does not say it, one that helps does."""
+    tokens, binary = tmp_path / "tokens", tmp_path / "orchestrad"
+    os.mkfifo(tokens, 0o600)                                        # whoever opens it waits
+    o = make(env={"NOTIFY_SOCKET": manager.path}, start=False,
+             sets=["api.workers=1", "daemon.drain_timeout=1 s", f"auth.tokens_file={tokens}"])
+    shutil.copy(os.path.join(BUILD, "orchestrad"), binary)
+    o.command = lambda plain=o.command: [str(binary), *plain()[1:]]
+    o.start(wait=False)
+
+    def upgrade():
+        with socket.socket(socket.AF_UNIX) as s:
+            s.settimeout(30 * SLOW)
+            s.connect(o.socket + ".ctl")
+            s.sendall(b"upgrade\n")
+            return json.loads(s.makefile().readline())
+    o.wait_log("vector index holds 0 vectors")                      # sync serves
+    os.unlink(binary)
+    assert not upgrade()["ok"]
+    manager.quiet(0)
+    shutil.copy(os.path.join(BUILD, "orchestrad"), binary)
+    os.unlink(tokens)
+    tokens.write_text("root sha256:" + 64 * "0" + " admin *\n")
+    tokens.chmod(0o600)
+    assert upgrade()["ok"]
+    assert manager.wait(1)["READY"] == "1"
+    o.wait_ready()
+
+
 def test_workers_know_nothing_of_systemd(make, manager):
     o = make(env={"NOTIFY_SOCKET": manager.path, "WATCHDOG_USEC": "10000000", "CREDENTIALS_DIRECTORY": o_dir(manager)})
     assert len(o.workers()) >= 4

@@ -1,8 +1,10 @@
 """The binary is replaced while it serves: same pid, same sockets, nobody refused, nothing lost; and what is no good changes nothing."""
+import hashlib
 import json
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import time
@@ -326,3 +328,295 @@ def test_back_to_the_former_binary_and_its_version(make, role):
         assert o.ctl("upgrade").returncode == 0
     clients.check()
     faults.close()
+# ---- ends in the middle ----
+
+def control(o, verb, timeout=30):
+    """Through PATH.ctl: what is asked through a worker is answered by a worker."""
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(timeout * SLOW)
+        s.connect(o.socket + ".ctl")
+        s.sendall(verb.encode() + b"\n")
+        return json.loads(s.makefile().readline())
+
+
+def states(o):
+    return {w["name"]: w["state"] for w in control(o, "status")["workers"]}
+
+
+def pids(o):
+    return {w["name"]: w["pid"] for w in control(o, "status")["workers"] if "pid" in w}
+
+
+def phase(o, name):
+    until(lambda: name in control(o, "status").get("upgrade", ""), 20)
+
+
+def ready(o, workers):
+    until(lambda: list(states(o).values()) == ["ready"] * workers, 30)
+
+
+def conf_file(o, text):
+    with open(os.path.join(o.dir, "orchestra.conf"), "w") as f:
+        f.write(text)
+
+
+class HalfRequest:
+    """A write whose body ends when the test says so."""
+
+    def __init__(self, o, content):
+        self.body = json.dumps({"content": content}).encode()
+        self.socket = socket.create_connection(("127.0.0.1", o.port), timeout=30 * SLOW)
+        self.socket.sendall(b"POST /v1/memories HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer t\r\n"
+                            b"Content-Type: application/json\r\n"
+                            b"Content-Length: %d\r\n\r\n%s" % (len(self.body), self.body[:5]))
+        time.sleep(0.1)
+
+    def end(self):
+        self.socket.sendall(self.body[5:])
+        answer = self.socket.recv(4096)
+        self.socket.close()
+        return int(answer.split()[1]) if answer else None
+
+
+def tokens_file(o_dir):
+    """A worker reads it at birth; --check-handover does not: the way to a new api worker that does not get up."""
+    path = os.path.join(o_dir, "tokens")
+    with open(path, "w") as f:
+        f.write(f"root sha256:{hashlib.sha256(b't').hexdigest()} admin *\n")
+    os.chmod(path, 0o600)
+    return path
+
+
+@pytest.fixture
+def make_with_tokens(make, tmp_path):
+    def factory(sets=(), **kw):
+        path = tokens_file(tmp_path)
+        o = make(sets=[*sets, f"auth.tokens_file={path}"], **kw)
+        o.tokens, o.auth = path, {"Authorization": "Bearer t"}
+        return o
+    return factory
+
+
+def spoil(o, text="no line of tokens\n"):
+    with open(o.tokens, "w") as f:
+        f.write(text)
+
+
+def pipe_tokens(o):
+    """Whoever reads the tokens waits until spoil() or tokens_file()."""
+    os.unlink(o.tokens)
+    os.mkfifo(o.tokens, 0o600)
+
+
+def give_tokens(o, good):
+    """To whoever waits for them; whoever comes later gets good ones."""
+    with open(o.tokens, "w") as f:
+        os.unlink(o.tokens)
+        tokens_file(os.path.dirname(o.tokens))
+        with open(o.tokens) as g:
+            f.write(g.read() if good else "no line of tokens\n")
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_sigterm_while_sync_is_between_two_lives(make_with_tokens, back):
+    """It leaves for its successor, or for the former binary's: requests under way are answered nevertheless."""
+    o = make_with_tokens(sets=["api.workers=2"])
+    late = HalfRequest(o, "late")
+    if back:                                           # the new api worker waits for its tokens; then it is given bad ones
+        pipe_tokens(o)
+        o.signal(signal.SIGUSR2)
+        phase(o, "replacing api")
+        sync = pids(o)["sync"]
+        os.kill(sync, signal.SIGSTOP)
+        spoil(o)
+        phase(o, "going back")
+    else:
+        sync = pids(o)["sync"]
+        os.kill(sync, signal.SIGSTOP)
+        o.signal(signal.SIGUSR2)
+        phase(o, "replacing sync")
+    o.signal(signal.SIGTERM)
+    o.wait_log("leaving: SIGTERM")
+    os.kill(sync, signal.SIGCONT)
+    until(lambda: pids(o).get("sync") not in (None, sync))
+    assert late.end() == 201
+    assert o.process.wait(20 * SLOW) == 0, o.log()
+
+
+# ---- slots and numbers ----
+
+def test_a_worker_that_died_meanwhile_leaves_no_surplus(make):
+    """A former one dies when its successors serve: it has a successor in its own slot, too."""
+    o = make(sets=["api.workers=2"])
+    before = pids(o)
+    os.kill(before["warmer"], signal.SIGSTOP)          # the last phase waits
+    o.signal(signal.SIGUSR2)
+    phase(o, "replacing warmer")
+    os.kill(before["api.0"], signal.SIGKILL)
+    until(lambda: pids(o).get("api.0") not in (None, before["api.0"]))
+    os.kill(before["warmer"], signal.SIGCONT)
+    ready(o, 5)
+    assert "upgrade" not in control(o, "status")
+
+
+def test_slots_that_become_free_while_it_waits_for_them(make):
+    """16 workers leave slowly, 16 serve, and 32 are wanted: the last 16 of them come when there is room."""
+    o = make(conf="api: { workers = 32; };\n", sets=["daemon.drain_timeout=60 s"])
+    ready(o, 35)
+    busy = [socket.create_connection(("127.0.0.1", o.port)) for _ in range(300)]
+    for s in busy:
+        s.sendall(b"POST /v1/memories HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
+    conf_file(o, "api: { workers = 16; };\n")
+    assert control(o, "reload")["ok"]
+    leaving = [w["pid"] for w in control(o, "status")["workers"] if w["state"] == "draining"]
+    staying = {p for n, p in pids(o).items() if n.startswith("api.")} - set(leaving)
+    assert leaving
+    for p in leaving:
+        os.kill(p, signal.SIGSTOP)
+    for s in busy:
+        s.close()
+    conf_file(o, "api: { workers = 32; };\n")
+    o.signal(signal.SIGUSR2)
+    phase(o, "replacing api")
+    until(lambda: list(states(o).values()).count("ready") == 19 and not staying & set(pids(o).values()), 20)
+    for p in leaving:
+        os.kill(p, signal.SIGCONT)
+    o.wait_log("upgraded from", 30)
+    ready(o, 35)
+
+
+def test_one_that_leaves_to_be_replaced_when_it_goes_back(make_with_tokens):
+    """No slot is free, so workers are replaced in place; another one's failure comes in between. All of them serve in the end."""
+    o = make_with_tokens(sets=["api.workers=32"])
+    ready(o, 35)
+    before = pids(o)
+    spoil(o)
+    os.kill(before["api.31"], signal.SIGSTOP)          # the first one that is told to leave
+    o.signal(signal.SIGUSR2)
+    until(lambda: states(o).get("api.31") == "draining")
+    os.kill(before["api.3"], signal.SIGKILL)
+    o.wait_log("serves on", 20)
+    tokens_file(os.path.dirname(o.tokens))
+    os.kill(before["api.31"], signal.SIGCONT)
+    until(lambda: states(o).get("api.31") == "ready")
+    assert control(o, "reload")["ok"]                  # api.3 may have met the spoilt tokens again
+    ready(o, 35)
+
+
+def test_one_that_backs_off_when_it_goes_back(make_with_tokens):
+    """It is not started again by the binary that gives up: nobody would tell it to leave, and the upgrade would never end."""
+    o = make_with_tokens(sets=["api.workers=1"])
+    faults = 0
+    while "starting it again in 0.3" not in o.log() and "starting it again in 0.4" not in o.log() and faults < 8:
+        p = until(lambda: pids(o).get("pinger") if states(o)["pinger"] == "ready" else None)
+        os.kill(p, signal.SIGSEGV)
+        until(lambda: pids(o).get("pinger") != p)
+        faults += 1
+    ready(o, 4)
+    pipe_tokens(o)
+    pinger = pids(o)["pinger"]
+    o.signal(signal.SIGUSR2)
+    phase(o, "replacing api")
+    os.kill(pids(o)["sync"], signal.SIGSTOP)           # takes its time to leave
+    os.kill(pinger, signal.SIGSEGV)
+    until(lambda: states(o)["pinger"] == "backing-off")
+    spoil(o)
+    o.wait_log("the former binary (", 20)
+    ready(o, 4)
+    assert "upgrade" not in control(o, "status")
+
+
+# ---- what is handed over ----
+
+def test_a_failed_upgrade_leaves_the_configuration_alone(make_with_tokens):
+    """The new binary read the changed file; the workers that noticed nothing did not."""
+    o = make_with_tokens(conf="sync: { batch_max = 100; };\n", sets=["api.workers=2"])
+    spoil(o)
+    conf_file(o, "sync: { batch_max = 200; };\nhttp: { body_bytes = \"2 KiB\"; };\n")
+    assert not control(o, "upgrade")["ok"]
+    tokens_file(os.path.dirname(o.tokens))
+    assert control(o, "config get sync.batch_max")["value"] == "100"
+    big = {"content": "x" * 4000}
+    assert o.post("/v1/memories", big, headers=o.auth).status == 201
+    r = control(o, "reload")
+    assert r["ok"] and r["applied"] == 2, r
+    assert control(o, "config get sync.batch_max")["value"] == "200"
+    assert o.post("/v1/memories", big, headers=o.auth, fresh=True).status == 413
+
+
+def test_a_sync_that_finds_no_store_is_not_ready(make):
+    """It lives and says why it refuses; that is no upgrade."""
+    o = make()
+    store = os.path.join(o.data, "store.db")
+    o.add("before")
+    os.rename(store, store + ".away")
+    os.mkdir(store)
+    before = o.workers()
+    r = control(o, "upgrade")
+    assert not r["ok"] and "sync of the new binary did not become ready" in r["error"], r
+    assert {n: p for n, p in before.items() if "sync" not in n} == {n: p for n, p in o.workers().items() if "sync" not in n}
+    os.rmdir(store)
+    os.rename(store + ".away", store)
+    until(lambda: states(o)["sync"] == "ready", 20)
+    o.add("after")
+    assert len(o.list_all()) == 2
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_reload_asked_for_meanwhile_comes_after(make_with_tokens, fails):
+    o = make_with_tokens(conf="sync: { batch_max = 100; };\n")
+    pipe_tokens(o)
+    o.signal(signal.SIGUSR2)
+    phase(o, "replacing api")
+    conf_file(o, "sync: { batch_max = 200; };\n")
+    o.signal(signal.SIGHUP)
+    o.wait_log("SIGHUP: reloading")
+    give_tokens(o, not fails)
+    o.wait_log("upgrade failed" if fails else "upgraded from", 20)
+    until(lambda: control(o, "config get sync.batch_max")["value"] == "200")
+    o.wait_log("reload: 1 keys applied")
+
+
+def test_a_reload_asked_for_during_the_check_is_not_forgotten(make):
+    """Its result is the same when the new binary reads the file anyway; but systemd waits for RELOADING=1."""
+    o = make()
+    for _ in range(5):
+        at = len(o.log())
+        o.signal(signal.SIGUSR2)
+        until(lambda: "upgrade: checking" in o.log()[at:])
+        o.signal(signal.SIGHUP)
+        until(lambda: "upgraded from" in o.log()[at:], 20)
+        until(lambda: "reload: 0 keys applied" in o.log()[at:])
+
+
+def start_as(o, argv0, **kw):
+    with open(o.log_path, "ab") as log:
+        o.process = subprocess.Popen([argv0, *o.command()[1:]], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                                     start_new_session=True, **kw)
+    o.wait_ready(status=200)
+
+
+def test_a_binary_found_by_path_is_found_again(make_with_tokens):
+    """Its file was replaced: the binary that comes back has no name in /proc."""
+    o = make_with_tokens(start=False)
+    start_as(o, "orchestrad", executable=o.binary)
+    spoil(o)
+    o.install(DAEMON)
+    assert "did not become ready" in control(o, "upgrade")["error"]
+    tokens_file(os.path.dirname(o.tokens))
+    r = control(o, "upgrade")
+    assert r["ok"], r
+
+
+def test_a_path_that_is_no_text(make):
+    o = make(start=False)
+    directory = os.fsencode(o.dir) + b"/b\xffn"
+    os.mkdir(directory)
+    o.binary = directory + b"/orchestrad"
+    shutil.copy(DAEMON, o.binary)
+    start_as(o, o.binary)
+    assert control(o, "upgrade")["ok"]
+    os.unlink(o.binary)
+    r = control(o, "upgrade")
+    assert not r["ok"] and "/b?n/orchestrad: No such file" in r["error"], r
+    assert o.get("/livez").status == 200

@@ -129,6 +129,8 @@ void intake_run(struct sync *s)
 	static unsigned turn;
 	turn++;
 	commit_open(s);
+	if (s->leaving)
+		return;
 	for (unsigned i = 0; i < SLOT_COUNT && intake_room(s->open); i++) {
 		unsigned slot = (turn + i) % SLOT_COUNT;
 		if (s->peer[slot].requests)

@@ -297,9 +297,12 @@ static void try_again(evutil_socket_t fd, short what, void *arg)
 	worker_exit(s->w, WORKER_EXIT_FAIL);
 }
 
-/* A successor that cannot serve: the api workers go on, and what they send must not wait for ever. */
+/* A successor that cannot serve: the api workers go on, and what they send must not wait for ever. It is not ready: an
+ * upgrade whose sync finds no way to the store has failed. */
 static void refuse_everything(struct sync *s)
 {
+	worker_ready_later(s->w);
+	worker_progress(s->w);	 /* outside an upgrade there is nothing better to be started, until the store is back */
 	recent_free(&s->recent); /* of a replay that ended early: no transaction counts as known */
 	s->recent = recent_new(RECENT_KEYS, UINT64_MAX);
 	s->open = &s->batches[0];
@@ -394,15 +397,12 @@ static void sync_peer_started(struct worker *w, unsigned slot)
 	worker_wake_self(w);
 }
 
-/* All that was taken from the rings is durable and answered; `gather`: and nothing is left in them. */
-static void settle(struct sync *s, bool gather)
+/* All that was taken from the rings is durable and answered, and nothing is left in them but for a successor. */
+static void settle(struct sync *s)
 {
 	while (s->committer) {
 		sync_enter(s);
-		if (gather)
-			(void)commit_gather(s);
-		else
-			commit_offer(s);
+		(void)commit_gather(s);
 		run_posts(s);
 		bool idle = commit_idle(s) && !s->open->n;
 		sync_leave(s);
@@ -416,7 +416,7 @@ static void settle(struct sync *s, bool gather)
 static void finish(struct sync *s)
 {
 	refill_stop(s);
-	settle(s, true);
+	settle(s);
 	FAULT_POINT(drain_committed);
 	flusher_stop(&s->flusher);
 	FAULT_POINT(drain_flushed);
@@ -431,7 +431,10 @@ static void finish(struct sync *s)
 static void hand_over(struct sync *s)
 {
 	refill_stop(s);
-	settle(s, false);
+	sync_enter(s);
+	s->leaving = true;
+	sync_leave(s);
+	settle(s);
 	FAULT_POINT(handover_settled);
 	flusher_leave(s->flusher);
 	FAULT_POINT(handover_left);

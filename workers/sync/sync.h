@@ -113,6 +113,7 @@ struct sync {
 	bool relaxed_default;
 	bool failed; /* a fdatasync failed: nothing is acknowledged any more */
 	bool draining;
+	bool leaving; /* to a successor, whose are the rings: otherwise a disk that is always busy would never be settled */
 	const struct store_ops *store_ops;
 	struct store_conf store_conf;
 	struct committer *committer;
