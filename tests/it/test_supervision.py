@@ -162,6 +162,7 @@ def test_useless_to_try_again(make, tmp_path):
     tokens.write_text(TOKEN)
     tokens.chmod(0o600)
     o = make(sets=["api.workers=2", f"auth.tokens_file={tokens}"])
+    o.wait_log("ready after")               # /readyz says so when one api worker serves; until all do, none "is back"
     pid = worker(o, "api.0")
     tokens.write_text("this is no line of tokens\n")
     os.kill(pid, signal.SIGKILL)
