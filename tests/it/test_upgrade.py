@@ -34,6 +34,12 @@ class Upgradable(Orchestra):
         args[args.index(DAEMON)] = self.binary
         return args
 
+    def start(self, wait=True):
+        super().start(wait)
+        if wait:                                                     # every worker, with its name: one that serves is enough for /readyz
+            until(lambda: self.status().get("state") == "running")
+        return self
+
     def install(self, program):
         """As a package manager does: a new file takes the place of the old one."""
         shutil.copy(program, self.binary + ".new")
@@ -61,6 +67,11 @@ def script(o, text):
     with open(o.binary + ".new", "w") as f:
         f.write(text)
     os.chmod(o.binary + ".new", 0o755)
+    os.replace(o.binary + ".new", o.binary)
+
+
+def compiled(o, text):
+    subprocess.run(["gcc", "-x", "c", "-", "-o", o.binary + ".new"], text=True, check=True, input=text)
     os.replace(o.binary + ".new", o.binary)
 
 
@@ -170,17 +181,9 @@ def test_a_binary_that_is_not_fit_changes_nothing(make, what, says):
         if os.geteuid() != 0:
             pytest.skip("any mode is refused")
     elif what == "crash":
-        with open(DAEMON, "rb") as f:
-            program = bytearray(f.read())
-        program[0x18:0x20] = b"\xff" * 8                               # its entry point
-        with open(o.binary + ".new", "wb") as f:
-            f.write(program)
-        os.chmod(o.binary + ".new", 0o755)
-        os.replace(o.binary + ".new", o.binary)
+        compiled(o, "int main(void) { __builtin_trap(); }")
     elif what == "slow":                                               # talks for ever, and stays bounded
-        subprocess.run(["gcc", "-x", "c", "-", "-o", o.binary + ".new"], text=True, check=True,
-                       input="#include <stdio.h>\nint main(void) { for (;;) puts(\"fit to take over\"); }\n")
-        os.replace(o.binary + ".new", o.binary)
+        compiled(o, "#include <stdio.h>\nint main(void) { for (;;) puts(\"fit to take over\"); }\n")
     with Clients(o, 2) as clients:
         r = o.ctl("upgrade")
         assert r.returncode != 0 and says in r.stderr and "The former binary serves on." in r.stderr, r
@@ -471,7 +474,7 @@ def test_one_that_backs_off_when_it_goes_back(make_with_tokens):
     faults = 0
     while "starting it again in 0.3" not in o.log() and "starting it again in 0.4" not in o.log() and faults < 8:
         p = until(lambda: pids(o).get("pinger") if states(o)["pinger"] == "ready" else None)
-        os.kill(p, signal.SIGSEGV)
+        os.kill(p, signal.SIGABRT)
         until(lambda: pids(o).get("pinger") != p)
         faults += 1
     ready(o, 4)
@@ -480,7 +483,7 @@ def test_one_that_backs_off_when_it_goes_back(make_with_tokens):
     o.signal(signal.SIGUSR2)
     phase(o, "replacing api")
     os.kill(pids(o)["sync"], signal.SIGSTOP)           # takes its time to leave
-    os.kill(pinger, signal.SIGSEGV)
+    os.kill(pinger, signal.SIGABRT)
     until(lambda: states(o)["pinger"] == "backing-off")
     spoil(o)
     o.wait_log("the former binary (", 20)
@@ -513,10 +516,10 @@ def test_a_sync_that_finds_no_store_is_not_ready(make):
     o.add("before")
     os.rename(store, store + ".away")
     os.mkdir(store)
-    before = o.workers()
+    before = pids(o)
     r = control(o, "upgrade")
     assert not r["ok"] and "sync of the new binary did not become ready" in r["error"], r
-    assert {n: p for n, p in before.items() if "sync" not in n} == {n: p for n, p in o.workers().items() if "sync" not in n}
+    assert {n: p for n, p in before.items() if n != "sync"} == {n: p for n, p in pids(o).items() if n != "sync"}
     os.rmdir(store)
     os.rename(store + ".away", store)
     until(lambda: states(o)["sync"] == "ready", 20)
