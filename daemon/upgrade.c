@@ -41,10 +41,21 @@ void upgrade_close_fd(int *fd)
 
 /* ---- the end ---- */
 
+static void release_signals(struct upgrade *u)
+{
+	sigset_t none;
+	if (!u->held)
+		return;
+	u->held = 0;
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
 static void end(struct upgrade *u, bool ok, json_t *o)
 {
 	char *json = o ? json_dumps(o, JSON_COMPACT) : NULL;
 	AN(json);
+	release_signals(u);
 	u->phase = PHASE_NONE;
 	evtimer_del(u->timer);
 	upgrade_close_fd(&u->fd_program);
@@ -87,14 +98,24 @@ void upgrade_succeeded(struct upgrade *u)
 
 /* ---- the exec ---- */
 
-/* Nothing may be lost between two images: signals wait, blocked, until the next one has its handlers. */
+static const struct timeval now = {0, 0};
+
+void upgrade_hold(struct upgrade *u)
+{
+	sigset_t all;
+	if (u->held)
+		return;
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, NULL);
+	u->held = 3;
+	evtimer_add(u->timer, &now);
+}
+
 void upgrade_become(struct supervisor *sv, int program, int document)
 {
-	sigset_t all, before;
 	char number[24];
 	snprintf(number, sizeof(number), "%d", document);
-	sigfillset(&all);
-	sigprocmask(SIG_SETMASK, &all, &before);
+	AN(sv->upgrade->held);
 	handover_keep_open(sv, true);
 	(void)fcntl(document, F_SETFD, 0);
 	setenv(ENV_HANDOVER, number, 1);
@@ -104,7 +125,6 @@ void upgrade_become(struct supervisor *sv, int program, int document)
 	unsetenv(ENV_HANDOVER);
 	close(document);
 	handover_keep_open(sv, false);
-	sigprocmask(SIG_SETMASK, &before, NULL);
 	errno = error;
 }
 
@@ -154,12 +174,16 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 {
 	struct upgrade *u = arg;
 	(void)fd, (void)what;
-	if (u->phase == PHASE_CHECK && u->checker)
-		upgrade_check_late(u);
-	else if (u->phase == PHASE_BACK && !upgrade_any_to_go(u->sv))
-		upgrade_hand_back(u);
-	else
+	if (u->held > 1) {
+		u->held--;
+		evtimer_add(u->timer, &now);
+	} else if (u->phase == PHASE_CHECK) {
+		u->checker ? upgrade_check_late(u) : upgrade_check_passed(u);
+	} else if (u->phase == PHASE_BACK && !upgrade_any_to_go(u->sv)) {
+		u->held ? upgrade_hand_back(u) : upgrade_hold(u);
+	} else {
 		upgrade_step(u);
+	}
 }
 
 /* ---- life ---- */

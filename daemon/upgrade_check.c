@@ -14,12 +14,11 @@
 
 #define SAID_MAX 4096
 
-static void take_over(struct upgrade *u)
+void upgrade_check_passed(struct upgrade *u)
 {
 	struct supervisor *sv = u->sv;
 	char why[256];
 	int document = handover_write(sv, handover_version(), HANDOVER_UPGRADE, NULL);
-	log_info("upgrade: the new binary is fit; handing over to it");
 	if (document != -1)
 		upgrade_become(sv, u->fd_program, document);
 	snprintf(why, sizeof(why), "cannot execute %s: %s", sv->program, strerror(errno));
@@ -80,7 +79,8 @@ bool upgrade_reaped(struct supervisor *sv, pid_t pid, int status)
 		u->said.len--;
 	struct span said = {u->said.p, u->said.len}, last = last_line(said);
 	if (status == 0 && span_eq(last, SPAN_LIT(HANDOVER_FIT))) {
-		take_over(u);
+		log_info("upgrade: the new binary is fit; handing over to it");
+		upgrade_hold(u);
 		return true;
 	}
 	buf_printf(&why, "%s is not fit to take over (%s)%s%.*s", sv->program,
