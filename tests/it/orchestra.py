@@ -129,7 +129,7 @@ class Orchestra:
                 with open(f"/proc/{pid}/stat") as f:
                     stat = f.read()
                 with open(f"/proc/{pid}/cmdline", "rb") as f:
-                    title = f.read().split(b"\0")[0].decode()
+                    title = f.read().split(b"\0")[0].decode(errors="replace")  # of anybody, at any moment of an exec
             except OSError:
                 continue
             if int(stat.rsplit(")", 1)[1].split()[1]) == self.process.pid and title.startswith("orchestra: "):
