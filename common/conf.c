@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "conf-private.h"
+#include "shm.h"
 
 #define EFFECTIVE_MAGIC "orchestra-conf 1"
 #define EFFECTIVE_MAX (CONF_KEY_COUNT * (size_t)(CONF_TEXT_MAX + 65536))
@@ -190,20 +191,6 @@ void conf_carry(struct conf *next, const struct conf *running)
 
 /* ---- the effective copy: NUL-terminated strings: magic, then name, text, source of every key ---- */
 
-static bool write_all(int fd, const char *p, size_t n)
-{
-	while (n) {
-		ssize_t rc = write(fd, p, n);
-		if (rc == -1 && errno == EINTR)
-			continue;
-		if (rc <= 0)
-			return false;
-		p += rc;
-		n -= (size_t)rc;
-	}
-	return true;
-}
-
 int conf_dump_effective(const struct conf *c)
 {
 	struct buf b = {0};
@@ -213,14 +200,7 @@ int conf_dump_effective(const struct conf *c)
 		buf_add(&b, c->v[k].text, strlen(c->v[k].text) + 1);
 		buf_add(&b, c->v[k].source, strlen(c->v[k].source) + 1);
 	}
-	int fd = memfd_create("orchestra-conf", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (fd != -1 && (!write_all(fd, b.p, b.len) ||
-			 fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) == -1)) {
-		int saved = errno;
-		close(fd);
-		errno = saved;
-		fd = -1;
-	}
+	int fd = shm_sealed("orchestra-conf", &(struct span){b.p, b.len}, 1);
 	buf_free(&b);
 	return fd;
 }

@@ -19,6 +19,35 @@ int shm_create(const char *name, size_t size)
 	return -1;
 }
 
+static bool write_all(int fd, struct span s)
+{
+	while (s.len) {
+		ssize_t done = write(fd, s.p, s.len);
+		if (done == -1 && errno == EINTR)
+			continue;
+		if (done <= 0)
+			return false;
+		s.p += done;
+		s.len -= (size_t)done;
+	}
+	return true;
+}
+
+int shm_sealed(const char *name, const struct span *parts, size_t n)
+{
+	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	bool ok = fd != -1;
+	for (size_t i = 0; ok && i < n; i++)
+		ok = write_all(fd, parts[i]);
+	if (ok && fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) == 0)
+		return fd;
+	int e = errno;
+	if (fd != -1)
+		close(fd);
+	errno = e;
+	return -1;
+}
+
 void *shm_map(int fd, bool huge, size_t *size_r)
 {
 	struct stat st;

@@ -23,6 +23,8 @@ struct shm_header {
 
 /* Creates a sealed memfd of `size` bytes named `name` (shown in /proc). -1 and errno on failure. */
 int must_check shm_create(const char *name, size_t size);
+/* A memfd that holds the parts, one behind the other, and never changes. -1 and errno on failure. */
+int must_check shm_sealed(const char *name, const struct span *parts, size_t n);
 /* Maps the whole of `fd` shared. NULL and errno on failure. *size_r gets its size.
  * `huge` asks for huge pages (advice; refusal is not an error). */
 void *must_check shm_map(int fd, bool huge, size_t *size_r);

@@ -1,3 +1,4 @@
+#include "shm.h"
 #include "tls_files.h"
 
 #include <errno.h>
@@ -77,37 +78,19 @@ bool tls_files_read(const struct conf *c, struct tls_files *f_r, char **error_r)
 	return fail(error_r, TLS_CERTIFICATE, "session tickets", "the kernel gives no random bytes");
 }
 
-static bool write_all(int fd, const void *p, size_t n)
-{
-	for (const char *at = p; n;) {
-		ssize_t done = write(fd, at, n);
-		if (done == -1 && errno == EINTR)
-			continue;
-		if (done <= 0)
-			return false;
-		at += done;
-		n -= (size_t)done;
-	}
-	return true;
-}
-
 int tls_files_pack(const struct tls_files *f)
 {
 	struct pack_head h = {.magic = PACK_MAGIC};
 	memcpy(h.ticket, f->ticket, sizeof(h.ticket));
 	for (unsigned i = 0; i < TLS_FILE_COUNT; i++)
 		h.len[i] = (uint32_t)f->file[i].pem.len;
-	int fd = memfd_create("orchestra-tls", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	bool ok = fd != -1 && write_all(fd, &h, sizeof(h));
-	for (unsigned i = 0; ok && i < TLS_FILE_COUNT; i++)
-		ok = write_all(fd, f->file[i].pem.p, f->file[i].pem.len);
-	ok = ok && fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) == 0;
-	int error = errno;
+	struct span parts[1 + TLS_FILE_COUNT] = {{(const char *)&h, sizeof(h)}};
+	for (unsigned i = 0; i < TLS_FILE_COUNT; i++)
+		parts[1 + i] = (struct span){f->file[i].pem.p, f->file[i].pem.len};
+	int fd = shm_sealed("orchestra-tls", parts, ARRAY_LEN(parts)), error = errno;
 	OPENSSL_cleanse(&h, sizeof(h));
-	if (!ok && fd != -1)
-		close(fd);
 	errno = error;
-	return ok ? fd : -1;
+	return fd;
 }
 
 bool tls_files_unpack(int fd, const struct conf *c, struct tls_files *f_r)

@@ -144,21 +144,10 @@ int handover_write(struct supervisor *sv, unsigned version, enum handover_purpos
 {
 	json_t *doc = document(sv, version, purpose, reason);
 	char *text = json_dumps(doc, JSON_COMPACT);
-	size_t len = text ? strlen(text) : 0, at = 0;
 	json_decref(doc);
-	AN(text && len <= DOCUMENT_MAX);
-	int fd = memfd_create("orchestra-handover", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	while (fd != -1 && at < len) {
-		ssize_t n = write(fd, text + at, len - at);
-		if (n <= 0) {
-			close(fd);
-			fd = -1;
-		}
-		at += (size_t)n;
-	}
+	AN(text && strlen(text) <= DOCUMENT_MAX);
+	int fd = shm_sealed("orchestra-handover", &SPAN(text), 1);
 	free(text);
-	if (fd != -1)
-		(void)fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL);
 	return supervisor_high(fd);
 }
 

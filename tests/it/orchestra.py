@@ -21,6 +21,15 @@ def free_port():
         return s.getsockname()[1]
 
 
+def until(what, timeout=10, every=0.02):
+    """What `what` says as soon as it says anything but no."""
+    deadline = time.monotonic() + timeout * SLOW
+    while not (got := what()):
+        assert time.monotonic() < deadline, "it never came to this"
+        time.sleep(every)
+    return got
+
+
 class Reply:
     def __init__(self, status, headers, body):
         self.status, self.headers, self.body = status, headers, body

@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from orchestra import BUILD, SLOW, Orchestra
+from orchestra import BUILD, Orchestra, SLOW, until
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -31,14 +31,6 @@ def kill_all(o):
             os.kill(p, signal.SIGKILL)
         except ProcessLookupError:
             pass
-
-
-def until(what, timeout=10):
-    deadline = time.monotonic() + timeout * SLOW
-    while not (got := what()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return got
 
 
 class Load:

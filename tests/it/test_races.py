@@ -10,21 +10,13 @@ import threading
 import time
 from datetime import datetime, timedelta, timezone
 
-from orchestra import SLOW, Orchestra
+from orchestra import Orchestra, SLOW, until
 
 HELD = ["sync.debounce_ms=60000", "sync.batch_max=100000"]  # what is written stays pending
 
 
 def sync_of(o):
     return next(p for n, p in o.workers().items() if "sync" in n)
-
-
-def until(what, timeout=10):
-    deadline = time.monotonic() + timeout * SLOW
-    while not (got := what()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return got
 
 
 def metric(o, name):

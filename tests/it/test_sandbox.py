@@ -12,18 +12,10 @@ import time
 
 import pytest
 
-from orchestra import SLOW
+from orchestra import SLOW, until
 
 ROLES = ["sync", "warmer", "pinger", "api.0"]
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-
-
-def until(what, timeout=10):
-    deadline = time.monotonic() + timeout * SLOW
-    while not (got := what()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return got
 
 
 def status(pid):

@@ -14,18 +14,10 @@ import time
 import pytest
 
 from load import Clients
-from orchestra import BUILD, SLOW
+from orchestra import BUILD, SLOW, until
 
 TOKEN = f"root sha256:{hashlib.sha256(b't-root').hexdigest()} admin *\n"
 STUCK = 2  # s, with the three to SIGKILL and a tick to notice
-
-
-def until(what, timeout=10, every=0.02):
-    deadline = time.monotonic() + timeout * SLOW
-    while not (got := what()):
-        assert time.monotonic() < deadline, "it never came to this"
-        time.sleep(every)
-    return got
 
 
 def worker(o, role):

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from load import Clients
-from orchestra import BUILD, SLOW, Orchestra
+from orchestra import BUILD, Orchestra, SLOW, until
 
 DAEMON = os.path.join(BUILD, "orchestrad")
 
@@ -71,14 +71,6 @@ def compiled(o, text):
 
 def descriptors(pid):
     return len(os.listdir(f"/proc/{pid}/fd"))
-
-
-def until(what, timeout=10):
-    deadline = time.monotonic() + timeout * SLOW
-    while not (got := what()):
-        assert time.monotonic() < deadline, "it never came to this"
-        time.sleep(0.02)
-    return got
 
 
 def settled(o, workers):

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "conf-private.h"
+#include "conf_model.h"
 #include "log.h"
 
 static char dir[] = "/tmp/orchestra-conf-XXXXXX";
@@ -41,30 +42,11 @@ static const char *write_bytes(const char *name, const char *text, size_t len)
 
 static const char *write_file(const char *name, const char *text) { return write_bytes(name, text, strlen(text)); }
 
-static struct conf *load_with(const char *file, char *const *env, const char *const *sets, char **error_r)
-{
-	size_t n = 0;
-	while (sets && sets[n])
-		n++;
-	struct conf_input in = {.file = file, .sets = sets, .nsets = n, .env = env};
-	return conf_load(&in, error_r);
-}
-
-static struct conf *must_load(const char *file, char *const *env, const char *const *sets)
-{
-	char *error = NULL;
-	struct conf *c = load_with(file, env, sets, &error);
-	if (!c)
-		fprintf(stderr, "%s\n", error);
-	assert_non_null(c);
-	return c;
-}
-
 /* Loads and wants a refusal whose text contains each of the NULL-ended words. */
 static void refused(const char *file, char *const *env, const char *const *sets, ...)
 {
 	char *error = NULL;
-	struct conf *c = load_with(file, env, sets, &error);
+	struct conf *c = conf_model_load(file, env, sets, &error);
 	va_list ap;
 	assert_null(c);
 	assert_non_null(error);
@@ -88,7 +70,7 @@ static void set_refused(const char *set, const char *word)
 static int64_t set_int(const char *set, enum conf_key k)
 {
 	const char *sets[] = {set, NULL};
-	struct conf *c = must_load("/dev/null", base_env, sets);
+	struct conf *c = conf_model_must_load("/dev/null", base_env, sets);
 	int64_t v = conf_int(c, k);
 	assert_string_equal(conf_source(c, k), "flag");
 	conf_free(&c);
@@ -98,7 +80,7 @@ static int64_t set_int(const char *set, enum conf_key k)
 static void set_text(const char *set, enum conf_key k, const char *want)
 {
 	const char *sets[] = {set, NULL};
-	struct conf *c = must_load("/dev/null", base_env, sets);
+	struct conf *c = conf_model_must_load("/dev/null", base_env, sets);
 	char *text = conf_text(c, k);
 	assert_string_equal(text, want);
 	free(text);
@@ -110,7 +92,7 @@ static void set_text(const char *set, enum conf_key k, const char *want)
 static void test_defaults(void **state)
 {
 	(void)state;
-	struct conf *c = must_load("/dev/null", base_env, NULL);
+	struct conf *c = conf_model_must_load("/dev/null", base_env, NULL);
 	assert_string_equal(conf_str(c, CONF_LISTEN_TCP), "127.0.0.1:7700");
 	assert_int_equal(conf_int(c, CONF_SYNC_DEBOUNCE_MS), 100);
 	assert_int_equal(conf_int(c, CONF_SYNC_BATCH_MAX), 500);
@@ -294,7 +276,7 @@ static void test_file(void **state)
 			     "pinger = { targets = ( { name = \"x\"; url = \"http://h:1/\"; interval = \"5 min\";\n"
 			     "  expect = [200, 204]; big = 5000000000L; half = 0.5; on = true; } ); };\n"
 			     "user = \"some \" \"body\";");
-	struct conf *c = must_load(path, base_env, NULL);
+	struct conf *c = conf_model_must_load(path, base_env, NULL);
 	char want[300];
 	snprintf(want, sizeof(want), "file:%s:5", path);
 	assert_string_equal(conf_source(c, CONF_LISTEN_TCP), want);
@@ -311,13 +293,14 @@ static void test_file(void **state)
 	assert_string_equal(conf_str(c, CONF_USER), "some body");
 	conf_free(&c);
 	/* A single group is a list of one; JSON in a string is a list, too. */
-	c = must_load(write_file("one.conf", "pinger: { targets: { name = \"x\"; }; };"), base_env, NULL);
+	c = conf_model_must_load(write_file("one.conf", "pinger: { targets: { name = \"x\"; }; };"), base_env, NULL);
 	assert_string_equal(conf_str(c, CONF_PINGER_TARGETS), "[{\"name\":\"x\"}]");
 	conf_free(&c);
-	c = must_load(write_file("str.conf", "pinger: { targets: \"[{\\\"name\\\": 1}]\"; };"), base_env, NULL);
+	c = conf_model_must_load(write_file("str.conf", "pinger: { targets: \"[{\\\"name\\\": 1}]\"; };"), base_env,
+				 NULL);
 	assert_string_equal(conf_str(c, CONF_PINGER_TARGETS), "[{\"name\":1}]");
 	conf_free(&c);
-	c = must_load(write_file("empty.conf", ""), base_env, NULL);
+	c = conf_model_must_load(write_file("empty.conf", ""), base_env, NULL);
 	conf_free(&c);
 }
 
@@ -386,7 +369,7 @@ static void test_includes(void **state)
 	const char *path = write_file(
 		"inc.conf", "api: { workers = 2; };\n@include \"sub/a.conf\" # why\nlog: { level = \"debug\"; };\n"
 			    "sync: { batch_max = 7; };");
-	struct conf *c = must_load(path, base_env, NULL);
+	struct conf *c = conf_model_must_load(path, base_env, NULL);
 	char want[300];
 	assert_string_equal(conf_str(c, CONF_LOG_LEVEL), "debug"); /* the later one wins */
 	snprintf(want, sizeof(want), "file:%s:3", path);
@@ -398,7 +381,7 @@ static void test_includes(void **state)
 	assert_string_equal(conf_source(c, CONF_SYNC_BATCH_MAX), want);
 	conf_free(&c);
 	snprintf(want, sizeof(want), "@include \"%s\"\n", in_dir("sub/b.conf"));
-	c = must_load(write_file("abs.conf", want), base_env, NULL);
+	c = conf_model_must_load(write_file("abs.conf", want), base_env, NULL);
 	assert_int_equal(conf_int(c, CONF_HTTP_HEAD_BYTES), 2048);
 	conf_free(&c);
 	refused(write_file("i1.conf", "\n@include \"none.conf\""), base_env, NULL, "i1.conf:2: cannot read",
@@ -431,7 +414,7 @@ static void test_includes(void **state)
 static void workers_from(const char *file, char *const *env, const char *set, int64_t want, const char *source)
 {
 	const char *sets[] = {set, NULL};
-	struct conf *c = must_load(file, env, sets);
+	struct conf *c = conf_model_must_load(file, env, sets);
 	assert_int_equal(conf_int(c, CONF_API_WORKERS), want);
 	assert_non_null(strstr(conf_source(c, CONF_API_WORKERS), source));
 	conf_free(&c);
@@ -463,7 +446,7 @@ static void test_precedence(void **state)
 	((char **)named)[2] = config;
 	workers_from(NULL, named, NULL, 5, "p.conf:1");
 	const char *sets[] = {"user=a", "user=b=c", NULL}; /* the last wins; the first = splits */
-	struct conf *c = must_load("/dev/null", base_env, sets);
+	struct conf *c = conf_model_must_load("/dev/null", base_env, sets);
 	assert_string_equal(conf_str(c, CONF_USER), "b=c");
 	conf_free(&c);
 }
@@ -482,7 +465,7 @@ static void test_environment(void **state)
 			     "ORCHESTRA_CACHE_L1_BYTE=3",
 			     "",
 			     NULL};
-	struct conf *c = must_load("/dev/null", env, NULL);
+	struct conf *c = conf_model_must_load("/dev/null", env, NULL);
 	assert_int_equal(conf_int(c, CONF_CACHE_L1_BYTES), 128 << 20);
 	assert_string_equal(conf_str(c, CONF_LISTEN_UNIX_MODE), "0600");
 	assert_string_equal(conf_str(c, CONF_LISTEN_TCP), "");
@@ -511,7 +494,7 @@ static void test_unknown_variables_warn(void **state)
 	int fds[2], saved = dup(2);
 	assert_int_equal(pipe(fds), 0);
 	dup2(fds[1], 2);
-	struct conf *c = must_load("/dev/null", env, NULL);
+	struct conf *c = conf_model_must_load("/dev/null", env, NULL);
 	dup2(saved, 2);
 	close(saved);
 	close(fds[1]);
@@ -545,7 +528,7 @@ static void test_whole(void **state)
 		const char *sets[] = {set, "auth.tokens_file=/etc/tokens", NULL};
 		snprintf(set, sizeof(set), "listen.tcp=%s", open[i]);
 		set_refused(set, "auth.tokens_file");
-		struct conf *c = must_load("/dev/null", base_env, sets);
+		struct conf *c = conf_model_must_load("/dev/null", base_env, sets);
 		conf_free(&c);
 	}
 	for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
@@ -575,20 +558,20 @@ static void test_computed_paths(void **state)
 	char *const xdg[] = {"HOME=/home/x", "XDG_RUNTIME_DIR=/run/user/7", "XDG_STATE_HOME=/home/x/st", NULL};
 	char cwd[1024], want[1100];
 	const char *sets[] = {"data.dir=some/where", "store.dsn=x.db", NULL};
-	struct conf *c = must_load("/dev/null", xdg, NULL);
+	struct conf *c = conf_model_must_load("/dev/null", xdg, NULL);
 	assert_string_equal(conf_str(c, CONF_DATA_DIR), geteuid() ? "/home/x/st/orchestra" : "/var/lib/orchestra");
 	assert_string_equal(conf_str(c, CONF_LISTEN_UNIX),
 			    geteuid() ? "/run/user/7/orchestra/orchestra.sock" : "/run/orchestra/orchestra.sock");
 	conf_free(&c);
 	assert_non_null(getcwd(cwd, sizeof(cwd)));
-	c = must_load("/dev/null", base_env, sets);
+	c = conf_model_must_load("/dev/null", base_env, sets);
 	snprintf(want, sizeof(want), "%s/some/where", cwd);
 	assert_string_equal(conf_str(c, CONF_DATA_DIR), want);
 	assert_string_equal(conf_source(c, CONF_DATA_DIR), "flag");
 	snprintf(want, sizeof(want), "%s/x.db", cwd);
 	assert_string_equal(conf_str(c, CONF_STORE_DSN), want);
 	conf_free(&c);
-	c = must_load("/dev/null", NULL, NULL); /* no environment at all */
+	c = conf_model_must_load("/dev/null", NULL, NULL); /* no environment at all */
 	assert_int_equal(conf_str(c, CONF_DATA_DIR)[0], '/');
 	conf_free(&c);
 }
@@ -621,7 +604,7 @@ static struct conf *through_dump(const struct conf *a, char **text_r)
 	assert_non_null(f);
 	conf_dump(a, f);
 	fclose(f);
-	return must_load(write_bytes("dump.conf", *text_r, len), base_env, NULL);
+	return conf_model_must_load(write_bytes("dump.conf", *text_r, len), base_env, NULL);
 }
 
 static void test_dump(void **state)
@@ -633,7 +616,7 @@ static void test_dump(void **state)
 		"[{\"\":1}]", "[\"\\u001f\\u007f\"]",	"[2147483648,-2147483649,-2147483648]",
 		"[{}]"};
 	char *text = NULL, set[128];
-	struct conf *a = must_load("/dev/null", base_env, rich), *b = through_dump(a, &text);
+	struct conf *a = conf_model_must_load("/dev/null", base_env, rich), *b = through_dump(a, &text);
 	assert_same(a, b, false);
 	assert_non_null(strstr(text, "tcp = \"[::1]:1\";  # flag"));
 	assert_non_null(strstr(text, "debounce_ms = 100;  # default"));
@@ -643,7 +626,7 @@ static void test_dump(void **state)
 	for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
 		const char *sets[] = {set, NULL};
 		snprintf(set, sizeof(set), "pinger.targets=%s", lists[i]);
-		a = must_load("/dev/null", base_env, sets);
+		a = conf_model_must_load("/dev/null", base_env, sets);
 		b = through_dump(a, &text);
 		assert_same(a, b, false);
 		free(text);
@@ -657,7 +640,7 @@ static void test_secrets(void **state)
 	(void)state;
 	const char *sets[] = {"store.dsn=/hush/hush.db", NULL}, *bad[] = {"store.dsn=hush\nhush", NULL};
 	char *text = NULL, *error = NULL;
-	struct conf *a = must_load("/dev/null", base_env, sets), *b = through_dump(a, &text);
+	struct conf *a = conf_model_must_load("/dev/null", base_env, sets), *b = through_dump(a, &text);
 	assert_null(strstr(text, "hush"));
 	assert_non_null(strstr(text, "# dsn = (secret);  # flag"));
 	free(text);
@@ -669,7 +652,7 @@ static void test_secrets(void **state)
 	close(fd);
 	conf_free(&a);
 	conf_free(&b);
-	assert_null(load_with("/dev/null", base_env, bad, &error));
+	assert_null(conf_model_load("/dev/null", base_env, bad, &error));
 	assert_null(strstr(error, "hush"));
 	free(error);
 }
@@ -684,7 +667,7 @@ static int memfd_of(const char *p, size_t n)
 static void test_effective(void **state)
 {
 	(void)state;
-	struct conf *a = must_load("/dev/null", base_env, rich), *b;
+	struct conf *a = conf_model_must_load("/dev/null", base_env, rich), *b;
 	int fd = conf_dump_effective(a);
 	char *p = util_alloc(1 << 16);
 	assert_true(fd >= 0);
@@ -733,17 +716,17 @@ static void test_sample_and_manual(void **state)
 {
 	(void)state;
 	char *sample = NULL, *manual = NULL;
-	struct conf *a = must_load("/dev/null", base_env, NULL), *b;
+	struct conf *a = conf_model_must_load("/dev/null", base_env, NULL), *b;
 	render(conf_write_sample, &sample);
 	render(conf_write_manual, &manual);
-	b = must_load(write_file("sample.conf", sample), base_env, NULL);
+	b = conf_model_must_load(write_file("sample.conf", sample), base_env, NULL);
 	assert_same(a, b, true);
 	conf_free(&b);
 	/* Uncommenting every setting (those lines have no blank behind the #) changes no value. */
 	for (char *p = sample; *p; p++)
 		if (*p == '#' && p[1] >= 'a' && p[1] <= 'z')
 			*p = ' ';
-	b = must_load(write_file("sample2.conf", sample), base_env, NULL);
+	b = conf_model_must_load(write_file("sample2.conf", sample), base_env, NULL);
 	assert_same(a, b, false);
 	assert_non_null(strstr(conf_source(b, CONF_USER), "sample2.conf"));
 	for (int k = 0; k < CONF_KEY_COUNT; k++) {
@@ -778,7 +761,8 @@ static void test_diff_and_carry(void **state)
 {
 	(void)state;
 	const char *sets[] = {"log.level=debug", "cache.l1_bytes=1 MiB", "http.head_bytes=32768", NULL};
-	struct conf *a = must_load("/dev/null", base_env, NULL), *b = must_load("/dev/null", base_env, sets);
+	struct conf *a = conf_model_must_load("/dev/null", base_env, NULL),
+		    *b = conf_model_must_load("/dev/null", base_env, sets);
 	struct seen s = {0};
 	conf_diff(a, b, note, &s);
 	assert_int_equal(s.n, 2); /* 32768 is how 32 KiB is, too */

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "conf-private.h"
+#include "conf_model.h"
 #include "log.h"
 
 static char dir[] = "/tmp/orchestra-cred-XXXXXX";
@@ -34,29 +35,10 @@ static void put(const char *name, const char *bytes, size_t len)
 }
 #define PUT(name, text) put(name, text, sizeof(text) - 1)
 
-static struct conf *load(const char *file, char *const *e, const char *const *sets, char **error_r)
-{
-	size_t n = 0;
-	while (sets && sets[n])
-		n++;
-	struct conf_input in = {.file = file, .sets = sets, .nsets = n, .env = e};
-	return conf_load(&in, error_r);
-}
-
-static struct conf *must_load(const char *file, char *const *e, const char *const *sets)
-{
-	char *error = NULL;
-	struct conf *c = load(file, e, sets, &error);
-	if (!c)
-		fprintf(stderr, "%s\n", error);
-	assert_non_null(c);
-	return c;
-}
-
 static void refused(const char *name, const char *word, const char *never)
 {
 	char *error = NULL;
-	assert_null(load("/dev/null", env, NULL, &error));
+	assert_null(conf_model_load("/dev/null", env, NULL, &error));
 	assert_non_null(strstr(error, name));
 	if (!strstr(error, word))
 		fprintf(stderr, "no \"%s\" in: %s\n", word, error);
@@ -70,7 +52,7 @@ static void refused(const char *name, const char *word, const char *never)
 static void value_is(const char *bytes, size_t len, const char *want)
 {
 	put("user", bytes, len);
-	struct conf *c = must_load("/dev/null", env, NULL);
+	struct conf *c = conf_model_must_load("/dev/null", env, NULL);
 	assert_string_equal(conf_str(c, CONF_USER), want);
 	conf_free(&c);
 	unlink(in_dir("user"));
@@ -86,7 +68,7 @@ static void test_values(void **state)
 	PUT("api.workers", "3\n");
 	PUT("cache.l1_bytes", "2 MiB");
 	PUT("pinger.targets", "[{\"name\": \"hush\"}]\n");
-	struct conf *c = must_load("/dev/null", env, NULL);
+	struct conf *c = conf_model_must_load("/dev/null", env, NULL);
 	assert_int_equal(conf_int(c, CONF_API_WORKERS), 3);
 	assert_int_equal(conf_int(c, CONF_CACHE_L1_BYTES), 2 << 20);
 	assert_string_equal(conf_source(c, CONF_API_WORKERS), "credential");
@@ -101,7 +83,7 @@ static void test_values(void **state)
 static void workers(const char *file, char *const *e, const char *set, int64_t want)
 {
 	const char *sets[] = {set, NULL};
-	struct conf *c = must_load(file, e, sets);
+	struct conf *c = conf_model_must_load(file, e, sets);
 	assert_int_equal(conf_int(c, CONF_API_WORKERS), want);
 	conf_free(&c);
 }
@@ -134,7 +116,7 @@ static void test_path_key(void **state)
 {
 	(void)state;
 	put("auth.tokens_file", "\0\xff", 2);
-	struct conf *c = must_load("/dev/null", env, NULL);
+	struct conf *c = conf_model_must_load("/dev/null", env, NULL);
 	assert_string_equal(conf_str(c, CONF_AUTH_TOKENS_FILE), in_dir("auth.tokens_file"));
 	assert_string_equal(conf_source(c, CONF_AUTH_TOKENS_FILE), "credential");
 	assert_false(conf_is_secret(c, CONF_AUTH_TOKENS_FILE));
@@ -148,7 +130,7 @@ static void test_refused(void **state)
 	char *big = util_alloc(CONF_CREDENTIAL_MAX + 1);
 	memset(big, 'x', CONF_CREDENTIAL_MAX + 1);
 	put("user", big, CONF_CREDENTIAL_MAX);
-	struct conf *c = must_load("/dev/null", env, NULL);
+	struct conf *c = conf_model_must_load("/dev/null", env, NULL);
 	conf_free(&c);
 	put("user", big, CONF_CREDENTIAL_MAX + 1);
 	refused("user", "credential user: is larger than 64 KiB", NULL);
@@ -163,7 +145,7 @@ static void test_refused(void **state)
 	refused("listen.tcp", "credential: listen.tcp = (secret)", "hush");
 	assert_int_equal(mkdir(in_dir("user"), 0700), 0);
 	char *error = NULL;
-	assert_null(load("/dev/null", env, NULL, &error));
+	assert_null(conf_model_load("/dev/null", env, NULL, &error));
 	assert_non_null(strstr(error, "credential user: cannot read"));
 	free(error);
 	rmdir(in_dir("user"));
@@ -171,12 +153,12 @@ static void test_refused(void **state)
 	refused("user", "it is no file", NULL);
 	char *const gone[] = {HOME_ENV, "CREDENTIALS_DIRECTORY=/no/such/place", NULL};
 	error = NULL;
-	assert_null(load("/dev/null", gone, NULL, &error));
+	assert_null(conf_model_load("/dev/null", gone, NULL, &error));
 	assert_non_null(strstr(error, "CREDENTIALS_DIRECTORY"));
 	assert_non_null(strstr(error, "/no/such/place"));
 	free(error);
 	char *const empty[] = {HOME_ENV, "CREDENTIALS_DIRECTORY=", NULL};
-	c = must_load("/dev/null", empty, NULL);
+	c = conf_model_must_load("/dev/null", empty, NULL);
 	conf_free(&c);
 }
 
@@ -194,7 +176,7 @@ static void test_links_and_strangers(void **state)
 	assert_int_equal(pipe(fds), 0);
 	dup2(fds[1], 2);
 	log_set_level(LOG_LV_DEBUG);
-	struct conf *c = must_load("/dev/null", env, NULL);
+	struct conf *c = conf_model_must_load("/dev/null", env, NULL);
 	log_set_level(LOG_LV_INFO);
 	dup2(saved, 2);
 	close(saved);
@@ -214,7 +196,7 @@ static void test_dump_hides(void **state)
 	char *text = NULL;
 	size_t len;
 	PUT("listen.names", "[\"hush.example\"]");
-	struct conf *c = must_load("/dev/null", env, NULL);
+	struct conf *c = conf_model_must_load("/dev/null", env, NULL);
 	FILE *f = open_memstream(&text, &len);
 	conf_dump(c, f);
 	fclose(f);
