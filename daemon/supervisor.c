@@ -444,7 +444,7 @@ int supervisor_take_over(const struct conf_input *input, char **argv, int docume
 		log_error("upgrade: %s", error ? error : "there is no configuration to go on with");
 		exit(WORKER_EXIT_FAIL);
 	}
-	upgrade_adopted(sv, doc, control_adopt(sv, json_object_get(doc, "replies")));
+	upgrade_adopted(sv, doc, control_adopt(sv, json_object_get(doc, "clients"), json_object_get(doc, "replies")));
 	json_decref(doc);
 	catch_signals(sv);
 	reap(sv); /* whoever died between the two images */

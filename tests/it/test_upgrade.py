@@ -229,6 +229,29 @@ def test_signals_in_the_gap_are_not_lost(make):
         o.start()
 
 
+def test_whoever_asks_just_then_is_answered(make):
+    """A client of PATH.ctl that has connected and not asked yet is handed over, too."""
+    o = make(sets=["api.workers=1"])
+    early = socket.socket(socket.AF_UNIX)
+    early.settimeout(20 * SLOW)
+    early.connect(o.socket + ".ctl")
+    half = socket.socket(socket.AF_UNIX)
+    half.settimeout(20 * SLOW)
+    half.connect(o.socket + ".ctl")
+    early.sendall(b"status\n")
+    assert json.loads(early.makefile().readline())["ok"]
+    fds = descriptors(o.process.pid)
+    for _ in range(3):
+        assert control(o, "upgrade")["ok"]
+        for s in early, half:
+            s.sendall(b"status\n")
+            assert json.loads(s.makefile().readline())["ok"]
+    settled(o, 4)
+    assert descriptors(o.process.pid) <= fds + 1
+    early.close()
+    half.close()
+
+
 RAISE = r'''
 #define _GNU_SOURCE
 #include <dlfcn.h>
