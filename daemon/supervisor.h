@@ -122,6 +122,8 @@ int supervisor_high(int fd);
 void supervisor_child_started(struct supervisor *sv, struct child *c);
 void supervisor_child_ready(struct supervisor *sv, struct child *c);
 void supervisor_give_up(struct supervisor *sv, struct child *c);
+/* The start is over when every worker serves, but for those that are given up, or not wanted any more. */
+void supervisor_look_started(struct supervisor *sv);
 void supervisor_apply_conf(struct supervisor *sv);
 void supervisor_reopen_logs(struct supervisor *sv);
 void supervisor_log_open(const struct conf *c);
