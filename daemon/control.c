@@ -330,26 +330,49 @@ json_t *control_handover(const struct reply *list)
 	return all;
 }
 
+/* Nothing of it is in our memory: what it has said and not said yet is in the socket. */
+static bool silent(const struct client *c)
+{
+	return !c->waiting && !c->eof && evbuffer_get_length(bufferevent_get_input(c->bev)) == 0 &&
+	       evbuffer_get_length(bufferevent_get_output(c->bev)) == 0;
+}
+
+json_t *control_clients(const struct supervisor *sv)
+{
+	json_t *all = json_array();
+	for (const struct client *c = sv->control->clients; c; c = c->next)
+		if (silent(c))
+			json_array_append_new(all, json_integer((int)bufferevent_getfd(c->bev)));
+	return all;
+}
+
 void control_keep_open(struct supervisor *sv, bool across_exec)
 {
 	for (struct client *c = sv->control->clients; c; c = c->next)
-		if (c->waiting)
+		if (c->waiting || silent(c))
 			(void)fcntl(bufferevent_getfd(c->bev), F_SETFD, across_exec ? 0 : FD_CLOEXEC);
 }
 
-struct reply *control_adopt(struct supervisor *sv, json_t *replies)
+static struct client *adopt_client(struct supervisor *sv, json_t *v)
+{
+	int fd = (int)json_integer_value(v);
+	(void)fcntl(fd, F_SETFD, FD_CLOEXEC);
+	return client_new(sv->control, supervisor_high(fd));
+}
+
+struct reply *control_adopt(struct supervisor *sv, json_t *clients, json_t *replies)
 {
 	struct reply *list = NULL;
 	json_t *o, *v;
 	size_t i;
 	listen_on(sv);
+	json_array_foreach (clients, i, v)
+		(void)adopt_client(sv, v);
 	json_array_foreach (replies, i, o) {
 		struct reply *r = util_zalloc(sizeof(*r));
 		json_int_t slot = json_integer_value(json_object_get(o, "slot"));
 		if ((v = json_object_get(o, "client"))) {
-			int fd = (int)json_integer_value(v);
-			(void)fcntl(fd, F_SETFD, FD_CLOEXEC);
-			r->client = client_new(sv->control, supervisor_high(fd));
+			r->client = adopt_client(sv, v);
 			r->client->waiting = r;
 		} else if (slot >= 0 && slot < SLOT_COUNT && sv->child[slot].used) {
 			r->child = &sv->child[slot];

@@ -51,8 +51,10 @@ void pool_retire(struct child *c)
 
 void pool_gone(struct child *c)
 {
+	struct supervisor *sv = c->sv;
 	log_debug("%s: its slot is free", c->name);
 	child_free(c);
+	supervisor_look_started(sv);
 }
 
 /* As many as are wanted, or as there are slots for; returns how many there are, more perhaps. */

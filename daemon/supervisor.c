@@ -72,10 +72,11 @@ void supervisor_child_started(struct supervisor *sv, struct child *c)
 	}
 }
 
-/* The start is over when every worker serves, but for those that are given up. */
-static void end_start(struct supervisor *sv)
+void supervisor_look_started(struct supervisor *sv)
 {
 	unsigned n = 0;
+	if (sv->state != SUPERVISOR_STARTING)
+		return;
 	for (struct child *c = NULL; (c = child_next(sv, c)); n += c->state == CHILD_READY)
 		if (!c->ready_us && c->state != CHILD_CRASHED)
 			return;
@@ -90,7 +91,7 @@ void supervisor_child_ready(struct supervisor *sv, struct child *c)
 	reload_child_ready(sv, c);
 	upgrade_child_ready(c);
 	if (sv->state == SUPERVISOR_STARTING)
-		end_start(sv);
+		supervisor_look_started(sv);
 	else
 		log_info("%s is back after %.1f ms (pid %d)", c->name, (double)(c->ready_us - c->spawned_us) / 1e3,
 			 (int)c->pid);
@@ -112,8 +113,7 @@ void supervisor_give_up(struct supervisor *sv, struct child *c)
 		return;
 	}
 	log_error("%s is not started again until a reload", c->name);
-	if (sv->state == SUPERVISOR_STARTING)
-		end_start(sv);
+	supervisor_look_started(sv);
 }
 
 void supervisor_reopen_logs(struct supervisor *sv)
@@ -444,7 +444,7 @@ int supervisor_take_over(const struct conf_input *input, char **argv, int docume
 		log_error("upgrade: %s", error ? error : "there is no configuration to go on with");
 		exit(WORKER_EXIT_FAIL);
 	}
-	upgrade_adopted(sv, doc, control_adopt(sv, json_object_get(doc, "replies")));
+	upgrade_adopted(sv, doc, control_adopt(sv, json_object_get(doc, "clients"), json_object_get(doc, "replies")));
 	json_decref(doc);
 	catch_signals(sv);
 	reap(sv); /* whoever died between the two images */

@@ -122,6 +122,8 @@ int supervisor_high(int fd);
 void supervisor_child_started(struct supervisor *sv, struct child *c);
 void supervisor_child_ready(struct supervisor *sv, struct child *c);
 void supervisor_give_up(struct supervisor *sv, struct child *c);
+/* The start is over when every worker serves, but for those that are given up, or not wanted any more. */
+void supervisor_look_started(struct supervisor *sv);
 void supervisor_apply_conf(struct supervisor *sv);
 void supervisor_reopen_logs(struct supervisor *sv);
 void supervisor_log_open(const struct conf *c);
@@ -194,10 +196,12 @@ void control_reply_all(struct reply **list, bool ok, const char *json);
 void control_reply_through(struct reply **list, const struct child *c, bool ok,
 			   const char *json); /* whoever asked through c */
 void control_free(struct supervisor *sv);
-/* Across an exec: the list as JSON, the descriptors in it, and the list again with a control socket that listens. */
+/* Across an exec: the list as JSON, clients that have asked nothing yet, the descriptors in both, and all of it again
+ * with a control socket that listens. */
 json_t *control_handover(const struct reply *list);
+json_t *control_clients(const struct supervisor *sv);
 void control_keep_open(struct supervisor *sv, bool across_exec);
-struct reply *control_adopt(struct supervisor *sv, json_t *replies);
+struct reply *control_adopt(struct supervisor *sv, json_t *clients, json_t *replies);
 
 /* status.c: malloc'ed JSON. */
 char *status_json(struct supervisor *sv);

@@ -221,6 +221,29 @@ def test_signals_in_the_gap_are_not_lost(make):
         o.start()
 
 
+def test_whoever_asks_just_then_is_answered(make):
+    """A client of PATH.ctl that has connected and not asked yet is handed over, too."""
+    o = make(sets=["api.workers=1"])
+    early = socket.socket(socket.AF_UNIX)
+    early.settimeout(20 * SLOW)
+    early.connect(o.socket + ".ctl")
+    half = socket.socket(socket.AF_UNIX)
+    half.settimeout(20 * SLOW)
+    half.connect(o.socket + ".ctl")
+    early.sendall(b"status\n")
+    assert json.loads(early.makefile().readline())["ok"]
+    fds = descriptors(o.process.pid)
+    for _ in range(3):
+        assert control(o, "upgrade")["ok"]
+        for s in early, half:
+            s.sendall(b"status\n")
+            assert json.loads(s.makefile().readline())["ok"]
+    settled(o, 4)
+    assert descriptors(o.process.pid) <= fds + 1
+    early.close()
+    half.close()
+
+
 RAISE = r'''
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -358,15 +381,11 @@ def test_back_to_the_former_binary_and_its_version(make, role):
 
 def control(o, verb, timeout=30):
     """Through PATH.ctl: what is asked through a worker is answered by a worker."""
-    for _ in range(5):
-        with socket.socket(socket.AF_UNIX) as s:
-            s.settimeout(timeout * SLOW)
-            s.connect(o.socket + ".ctl")
-            s.sendall(verb.encode() + b"\n")
-            line = s.makefile().readline()
-            if line:                                     # whoever has not been heard when one image follows the other asks again
-                return json.loads(line)
-    raise AssertionError("the supervisor does not answer")
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(timeout * SLOW)
+        s.connect(o.socket + ".ctl")
+        s.sendall(verb.encode() + b"\n")
+        return json.loads(s.makefile().readline())
 
 
 def states(o):
