@@ -258,10 +258,15 @@ def test_the_number_of_api_workers_changes_live(make):
 
 def test_a_start_ends_without_a_worker_that_is_not_wanted_any_more(make):
     o = make(conf="api: { workers = 2; };\n", start=False, sets=["daemon.drain_timeout=1 s"])
-    o.start(wait=False)
-    pid = until(lambda: next((p for n, p in o.workers().items() if n == "api.1"), None), every=0)
-    os.kill(pid, signal.SIGSTOP)                       # before it is ready, if this machine is quick enough
-    o.wait_ready()
+    for _ in range(20):
+        o.start(wait=False)
+        pid = until(lambda: o.workers().get("api.1"), every=0)
+        os.kill(pid, signal.SIGSTOP)                   # before it is ready, if this machine is quick enough
+        o.wait_ready()
+        if row(o, "api.1")["state"] == "starting":
+            break
+        os.kill(pid, signal.SIGCONT)
+        o.stop()
     conf_file(o, "api: { workers = 1; };\n")
     assert o.ctl("reload").returncode == 0
     until(lambda: status(o)["state"] == "running" and len(status(o)["workers"]) == 4, 10)
