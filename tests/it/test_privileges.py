@@ -139,3 +139,17 @@ def test_an_unknown_user(tmp_path):
     r = subprocess.run([os.path.join(BUILD, "orchestrad"), "--set", "user=nobody-of-that-name", "--set", f"data.dir={tmp_path}/d",
                         "--set", f"listen.unix={tmp_path}/s"], capture_output=True, text=True, timeout=20 * SLOW)
     assert r.returncode == 78 and 'no user "nobody-of-that-name"' in r.stderr and not (tmp_path / "d").exists()
+
+
+def test_an_upgrade_goes_on_as_that_user(o):
+    """The next image is not root either, binds nothing anew, and owns what the first one gave it."""
+    o.start()
+    kept = o.add("kept")["id"]
+    for _ in range(2):
+        r = o.ctl("upgrade")
+        assert r.returncode == 0, (r, o.log())
+    assert o.memory(kept).status == 200 and o.add("more")
+    for pid in [o.process.pid, *o.workers().values()]:
+        s = status_of(pid)
+        assert s["Uid"].split() == [str(UID)] * 4 and int(s["CapEff"], 16) == 0, s["Name"]
+    assert o.stop() == 0 and not os.path.exists(o.socket)
