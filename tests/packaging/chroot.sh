@@ -104,10 +104,15 @@ kill -KILL "$(pgrep -P "$(pid_1)" | tail -1)"
 for _ in $(seq 100); do grep -q 'is back after' "$work/log" && break; sleep 0.1; done
 grep -q 'is back after' "$work/log" || fail "nobody came back"
 ctl add 'after the death' | grep -q Stored || fail "add after the death of a worker"
+step "upgrade"
+pid=$(pid_1)
+ctl upgrade | grep -q '^Upgraded from' || fail "upgrade"
+[ "$(pid_1)" = "$pid" ] || fail "another process is PID 1 after an upgrade"
+ctl add 'after the upgrade' | grep -q Stored || fail "add after an upgrade"
 step "drain, start again"
 stop
 start
-[ "$(ctl list | grep -c -e 'remembers tea' -e 'after the death')" = 2 ] || fail "something was lost"
+[ "$(ctl list | grep -c -e 'remembers tea' -e 'after the death' -e 'after the upgrade')" = 3 ] || fail "something was lost"
 stop
 [ -z "$(ls "$root/run/orchestra")" ] || fail "left behind: $(ls "$root/run/orchestra")"
 written=$(find "$root" -xdev -newer "$work/marker" -not -path "$root/var/lib/orchestra*" -not -path "$root/run/orchestra*" -not -path "$root/etc/orchestra*" -type f)
