@@ -57,6 +57,9 @@ struct conf *must_check conf_load_effective(int fd);
 /* The same from another version of the program: keys that only one of both
  * knows are left out, or have their defaults and no source, and conf_carry() does not take those over. */
 struct conf *must_check conf_load_foreign(int fd);
+/* The log of this process, which is called `who` in it; and what of it a reload changes. */
+void conf_log_open(const struct conf *c, const char *who);
+void conf_log_level(const struct conf *c);
 void conf_dump(const struct conf *c, FILE *out); /* --dump-config: libconfig text with sources as comments */
 void conf_write_manual(FILE *out);		 /* docs/configuration.md */
 void conf_write_sample(FILE *out);		 /* etc/orchestra.conf */

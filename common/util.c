@@ -170,3 +170,13 @@ void util_utf8_scrub(char *s, size_t n)
 		i += len ? len : 1;
 	}
 }
+
+bool util_error(char **error_r, const char *fmt, ...)
+{
+	va_list ap;
+	va_start(ap, fmt);
+	if (vasprintf(error_r, fmt, ap) == -1)
+		*error_r = NULL;
+	va_end(ap);
+	return false;
+}

@@ -52,6 +52,9 @@ void *util_zalloc(size_t n) __attribute__((malloc, returns_nonnull)) must_check;
 void *util_realloc(void *p, size_t n) __attribute__((returns_nonnull)) must_check;
 char *util_strndup(const char *s, size_t n) __attribute__((malloc, returns_nonnull)) must_check;
 
+/* *error_r (malloc'ed; NULL without memory) says it. Returns false, for `return util_error(…)`. */
+bool util_error(char **error_r, const char *fmt, ...) printf_like(2, 3);
+
 /* A growable byte buffer. Zero-initialise to start; buf_free() ends it. */
 struct buf {
 	char *p;

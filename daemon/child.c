@@ -32,6 +32,8 @@ const char *child_state_name(enum child_state s)
 	return names[s];
 }
 
+bool child_is_api(const struct child *c) { return worker_role_of_slot(c->slot) == ROLE_API; }
+
 void child_set_state(struct child *c, enum child_state s)
 {
 	if (c->state != s)

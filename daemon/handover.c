@@ -171,17 +171,6 @@ void handover_keep_open(struct supervisor *sv, bool across_exec)
 
 /* ---- reading ---- */
 
-static bool refuse(char **error_r, const char *fmt, ...) printf_like(2, 3);
-static bool refuse(char **error_r, const char *fmt, ...)
-{
-	va_list ap;
-	va_start(ap, fmt);
-	if (vasprintf(error_r, fmt, ap) == -1)
-		*error_r = NULL;
-	va_end(ap);
-	return false;
-}
-
 static bool judge_layouts(json_t *doc, char **error_r)
 {
 	json_t *ours = layouts(), *theirs = json_object_get(doc, "layouts"), *v;
@@ -190,7 +179,7 @@ static bool judge_layouts(json_t *doc, char **error_r)
 	json_object_foreach (ours, name, v) {
 		json_t *other = json_object_get(theirs, name);
 		if (same && !json_equal(v, other))
-			same = refuse(
+			same = util_error(
 				error_r,
 				"the layout of shared memory differs (%s: %lld there, %lld here): this upgrade needs "
 				"a restart of the daemon",
@@ -201,7 +190,8 @@ static bool judge_layouts(json_t *doc, char **error_r)
 		   crc = json_integer_value(json_object_get(doc, "counters_crc"));
 	/* A program that has more of them than this one counts in places that this one does not look at. */
 	if (same && n <= STAT_COUNT && crc != (json_int_t)counters_crc((size_t)n))
-		same = refuse(error_r, "the counters have changed places: this upgrade needs a restart of the daemon");
+		same = util_error(error_r,
+				  "the counters have changed places: this upgrade needs a restart of the daemon");
 	return same;
 }
 
@@ -211,10 +201,10 @@ static bool judge(json_t *doc, char **error_r)
 		   readable = json_integer_value(json_object_get(doc, "readable_by"));
 	const char *name = json_string_value(json_object_get(doc, "document"));
 	if (!name || strcmp(name, "orchestra-handover") != 0)
-		return refuse(error_r, "this is no hand-over document");
+		return util_error(error_r, "this is no hand-over document");
 	json_int_t ours = handover_version();
 	if (version < ours - 1 || readable > ours)
-		return refuse(
+		return util_error(
 			error_r,
 			"the running daemon hands over in version %lld, and this program takes versions %lld and %lld: "
 			"upgrade by a version between them, or restart the daemon",
@@ -236,7 +226,7 @@ json_t *handover_read(int fd, char **error_r)
 	}
 	free(text);
 	if (!doc) {
-		(void)refuse(error_r, "the hand-over document cannot be read");
+		(void)util_error(error_r, "the hand-over document cannot be read");
 		return NULL;
 	}
 	if (!judge(doc, error_r)) {
@@ -313,15 +303,15 @@ static bool adopt_descriptors(struct supervisor *sv, json_t *doc, char **error_r
 		int *to = descriptor_of(sv, &descriptors[i]);
 		*to = adopt_fd(json_object_get(fds, descriptors[i].name));
 		if (*to == -1 && !descriptors[i].optional)
-			return refuse(error_r, "the descriptor \"%s\" was not handed over", descriptors[i].name);
+			return util_error(error_r, "the descriptor \"%s\" was not handed over", descriptors[i].name);
 	}
 	for (unsigned slot = 0; slot < SLOT_COUNT; slot++) {
 		sv->fd_wake[slot] = adopt_fd(json_array_get(wake, slot));
 		if (sv->fd_wake[slot] == -1)
-			return refuse(error_r, "the eventfd of slot %u was not handed over", slot);
+			return util_error(error_r, "the eventfd of slot %u was not handed over", slot);
 	}
 	sv->vitals = vitals_open(sv->fd_vitals, false);
-	return sv->vitals || refuse(error_r, "cannot map the vitals segment: %s", strerror(errno));
+	return sv->vitals || util_error(error_r, "cannot map the vitals segment: %s", strerror(errno));
 }
 
 bool handover_adopt(struct supervisor *sv, json_t *doc, char **error_r)
@@ -357,6 +347,6 @@ bool handover_adopt_children(struct supervisor *sv, json_t *doc, char **error_r)
 	size_t i;
 	json_array_foreach (json_object_get(doc, "children"), i, v)
 		if (!adopt_child(sv, v))
-			return refuse(error_r, "the hand-over document has an impossible worker");
+			return util_error(error_r, "the hand-over document has an impossible worker");
 	return true;
 }

@@ -24,16 +24,6 @@ union address {
 	struct sockaddr_in6 v6;
 };
 
-static void set_error(char **error_r, const char *fmt, ...) printf_like(2, 3);
-static void set_error(char **error_r, const char *fmt, ...)
-{
-	va_list ap;
-	va_start(ap, fmt);
-	if (vasprintf(error_r, fmt, ap) == -1)
-		*error_r = NULL;
-	va_end(ap);
-}
-
 /* ---- addresses ---- */
 
 /* Numbers, "localhost" and "*" only: a name would make the start wait for DNS. */
@@ -68,10 +58,10 @@ static bool parse_address(const struct conf *c, enum conf_key k, union address *
 	char *end = NULL;
 	long port = colon ? strtol(colon + 1, &end, 10) : -1;
 	if (!colon || end == colon + 1 || *end || port < 0 || port > 65535 || len >= sizeof(host)) {
-		set_error(error_r,
-			  "%s = \"%s\": expected host:port with a port up to 65535, "
-			  "for example 127.0.0.1:7700 or [::1]:7700",
-			  conf_key_name(k), text);
+		util_error(error_r,
+			   "%s = \"%s\": expected host:port with a port up to 65535, "
+			   "for example 127.0.0.1:7700 or [::1]:7700",
+			   conf_key_name(k), text);
 		return false;
 	}
 	if (len >= 2 && text[0] == '[' && text[len - 1] == ']') {
@@ -82,10 +72,10 @@ static bool parse_address(const struct conf *c, enum conf_key k, union address *
 	host[len] = '\0';
 	if (parse_host(len ? host : "*", (uint16_t)port, a, len_r))
 		return true;
-	set_error(error_r,
-		  "%s: \"%s\" is no numeric address; write an IPv4 or [IPv6] "
-		  "address, localhost or *",
-		  conf_key_name(k), host);
+	util_error(error_r,
+		   "%s: \"%s\" is no numeric address; write an IPv4 or [IPv6] "
+		   "address, localhost or *",
+		   conf_key_name(k), host);
 	return false;
 }
 
@@ -116,10 +106,10 @@ static bool public_allowed(const struct conf *c, enum conf_key k, const union ad
 {
 	if (is_loopback(a) || *conf_str(c, CONF_AUTH_TOKENS_FILE))
 		return true;
-	set_error(error_r,
-		  "%s = \"%s\" can be reached from other machines, which needs "
-		  "authentication: set auth.tokens_file, or listen on 127.0.0.1",
-		  conf_key_name(k), conf_str(c, k));
+	util_error(error_r,
+		   "%s = \"%s\" can be reached from other machines, which needs "
+		   "authentication: set auth.tokens_file, or listen on 127.0.0.1",
+		   conf_key_name(k), conf_str(c, k));
 	return false;
 }
 
@@ -145,15 +135,15 @@ bool listen_check(const struct conf *c, char **error_r)
 	if (!address_ok(c, CONF_LISTEN_TCP, error_r) || !address_ok(c, CONF_LISTEN_TLS, error_r))
 		return false;
 	if (!parse_mode(conf_str(c, CONF_LISTEN_UNIX_MODE), &mode)) {
-		set_error(error_r,
-			  "listen.unix_mode = \"%s\": expected octal permissions such as "
-			  "0660",
-			  conf_str(c, CONF_LISTEN_UNIX_MODE));
+		util_error(error_r,
+			   "listen.unix_mode = \"%s\": expected octal permissions such as "
+			   "0660",
+			   conf_str(c, CONF_LISTEN_UNIX_MODE));
 		return false;
 	}
 	if (strlen(path) + sizeof(".ctl") > sizeof(((struct sockaddr_un *)0)->sun_path)) {
-		set_error(error_r, "listen.unix = \"%s\": a socket path has at most %zu bytes", path,
-			  sizeof(((struct sockaddr_un *)0)->sun_path) - sizeof(".ctl"));
+		util_error(error_r, "listen.unix = \"%s\": a socket path has at most %zu bytes", path,
+			   sizeof(((struct sockaddr_un *)0)->sun_path) - sizeof(".ctl"));
 		return false;
 	}
 	return true;
@@ -193,9 +183,9 @@ static int bind_tcp(const struct conf *c, enum conf_key k, char **error_r)
 			return fd;
 		if (errno != EADDRINUSE || clock_mono_us() >= until) {
 			bool taken = errno == EADDRINUSE;
-			set_error(error_r, "cannot listen on %s: %s%s%s", conf_str(c, k), strerror(errno),
-				  taken ? "; another program has the port, choose another " : "",
-				  taken ? conf_key_name(k) : "");
+			util_error(error_r, "cannot listen on %s: %s%s%s", conf_str(c, k), strerror(errno),
+				   taken ? "; another program has the port, choose another " : "",
+				   taken ? conf_key_name(k) : "");
 			return -1;
 		}
 		nanosleep(&pause, NULL);
@@ -227,14 +217,14 @@ static bool clear_stale(const struct sockaddr_un *un, char **error_r)
 	if (lstat(un->sun_path, &st) == -1) {
 		if (errno == ENOENT)
 			return true;
-		set_error(error_r, "cannot look at %s: %s", un->sun_path, strerror(errno));
+		util_error(error_r, "cannot look at %s: %s", un->sun_path, strerror(errno));
 		return false;
 	}
 	if (!S_ISSOCK(st.st_mode)) {
-		set_error(error_r,
-			  "%s is in the way and is no socket; remove it or choose another "
-			  "listen.unix",
-			  un->sun_path);
+		util_error(error_r,
+			   "%s is in the way and is no socket; remove it or choose another "
+			   "listen.unix",
+			   un->sun_path);
 		return false;
 	}
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -243,10 +233,10 @@ static bool clear_stale(const struct sockaddr_un *un, char **error_r)
 	if (fd != -1)
 		close(fd);
 	if (!dead) {
-		set_error(error_r,
-			  "another program listens on %s; stop it or choose another "
-			  "listen.unix",
-			  un->sun_path);
+		util_error(error_r,
+			   "another program listens on %s; stop it or choose another "
+			   "listen.unix",
+			   un->sun_path);
 		return false;
 	}
 	return unlink(un->sun_path) == 0 || errno == ENOENT;
@@ -258,7 +248,7 @@ int listen_unix(const char *path, unsigned mode, int backlog, uint64_t *inode_r,
 	struct stat st;
 	*error_r = NULL;
 	if (strlen(path) >= sizeof(un.sun_path)) {
-		set_error(error_r, "%s: a socket path has at most %zu bytes", path, sizeof(un.sun_path) - 1);
+		util_error(error_r, "%s: a socket path has at most %zu bytes", path, sizeof(un.sun_path) - 1);
 		return -1;
 	}
 	memcpy(un.sun_path, path, strlen(path) + 1);
@@ -269,7 +259,7 @@ int listen_unix(const char *path, unsigned mode, int backlog, uint64_t *inode_r,
 	int rc = fd == -1 ? -1 : bind(fd, (struct sockaddr *)&un, sizeof(un));
 	umask(before);
 	if (rc == -1 || listen(fd, backlog) == -1 || stat(path, &st) == -1) {
-		set_error(error_r, "cannot listen on %s: %s", path, strerror(errno));
+		util_error(error_r, "cannot listen on %s: %s", path, strerror(errno));
 		if (fd != -1)
 			close(fd);
 		return -1;

@@ -20,8 +20,6 @@ struct child *pool_add_api(struct supervisor *sv)
 	return NULL;
 }
 
-static bool is_api(const struct child *c) { return worker_role_of_slot(c->slot) == ROLE_API; }
-
 void pool_start(struct supervisor *sv)
 {
 	int64_t workers = conf_int(sv->conf, CONF_API_WORKERS);
@@ -62,7 +60,7 @@ static int64_t fill(struct supervisor *sv)
 {
 	int64_t have = 0;
 	for (struct child *c = NULL; (c = child_next(sv, c));)
-		have += is_api(c) && !c->retiring;
+		have += child_is_api(c) && !c->retiring;
 	while (have < conf_int(sv->conf, CONF_API_WORKERS) && pool_add_api(sv))
 		have++;
 	return have;
@@ -80,7 +78,7 @@ void pool_resize(struct supervisor *sv)
 	struct child *last = NULL;
 	for (; have > want; have--) {
 		for (struct child *c = NULL; (c = child_next(sv, c));)
-			if (is_api(c) && !c->retiring)
+			if (child_is_api(c) && !c->retiring)
 				last = c;
 		pool_retire(last);
 	}

@@ -140,7 +140,7 @@ static void commit(struct reload *r)
 	r->fd_next = r->fd_next_tls = -1;
 	sv->conf_generation++;
 	FAULT_POINT(reload_voted);
-	supervisor_apply_conf(sv);
+	conf_log_level(sv->conf);
 	for (struct child *c = NULL; (c = child_next(sv, c));) {
 		if (c->prepare == PREPARE_OK) {
 			c->conf_generation = sv->conf_generation;

@@ -31,26 +31,6 @@ int supervisor_high(int fd)
 	return high;
 }
 
-/* ---- log ---- */
-
-static enum log_level level_of(const struct conf *c)
-{
-	static const char *const names[] = {"error", "warn", "info", "debug"};
-	for (unsigned i = 0; i < ARRAY_LEN(names); i++)
-		if (strcmp(conf_str(c, CONF_LOG_LEVEL), names[i]) == 0)
-			return (enum log_level)i;
-	return LOG_LV_INFO;
-}
-
-void supervisor_log_open(const struct conf *c)
-{
-	bool json = strcmp(conf_str(c, CONF_LOG_FORMAT), "json") == 0;
-	log_open("orchestrad", level_of(c), json ? LOG_JSON : LOG_TEXT);
-	log_to(strcmp(conf_str(c, CONF_LOG_TARGET), "stdout") == 0 ? STDOUT_FILENO : STDERR_FILENO);
-}
-
-void supervisor_apply_conf(struct supervisor *sv) { log_set_level(level_of(sv->conf)); }
-
 /* ---- what children report ---- */
 
 static void broadcast(struct supervisor *sv, const struct child *except, int type, const void *data, size_t len)
@@ -411,7 +391,7 @@ int supervisor_run(const struct conf_input *input, char **argv)
 		free(error);
 		return WORKER_EXIT_FATAL;
 	}
-	supervisor_log_open(conf);
+	conf_log_open(conf, "orchestrad");
 	set_limits();
 	struct supervisor *sv = supervisor_new(input, argv);
 	configure(sv, conf);

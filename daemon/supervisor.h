@@ -124,9 +124,7 @@ void supervisor_child_ready(struct supervisor *sv, struct child *c);
 void supervisor_give_up(struct supervisor *sv, struct child *c);
 /* The start is over when every worker serves, but for those that are given up, or not wanted any more. */
 void supervisor_look_started(struct supervisor *sv);
-void supervisor_apply_conf(struct supervisor *sv);
 void supervisor_reopen_logs(struct supervisor *sv);
-void supervisor_log_open(const struct conf *c);
 
 /* child.c */
 void child_init(struct child *c, struct supervisor *sv, unsigned slot);
@@ -145,6 +143,7 @@ void child_set_state(struct child *c, enum child_state s);
 const char *child_state_name(enum child_state s);
 /* False: the worker does not listen or is gone. */
 bool child_send(struct child *c, int type, const void *data, size_t len, int fd);
+bool child_is_api(const struct child *c);
 static inline bool child_alive(const struct child *c) { return c->pid != 0; }
 /* for (struct child *c = NULL; (c = child_next(sv, c));) */
 static inline struct child *child_next(struct supervisor *sv, struct child *c)

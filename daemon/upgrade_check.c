@@ -52,9 +52,8 @@ static void read_output(struct upgrade *u)
 {
 	char part[1024];
 	ssize_t n;
-	while ((n = read(u->output, part, sizeof(part))) > 0)
-		if (u->said.len < SAID_MAX)
-			buf_add(&u->said, part, (size_t)n);
+	while (u->said.len < SAID_MAX && (n = read(u->output, part, sizeof(part))) > 0)
+		buf_add(&u->said, part, (size_t)n);
 }
 
 /* Its verdict; before it there may be warnings, about a misspelt variable for one. */

@@ -13,7 +13,6 @@
 
 /* ---- the new image: one worker after the other ---- */
 
-static bool is_api(const struct child *c) { return worker_role_of_slot(c->slot) == ROLE_API; }
 static bool serves(const struct child *c) { return c->state == CHILD_READY && !c->former; }
 
 /* In its own slot: it leaves, and upgrade_child_gone() starts the new one. */
@@ -21,7 +20,7 @@ static void replace(struct child *c)
 {
 	c->replacing = true;
 	if (child_alive(c)) {
-		struct ctl_drain how = {.idle_ms = is_api(c) ? RETIRE_IDLE_MS : 0};
+		struct ctl_drain how = {.idle_ms = child_is_api(c) ? RETIRE_IDLE_MS : 0};
 		child_leave(c, &how, conf_int(c->sv->conf, CONF_DRAIN_TIMEOUT));
 		return;
 	}
@@ -36,7 +35,7 @@ static bool more_api(struct upgrade *u)
 	int64_t want = conf_int(sv->conf, CONF_API_WORKERS), serving = 0;
 	struct child *in_place = NULL;
 	for (struct child *c = NULL; (c = child_next(sv, c));) {
-		if (!is_api(c) || c->retiring)
+		if (!child_is_api(c) || c->retiring)
 			continue;
 		if (!c->former && !serves(c))
 			return false; /* one at a time */
@@ -61,7 +60,7 @@ static bool more_api(struct upgrade *u)
 static void commit(struct upgrade *u)
 {
 	for (struct child *c = NULL; (c = child_next(u->sv, c));)
-		if (c->former && is_api(c) && !c->retiring)
+		if (c->former && child_is_api(c) && !c->retiring)
 			pool_retire(c);
 	pool_resize(u->sv); /* one that died on the way has a successor in its own slot, too */
 	upgrade_succeeded(u);
@@ -88,7 +87,7 @@ void upgrade_child_ready(struct child *c) { upgrade_step(c->sv->upgrade); }
 bool upgrade_any_to_go(struct supervisor *sv)
 {
 	for (struct child *c = NULL; (c = child_next(sv, c));)
-		if (!is_api(c) && child_alive(c) && (!c->former || c->state == CHILD_DRAINING))
+		if (!child_is_api(c) && child_alive(c) && (!c->former || c->state == CHILD_DRAINING))
 			return true;
 	return false;
 }
@@ -134,7 +133,7 @@ static void go_back(struct upgrade *u, const char *reason)
 	u->reason = util_strndup(reason, strlen(reason));
 	for (struct child *c = NULL; (c = child_next(sv, c));) {
 		c->retiring |= c->replacing &&
-			       is_api(c); /* the former binary starts another one when its slot is free */
+			       child_is_api(c); /* the former binary starts another one when its slot is free */
 		c->replacing = false;
 		if (c->former && c->state == CHILD_BACKING_OFF) {
 			evtimer_del(c->timer);
@@ -142,18 +141,18 @@ static void go_back(struct upgrade *u, const char *reason)
 		}
 		if (c->former || c->retiring)
 			continue;
-		if (is_api(c) && c->state == CHILD_READY) {
+		if (child_is_api(c) && c->state == CHILD_READY) {
 			pool_retire(c);
 		} else if (c->state == CHILD_READY) {
 			child_leave(c, &(struct ctl_drain){0}, UPGRADE_BACK_S * 1000000);
 		} else if (child_alive(c)) {
-			c->retiring = is_api(c);
+			c->retiring = child_is_api(c);
 			child_set_state(c, CHILD_DRAINING);
 			child_kill(c, "its upgrade has failed");
 		} else {
 			evtimer_del(c->timer);
 			child_set_state(c, CHILD_STOPPED);
-			if (is_api(c))
+			if (child_is_api(c))
 				child_free(c);
 		}
 	}
@@ -181,7 +180,7 @@ bool upgrade_child_gone(struct child *c, bool asked)
 	if (u->phase < PHASE_SYNC || c->former || asked || c->ready_us || c->retiring)
 		return false;
 	snprintf(reason, sizeof(reason), "%s of the new binary did not become ready (%s)", c->name, c->last_exit);
-	if (is_api(c))
+	if (child_is_api(c))
 		child_free(c);
 	else
 		child_set_state(c, CHILD_STOPPED);
@@ -225,7 +224,7 @@ bool upgrade_configure(struct supervisor *sv, json_t *doc)
 	bool stays = is_rollback(doc) && sv->conf; /* workers that noticed nothing run with it */
 	if (!stays && !use_next(sv))
 		return false;
-	supervisor_log_open(sv->conf);
+	conf_log_open(sv->conf, "orchestrad");
 	return true;
 }
 

@@ -225,16 +225,6 @@ static void conf_prepare(struct worker *w, int fd)
 	conf_free(&next);
 }
 
-static enum log_level level_of(const struct conf *c)
-{
-	static const char *const names[] = {"error", "warn", "info", "debug"};
-	const char *level = conf_str(c, CONF_LOG_LEVEL);
-	for (unsigned i = 0; i < ARRAY_LEN(names); i++)
-		if (strcmp(level, names[i]) == 0)
-			return (enum log_level)i;
-	return LOG_LV_INFO;
-}
-
 static void conf_commit(struct worker *w)
 {
 	struct conf *old = w->conf;
@@ -245,7 +235,7 @@ static void conf_commit(struct worker *w)
 	FAULT_POINT(conf_committing);
 	w->conf = w->priv->next;
 	w->priv->next = NULL;
-	log_set_level(level_of(w->conf));
+	conf_log_level(w->conf);
 	if (w->role->conf_commit && w->priv->inited)
 		w->role->conf_commit(w);
 	FAULT_POINT(conf_committed);
@@ -440,7 +430,6 @@ static int handed(int fd)
 
 static bool attach(struct worker *w)
 {
-	static const char *const formats[] = {"text", "json"};
 	char title[16];
 	const char *incarnation = getenv(ENV_INCARNATION);
 	w->incarnation = incarnation ? strtoull(incarnation, NULL, 10) : 1;
@@ -456,9 +445,7 @@ static bool attach(struct worker *w)
 		return false;
 	}
 	close(FD_CONF);
-	bool json = strcmp(conf_str(w->conf, CONF_LOG_FORMAT), formats[LOG_JSON]) == 0;
-	log_open(w->name, level_of(w->conf), json ? LOG_JSON : LOG_TEXT);
-	log_to(strcmp(conf_str(w->conf, CONF_LOG_TARGET), "stdout") == 0 ? STDOUT_FILENO : STDERR_FILENO);
+	conf_log_open(w->conf, w->name);
 	size_t size = 0;
 	w->plant = shm_map(FD_SHM_PLANT, false, &size);
 	if (!w->plant || size < sizeof(*w->plant)) {

@@ -19,16 +19,6 @@ struct listing {
 	size_t n, cap;
 };
 
-static void say(char **error_r, const char *fmt, ...) printf_like(2, 3);
-static void say(char **error_r, const char *fmt, ...)
-{
-	va_list ap;
-	va_start(ap, fmt);
-	if (vasprintf(error_r, fmt, ap) == -1)
-		*error_r = NULL;
-	va_end(ap);
-}
-
 static const char *advice(int e)
 {
 	switch (e) {
@@ -52,15 +42,17 @@ static bool check_fs(struct journal *j, char **error_r)
 	struct statfs fs;
 	const char *name;
 	if (fstatfs(j->dirfd, &fs) == -1) {
-		say(error_r, "cannot examine the file system of %s: %s; %s", j->path, strerror(errno), advice(errno));
+		util_error(error_r, "cannot examine the file system of %s: %s; %s", j->path, strerror(errno),
+			   advice(errno));
 		return false;
 	}
 	switch (segment_fs((long)fs.f_type, &name)) {
 	case FS_NETWORK:
-		say(error_r,
-		    "the journal cannot live on a network file system (%s is on %s): a write that was acknowledged "
-		    "could be lost there; set data.dir to a directory on a local disk",
-		    j->path, name);
+		util_error(
+			error_r,
+			"the journal cannot live on a network file system (%s is on %s): a write that was acknowledged "
+			"could be lost there; set data.dir to a directory on a local disk",
+			j->path, name);
 		return false;
 	case FS_DOUBTFUL:
 		log_warn(
@@ -97,7 +89,7 @@ static bool open_dir(struct journal *j, char **error_r)
 	if (!e && made)
 		e = sync_parent(j->data_dir);
 	if (e) {
-		say(error_r, "cannot open the journal directory %s: %s; %s", j->path, strerror(e), advice(e));
+		util_error(error_r, "cannot open the journal directory %s: %s; %s", j->path, strerror(e), advice(e));
 		return false;
 	}
 	return check_fs(j, error_r);
@@ -182,7 +174,7 @@ static bool list_dir(struct journal *j, struct listing *l, char **error_r)
 	if (d)
 		closedir(d);
 	if (e) {
-		say(error_r, "cannot read %s/%s: %s; %s", j->path, name, strerror(e), advice(e));
+		util_error(error_r, "cannot read %s/%s: %s; %s", j->path, name, strerror(e), advice(e));
 		return false;
 	}
 	if (l->n)
@@ -274,7 +266,8 @@ struct journal *journal_open(const struct journal_conf *conf, uint64_t after_seq
 		if (!e)
 			e = begin(j, reuse);
 		if (e)
-			say(error_r, "the journal in %s cannot be used: %s; %s", j->path, strerror(e), advice(e));
+			util_error(error_r, "the journal in %s cannot be used: %s; %s", j->path, strerror(e),
+				   advice(e));
 		ok = !e;
 	}
 	free(l.segs);

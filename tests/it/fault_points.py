@@ -14,7 +14,7 @@ import tempfile
 import time
 
 from clients import MIX, Client, World
-from orchestra import BUILD, SLOW, Orchestra
+from orchestra import BUILD, SLOW, Orchestra, kill_all
 
 TWIN = os.path.join(BUILD, "tests", "orchestrad-faults")
 SLOT = struct.Struct("<III20s")  # struct fault_slot: armed, pid, skip, role
@@ -97,13 +97,7 @@ class FaultWorld(World):
                 pass
 
     def kill_everything(self):
-        pids = list(self.o.workers().values())
-        self.o.kill()
-        for p in pids:
-            try:
-                os.kill(p, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        kill_all(self.o)
 
     def serving(self):
         """All workers are ready, and so is the daemon."""

@@ -30,6 +30,17 @@ def until(what, timeout=10, every=0.02):
     return got
 
 
+def kill_all(o):
+    """The supervisor and every worker, none of which gets to do anything about it."""
+    pids = list(o.workers().values())
+    o.kill()
+    for p in pids:
+        try:
+            os.kill(p, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
 class Reply:
     def __init__(self, status, headers, body):
         self.status, self.headers, self.body = status, headers, body

@@ -11,17 +11,7 @@ import time
 
 import pytest
 
-from orchestra import SLOW, Orchestra
-
-
-def kill_all(o):
-    pids = list(o.workers().values())
-    o.kill()
-    for p in pids:
-        try:
-            os.kill(p, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+from orchestra import SLOW, Orchestra, kill_all
 
 
 def test_acknowledged_survives_sigkill_of_everything(make):

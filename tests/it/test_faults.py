@@ -14,23 +14,13 @@ import time
 
 import pytest
 
-from orchestra import BUILD, Orchestra, SLOW, until
+from orchestra import BUILD, Orchestra, SLOW, until, kill_all
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
 def worker(o, role):
     return next(p for n, p in o.workers().items() if role in n)
-
-
-def kill_all(o):
-    pids = list(o.workers().values())
-    o.kill()
-    for p in pids:
-        try:
-            os.kill(p, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
 
 class Load:
