@@ -1,17 +1,32 @@
-/* The store: the system of record behind a small vtable (SQLite now, PostgreSQL later).
- * Everything above it is common to all stores. All calls block: they are made from sync's flusher
- * thread (the only writer) and from reader threads, never from an event loop. */
+/* The store: the system of record behind a small vtable (SQLite or PostgreSQL).
+ * Everything above it is common to all stores. All calls wait for their answer: they are made from sync's flusher
+ * thread (the only writer), its feed thread and reader threads, never from an event loop. */
 #ifndef ORC_STORE_H
 #define ORC_STORE_H
 #include "filter/filter.h"
 #include "record.h"
 
-struct store; /* one connection, used by one thread at a time */
+struct breaker;
+struct event_base;
+struct store; /* a handle, used by one thread at a time */
 struct store_conf {
 	const char *kind, *dsn, *dir;
+	/* Servers only. */
+	uint64_t node;		 /* who writes: the daemon's number in its fleet (node_number()) */
+	const char *purpose;	 /* of the connection, for application_name: "sync", "api 3", "feed" … */
+	struct event_base *loop; /* drives the connections of this process's handles; NULL: the calling thread does */
+	struct breaker *breaker; /* asked before the server is; NULL: none */
+	int64_t connect_timeout_us, answer_timeout_us;
 };
 
-enum store_rc { STORE_OK = 0, STORE_NOT_FOUND, STORE_ERROR /* store_error() says what */, STORE_BUSY };
+enum store_rc {
+	STORE_OK = 0,
+	STORE_NOT_FOUND,
+	STORE_ERROR,	/* error() says what */
+	STORE_BUSY,	/* try again at once */
+	STORE_AWAY,	/* not to be reached, or takes nothing for now (read only, full, shutting down): try later */
+	STORE_REJECTED, /* it does not accept what it was given, however often it is asked */
+};
 
 /* Visits one memory; spans are valid during the call. Return false to stop. */
 typedef bool store_visit_fn(void *arg, const struct memory *m);
@@ -66,9 +81,41 @@ struct store_ns { /* a namespace row */
 	int64_t created_us;
 	bool exists;
 };
+/* Vectors that are not in the index: ranked by the store. Rows that a pending write has changed are skipped as in
+ * store_text; what is pending is the caller's to merge. */
+struct store_nearest {
+	uint64_t ns;
+	const float *x; /* cosine similarity; higher is better */
+	uint32_t dim;
+	const struct filter *filter;
+	size_t limit;
+	int64_t now_us;
+	bool (*hidden)(void *arg, const struct uuid *id);
+	void *hidden_arg;
+};
+/* One change of the fleet's feed. */
+enum store_change_kind {
+	CHANGE_PUT = 1,
+	CHANGE_DELETED,
+	CHANGE_GONE /* erased or expired */,
+	CHANGE_NAMESPACE,
+	CHANGE_NS_DROP
+};
+struct store_change {
+	uint64_t revision, node;
+	int64_t at_us;
+	enum store_change_kind kind;
+	struct span namespace;
+	struct uuid id;
+	uint64_t version;
+	int64_t count,
+		bytes; /* what the batch added to its namespace: with the first change of it in a revision, else 0 */
+};
+typedef bool store_change_fn(void *arg, const struct store_change *c);
 
 struct store_ops {
 	const char *kind;
+	bool fleet; /* several daemons may write to one store: there is a feed to follow */
 	/* Opens; writer creates and migrates the schema. NULL and *error_r (malloc'ed). */
 	struct store *(*open)(const struct store_conf *c, bool writer, char **error_r);
 	void (*close)(struct store *s);
@@ -86,6 +133,10 @@ struct store_ops {
 	enum store_rc (*apply)(struct store *s, uint64_t seq, struct txn_reader *txn);
 	enum store_rc (*commit)(struct store *s, uint64_t seq);
 	void (*rollback)(struct store *s);
+	/* After STORE_REJECTED from apply or commit: which operation of which transaction it was. False: not known. */
+	bool (*culprit)(struct store *s, uint64_t *seq_r, uint32_t *op_r);
+	/* After commit: operations that have lost against another daemon's (record.h, TXN_STRICT), one call each. */
+	void (*lost)(struct store *s, void (*fn)(void *arg, uint64_t seq, uint32_t op), void *arg);
 	enum store_rc (*cursor)(struct store *s, uint64_t *flushed_seq_r);
 	/* The last transaction with TXN_SCRUB that scrub() has not followed yet; 0 = none. */
 	enum store_rc (*scrub_due)(struct store *s, uint64_t *seq_r);
@@ -101,6 +152,9 @@ struct store_ops {
 	/* memory by id, live or deleted (m.deleted_us says). with_embedding loads the vector too. */
 	enum store_rc (*get)(struct store *s, const struct uuid *id, bool with_embedding, store_visit_fn *fn,
 			     void *arg);
+	/* Those of the ids that exist, in any order. */
+	enum store_rc (*get_many)(struct store *s, const struct uuid *ids, size_t n, bool with_embedding,
+				  store_visit_fn *fn, void *arg);
 	enum store_rc (*by_external)(struct store *s, uint64_t ns, struct span external_id, bool with_embedding,
 				     store_visit_fn *fn, void *arg);
 	enum store_rc (*by_content)(struct store *s, uint64_t ns, uint64_t content_key, struct span content,
@@ -122,7 +176,18 @@ struct store_ops {
 	enum store_rc (*vector_count)(struct store *s, uint64_t *count_r);
 	/* Most recently updated memories first, for the warmer. */
 	enum store_rc (*recent)(struct store *s, size_t max, store_visit_fn *fn, void *arg);
+	/* Room for q->limit hits. */
+	enum store_rc (*nearest)(struct store *s, const struct store_nearest *q, struct store_text_hit *out,
+				 size_t *n_r);
+
+	/* -- the feed: NULL without one -- */
+	/* Changes with revision > after, in order, at most max batches; *last_r: the last revision that was looked at.
+	 * STORE_NOT_FOUND: some behind `after` are no longer kept; begin anew from *last_r with everything read again. */
+	enum store_rc (*changes)(struct store *s, uint64_t after, size_t max, store_change_fn *fn, void *arg,
+				 uint64_t *last_r);
+	/* Returns when something was published, or after max_us, or when *stop. STORE_AWAY: without wake-ups for now, poll. */
+	enum store_rc (*listen)(struct store *s, int64_t max_us, const _Atomic bool *stop);
 };
-/* The store that `kind` names ("sqlite"); NULL: unknown. */
+/* The store that `kind` names ("sqlite", "postgres"); NULL: unknown. */
 const struct store_ops *store_by_kind(const char *kind);
 #endif

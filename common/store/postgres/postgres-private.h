@@ -1,0 +1,113 @@
+/* What the files of the PostgreSQL store share.
+ *
+ * link.c drives one connection by an event loop, non-blocking and in pipeline mode; call.c lets a thread ask and
+ * wait; open.c is a handle's life; write.c, read.c, text.c, nearest.c, feed.c are the vtable's rooms; schema.c
+ * the migrations. Statements that are prepared stand in statements.def. */
+#ifndef ORC_POSTGRES_PRIVATE_H
+#define ORC_POSTGRES_PRIVATE_H
+#include "link.h"
+#include "pq.h"
+#include "store/store.h"
+
+enum pg_stmt {
+#define STATEMENT(id, sql) PG_##id,
+#include "statements.def"
+#undef STATEMENT
+	PG_STATEMENTS
+};
+
+/* How this database was set up (memory_schema, schema.c). */
+struct pg_schema {
+	unsigned version;
+	bool vector;	     /* embedding is of pgvector's type, else bytea */
+	char vector_in[160]; /* schema that pgvector lives in */
+	unsigned partitions; /* 0: the table is not partitioned */
+};
+
+struct pg_names; /* numbers of namespaces → names */
+struct pg_batch; /* write.c */
+struct store {
+	struct store_conf conf;
+	bool writer;
+	struct pg_link *link;
+	struct pg_schema schema;
+	struct pg_names *names;
+	struct pg_batch *batch;
+	char error[512];
+};
+
+/* ---- call.c: asking and waiting ---- */
+
+/* One statement, alone in its implicit transaction. The connection is made when there is none. STORE_OK: *res_r
+ * is the caller's, pq.clear() it. Else s->error says why: STORE_AWAY (not to be reached, too slow, shutting down, read
+ * only: try later), STORE_REJECTED (the server does not accept these values), STORE_ERROR (everything else). */
+enum store_rc must_check pg_call(struct store *s, enum pg_stmt which, const struct pg_params *p, PGresult **res_r);
+/* The same for a text that is not prepared (a list with its filter). */
+enum store_rc must_check pg_call_text(struct store *s, const char *sql, const struct pg_params *p, PGresult **res_r);
+/* Many statements in one pipeline, each with its result, up to and including the first that fails. Inside a
+ * transaction that the caller has begun and ends. results_r[i]: NULL behind the failed one. *failed_r: its index. */
+struct pg_many {
+	enum pg_stmt which;
+	struct pg_params params;
+};
+enum store_rc pg_fail(struct store *s, enum store_rc rc, const char *fmt, ...) printf_like(3, 4); /* returns rc */
+
+/* ---- values.c: parameters and results, all in binary ---- */
+
+void pg_param_null(struct pg_params *p);
+void pg_param_int8(struct pg_params *p, int64_t v);
+void pg_param_int4(struct pg_params *p, int32_t v);
+void pg_param_int2(struct pg_params *p, int16_t v);
+void pg_param_bool(struct pg_params *p, bool v);
+void pg_param_real(struct pg_params *p, float v);
+void pg_param_double(struct pg_params *p, double v);
+void pg_param_time(struct pg_params *p, int64_t us);		     /* µs since 1970; timestamptz */
+void pg_param_time_or_null(struct pg_params *p, int64_t us);	     /* 0: NULL */
+void pg_param_text(struct pg_params *p, struct span s);		     /* not copied: must live until the call is over */
+void pg_param_text_or_null(struct pg_params *p, struct span s);	     /* empty: NULL */
+void pg_param_bytes(struct pg_params *p, const void *v, size_t len); /* not copied */
+void pg_param_uuid(struct pg_params *p, const struct uuid *u);	     /* not copied */
+void pg_param_jsonb(struct pg_params *p, struct span json);	     /* copied */
+/* In the form of the column `embedding`: x as vector (big-endian, copied) or bytea (not copied). NULL for dim 0. */
+void pg_param_embedding(struct pg_params *p, const struct pg_schema *schema, uint32_t dim, const float *x);
+/* One-dimensional arrays. */
+void pg_param_uuids(struct pg_params *p, const struct uuid *v, size_t n);
+void pg_param_int8s(struct pg_params *p, const int64_t *v, size_t n);
+void pg_param_int4s(struct pg_params *p, const int32_t *v, size_t n);
+void pg_param_int2s(struct pg_params *p, const int16_t *v, size_t n);
+void pg_param_texts(struct pg_params *p, const struct span *v, size_t n);
+
+bool pg_is_null(const PGresult *res, int row, int column);
+int64_t pg_int(const PGresult *res, int row, int column); /* int2, int4 or int8, by its length; NULL: 0 */
+bool pg_bool(const PGresult *res, int row, int column);
+double pg_real(const PGresult *res, int row, int column);      /* float4 or float8 */
+int64_t pg_time(const PGresult *res, int row, int column);     /* µs since 1970; NULL: 0 */
+struct span pg_text(const PGresult *res, int row, int column); /* text or bytea; lies in the result */
+struct uuid pg_uuid(const PGresult *res, int row, int column);
+/* dim floats in `x` (room for `max`); returns dim, 0 for NULL or what is no vector of ours. */
+uint32_t pg_embedding(const PGresult *res, int row, int column, const struct pg_schema *schema, float *x, uint32_t max);
+/* Elements of a one-dimensional array, one after the other: at 0 first; false at the end. */
+struct pg_array {
+	const char *p, *end;
+	uint32_t left;
+};
+struct pg_array pg_array(const PGresult *res, int row, int column);
+bool pg_array_next(struct pg_array *a, struct span *v_r);
+int64_t pg_array_int(struct span v); /* of an element */
+
+/* ---- names.c ---- */
+
+/* The name of a namespace's number; empty: the database knows no such namespace. Asks the database when the number
+ * is not known yet. The span lives as long as the store. */
+enum store_rc must_check pg_namespace(struct store *s, uint64_t ns, struct span *name_r);
+
+/* ---- the rooms ---- */
+
+/* read.c: columns that every query for whole memories selects, in this order. pg_memory() needs them. */
+#define PG_MEMORY                                                                                                         \
+	"m.id,m.namespace,m.version,m.node,m.created_at,m.updated_at,m.expires_at,m.flags,m.importance,m.kind,m.user_id," \
+	"m.agent_id,m.session_id,m.external_id,m.content,m.content_key,m.embedding_model,m.dim,m.body"
+#define PG_MEMORY_COLUMNS 19
+void pg_memory(const PGresult *res, int row, struct memory *m_r);
+extern const struct store_ops postgres_store;
+#endif
