@@ -160,7 +160,8 @@ static void probe_store(struct probe *p)
 {
 	const char *kind = conf_str(p->c, CONF_STORE_KIND);
 	const struct store_ops *ops = store_by_kind(kind);
-	struct store_conf sc = {kind, conf_str(p->c, CONF_STORE_DSN), conf_str(p->c, CONF_DATA_DIR)};
+	struct store_conf sc;
+	store_conf_from(p->c, "probe", &sc);
 	char *what = NULL;
 	bool good = ops && ops->probe(&sc, &what);
 	say(p, good ? OK : FAILED, "store.dsn %s", what ? what : "cannot be looked at");

@@ -3,3 +3,13 @@
 extern const struct store_ops sqlite_store;
 
 const struct store_ops *store_by_kind(const char *kind) { return strcmp(kind, "sqlite") == 0 ? &sqlite_store : NULL; }
+
+void store_conf_from(const struct conf *c, const char *purpose, struct store_conf *out_r)
+{
+	*out_r = (struct store_conf){.kind = conf_str(c, CONF_STORE_KIND),
+				     .dsn = conf_str(c, CONF_STORE_DSN),
+				     .dir = conf_str(c, CONF_DATA_DIR),
+				     .purpose = purpose,
+				     .connect_timeout_us = conf_int(c, CONF_STORE_CONNECT_TIMEOUT),
+				     .answer_timeout_us = conf_int(c, CONF_STORE_ANSWER_TIMEOUT)};
+}

@@ -3,19 +3,21 @@
  * thread (the only writer), its feed thread and reader threads, never from an event loop. */
 #ifndef ORC_STORE_H
 #define ORC_STORE_H
+#include "conf.h"
 #include "filter/filter.h"
 #include "record.h"
 
 struct breaker;
 struct event_base;
+struct store_links;
 struct store; /* a handle, used by one thread at a time */
 struct store_conf {
 	const char *kind, *dsn, *dir;
 	/* Servers only. */
-	uint64_t node;		 /* who writes: the daemon's number in its fleet (node_number()) */
-	const char *purpose;	 /* of the connection, for application_name: "sync", "api 3", "feed" … */
-	struct event_base *loop; /* drives the connections of this process's handles; NULL: the calling thread does */
-	struct breaker *breaker; /* asked before the server is; NULL: none */
+	uint64_t node;		   /* who writes: the daemon's number in its fleet (node_number()) */
+	const char *purpose;	   /* of the connection, for application_name: "sync", "api 3", "feed" … */
+	struct store_links *links; /* of start(); NULL: the handle has a connection of its own, driven by its thread */
+	struct breaker *breaker;   /* asked before the server is; NULL: none */
 	int64_t connect_timeout_us, answer_timeout_us;
 };
 
@@ -116,6 +118,10 @@ typedef bool store_change_fn(void *arg, const struct store_change *c);
 struct store_ops {
 	const char *kind;
 	bool fleet; /* several daemons may write to one store: there is a feed to follow */
+	/* Servers (NULL else): the connections that this process's handles share, driven by `loop`. On the loop's thread;
+	 * a handle takes them from its store_conf. After stop() every call on them fails at once. */
+	struct store_links *(*start)(const struct store_conf *c, struct event_base *loop, char **error_r);
+	void (*stop)(struct store_links *l); /* the handles may still be open */
 	/* Opens; writer creates and migrates the schema. NULL and *error_r (malloc'ed). */
 	struct store *(*open)(const struct store_conf *c, bool writer, char **error_r);
 	void (*close)(struct store *s);
@@ -188,6 +194,8 @@ struct store_ops {
 	/* Returns when something was published, or after max_us, or when *stop. STORE_AWAY: without wake-ups for now, poll. */
 	enum store_rc (*listen)(struct store *s, int64_t max_us, const _Atomic bool *stop);
 };
+/* From the keys of section store, and data.dir; the strings are the configuration's. */
+void store_conf_from(const struct conf *c, const char *purpose, struct store_conf *out_r);
 /* The store that `kind` names ("sqlite", "postgres"); NULL: unknown. */
 const struct store_ops *store_by_kind(const char *kind);
 #endif

@@ -128,9 +128,7 @@ static int open_shared(struct api *a)
 	s->pending = pending_open(FD_SHM_PENDING, false, (uint32_t)conf_int(c, CONF_JOURNAL_PENDING_MAX));
 	s->cache = cache_open(FD_SHM_CACHE, false);
 	s->vectors = vectors_open(FD_SHM_VECTORS, false);
-	s->store_conf = (struct store_conf){.kind = conf_str(c, CONF_STORE_KIND),
-					    .dsn = conf_str(c, CONF_STORE_DSN),
-					    .dir = conf_str(c, CONF_DATA_DIR)};
+	store_conf_from(c, "api", &s->store_conf);
 	s->ops = store_by_kind(s->store_conf.kind);
 	if (s->pending && s->cache && s->vectors && s->ops)
 		return 0;

@@ -321,9 +321,7 @@ static int sync_init(struct worker *w)
 	s->w = w;
 	w->role_data = s;
 	s->plant = w->plant;
-	s->store_conf = (struct store_conf){.kind = conf_str(w->conf, CONF_STORE_KIND),
-					    .dsn = conf_str(w->conf, CONF_STORE_DSN),
-					    .dir = conf_str(w->conf, CONF_DATA_DIR)};
+	store_conf_from(w->conf, "sync", &s->store_conf);
 	atomic_store(&s->plant->sync_state, SYNC_STARTING);
 	atomic_store(&s->plant->journal_quota, (uint64_t)conf_int(w->conf, CONF_JOURNAL_QUOTA));
 	s->ns = util_zalloc(sizeof(*s->ns) * PLANT_NAMESPACES);

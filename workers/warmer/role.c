@@ -138,9 +138,7 @@ static int warmer_init(struct worker *w)
 	m->requests = ring_open(FD_SHM_RINGS, rings_request_offset(bytes, w->slot), bytes);
 	m->cache = cache_open(FD_SHM_CACHE, false);
 	m->pending = pending_open(FD_SHM_PENDING, false, (uint32_t)conf_int(w->conf, CONF_JOURNAL_PENDING_MAX));
-	m->store_conf = (struct store_conf){.kind = conf_str(w->conf, CONF_STORE_KIND),
-					    .dsn = conf_str(w->conf, CONF_STORE_DSN),
-					    .dir = conf_str(w->conf, CONF_DATA_DIR)};
+	store_conf_from(w->conf, "warmer", &m->store_conf);
 	m->ops = store_by_kind(m->store_conf.kind);
 	m->budget_bytes = (size_t)conf_int(w->conf, CONF_CACHE_L1_BYTES) / 2;
 	if (!m->requests || !m->cache || !m->pending || !m->ops) {

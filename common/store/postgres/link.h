@@ -19,29 +19,53 @@ struct pg_params {
 void pg_params_reset(struct pg_params *p); /* keeps the room for the next */
 void pg_params_free(struct pg_params *p);
 
+/* Call before the values are handed on: what lies in the scratch has an address only then. */
+void pg_params_ready(struct pg_params *p);
+
 struct pg_link_conf {
-	const char *dsn;	    /* libpq's, without a password in it when it is said in errors */
-	const char *application;    /* application_name */
-	bool read_write;	    /* only a server that takes writes (target_session_attrs unless the dsn says) */
-	int64_t connect_timeout_us; /* for one host, name resolution included */
-	int64_t answer_timeout_us;  /* for one request; then the connection is given up. statement_timeout follows it */
-	const char *setup;	    /* SQL to run after connecting; NULL: none */
+	const char *dsn;	     /* libpq's: keywords or URI */
+	const char *application;     /* application_name */
+	bool read_write;	     /* only a server that takes writes, unless the dsn says something else */
+	int64_t connect_timeout_us;  /* for each address */
+	int64_t answer_timeout_us;   /* for a request at the head of the pipeline; then the connection is given up */
+	void (*notified)(void *arg); /* a NOTIFY came; NULL: none is expected */
+	void *arg;
 };
+
 enum pg_fate {
 	PG_DONE,    /* the result says */
-	PG_UNSENT,  /* there was no connection: nothing of it reached a server */
+	PG_UNSENT,  /* there was no connection: no server has seen it */
 	PG_UNKNOWN, /* the connection broke behind it: it may or may not have been done */
 };
 struct pg_request {
-	const char *
-		name; /* of the prepared statement; it is prepared when this connection has not seen it. NULL: not prepared */
+	int prepared; /* number of the prepared statement, below PG_PREPARED_MAX; made at its first use on a connection. -1: none */
 	const char *sql;
-	const struct pg_params *params; /* NULL: none; they live until `done` */
-	bool sync; /* the pipeline is synced behind it: what failed before it does not matter to the next */
-	/* `res` is the callee's, NULL unless PG_DONE. A failed statement makes those up to the next sync PGRES_PIPELINE_ABORTED. */
+	struct pg_params *params; /* NULL: none; they live until it is sent, or done() */
+	bool sync; /* the pipeline is synced behind it: a failure before it does not matter to what follows */
+	/* On the loop's thread, in order. `res` is the callee's, NULL unless PG_DONE. A failed statement makes those
+	 * up to the next sync PGRES_PIPELINE_ABORTED. */
 	void (*done)(struct pg_request *r, enum pg_fate fate, PGresult *res);
 	void *arg;
-	struct pg_request *next; /* link's */
-	int64_t sent_us;	 /* link's */
+	struct pg_request *next; /* link's own, until done() */
 };
+#define PG_PREPARED_MAX 128
+
 struct pg_link;
+/* On the loop's thread; connects when the first request comes. The strings are copied. */
+struct pg_link *must_check pg_link_new(struct event_base *loop, const struct pg_link_conf *conf);
+/* On the loop's thread, or when it has ended. Requests under way are done(), PG_UNKNOWN. */
+void pg_link_free(struct pg_link **l);
+/* Any thread. The request belongs to the link until done(). */
+void pg_link_send(struct pg_link *l, struct pg_request *r);
+/* The loop's thread only: several at once, in order. */
+void pg_link_send_all(struct pg_link *l, struct pg_request *first, size_t n);
+/* Gives the connection up; the next request makes another. The loop's thread. */
+void pg_link_drop(struct pg_link *l, const char *why);
+/* For good: what is under way fails, and so does at once whatever is sent from now on. The loop's thread. */
+void pg_link_close(struct pg_link *l);
+/* A copy of what went wrong last; any thread. */
+void pg_link_error(struct pg_link *l, char *text, size_t cap);
+/* Grows with every connection: who keeps state in a session asks whether it is the same. Any thread. */
+uint64_t pg_link_session(struct pg_link *l);
+bool pg_link_is_loop(struct pg_link *l); /* is the caller on the loop's thread? */
+#endif

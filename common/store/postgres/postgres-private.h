@@ -5,6 +5,8 @@
  * the migrations. Statements that are prepared stand in statements.def. */
 #ifndef ORC_POSTGRES_PRIVATE_H
 #define ORC_POSTGRES_PRIVATE_H
+#include <event2/event.h>
+
 #include "link.h"
 #include "pq.h"
 #include "store/store.h"
@@ -24,11 +26,16 @@ struct pg_schema {
 	unsigned partitions; /* 0: the table is not partitioned */
 };
 
+/* schema.c: reads how the database is set up; applies what is missing. False: s->error says why, STORE_AWAY or
+ * STORE_ERROR is in *rc_r. */
+bool must_check pg_schema_read(struct store *s, enum store_rc *rc_r);
+
 struct pg_names; /* numbers of namespaces → names */
 struct pg_batch; /* write.c */
 struct store {
 	struct store_conf conf;
 	bool writer;
+	struct event_base *loop; /* the handle's own; NULL: the link is the process's */
 	struct pg_link *link;
 	struct pg_schema schema;
 	struct pg_names *names;
@@ -44,12 +51,10 @@ struct store {
 enum store_rc must_check pg_call(struct store *s, enum pg_stmt which, const struct pg_params *p, PGresult **res_r);
 /* The same for a text that is not prepared (a list with its filter). */
 enum store_rc must_check pg_call_text(struct store *s, const char *sql, const struct pg_params *p, PGresult **res_r);
-/* Many statements in one pipeline, each with its result, up to and including the first that fails. Inside a
- * transaction that the caller has begun and ends. results_r[i]: NULL behind the failed one. *failed_r: its index. */
-struct pg_many {
-	enum pg_stmt which;
-	struct pg_params params;
-};
+/* For statements that are sent as a pipeline (write.c): what became of one, in s->error too. */
+enum store_rc pg_outcome(struct store *s, enum pg_fate fate, const PGresult *res);
+const char *pg_statement(enum pg_stmt which);
+void pg_drive(struct store *s); /* the handle's own loop: until something has happened */
 enum store_rc pg_fail(struct store *s, enum store_rc rc, const char *fmt, ...) printf_like(3, 4); /* returns rc */
 
 /* ---- values.c: parameters and results, all in binary ---- */

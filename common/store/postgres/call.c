@@ -1,0 +1,135 @@
+/* A thread asks and waits. The connection is its own, and it drives it meanwhile; or one that the process's threads
+ * share and the worker's loop drives. */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "clock.h"
+#include "postgres-private.h"
+
+static const char *const statements[] = {
+#define STATEMENT(id, sql) sql,
+#include "statements.def"
+#undef STATEMENT
+	NULL};
+_Static_assert(PG_STATEMENTS <= PG_PREPARED_MAX, "link.h");
+
+enum store_rc pg_fail(struct store *s, enum store_rc rc, const char *fmt, ...)
+{
+	va_list ap;
+	va_start(ap, fmt);
+	vsnprintf(s->error, sizeof(s->error), fmt, ap);
+	va_end(ap);
+	s->error[strcspn(s->error, "\n")] = 0;
+	return rc;
+}
+
+/* ---- what an error means ---- */
+
+static bool in(const char *state, const char *const *list)
+{
+	for (; *list; list++)
+		if (strncmp(state, *list, strlen(*list)) == 0)
+			return true;
+	return false;
+}
+
+/* By class or code, https://www.postgresql.org/docs/15/errcodes-appendix.html. */
+enum store_rc pg_meaning(const char *state)
+{
+	static const char *const again[] = {"40001", "40P01", "55P03", NULL};
+	static const char *const away[] = {"08", "53", "57", "58", "25006", "25P03", "28", "3D000", "XX000", NULL};
+	static const char *const rejected[] = {"21", "22", "23", "44", "54", "P0001", NULL};
+	if (!state)
+		return STORE_AWAY;
+	return in(state, again)	     ? STORE_BUSY
+	       : in(state, away)     ? STORE_AWAY
+	       : in(state, rejected) ? STORE_REJECTED
+				     : STORE_ERROR;
+}
+
+enum store_rc pg_outcome(struct store *s, enum pg_fate fate, const PGresult *res)
+{
+	char why[400];
+	if (fate != PG_DONE) {
+		pg_link_error(s->link, why, sizeof(why));
+		return pg_fail(s, STORE_AWAY, "%s", why);
+	}
+	switch (pq.resultStatus(res)) {
+	case PGRES_COMMAND_OK:
+	case PGRES_TUPLES_OK: return STORE_OK;
+	case PGRES_PIPELINE_ABORTED: return STORE_BUSY;
+	default: break;
+	}
+	const char *state = pq.resultErrorField(res, PG_DIAG_SQLSTATE);
+	const char *text = pq.resultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
+	const char *detail = pq.resultErrorField(res, PG_DIAG_MESSAGE_DETAIL);
+	return pg_fail(s, pg_meaning(state), "%s%s%s (SQLSTATE %s)", text ? text : pq.resultErrorMessage(res),
+		       detail ? ": " : "", detail ? detail : "", state ? state : "unknown");
+}
+
+/* ---- waiting ---- */
+
+struct wait {
+	struct pg_request r;
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	bool done;
+	enum pg_fate fate;
+	PGresult *res;
+};
+
+static void on_done(struct pg_request *r, enum pg_fate fate, PGresult *res)
+{
+	struct wait *w = r->arg;
+	pthread_mutex_lock(&w->lock);
+	w->fate = fate;
+	w->res = res;
+	w->done = true;
+	pthread_cond_signal(&w->cond);
+	pthread_mutex_unlock(&w->lock);
+}
+
+void pg_drive(struct store *s) { (void)!event_base_loop(s->loop, EVLOOP_ONCE); }
+
+static void wait_for(struct store *s, struct wait *w)
+{
+	pg_link_send(s->link, &w->r);
+	while (s->loop && !w->done)
+		pg_drive(s);
+	pthread_mutex_lock(&w->lock);
+	while (!w->done)
+		pthread_cond_wait(&w->cond, &w->lock);
+	pthread_mutex_unlock(&w->lock);
+}
+
+static enum store_rc ask(struct store *s, int prepared, const char *sql, const struct pg_params *p, PGresult **res_r)
+{
+	struct wait w = {.r = {.prepared = prepared,
+			       .sql = sql,
+			       .params = (struct pg_params *)(uintptr_t)p,
+			       .sync = true,
+			       .done = on_done,
+			       .arg = &w},
+			 .lock = PTHREAD_MUTEX_INITIALIZER,
+			 .cond = PTHREAD_COND_INITIALIZER};
+	wait_for(s, &w);
+	enum store_rc rc = pg_outcome(s, w.fate, w.res);
+	*res_r = rc == STORE_OK ? w.res : NULL;
+	if (rc != STORE_OK && w.res)
+		pq.clear(w.res);
+	return rc;
+}
+
+enum store_rc pg_call(struct store *s, enum pg_stmt which, const struct pg_params *p, PGresult **res_r)
+{
+	return ask(s, (int)which, statements[which], p, res_r);
+}
+
+enum store_rc pg_call_text(struct store *s, const char *sql, const struct pg_params *p, PGresult **res_r)
+{
+	return ask(s, -1, sql, p, res_r);
+}
+
+const char *pg_statement(enum pg_stmt which) { return statements[which]; }
