@@ -1,6 +1,6 @@
 /* A thread asks and waits. The connection is its own, and it drives it meanwhile; or one that the process's threads
  * share and the worker's loop drives. */
-#include <errno.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,7 +36,7 @@ static bool in(const char *state, const char *const *list)
 }
 
 /* By class or code, https://www.postgresql.org/docs/15/errcodes-appendix.html. */
-enum store_rc pg_meaning(const char *state)
+static enum store_rc meaning(const char *state)
 {
 	static const char *const again[] = {"40001", "40P01", "55P03", NULL};
 	static const char *const away[] = {"08", "53", "57", "58", "25006", "25P03", "28", "3D000", "XX000", NULL};
@@ -65,7 +65,7 @@ enum store_rc pg_outcome(struct store *s, enum pg_fate fate, const PGresult *res
 	const char *state = pq.resultErrorField(res, PG_DIAG_SQLSTATE);
 	const char *text = pq.resultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
 	const char *detail = pq.resultErrorField(res, PG_DIAG_MESSAGE_DETAIL);
-	return pg_fail(s, pg_meaning(state), "%s%s%s (SQLSTATE %s)", text ? text : pq.resultErrorMessage(res),
+	return pg_fail(s, meaning(state), "%s%s%s (SQLSTATE %s)", text ? text : pq.resultErrorMessage(res),
 		       detail ? ": " : "", detail ? detail : "", state ? state : "unknown");
 }
 

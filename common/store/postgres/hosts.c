@@ -1,6 +1,7 @@
 /* The addresses behind a dsn. libpq resolves names when a connection is begun, and waits for the name service;
  * so a thread does it before, and libpq is given addresses. */
 #include <netdb.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>

@@ -3,6 +3,7 @@
 #define ORC_LINK_PRIVATE_H
 #include <event2/event.h>
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "link.h"
 
