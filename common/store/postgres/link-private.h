@@ -38,7 +38,8 @@ struct sent {
 struct pg_link {
 	struct event_base *loop;
 	pthread_t thread;
-	char *dsn, *application;
+	char *dsn, *application, *setup;
+	struct pg_request setup_request;
 	struct pg_link_conf conf;
 	enum link_state state;
 	PGconn *c;

@@ -172,6 +172,14 @@ static void connect_now(struct pg_link *l)
 		pg_link_drop(l, "no thread to resolve names with");
 }
 
+static void on_setup(struct pg_request *r, enum pg_fate fate, PGresult *res)
+{
+	if (fate == PG_DONE && pq.resultStatus(res) == PGRES_FATAL_ERROR)
+		pg_link_say(r->arg, "%s", pq.resultErrorMessage(res));
+	if (res)
+		pq.clear(res);
+}
+
 static void connected(struct pg_link *l)
 {
 	if (pq.setnonblocking(l->c, 1) || !pq.enterPipelineMode(l->c)) {
@@ -184,6 +192,13 @@ static void connected(struct pg_link *l)
 	atomic_fetch_add(&l->session, 1);
 	pg_link_watch(l, EV_READ);
 	set_timer(l, l->conf.answer_timeout_us / 4);
+	if (l->setup) { /* before what waits */
+		l->setup_request = (struct pg_request){
+			.prepared = -1, .sql = l->setup, .sync = true, .done = on_setup, .arg = l, .next = l->queue};
+		if (!l->queue)
+			l->queue_end = &l->setup_request.next;
+		l->queue = &l->setup_request;
+	}
 	pg_pipe_pump(l);
 }
 
@@ -239,8 +254,21 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 	}
 }
 
+/* What belongs to a session that is over must not reach another one. */
+static void refuse_strays(struct pg_link *l)
+{
+	while (l->state != LINK_READY && l->queue && l->queue->session) {
+		struct pg_request *r = l->queue;
+		l->queue = r->next;
+		if (!l->queue)
+			l->queue_end = &l->queue;
+		r->done(r, PG_UNSENT, NULL);
+	}
+}
+
 static void go_on(struct pg_link *l)
 {
+	refuse_strays(l);
 	if (l->state == LINK_IDLE && l->queue)
 		connect_now(l);
 	else if (l->state == LINK_READY)
@@ -320,6 +348,7 @@ struct pg_link *pg_link_new(struct event_base *loop, const struct pg_link_conf *
 	l->conf = *conf;
 	l->dsn = util_strndup(conf->dsn, strlen(conf->dsn));
 	l->application = util_strndup(conf->application, strlen(conf->application));
+	l->setup = conf->setup ? util_strndup(conf->setup, strlen(conf->setup)) : NULL;
 	l->queue_end = &l->queue;
 	l->inbox_end = &l->inbox;
 	pthread_mutex_init(&l->lock, NULL);
@@ -343,6 +372,7 @@ void pg_link_free(struct pg_link **lp)
 	free(l->sent);
 	free(l->dsn);
 	free(l->application);
+	free(l->setup);
 	pthread_mutex_destroy(&l->lock);
 	free(l);
 	*lp = NULL;

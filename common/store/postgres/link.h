@@ -28,6 +28,7 @@ struct pg_link_conf {
 	bool read_write;	     /* only a server that takes writes, unless the dsn says something else */
 	int64_t connect_timeout_us;  /* for each address */
 	int64_t answer_timeout_us;   /* for a request at the head of the pipeline; then the connection is given up */
+	const char *setup;	     /* a statement for each new connection; NULL: none */
 	void (*notified)(void *arg); /* a NOTIFY came; NULL: none is expected */
 	void *arg;
 };

@@ -80,7 +80,7 @@ static bool send_one(struct pg_link *l, struct pg_request *r)
 			return false;
 		note(l, SENT_SYNC, NULL);
 		l->unflushed = 0;
-	} else if (l->unflushed >= FLUSH_EVERY) {
+	} else if (r->flush || l->unflushed >= FLUSH_EVERY) {
 		pq.sendFlushRequest(l->c);
 		l->unflushed = 0;
 	}
@@ -100,7 +100,9 @@ void pg_pipe_pump(struct pg_link *l)
 		l->queue = r->next;
 		if (!l->queue)
 			l->queue_end = &l->queue;
-		if (!send_one(l, r)) {
+		if (r->session && r->session != atomic_load(&l->session)) {
+			r->done(r, PG_UNSENT, NULL);
+		} else if (!send_one(l, r)) {
 			/* It is under way as far as anybody can tell. */
 			note(l, SENT_QUERY, r);
 			l->pumping = false;
