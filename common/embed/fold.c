@@ -133,11 +133,13 @@ void fold_start(struct fold *f, struct span text)
 	f->end = text.len ? f->p + text.len : f->p; /* an empty span may be NULL */
 	f->held = 0;
 	f->len = 0;
+	f->apostrophe = 0;
 }
 
 enum fold_kind fold_next(struct fold *f)
 {
 	f->len = 0;
+	f->apostrophe = 0;
 	if (f->held) {
 		f->word[f->len++] = f->held;
 		f->held = 0;
@@ -149,8 +151,11 @@ enum fold_kind fold_next(struct fold *f)
 		if (fold_ligature(f, raw))
 			continue;
 		uint32_t c = fold_one(raw);
-		if (c == DROPPED)
+		if (c == DROPPED) {
+			if (raw == '\'' || raw == 0x2019)
+				f->apostrophe = f->len;
 			continue;
+		}
 		if (c == SEPARATES) {
 			if (f->len)
 				break;

@@ -18,6 +18,7 @@ struct fold {
 	uint32_t held; /* an ideograph that ended a word and is the next one */
 	uint32_t word[FOLD_WORD_MAX];
 	size_t len;
+	size_t apostrophe; /* how many code points of the word stand before its last apostrophe, which is dropped; 0: none */
 };
 
 void fold_start(struct fold *f, struct span text);

@@ -5,45 +5,16 @@
 #include <stdlib.h>
 
 #include "sqlite-private.h"
+#include "words/words.h"
 
 #define TERMS_MAX 64
 #define K1 1.2 /* FTS5's own constants (ext/fts5/fts5_aux.c, bm25) */
 #define B 0.75
 
-/* English words that carry no meaning in a question; apostrophe pieces included. */
-/* clang-format off */
-static const char *const stop_words[] = {
-	"a", "about", "above", "after", "again", "against", "all", "also", "am", "an", "and", "any", "are", "as", "at",
-	"be", "because", "been", "before", "being", "below", "between", "both", "but", "by", "can", "could", "d", "did",
-	"didn", "do", "does", "doesn", "doing", "don", "down", "during", "each", "few", "for", "from", "further", "had",
-	"has", "have", "having", "he", "her", "here", "hers", "herself", "him", "himself", "his", "how", "i", "if", "in",
-	"into", "is", "isn", "it", "its", "itself", "just", "let", "ll", "m", "me", "more", "most", "my", "myself", "no",
-	"nor", "not", "now", "of", "off", "on", "once", "only", "or", "other", "our", "ours", "ourselves", "out", "over",
-	"own", "re", "s", "same", "she", "should", "so", "some", "such", "t", "than", "that", "the", "their", "theirs",
-	"them", "themselves", "then", "there", "these", "they", "this", "those", "through", "to", "too", "under",
-	"until", "up", "upon", "us", "ve", "very", "was", "wasn", "we", "were", "what", "when", "where", "which",
-	"while", "who", "whom", "whose", "why", "will", "with", "won", "would", "you", "your", "yours", "yourself",
-	"yourselves",
-};
-/* clang-format on */
-
 struct terms {
 	struct span v[TERMS_MAX];
 	size_t n;
 };
-
-static int compare_word(const void *key, const void *at)
-{
-	const struct span *s = key;
-	const char *w = *(const char *const *)at;
-	int c = strncmp(s->p, w, s->len);
-	return c ? c : -(w[s->len] != 0);
-}
-
-static bool is_stop(struct span w)
-{
-	return bsearch(&w, stop_words, ARRAY_LEN(stop_words), sizeof(*stop_words), compare_word) != NULL;
-}
 
 /* Bytes of a word: ASCII letters and digits, and all of other scripts (FTS5's tokenizer splits those
  * further inside the quotes). */
@@ -69,7 +40,7 @@ static void split(char *text, size_t len, bool keep_stop, struct terms *t)
 			i++;
 		}
 		struct span w = {text + start, i - start};
-		if (w.len && (keep_stop || !is_stop(w)))
+		if (w.len && (keep_stop || !words_is_stop(w)))
 			add_term(t, w);
 		i += i == start;
 	}
