@@ -19,6 +19,7 @@ struct store_conf {
 	struct store_links *links; /* of start(); NULL: the handle has a connection of its own, driven by its thread */
 	struct breaker *breaker;   /* asked before the server is; NULL: none */
 	int64_t connect_timeout_us, answer_timeout_us;
+	bool migrate; /* a writer brings the schema up to date; else it asks for `orchestractl migrate up` */
 };
 
 enum store_rc {

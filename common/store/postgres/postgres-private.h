@@ -106,6 +106,15 @@ int64_t pg_array_int(struct span v); /* of an element */
  * is not known yet. The span lives as long as the store. */
 enum store_rc must_check pg_namespace(struct store *s, uint64_t ns, struct span *name_r);
 
+/* ---- schema_open.c ---- */
+
+/* Fills s->schema from the database; version 0: it has none of our tables. STORE_ERROR: it is none to work with (server, encoding,
+ * a newer schema; for a writer: rights), and s->error says the remedy. */
+enum store_rc must_check pg_schema_read(struct store *s, bool writer);
+/* Brings the schema up to date when conf.migrate says so, over a connection of its own, and reads it again; else says which
+ * command to run. Nothing to do: returns at once. Two daemons at the same time: one waits for the other. */
+enum store_rc must_check pg_schema_migrate(struct store *s);
+
 /* ---- the rooms ---- */
 
 /* read.c: columns that every query for whole memories selects, in this order. pg_memory() needs them. */

@@ -11,7 +11,8 @@
 	F(enterPipelineMode) F(errorMessage) F(finish) F(flush) F(fformat) F(freemem) F(getisnull) F(getlength) \
 	F(getResult) F(getvalue) F(hostaddr) F(isBusy) F(notifies) F(nfields) F(ntuples) F(parameterStatus) \
 	F(pipelineSync) F(putCopyData) F(putCopyEnd) F(resultErrorField) F(resultErrorMessage) F(resultStatus) \
-	F(sendFlushRequest) F(sendPrepare) F(sendQueryParams) F(sendQueryPrepared) F(serverVersion) F(setnonblocking) \
+	F(sendFlushRequest) F(sendPrepare) F(sendQuery) F(sendQueryParams) F(sendQueryPrepared) F(serverVersion) \
+	F(setnonblocking) \
 	F(setNoticeReceiver) F(socket) F(status) F(exitPipelineMode)
 /* clang-format on */
 
