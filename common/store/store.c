@@ -11,5 +11,6 @@ void store_conf_from(const struct conf *c, const char *purpose, struct store_con
 				     .dir = conf_str(c, CONF_DATA_DIR),
 				     .purpose = purpose,
 				     .connect_timeout_us = conf_int(c, CONF_STORE_CONNECT_TIMEOUT),
+				     .migrate = strcmp(conf_str(c, CONF_STORE_MIGRATE), "auto") == 0,
 				     .answer_timeout_us = conf_int(c, CONF_STORE_ANSWER_TIMEOUT)};
 }

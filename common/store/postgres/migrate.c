@@ -44,13 +44,15 @@ static enum store_rc must_check printf_like(3, 4) fail(struct run *r, enum store
 	va_end(ap);
 	const char *text = pg_plain_error(r->p);
 	if (strcmp(pg_plain_sqlstate(r->p), "42501") == 0)
-		util_error(r->error_r,
-			   "%s: %s. The role %s needs to own the tables, or for the first time: GRANT CREATE ON SCHEMA %s TO "
-			   "%s; or let the owner run orchestractl migrate up",
-			   context, text, st->role, *st->first ? st->first : "public", st->role);
+		util_error(
+			r->error_r,
+			"%s: %s. The role %s needs to own the tables, or for the first time: GRANT CREATE ON SCHEMA %s TO "
+			"%s; or let the owner run orchestractl migrate up",
+			context, text, st->role, *st->first ? st->first : "public", st->role);
 	else if (rc == STORE_BUSY)
-		util_error(r->error_r, "%s: %s; somebody's transaction holds a table: see pg_stat_activity, and try again",
-			   context, text);
+		util_error(r->error_r,
+			   "%s: %s; somebody's transaction holds a table: see pg_stat_activity, and try again", context,
+			   text);
 	else
 		util_error(r->error_r, "%s: %s", context, text);
 	return rc;
@@ -76,9 +78,10 @@ void pg_migrate_fill(struct buf *out, const char *sql, const char *vector_type, 
 	replace(out, " @PARTITION@", partitions ? " PARTITION BY HASH (namespace)" : "");
 	out->len = strlen(out->p);
 	for (unsigned i = 0; partitioned && i < partitions; i++)
-		buf_printf(out,
-			   "CREATE TABLE memories_%u PARTITION OF memories FOR VALUES WITH (MODULUS %u, REMAINDER %u);\n", i,
-			   partitions, i);
+		buf_printf(
+			out,
+			"CREATE TABLE memories_%u PARTITION OF memories FOR VALUES WITH (MODULUS %u, REMAINDER %u);\n",
+			i, partitions, i);
 	buf_addc(out, '\0');
 	out->len--;
 }
@@ -98,11 +101,12 @@ static enum store_rc must_check take_lock(struct run *r)
 		return STORE_OK;
 	if (rc != STORE_BUSY)
 		return fail(r, rc, "the lock for migrations");
-	rc = pg_plain_run(r->p,
-			  "SELECT coalesce(string_agg(format('%s (pid %s)', coalesce(nullif(application_name, ''), '?'), pid), "
-			  "', '), 'somebody') FROM pg_stat_activity JOIN pg_locks USING (pid) WHERE locktype = 'advisory' AND "
-			  "granted AND classid = " STR(PG_LOCK_CLASS) " AND objid = " STR(PG_LOCK_MIGRATE),
-			  CONTROL_US, &res);
+	rc = pg_plain_run(
+		r->p,
+		"SELECT coalesce(string_agg(format('%s (pid %s)', coalesce(nullif(application_name, ''), '?'), pid), "
+		"', '), 'somebody') FROM pg_stat_activity JOIN pg_locks USING (pid) WHERE locktype = 'advisory' AND "
+		"granted AND classid = " STR(PG_LOCK_CLASS) " AND objid = " STR(PG_LOCK_MIGRATE),
+		CONTROL_US, &res);
 	util_error(r->error_r, "%s has been migrating this database for more than %.1f s; try again later",
 		   rc == STORE_OK ? pq.getvalue(res, 0, 0) : "somebody", (double)r->what->wait_us / 1e6);
 	if (rc == STORE_OK)
@@ -114,12 +118,13 @@ static enum store_rc must_check refuse_changed(struct run *r)
 {
 	for (size_t i = 0; i < r->st.n; i++) {
 		const struct pg_applied *a = &r->st.rows[i];
-		if (a->state != PG_CHANGED || r->what->force)
+		if (a->state != PG_ROW_CHANGED || r->what->force)
 			continue;
-		util_error(r->error_r,
-			   "migration %04u_%s was applied on %s from another text than this program has: use the program that "
-			   "did it, or --force when the difference is known to be harmless",
-			   a->version, a->name, a->applied_at);
+		util_error(
+			r->error_r,
+			"migration %04u_%s was applied on %s from another text than this program has: use the program that "
+			"did it, or --force when the difference is known to be harmless",
+			a->version, a->name, a->applied_at);
 		return STORE_ERROR;
 	}
 	return STORE_OK;
@@ -140,9 +145,10 @@ static enum store_rc must_check refuse_daemons(struct run *r)
 		return fail(r, rc, "who is connected");
 	bool alone = pq.getisnull(res, 0, 0);
 	if (!alone)
-		util_error(r->error_r,
-			   "daemons are connected, and would lose what they write: %s. Stop them (orchestractl drain), or --force",
-			   pq.getvalue(res, 0, 0));
+		util_error(
+			r->error_r,
+			"daemons are connected, and would lose what they write: %s. Stop them (orchestractl drain), or --force",
+			pq.getvalue(res, 0, 0));
 	pq.clear(res);
 	return alone ? STORE_OK : STORE_BUSY;
 }
@@ -159,10 +165,11 @@ static enum store_rc must_check choose(struct run *r)
 		bool other_vector = w->vector != PG_VECTOR_AUTO && (w->vector == PG_VECTOR_TYPE) != st->vector;
 		if (!other_vector && (w->partitions == -1 || (unsigned)w->partitions == st->partitions))
 			return STORE_OK;
-		util_error(r->error_r,
-			   "the tables were made with vector %s and %u partitions, which stays so: to choose anew, export, "
-			   "migrate down --to 0, migrate up, import",
-			   st->vector ? "vector" : "bytea", st->partitions);
+		util_error(
+			r->error_r,
+			"the tables were made with vector %s and %u partitions, which stays so: to choose anew, export, "
+			"migrate down --to 0, migrate up, import",
+			st->vector ? "vector" : "bytea", st->partitions);
 		return STORE_ERROR;
 	}
 	r->partitions = w->partitions > 0 ? (unsigned)w->partitions : 0;
@@ -172,11 +179,12 @@ static enum store_rc must_check choose(struct run *r)
 	}
 	r->vector = w->vector != PG_VECTOR_BYTEA && can_have;
 	if (w->vector == PG_VECTOR_TYPE && !r->vector) {
-		util_error(r->error_r, st->vector_available
-					       ? "the role %s may not make the extension vector: let a superuser run CREATE "
-						 "EXTENSION vector in %s, or choose --vector bytea"
-					       : "the server has no extension vector for the role %s: install pgvector there, then "
-						 "CREATE EXTENSION vector in %s; or choose --vector bytea",
+		util_error(r->error_r,
+			   st->vector_available
+				   ? "the role %s may not make the extension vector: let a superuser run CREATE "
+				     "EXTENSION vector in %s, or choose --vector bytea"
+				   : "the server has no extension vector for the role %s: install pgvector there, then "
+				     "CREATE EXTENSION vector in %s; or choose --vector bytea",
 			   st->role, st->database);
 		return STORE_ERROR;
 	}
@@ -187,10 +195,11 @@ static enum store_rc must_check check_place(struct run *r)
 {
 	const struct pg_schema_status *st = &r->st;
 	if (!*st->first) {
-		util_error(r->error_r,
-			   "the role %s may use no schema of its search_path: GRANT USAGE, CREATE ON SCHEMA public TO %s; or name "
-			   "another one in store.dsn: options='-c search_path=NAME'",
-			   st->role, st->role);
+		util_error(
+			r->error_r,
+			"the role %s may use no schema of its search_path: GRANT USAGE, CREATE ON SCHEMA public TO %s; or name "
+			"another one in store.dsn: options='-c search_path=NAME'",
+			st->role, st->role);
 		return STORE_ERROR;
 	}
 	if (*st->schema && strcmp(st->first, st->schema) != 0) {
@@ -201,8 +210,8 @@ static enum store_rc must_check check_place(struct run *r)
 		return STORE_ERROR;
 	}
 	if (!*st->schema && !st->may_create) {
-		util_error(r->error_r, "the role %s may make no tables in schema %s: GRANT CREATE ON SCHEMA %s TO %s", st->role,
-			   st->first, st->first, st->role);
+		util_error(r->error_r, "the role %s may make no tables in schema %s: GRANT CREATE ON SCHEMA %s TO %s",
+			   st->role, st->first, st->first, st->role);
 		return STORE_ERROR;
 	}
 	return STORE_OK;
@@ -218,8 +227,8 @@ static enum store_rc must_check plan(struct run *r)
 		return STORE_ERROR;
 	r->to = w->to == UINT_MAX ? pg_migrations_n : w->to;
 	if (r->to > pg_migrations_n || (w->down && r->to > r->st.version)) {
-		util_error(r->error_r, "there is no version %u to go %s to: the database has %u, this program knows %u", r->to,
-			   w->down ? "down" : "up", r->st.version, pg_migrations_n);
+		util_error(r->error_r, "there is no version %u to go %s to: the database has %u, this program knows %u",
+			   r->to, w->down ? "down" : "up", r->st.version, pg_migrations_n);
 		return STORE_ERROR;
 	}
 	if (!w->down && r->to < r->st.version)
@@ -267,7 +276,8 @@ static enum store_rc must_check make_extension(struct run *r)
 		return STORE_OK;
 	}
 	snprintf(r->st.vector_in, sizeof(r->st.vector_in), "%s", r->st.first);
-	enum store_rc rc = step(r, "SAVEPOINT extension;\nCREATE EXTENSION vector;\nRELEASE extension;\n", r->what->limit_us);
+	enum store_rc rc = step(r, "SAVEPOINT extension;\nCREATE EXTENSION vector;\nRELEASE extension;\n",
+				r->what->limit_us);
 	if (rc != STORE_ERROR || r->what->vector == PG_VECTOR_TYPE)
 		return rc;
 	say(r, PG_SAY_WARNING, "CREATE EXTENSION vector: %s; vectors become bytea, which the server cannot search",
@@ -303,7 +313,8 @@ static enum store_rc must_check go_down(struct run *r, const struct pg_migration
 {
 	char row[80];
 	enum store_rc rc = step(r, m->down, r->what->limit_us);
-	snprintf(row, sizeof(row), m->version == 1 ? "DROP TABLE memory_schema;\n" : "DELETE FROM memory_schema WHERE version = %u;\n",
+	snprintf(row, sizeof(row),
+		 m->version == 1 ? "DROP TABLE memory_schema;\n" : "DELETE FROM memory_schema WHERE version = %u;\n",
 		 m->version);
 	return rc == STORE_OK ? step(r, row, CONTROL_US) : rc;
 }
@@ -327,8 +338,8 @@ enum store_rc pg_migrate_run(struct pg_plain *p, const struct pg_migrate *what, 
 {
 	struct run *r = util_zalloc(sizeof(*r));
 	*r = (struct run){.p = p, .what = what, .error_r = error_r};
-	enum store_rc rc = pg_plain_run(p, "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0", CONTROL_US,
-					NULL);
+	enum store_rc rc = pg_plain_run(p, "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0",
+					CONTROL_US, NULL);
 	if (rc != STORE_OK)
 		rc = fail(r, rc, "the session");
 	if (rc == STORE_OK && !what->dry_run)
@@ -341,8 +352,8 @@ enum store_rc pg_migrate_run(struct pg_plain *p, const struct pg_migrate *what, 
 		v = what->down ? v - 1 : v + 1;
 	}
 	if (rc == STORE_OK && !what->dry_run)
-		rc = pg_plain_run(p, "SELECT pg_advisory_unlock(" STR(PG_LOCK_CLASS) ", " STR(PG_LOCK_MIGRATE) ")", CONTROL_US,
-				  NULL) == STORE_OK
+		rc = pg_plain_run(p, "SELECT pg_advisory_unlock(" STR(PG_LOCK_CLASS) ", " STR(PG_LOCK_MIGRATE) ")",
+				  CONTROL_US, NULL) == STORE_OK
 			     ? STORE_OK
 			     : fail(r, STORE_AWAY, "after the migration");
 	free(r);

@@ -56,11 +56,15 @@ static void ignore(void *arg, const PGresult *res)
 static enum store_rc must_check connect_within(struct pg_plain *p, const struct pg_plain_conf *c)
 {
 	/* What stands before the dsn it may change, what stands behind it not. */
-	const char *const keys[] = {"application_name",	    "keepalives_idle", "tcp_user_timeout",
-				    "target_session_attrs", "dbname",	       "client_encoding",
+	const char *const keys[] = {"application_name",
+				    "keepalives_idle",
+				    "tcp_user_timeout",
+				    "target_session_attrs",
+				    "dbname",
+				    "client_encoding",
 				    NULL};
-	const char *const values[] = {
-		c->application, "30", "30000", c->read_write ? "read-write" : "any", c->dsn, "UTF8", NULL};
+	const char *const values[] = {c->application, "30",   "30000", c->read_write ? "read-write" : "any",
+				      c->dsn,	      "UTF8", NULL};
 	int64_t limit = until(c->limit_us);
 	p->conn = pq.connectStartParams(keys, values, 1);
 	AN(p->conn);
@@ -155,7 +159,7 @@ static enum store_rc must_check refused(struct pg_plain *p, const PGresult *res)
 enum store_rc pg_plain_run(struct pg_plain *p, const char *sql, int64_t limit_us, PGresult **res_r)
 {
 	int64_t limit = until(limit_us);
-	PGresult *res, *last = NULL;
+	PGresult *res = NULL, *last = NULL;
 	if (res_r)
 		*res_r = NULL;
 	if (!p->conn || pq.status(p->conn) != CONNECTION_OK || !pq.sendQuery(p->conn, sql))

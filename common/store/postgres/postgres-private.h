@@ -26,8 +26,9 @@ struct pg_schema {
 	unsigned partitions; /* 0: the table is not partitioned */
 };
 
-/* schema.c: reads how the database is set up; applies what is missing. False: s->error says why, STORE_AWAY or
- * STORE_ERROR is in *rc_r. */
+/* schema_open.c: fills s->schema. A writer (s->writer) first brings the database up to date where conf.migrate allows it, over a
+ * connection of its own; of two daemons one waits for the other. False: s->error says why and the remedy, *rc_r is
+ * STORE_AWAY (not to be reached; for a reader also: no writer has made the schema yet) or STORE_ERROR. */
 bool must_check pg_schema_read(struct store *s, enum store_rc *rc_r);
 
 struct pg_names; /* numbers of namespaces → names */
@@ -105,15 +106,6 @@ int64_t pg_array_int(struct span v); /* of an element */
 /* The name of a namespace's number; empty: the database knows no such namespace. Asks the database when the number
  * is not known yet. The span lives as long as the store. */
 enum store_rc must_check pg_namespace(struct store *s, uint64_t ns, struct span *name_r);
-
-/* ---- schema_open.c ---- */
-
-/* Fills s->schema from the database; version 0: it has none of our tables. STORE_ERROR: it is none to work with (server, encoding,
- * a newer schema; for a writer: rights), and s->error says the remedy. */
-enum store_rc must_check pg_schema_read(struct store *s, bool writer);
-/* Brings the schema up to date when conf.migrate says so, over a connection of its own, and reads it again; else says which
- * command to run. Nothing to do: returns at once. Two daemons at the same time: one waits for the other. */
-enum store_rc must_check pg_schema_migrate(struct store *s);
 
 /* ---- the rooms ---- */
 

@@ -26,11 +26,10 @@ static const char about[] =
 	"has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE') AND "
 	"has_table_privilege(c.oid, 'DELETE')) "
 	"WHEN c.relname = 'memory_revision' THEN NOT has_sequence_privilege(c.oid, 'USAGE') ELSE false END), '')";
-static const char applied[] =
-	"SELECT version::text, name, checksum, "
-	"to_char(applied_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), "
-	"coalesce(options->>'vector', 'false'), coalesce(options->>'partitions', '0') "
-	"FROM memory_schema ORDER BY version LIMIT 256";
+static const char applied[] = "SELECT version::text, name, checksum, "
+			      "to_char(applied_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), "
+			      "coalesce(options->>'vector', 'false'), coalesce(options->>'partitions', '0') "
+			      "FROM memory_schema ORDER BY version LIMIT 256";
 _Static_assert(PG_APPLIED_MAX == 256, "LIMIT above");
 
 uint64_t pg_migration_checksum(const struct pg_migration *m) { return XXH3_64bits(m->up, strlen(m->up)); }
@@ -63,11 +62,11 @@ static void take_row(struct pg_schema_status *st, const PGresult *res, int row)
 	a->version = (unsigned)strtoul(cell(res, row, 0), NULL, 10);
 	COPY(a->name, res, row, 1);
 	COPY(a->applied_at, res, row, 3);
-	a->state = PG_UNKNOWN;
+	a->state = PG_ROW_UNKNOWN;
 	if (a->version && a->version <= pg_migrations_n) {
 		snprintf(sum, sizeof(sum), "%016llx",
 			 (unsigned long long)pg_migration_checksum(&pg_migrations[a->version - 1]));
-		a->state = strcmp(sum, cell(res, row, 2)) == 0 ? PG_APPLIED : PG_CHANGED;
+		a->state = strcmp(sum, cell(res, row, 2)) == 0 ? PG_ROW_APPLIED : PG_ROW_CHANGED;
 	}
 	st->version = a->version;
 	if (row == 0) {
@@ -95,7 +94,7 @@ enum store_rc pg_schema_look(pg_ask_fn *ask, void *arg, struct pg_schema_status 
 	}
 	for (unsigned v = st_r->version; v < pg_migrations_n && st_r->n < PG_APPLIED_MAX; v++) {
 		struct pg_applied *a = &st_r->rows[st_r->n++];
-		*a = (struct pg_applied){.version = v + 1, .state = PG_PENDING};
+		*a = (struct pg_applied){.version = v + 1, .state = PG_ROW_PENDING};
 		snprintf(a->name, sizeof(a->name), "%s", pg_migrations[v].name);
 	}
 	return STORE_OK;
@@ -117,24 +116,28 @@ bool pg_schema_judge(const struct pg_schema_status *st, char **error_r)
 		return util_error(error_r, "the server is PostgreSQL %d.%d; %d or newer is needed", st->server / 10000,
 				  st->server % 10000, PG_SERVER_MIN / 10000);
 	if (strcmp(st->encoding, "UTF8") != 0)
-		return util_error(error_r,
-				  "the database %s has the encoding %s, and memories are UTF-8: make another one (CREATE "
-				  "DATABASE … ENCODING 'UTF8' TEMPLATE template0) and name it in store.dsn",
-				  st->database, st->encoding);
+		return util_error(
+			error_r,
+			"the database %s has the encoding %s, and memories are UTF-8: make another one (CREATE "
+			"DATABASE … ENCODING 'UTF8' TEMPLATE template0) and name it in store.dsn",
+			st->database, st->encoding);
 	if (!st->may_look)
-		return util_error(error_r, "the role %s may not read %s.memory_schema: GRANT SELECT ON %s.memory_schema TO %s",
+		return util_error(error_r,
+				  "the role %s may not read %s.memory_schema: GRANT SELECT ON %s.memory_schema TO %s",
 				  st->role, st->schema, st->schema, st->role);
 	if (st->version > pg_migrations_n)
-		return util_error(error_r,
-				  "the database has schema %u, this program knows %u: use the newer program, or with it "
-				  "orchestractl migrate down --to %u",
-				  st->version, pg_migrations_n, pg_migrations_n);
+		return util_error(
+			error_r,
+			"the database has schema %u, this program knows %u: use the newer program, or with it "
+			"orchestractl migrate down --to %u",
+			st->version, pg_migrations_n, pg_migrations_n);
 	for (size_t i = 0; i < st->n; i++)
 		if (st->rows[i].version != i + 1)
-			return util_error(error_r,
-					  "memory_schema lists migration %u where %zu is expected: the schema is damaged; "
-					  "restore it from a backup",
-					  st->rows[i].version, i + 1);
+			return util_error(
+				error_r,
+				"memory_schema lists migration %u where %zu is expected: the schema is damaged; "
+				"restore it from a backup",
+				st->rows[i].version, i + 1);
 	return true;
 }
 
@@ -142,8 +145,9 @@ bool pg_schema_may_write(const struct pg_schema_status *st, char **error_r)
 {
 	if (!*st->denied)
 		return true;
-	return util_error(error_r,
-			  "the role %s may not read and write %s: GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN "
-			  "SCHEMA %s TO %s; GRANT USAGE ON ALL SEQUENCES IN SCHEMA %s TO %s",
-			  st->role, st->denied, st->schema, st->role, st->schema, st->role);
+	return util_error(
+		error_r,
+		"the role %s may not read and write %s: GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN "
+		"SCHEMA %s TO %s; GRANT USAGE ON ALL SEQUENCES IN SCHEMA %s TO %s",
+		st->role, st->denied, st->schema, st->role, st->schema, st->role);
 }

@@ -25,10 +25,10 @@ extern const unsigned pg_migrations_n;
 uint64_t pg_migration_checksum(const struct pg_migration *m); /* of what `up` says but for lines of comment */
 
 enum pg_migration_state {
-	PG_PENDING,
-	PG_APPLIED,
-	PG_CHANGED, /* applied, from another text than this program has */
-	PG_UNKNOWN, /* applied by a newer program */
+	PG_ROW_PENDING,
+	PG_ROW_APPLIED,
+	PG_ROW_CHANGED, /* applied, from another text than this program has */
+	PG_ROW_UNKNOWN, /* applied by a newer program */
 };
 struct pg_applied {
 	unsigned version;
@@ -40,16 +40,16 @@ struct pg_applied {
 struct pg_schema_status {
 	int server; /* server_version_num */
 	char encoding[32], database[132], role[132];
-	char first[132]; /* schema in which things would be made; "" when there is none */
-	char schema[132]; /* where memory_schema lies; "" when there is none */
-	char vector_in[160]; /* schema of pgvector; "" when it is not installed */
-	bool vector_available; /* it could be, by who may */
+	char first[132];	     /* schema in which things would be made; "" when there is none */
+	char schema[132];	     /* where memory_schema lies; "" when there is none */
+	char vector_in[160];	     /* schema of pgvector; "" when it is not installed */
+	bool vector_available;	     /* it could be, by who may */
 	bool may_create, may_extend; /* CREATE on `first`; on the database */
-	bool may_look; /* into memory_schema */
+	bool may_look;		     /* into memory_schema */
 	bool standby;
 	char denied[256]; /* tables and sequences of ours that the role may not write */
 	unsigned version; /* 0: nothing is there */
-	bool vector; /* as chosen; meaningful with version > 0 */
+	bool vector;	  /* as chosen; meaningful with version > 0 */
 	unsigned partitions;
 	size_t n;
 	struct pg_applied rows[PG_APPLIED_MAX]; /* applied and pending, by version */

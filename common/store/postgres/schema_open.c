@@ -16,32 +16,29 @@ static enum store_rc ask(void *arg, const char *sql, PGresult **res_r)
 	return pg_call_text(arg, sql, &none, res_r);
 }
 
-static enum store_rc must_check read_status(struct store *s, bool writer, struct pg_schema_status *st)
+static enum store_rc must_check refuse(struct store *s, enum store_rc rc, char *error)
+{
+	rc = pg_fail(s, rc, "%s", error ? error : "the schema cannot be used");
+	free(error);
+	return rc;
+}
+
+static enum store_rc must_check look(struct store *s, struct pg_schema_status *st)
 {
 	char *error = NULL;
 	enum store_rc rc = pg_schema_look(ask, s, st);
 	if (rc != STORE_OK)
 		return rc;
-	if (!pg_schema_judge(st, &error) || (writer && !pg_schema_may_write(st, &error))) {
-		rc = pg_fail(s, STORE_ERROR, "%s", error ? error : "the schema cannot be used");
-		free(error);
-		return rc;
-	}
+	if (!pg_schema_judge(st, &error))
+		return refuse(s, STORE_ERROR, error);
 	s->schema = (struct pg_schema){.version = st->version, .vector = st->vector, .partitions = st->partitions};
 	snprintf(s->schema.vector_in, sizeof(s->schema.vector_in), "%s", st->vector_in);
 	if (st->version && st->vector && !*st->vector_in)
-		return pg_fail(s, STORE_ERROR,
-			       "the tables were made with pgvector, and its extension is not there any more: CREATE EXTENSION "
-			       "vector, and restore the embeddings from a backup");
+		return pg_fail(
+			s, STORE_ERROR,
+			"the tables were made with pgvector, and its extension is not there any more: CREATE EXTENSION "
+			"vector, and restore the embeddings from a backup");
 	return STORE_OK;
-}
-
-enum store_rc pg_schema_read(struct store *s, bool writer)
-{
-	struct pg_schema_status *st = util_zalloc(sizeof(*st));
-	enum store_rc rc = read_status(s, writer, st);
-	free(st);
-	return rc;
 }
 
 static void log_it(void *arg, enum pg_say kind, const char *text)
@@ -67,22 +64,36 @@ static enum store_rc must_check migrate(struct store *s)
 	if (p)
 		rc = pg_migrate_run(p, &what, &error);
 	pg_plain_close(&p);
-	if (rc != STORE_OK)
-		rc = pg_fail(s, rc, "%s", error ? error : "the schema cannot be migrated");
-	free(error);
-	return rc;
+	return rc == STORE_OK ? STORE_OK : refuse(s, rc == STORE_BUSY ? STORE_AWAY : rc, error);
 }
 
-enum store_rc pg_schema_migrate(struct store *s)
+static enum store_rc must_check prepare(struct store *s, struct pg_schema_status *st)
 {
-	enum store_rc rc = pg_schema_read(s, true);
-	if (rc != STORE_OK || s->schema.version == pg_migrations_n)
+	char *error = NULL;
+	enum store_rc rc = look(s, st);
+	if (rc != STORE_OK)
 		return rc;
-	if (!s->conf.migrate)
+	if (st->version < pg_migrations_n && !s->conf.migrate)
 		return pg_fail(s, STORE_ERROR,
 			       "the database has schema %u, this program needs %u, and store.migrate is manual: run "
 			       "orchestractl migrate up",
-			       s->schema.version, pg_migrations_n);
-	rc = migrate(s);
-	return rc == STORE_OK ? pg_schema_read(s, true) : rc;
+			       st->version, pg_migrations_n);
+	if (st->version < pg_migrations_n && !s->writer)
+		return pg_fail(s, STORE_AWAY, "the database has schema %u, and the writer has not brought it to %u yet",
+			       st->version, pg_migrations_n);
+	if (st->version < pg_migrations_n) {
+		rc = migrate(s);
+		rc = rc == STORE_OK ? look(s, st) : rc;
+	}
+	if (rc == STORE_OK && s->writer && !pg_schema_may_write(st, &error))
+		return refuse(s, STORE_ERROR, error);
+	return rc;
+}
+
+bool pg_schema_read(struct store *s, enum store_rc *rc_r)
+{
+	struct pg_schema_status *st = util_zalloc(sizeof(*st));
+	*rc_r = prepare(s, st);
+	free(st);
+	return *rc_r == STORE_OK;
 }
