@@ -2,7 +2,7 @@
 import subprocess
 import sys
 
-# $1 directory; $2 the servers' working directory, by which they are known; $3 netns or "", $4 its route
+# $1 directory; $2 the servers' working directory, by which they are known; $3 netns or "", $4 its wire, $5 its network
 SCRIPT = r"""
 trap '' HUP INT TERM PIPE
 read -r _
@@ -20,10 +20,13 @@ done
 shm=$(sed -n 7p "$2/postmaster.pid" 2>/dev/null)
 [ -z "${shm##* }" ] || ipcrm -m "${shm##* }" 2>/dev/null
 if mountpoint -q "$2" 2>/dev/null; then umount -l "$2"; fi
-[ -z "$3" ] || ip netns del "$3" 2>/dev/null
+if [ -n "$3" ]; then # the wire by itself: connections that still send would keep the namespace, and it the wire
+	ip link del "$4" 2>/dev/null
+	ip netns del "$3" 2>/dev/null
+fi
 rm -rf "$1"
-echo done
-[ -z "$3" ] || { read -r _; ip route del blackhole "$4" 2>/dev/null; }
+echo done 2>/dev/null
+[ -z "$3" ] || { read -r _; ip route del blackhole "$5" 2>/dev/null; }
 exit 0
 """
 
@@ -44,8 +47,8 @@ class Guard:
     """Ends every process whose working directory is `work`, undoes mounts and namespaces and removes `directory`: at clean(),
     or as soon as this process is gone."""
 
-    def __init__(self, directory, work, netns="", route=""):
-        self.process = subprocess.Popen(["/bin/sh", "-c", SCRIPT, "guard", directory, work, netns, route],
+    def __init__(self, directory, work, netns="", wire="", network=""):
+        self.process = subprocess.Popen(["/bin/sh", "-c", SCRIPT, "guard", directory, work, netns, wire, network],
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, cwd="/")
         # A route into nowhere stays until this process ends: a client that lives longer than its server must not ask the world.
         self.last = not netns

@@ -113,7 +113,7 @@ class Postgres:
         os.chown(self.dir, self.user.pw_uid, self.user.pw_gid)
         if netns:
             self.net = self._or_remove(Namespace)
-        self.guard = Guard(self.dir, self.data, *([self.net.name, self.net.network] if netns else [])) if guarded else None
+        self.guard = Guard(self.dir, self.data, *([self.net.name, self.net.wire, self.net.network] if netns else [])) if guarded else None
         try:
             self.host = self.net.address if netns else "127.0.0.1"
             self.port = 5432 if netns else free_port()
@@ -396,7 +396,7 @@ def main(args):
             directory = os.path.abspath(rest[0])
             if not os.path.exists(os.path.join(directory, "data", "PG_VERSION")):
                 sys.exit(f"postgres.py: {directory} is not the directory of a server")
-            subprocess.run(["/bin/sh", "-c", SCRIPT, "guard", directory, os.path.join(directory, "data"), "", ""],
+            subprocess.run(["/bin/sh", "-c", SCRIPT, "guard", directory, os.path.join(directory, "data")],
                            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd="/")
         else:
             sys.exit(__doc__)
