@@ -5,8 +5,10 @@ import select
 import time
 
 TUPLES_OK, PIPELINE_SYNC, PIPELINE_ABORTED, VERBOSE = 2, 10, 11, 2
-OK_STATUS = (0, 1, TUPLES_OK, 9, PIPELINE_SYNC)
+OK_STATUS, COPYING = (0, 1, TUPLES_OK, PIPELINE_SYNC), (3, 4, 8)
 READING, WRITING, CONNECTED, FAILED = 1, 2, 3, 0
+NOTICE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_char_p)
+_silence = NOTICE(lambda _, said: None)  # notices would go to stderr
 _lib = None
 
 
@@ -30,7 +32,8 @@ def lib():
                 ("PQisBusy", i, p), ("PQgetResult", p, p), ("PQresultStatus", i, p), ("PQresultErrorField", s, p, i),
                 ("PQresultErrorMessage", s, p), ("PQntuples", i, p), ("PQnfields", i, p), ("PQgetisnull", i, p, i, i),
                 ("PQgetvalue", p, p, i, i), ("PQgetlength", i, p, i, i), ("PQfformat", i, p, i), ("PQclear", None, p),
-                ("PQnotifies", ctypes.POINTER(Notify), p), ("PQfreemem", None, p), ("PQping", i, s)):
+                ("PQnotifies", ctypes.POINTER(Notify), p), ("PQfreemem", None, p), ("PQping", i, s),
+                ("PQsetNoticeProcessor", p, p, NOTICE, p)):
             f = getattr(so, name)
             f.restype, f.argtypes = result, args
         _lib = so
@@ -61,6 +64,7 @@ class Session:
         self.conn = lib().PQconnectStart(dsn.encode())
         # so that the refusal of a connection carries its SQLSTATE, which libpq keeps for itself otherwise
         lib().PQsetErrorVerbosity(self.conn, VERBOSE)
+        lib().PQsetNoticeProcessor(self.conn, _silence, None)
         try:
             self._connect(timeout)
         except BaseException:
@@ -108,6 +112,9 @@ class Session:
             try:
                 error = error or _error(result)
                 rows = _rows(result)
+                if lib().PQresultStatus(result) in COPYING:
+                    self.close()
+                    raise PgError("COPY is not for this client; the connection is closed")
             finally:
                 lib().PQclear(result)
         if error:
@@ -209,7 +216,7 @@ def _arrays(params):
 
 def _error(result):
     status = lib().PQresultStatus(result)
-    if status in OK_STATUS:
+    if status in OK_STATUS + COPYING:
         return None
     if status == PIPELINE_ABORTED:
         return PgError("pipeline aborted by an earlier statement")

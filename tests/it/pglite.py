@@ -1,0 +1,121 @@
+"""pgvector, which Debian 12 has not: PostgreSQL in WebAssembly, from npm. It answers SQL; it is no server to measure or to break.
+
+    with Pglite() as pg:
+        pg.sql("CREATE EXTENSION vector")
+        pg.sql("SELECT '[1,2]'::vector <-> $1", struct.pack(">hh2f", 2, 0, 3, 4))      # bytes are a binary parameter
+
+What it does and does not, as tried with the versions below (PostgreSQL 18.6, pgvector 0.8.7):
+- `CREATE EXTENSION vector` is needed; it lands in public. search_path is `public`. HNSW, IVFFlat, GIN and text search (english,
+  german) work, and so do upserts, NOTIFY, and prepared statements in pipeline mode with binary parameters, 500 rows of 6.5 KB in 0.2 s.
+- Binary format of `vector`, both ways: int16 dimensions, int16 0, then float4 each, all big endian. Its oid is not fixed: ask pg_type.
+- All connections share one session. Prepared statements, SET, LISTEN and advisory locks outlive their connection and are everyone's
+  (say DEALLOCATE ALL after connecting, or a name is taken: 42P05); pg_backend_pid() is 42 for all. While one connection is in a
+  transaction the others wait. A transaction is rolled back when its connection goes.
+- dbname, user, application_name and options of a connection string are ignored; CREATE DATABASE succeeds, and nothing leads there.
+  empty() is what gives the next test an empty database.
+- statement_timeout never strikes. TLS is not spoken. COPY FROM STDIN breaks the connection.
+- A connection beyond `-m` is closed without a word (no 53300).
+"""
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+from guard import Guard, unavailable
+from libpq import Session, conninfo
+from orchestra import SLOW, free_port, until
+
+PACKAGES = {"@electric-sql/pglite": "0.5.14", "@electric-sql/pglite-socket": "0.2.17", "@electric-sql/pglite-pgvector": "0.0.15"}
+
+
+def installation():
+    """Directory with node_modules; npm is asked once per machine and user, makers at the same time do no harm."""
+    path = "/var/tmp/orchestra-pglite-%s-%d" % (PACKAGES["@electric-sql/pglite-socket"], os.geteuid())
+    if not os.path.isdir(path):
+        if not shutil.which("npm"):
+            unavailable("pgvector comes from npm, which is not installed (apt-get install npm)")
+        made = tempfile.mkdtemp(prefix=os.path.basename(path) + ".", dir="/var/tmp")
+        try:
+            # their peers are other extensions, which nobody asked for
+            r = subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund", "--legacy-peer-deps", "--fetch-retries=1",
+                                "--fetch-timeout=30000", "--prefix", made, *(f"{p}@{v}" for p, v in PACKAGES.items())],
+                               cwd=made, capture_output=True, text=True, timeout=180, stdin=subprocess.DEVNULL)
+            if r.returncode:
+                unavailable(f"npm does not give pgvector: {(r.stderr or r.stdout).strip()[-300:]}")
+            os.rename(made, path)
+        except subprocess.TimeoutExpired:
+            unavailable("npm does not give pgvector: no answer from the registry")
+        except OSError:  # somebody else was first
+            assert os.path.isdir(path)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+    if os.lstat(path).st_uid != os.geteuid():
+        raise RuntimeError(f"{path} belongs to somebody else; remove it")
+    return path
+
+
+class Pglite:
+    def __init__(self, connections=4):
+        modules = os.path.join(installation(), "node_modules")
+        self.host, self.dir = "127.0.0.1", tempfile.mkdtemp(prefix="orchestra-pglite-")
+        self.data, self.log_path = os.path.join(self.dir, "data"), os.path.join(self.dir, "log")
+        os.mkdir(self.data)
+        self.guard, self.process = Guard(self.dir, self.data), None
+        try:
+            for _ in range(3):
+                self.port = free_port()
+                with open(self.log_path, "ab") as log:
+                    self.process = subprocess.Popen(
+                        ["node", os.path.join(modules, "@electric-sql/pglite-socket/dist/scripts/server.js"), "-p", str(self.port),
+                         "-m", str(connections), "-e", "@electric-sql/pglite-pgvector:vector"],
+                        stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.data, start_new_session=True)
+                until(lambda: self.process.poll() is not None or "listening on" in self.log(), 60)
+                if self.process.poll() is None:
+                    return
+            raise RuntimeError("pglite-server did not start:\n" + self.log())
+        except BaseException:
+            self.cleanup()
+            raise
+
+    def dsn(self, **extra):
+        return conninfo(**{"host": self.host, "port": self.port, "user": "postgres", "dbname": "postgres", "sslmode": "disable", **extra})
+
+    def session(self, timeout=10, **fields):
+        return Session(self.dsn(**fields), timeout * SLOW)
+
+    def sql(self, text, *params, timeout=30):
+        with self.session() as s:
+            return s.execute(text, *params, timeout=timeout * SLOW)
+
+    def empty(self, extension=True):
+        """As a new database, with or without CREATE EXTENSION vector."""
+        self.sql("DEALLOCATE ALL; UNLISTEN *; SELECT pg_advisory_unlock_all(); RESET ALL; DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        for (name,) in self.sql("SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname NOT IN ('public', 'information_schema')"):
+            self.sql(f'DROP SCHEMA "{name}" CASCADE')
+        if extension:
+            self.sql("CREATE EXTENSION vector")
+        return self
+
+    def log(self):
+        with open(self.log_path, errors="replace") as f:
+            return f.read()
+
+    def cleanup(self):
+        self.guard.clean()
+        if self.process:
+            self.process.wait(10)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.cleanup()
+
+
+if __name__ == "__main__":  # pglite.py COMMAND…: runs it with ORCHESTRA_TEST_PGVECTOR=DSN
+    COMMAND_LINE = True
+    if len(sys.argv) < 2:
+        sys.exit("usage: pglite.py COMMAND…, which finds the server's DSN in ORCHESTRA_TEST_PGVECTOR")
+    with Pglite() as server:
+        sys.exit(subprocess.call(sys.argv[1:], env={**os.environ, "ORCHESTRA_TEST_PGVECTOR": server.dsn()}))
