@@ -30,8 +30,6 @@ struct filter {
 const struct fcolumn *filter_column(const char *name);
 /* −1, 0, 1, or 2: of types that do not compare. */
 int filter_compare(const struct fvalue *a, const struct fvalue *b);
-/* The metadata object in a canonical body; empty: none. */
-struct span filter_metadata(struct span body);
 /* A condition on a path (no and, or, not), judged on a metadata object. */
 bool filter_meta(const struct filter *f, struct span metadata);
 #endif

@@ -29,6 +29,9 @@ bool filter_is_empty(const struct filter *f);
 /* Does m match? Conditions on metadata.* read m->body. */
 bool filter_match(const struct filter *f, const struct memory *m);
 
+/* The metadata object in a canonical body; empty: none. */
+struct span filter_metadata(struct span body);
+
 /* Appends a SQLite boolean expression over table alias `m` (columns of the memories table) to `sql`
  * and the values to bind, in order, to *args. Spans and FARG_FILTER pointers lie in f, which must live as long. */
 struct filter_arg {

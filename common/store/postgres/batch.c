@@ -189,9 +189,9 @@ static void link_same_ids(struct pg_batch *b)
 	free(last);
 }
 
-static uint32_t delete_how(const struct pg_batch *b, const struct pg_entry *e)
+const struct op_delete *pg_batch_deletion(const struct pg_batch *b, const struct pg_entry *e)
 {
-	return ((const struct op_delete *)(const void *)(b->bytes.p + e->at))->how;
+	return (const struct op_delete *)(const void *)(b->bytes.p + e->at);
 }
 
 static bool strict(const struct pg_entry *e) { return e->flags & TXN_STRICT; }
@@ -208,7 +208,7 @@ void pg_batch_settle(struct pg_batch *b)
 			continue; /* the server decides each */
 		if (next && next->how == HOW_PUT)
 			e->how = HOW_PAST;
-		else if (next && next->how == HOW_DELETE && delete_how(b, next) != DELETE_SOFT)
+		else if (next && next->how == HOW_DELETE && pg_batch_deletion(b, next)->how != DELETE_SOFT)
 			e->how = HOW_SKIP;
 		else if (e->version == 1 && !strict(e))
 			e->how = HOW_ADD;

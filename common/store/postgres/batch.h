@@ -3,6 +3,7 @@
 #ifndef ORC_PG_BATCH_H
 #define ORC_PG_BATCH_H
 #include "postgres-private.h"
+#include "vocabulary.h"
 
 enum pg_how {
 	HOW_ADD,  /* a new memory: one INSERT, which finds nothing in its way */
@@ -62,6 +63,8 @@ struct pg_batch {
 };
 
 void pg_batch_clear(struct pg_batch *b); /* the spaces' names stay */
+/* The body of a HOW_DELETE. */
+const struct op_delete *pg_batch_deletion(const struct pg_batch *b, const struct pg_entry *e);
 void pg_batch_free(struct pg_batch **b);
 /* Adds a transaction's operations. Asks the database for a name that it does not know. */
 enum store_rc must_check pg_batch_add(struct store *s, uint64_t seq, struct txn_reader *t);

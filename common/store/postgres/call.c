@@ -93,9 +93,9 @@ static void on_done(struct pg_request *r, enum pg_fate fate, PGresult *res)
 
 void pg_drive(struct store *s) { (void)!event_base_loop(s->loop, EVLOOP_ONCE); }
 
-static void wait_for(struct store *s, struct wait *w)
+static void wait_for(struct store *s, struct pg_link *l, struct wait *w)
 {
-	pg_link_send(s->link, &w->r);
+	pg_link_send(l, &w->r);
 	while (s->loop && !w->done)
 		pg_drive(s);
 	pthread_mutex_lock(&w->lock);
@@ -114,7 +114,7 @@ static enum store_rc ask(struct store *s, int prepared, const char *sql, const s
 			       .arg = &w},
 			 .lock = PTHREAD_MUTEX_INITIALIZER,
 			 .cond = PTHREAD_COND_INITIALIZER};
-	wait_for(s, &w);
+	wait_for(s, prepared < 0 ? s->scan : s->link, &w);
 	enum store_rc rc = pg_outcome(s, w.fate, w.res);
 	*res_r = rc == STORE_OK ? w.res : NULL;
 	if (rc != STORE_OK && w.res)

@@ -42,7 +42,10 @@ struct pg_request {
 	int prepared; /* number of the prepared statement, below PG_PREPARED_MAX; made at its first use on a connection. -1: none */
 	const char *sql;
 	struct pg_params *params; /* NULL: none; they live until it is sent, or done() */
-	bool sync; /* the pipeline is synced behind it: a failure before it does not matter to what follows */
+	/* of pg_link_session(): for that connection only, else PG_UNSENT. 0: any, and one is made */
+	uint64_t session;
+	bool flush; /* the server is to send its answers up to here */
+	bool sync;  /* the pipeline is synced behind it: a failure before it does not matter to what follows */
 	/* On the loop's thread, in order. `res` is the callee's, NULL unless PG_DONE. A failed statement makes those
 	 * up to the next sync PGRES_PIPELINE_ABORTED. */
 	void (*done)(struct pg_request *r, enum pg_fate fate, PGresult *res);

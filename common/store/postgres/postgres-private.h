@@ -36,12 +36,18 @@ struct pg_batch; /* write.c */
 struct store {
 	struct store_conf conf;
 	bool writer;
-	struct event_base *loop; /* the handle's own; NULL: the link is the process's */
-	struct pg_link *link;
+	struct event_base *loop;     /* the handle's own; NULL: the link is the process's */
+	struct pg_link *link, *scan; /* scan: for what may take its time */
 	struct pg_schema schema;
 	struct pg_names *names;
-	struct pg_batch *batch;
+	struct words *words;
 	char error[512];
+	/* The writer's. */
+	struct pg_batch *batch;
+	uint64_t cursor;  /* as it was read or committed last */
+	uint64_t session; /* whose predecessors on the server have been ended */
+	bool in_transaction;
+	char application[64];
 };
 
 /* ---- call.c: asking and waiting ---- */
@@ -101,10 +107,32 @@ struct pg_array pg_array(const PGresult *res, int row, int column);
 bool pg_array_next(struct pg_array *a, struct span *v_r);
 int64_t pg_array_int(struct span v); /* of an element */
 
+/* ---- open.c ---- */
+
+struct store_links *must_check pg_start(const struct store_conf *c, struct event_base *loop, char **error_r);
+void pg_stop(struct store_links *l);
+struct store *must_check pg_open(const struct store_conf *c, bool writer, char **error_r);
+void pg_close(struct store *s);
+bool pg_probe(const struct store_conf *c, char **what_r);
+const char *pg_error(struct store *s);
+
+/* ---- write.c: the writer's entries of the vtable (store.h) ---- */
+
+enum store_rc pg_begin(struct store *s);
+enum store_rc pg_apply(struct store *s, uint64_t seq, struct txn_reader *t);
+enum store_rc pg_commit(struct store *s, uint64_t seq);
+void pg_rollback(struct store *s);
+enum store_rc pg_cursor(struct store *s, uint64_t *seq_r);
+bool pg_culprit(struct store *s, uint64_t *seq_r, uint32_t *op_r);
+void pg_lost(struct store *s, void (*fn)(void *arg, uint64_t seq, uint32_t op), void *arg);
+enum store_rc pg_scrub_due(struct store *s, uint64_t *seq_r);
+enum store_rc pg_scrub(struct store *s);
+
 /* ---- names.c ---- */
 
 /* The name of a namespace's number; empty: the database knows no such namespace. Asks the database when the number
  * is not known yet. The span lives as long as the store. */
+void pg_names_free(struct pg_names **n);
 enum store_rc must_check pg_namespace(struct store *s, uint64_t ns, struct span *name_r);
 
 /* ---- the rooms ---- */

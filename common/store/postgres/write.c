@@ -34,7 +34,7 @@ static void on_done(struct pg_request *r, enum pg_fate fate, PGresult *res)
 }
 
 /* The parameters are the batch's, and free again when this returns: the connection is there, so they are sent. */
-static void send(struct pg_batch *b, struct pg_entry *e, enum pg_stmt which, bool flush, bool sync)
+static void send_statement(struct pg_batch *b, struct pg_entry *e, enum pg_stmt which, bool flush, bool sync)
 {
 	e->r = (struct pg_request){.prepared = (int)which,
 				   .sql = pg_statement(which),
@@ -111,13 +111,13 @@ static void send_put(struct store *s, struct pg_entry *e, const void *body, bool
 		pg_param_text(p, m.ns_name);
 		pg_param_time(p, m.updated_us);
 		pg_param_text(p, m.body);
-		send(s->batch, e, PG_PAST, flush, false);
+		send_statement(s->batch, e, PG_PAST, flush, false);
 		return;
 	}
 	memory_params(s, &m);
 	if (e->how == HOW_PUT)
 		pg_param_bool(p, e->flags & TXN_STRICT);
-	send(s->batch, e, e->how == HOW_ADD ? PG_ADD : PG_PUT, flush, false);
+	send_statement(s->batch, e, e->how == HOW_ADD ? PG_ADD : PG_PUT, flush, false);
 }
 
 static void send_delete(struct store *s, struct pg_entry *e, const struct op_delete *d, struct span ns, bool flush)
@@ -130,7 +130,7 @@ static void send_delete(struct store *s, struct pg_entry *e, const struct op_del
 	pg_param_time(p, d->at_us);
 	pg_param_int2(p, (int16_t)d->how);
 	pg_param_bool(p, e->flags & TXN_STRICT);
-	send(s->batch, e, PG_DELETE, flush, false);
+	send_statement(s->batch, e, PG_DELETE, flush, false);
 }
 
 static void send_idem(struct store *s, struct pg_entry *e, const struct op_idem *o, struct span ns, bool flush)
@@ -142,7 +142,7 @@ static void send_idem(struct store *s, struct pg_entry *e, const struct op_idem 
 	pg_param_int4(p, (int32_t)o->status);
 	pg_param_time(p, o->expires_us);
 	pg_param_bytes(p, o + 1, o->reply_len);
-	send(s->batch, e, PG_IDEM_PUT, flush, false);
+	send_statement(s->batch, e, PG_IDEM_PUT, flush, false);
 }
 
 static void send_namespace(struct store *s, struct pg_entry *e, const struct op_namespace *o, struct span ns,
@@ -156,7 +156,7 @@ static void send_namespace(struct store *s, struct pg_entry *e, const struct op_
 	pg_param_int8(p, (int64_t)o->quota_count);
 	pg_param_bool(p, o->relaxed);
 	pg_param_text(p, o->settings_len ? (struct span){settings, o->settings_len} : SPAN_LIT("{}"));
-	send(s->batch, e, PG_NS_PUT, flush, false);
+	send_statement(s->batch, e, PG_NS_PUT, flush, false);
 }
 
 static void send_entry(struct store *s, struct pg_entry *e, bool flush)
@@ -176,7 +176,7 @@ static void send_entry(struct store *s, struct pg_entry *e, bool flush)
 		pg_param_text(&s->batch->params, ns);
 		pg_param_time(&s->batch->params, ((const struct op_ns_drop *)body)->at_us);
 		n->dim = 0;
-		send(s->batch, e, PG_NS_DROP, flush, false);
+		send_statement(s->batch, e, PG_NS_DROP, flush, false);
 		break;
 	case HOW_SKIP: break;
 	}
@@ -244,7 +244,7 @@ static void namespace_params(struct pg_batch *b, struct pg_params *p)
 static enum store_change_kind kind_of(const struct pg_batch *b, const struct pg_entry *e)
 {
 	switch (e->how) {
-	case HOW_DELETE: return delete_of(b, e)->how == DELETE_SOFT ? CHANGE_DELETED : CHANGE_GONE;
+	case HOW_DELETE: return pg_batch_deletion(b, e)->how == DELETE_SOFT ? CHANGE_DELETED : CHANGE_GONE;
 	case HOW_NAMESPACE: return CHANGE_NAMESPACE;
 	case HOW_NS_DROP: return CHANGE_NS_DROP;
 	default: return CHANGE_PUT;
@@ -300,8 +300,8 @@ static enum store_rc publish(struct store *s, uint64_t seq)
 	namespace_params(b, p);
 	change_params(b, p);
 	FAULT_POINT(store_cursor);
-	send(b, &last[0], PG_PUBLISH, false, false);
-	send(b, &last[1], PG_COMMIT, false, true);
+	send_statement(b, &last[0], PG_PUBLISH, false, false);
+	send_statement(b, &last[1], PG_COMMIT, false, true);
 	return settle(b);
 }
 
@@ -325,6 +325,7 @@ static enum store_rc end_former(struct store *s)
 enum store_rc pg_begin(struct store *s)
 {
 	pg_batch_clear(s->batch);
+	s->batch->s = s;
 	return s->session == pg_link_session(s->link) ? STORE_OK : end_former(s);
 }
 
@@ -356,7 +357,6 @@ enum store_rc pg_commit(struct store *s, uint64_t seq)
 {
 	pg_batch_settle(s->batch);
 	enum store_rc rc = open_transaction(s);
-	s->batch->s = s;
 	if (rc == STORE_OK)
 		rc = send_rows(s);
 	if (rc == STORE_OK)
@@ -368,19 +368,58 @@ enum store_rc pg_commit(struct store *s, uint64_t seq)
 	return rc;
 }
 
+/* What failed leaves the pipeline aborted up to the next sync, which the first ROLLBACK brings: the second one is done. */
 void pg_rollback(struct store *s)
 {
+	char kept[sizeof(s->error)]; /* why, which is what is asked for next */
+	enum store_rc rc = STORE_BUSY;
 	PGresult *res = NULL;
 	if (!s->in_transaction)
 		return;
 	s->in_transaction = false;
-	if (s->session != pg_link_session(s->link))
-		return;		     /* it went with its connection */
-	char kept[sizeof(s->error)]; /* why, which is what is asked for next */
 	memcpy(kept, s->error, sizeof(kept));
-	if (pg_call(s, PG_ROLLBACK, NULL, &res) == STORE_OK)
+	for (int i = 0; i < 2 && rc == STORE_BUSY && s->session == pg_link_session(s->link); i++)
+		rc = pg_call(s, PG_ROLLBACK, NULL, &res);
+	if (rc == STORE_OK)
 		pq.clear(res);
 	memcpy(s->error, kept, sizeof(kept));
+}
+
+static enum store_rc node_row(struct store *s, int64_t *cursor_r, int64_t *scrub_r)
+{
+	struct pg_params p = {.n = 0};
+	PGresult *res = NULL;
+	pg_param_int8(&p, (int64_t)s->conf.node);
+	enum store_rc rc = pg_call(s, PG_NODE_GET, &p, &res);
+	pg_params_free(&p);
+	*cursor_r = *scrub_r = 0;
+	if (rc != STORE_OK)
+		return rc;
+	if (pq.ntuples(res)) {
+		*cursor_r = pg_int(res, 0, 0);
+		*scrub_r = pg_int(res, 0, 1);
+	}
+	pq.clear(res);
+	return STORE_OK;
+}
+
+/* Behind the transaction of a connection that broke, if there still is one: its fate is not known before. */
+enum store_rc pg_cursor(struct store *s, uint64_t *seq_r)
+{
+	int64_t cursor, scrub;
+	enum store_rc rc = s->writer ? end_former(s) : STORE_OK;
+	rc = rc == STORE_OK ? node_row(s, &cursor, &scrub) : rc;
+	if (rc == STORE_OK)
+		*seq_r = s->cursor = (uint64_t)cursor;
+	return rc;
+}
+
+enum store_rc pg_scrub_due(struct store *s, uint64_t *seq_r)
+{
+	int64_t cursor, scrub;
+	enum store_rc rc = node_row(s, &cursor, &scrub);
+	*seq_r = rc == STORE_OK ? (uint64_t)scrub : 0;
+	return rc;
 }
 
 bool pg_culprit(struct store *s, uint64_t *seq_r, uint32_t *op_r)
