@@ -188,6 +188,8 @@ struct store_ops {
 				 size_t *n_r);
 
 	/* -- the feed: NULL without one -- */
+	/* The last one that was published. */
+	enum store_rc (*revision)(struct store *s, uint64_t *revision_r);
 	/* Changes with revision > after, in order, at most max batches; *last_r: the last revision that was looked at.
 	 * STORE_NOT_FOUND: some behind `after` are no longer kept; begin anew from *last_r with everything read again. */
 	enum store_rc (*changes)(struct store *s, uint64_t after, size_t max, store_change_fn *fn, void *arg,

@@ -23,7 +23,7 @@ static void application_of(const struct store_conf *c, const char *purpose, char
 }
 
 static struct pg_link *link_for(struct event_base *loop, const struct store_conf *c, const char *application,
-				bool writer)
+				bool writer, struct store *s)
 {
 	char setup[400];
 	long long ms = c->answer_timeout_us / 1000;
@@ -37,7 +37,9 @@ static struct pg_link *link_for(struct event_base *loop, const struct store_conf
 				 .read_write = writer,
 				 .connect_timeout_us = c->connect_timeout_us,
 				 .answer_timeout_us = c->answer_timeout_us,
-				 .setup = setup};
+				 .setup = setup,
+				 .notified = s ? pg_on_notified : NULL,
+				 .arg = s};
 	return pg_link_new(loop, &l);
 }
 
@@ -48,8 +50,8 @@ struct store_links *pg_start(const struct store_conf *c, struct event_base *loop
 		return NULL;
 	struct store_links *l = util_zalloc(sizeof(*l));
 	application_of(c, c->purpose ? c->purpose : "reader", name);
-	l->point = link_for(loop, c, name, false);
-	l->scan = link_for(loop, c, name, false);
+	l->point = link_for(loop, c, name, false, NULL);
+	l->scan = link_for(loop, c, name, false, NULL);
 	return l;
 }
 
@@ -71,7 +73,7 @@ static struct store *handle(const struct store_conf *c, bool writer)
 		s->scan = c->links->scan;
 	} else {
 		s->loop = event_base_new();
-		s->link = s->scan = link_for(s->loop, c, s->application, writer);
+		s->link = s->scan = link_for(s->loop, c, s->application, writer, s);
 	}
 	s->words = words_new();
 	if (writer)

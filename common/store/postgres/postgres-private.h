@@ -42,6 +42,9 @@ struct store {
 	struct pg_names *names;
 	struct words *words;
 	char error[512];
+	/* The feed's. */
+	bool notified;
+	uint64_t listening; /* session that has been told LISTEN */
 	/* The writer's. */
 	struct pg_batch *batch;
 	uint64_t cursor;  /* as it was read or committed last */
@@ -127,6 +130,13 @@ bool pg_culprit(struct store *s, uint64_t *seq_r, uint32_t *op_r);
 void pg_lost(struct store *s, void (*fn)(void *arg, uint64_t seq, uint32_t op), void *arg);
 enum store_rc pg_scrub_due(struct store *s, uint64_t *seq_r);
 enum store_rc pg_scrub(struct store *s);
+
+/* ---- feed.c ---- */
+
+enum store_rc pg_revision(struct store *s, uint64_t *revision_r);
+enum store_rc pg_changes(struct store *s, uint64_t after, size_t max, store_change_fn *fn, void *arg, uint64_t *last_r);
+enum store_rc pg_listen(struct store *s, int64_t max_us, const _Atomic bool *stop);
+void pg_on_notified(void *store);
 
 /* ---- names.c ---- */
 

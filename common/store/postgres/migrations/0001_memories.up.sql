@@ -140,3 +140,7 @@ CREATE TABLE memory_changes (
 	places smallint[] NOT NULL
 );
 CREATE INDEX memory_changes_at ON memory_changes (at);
+
+-- Up to which revision the feed is no longer kept.
+CREATE TABLE memory_feed (pruned bigint NOT NULL);
+INSERT INTO memory_feed VALUES (0);

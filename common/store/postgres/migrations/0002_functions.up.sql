@@ -160,3 +160,19 @@ BEGIN
 	PERFORM pg_notify('orchestra', r::text);
 	RETURN r;
 END $$;
+
+-- Forgets what every daemon that comes back sooner has read. Only one at a time does it; the others have nothing to do.
+CREATE FUNCTION memory_prune(keep interval) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+	last bigint;
+BEGIN
+	IF NOT pg_try_advisory_xact_lock(7700, 4) THEN
+		RETURN;
+	END IF;
+	SELECT max(revision) INTO last FROM memory_changes WHERE at < clock_timestamp() - keep;
+	IF last IS NOT NULL THEN
+		UPDATE memory_feed SET pruned = last;
+		DELETE FROM memory_changes WHERE revision <= last;
+	END IF;
+END $$;
