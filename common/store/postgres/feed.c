@@ -1,4 +1,5 @@
 /* The change feed: what the fleet has published (migrations/0002, memory_publish), read by revision. */
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "clock.h"
@@ -102,6 +103,7 @@ void pg_on_notified(void *arg)
 {
 	struct store *s = arg;
 	s->notified = true;
+	event_base_loopbreak(s->loop);
 }
 
 static enum store_rc subscribe(struct store *s)
