@@ -72,12 +72,15 @@ struct plant {
 	_Atomic int64_t oldest_unflushed_us;
 	_Atomic uint32_t
 		refusing; /* enum txn_status (BUSY, DISK_FULL) of the last refusal for want of room; 0 since a write was accepted */
-	_Atomic int64_t refused_us;   /* clock_mono_us() of it */
-	_Atomic uint32_t reason_len;  /* release-stored after reason[] was written, once per failure */
-	char reason[512];	      /* why sync_state is *_FAILED */
-	_Atomic uint32_t warm_done;   /* writer: warmer; 1 = L1 filled */
-	_Atomic uint64_t warm_loaded; /* writer: warmer */
-	_Atomic uint32_t draining;    /* writer: the supervisor's only word in here, via CTL_DRAIN → sync */
+	_Atomic int64_t refused_us;	/* clock_mono_us() of it */
+	_Atomic uint32_t reason_len;	/* release-stored after reason[] was written, once per failure */
+	char reason[512];		/* why sync_state is *_FAILED */
+	_Atomic uint64_t feed_revision; /* the fleet's feed is applied up to here */
+	_Atomic int64_t feed_us;	/* clock_mono_us() when it was last heard of */
+	_Atomic uint32_t feed_lost;	/* 1: the store is not to be reached, others' writes are not known */
+	_Atomic uint32_t warm_done;	/* writer: warmer; 1 = L1 filled */
+	_Atomic uint64_t warm_loaded;	/* writer: warmer */
+	_Atomic uint32_t draining;	/* writer: the supervisor's only word in here, via CTL_DRAIN → sync */
 	struct plant_worker worker[SLOT_COUNT];
 	struct plant_target targets[PLANT_TARGETS];
 	struct plant_namespace namespaces[PLANT_NAMESPACES];

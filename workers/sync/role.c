@@ -238,6 +238,7 @@ static void start_serving(struct sync *s, struct store *store, uint64_t flushed,
 	}
 	if (last > flushed)
 		flusher_allow(s->flusher, last, true);
+	feed_start(s);
 	for (unsigned slot = 0; slot < SLOT_COUNT; slot++)
 		if (s->w->peers >> slot & 1)
 			intake_open(s, slot);
@@ -253,6 +254,18 @@ static bool load_scrubbed(struct sync *s, struct store *store, uint64_t flushed)
 	if (s->store_ops->scrub_due(store, &due) != STORE_OK)
 		return false;
 	s->scrubbed_seq = due ? due - 1 : flushed;
+	return true;
+}
+
+/* From here on the feed is followed; what is read from the store later is newer. */
+static bool load_revision(struct sync *s, struct store *store)
+{
+	uint64_t revision;
+	if (!s->store_ops->fleet || atomic_load(&s->plant->feed_revision))
+		return true;
+	if (s->store_ops->revision(store, &revision) != STORE_OK)
+		return false;
+	atomic_store(&s->plant->feed_revision, revision);
 	return true;
 }
 
@@ -277,7 +290,7 @@ static struct store *open_store(struct sync *s, uint64_t *flushed_r)
 	struct store *store = s->store_ops->open(&s->store_conf, true, &error);
 	bool read = store && s->store_ops->cursor(store, flushed_r) == STORE_OK &&
 		    s->store_ops->namespaces(store, load_namespace, s) == STORE_OK &&
-		    load_scrubbed(s, store, *flushed_r);
+		    load_scrubbed(s, store, *flushed_r) && load_revision(s, store);
 	if (read && right_store(s, *flushed_r))
 		return store;
 	if (!read) {
@@ -413,6 +426,7 @@ static void settle(struct sync *s)
 
 static void finish(struct sync *s)
 {
+	feed_stop(s);
 	refill_stop(s);
 	settle(s);
 	FAULT_POINT(drain_committed);
@@ -428,6 +442,7 @@ static void finish(struct sync *s)
  * is left as after a crash: to close it would take the time of a checkpoint. */
 static void hand_over(struct sync *s)
 {
+	feed_stop(s);
 	refill_stop(s);
 	sync_enter(s);
 	s->leaving = true;

@@ -8,6 +8,7 @@
  *            numbers and answer rings in turns: sync_enter().
  *   segments commit.c: spare journal segments, filled with zeros before they are needed.
  *   flusher  flusher.c: journal → store by its own cursor; collects what expired.
+ *   feed     feed.c: what other daemons have written to the store, which the loop applies.
  *   refill   refill.c: store → vector index, in batches that the loop inserts.
  *   pages    index/vectors_pages.c, while much is written: memory for the next rows of the vector index.
  *
@@ -87,6 +88,7 @@ struct waiter { /* TXN_WAIT_STORE, in order of seq */
 
 struct flusher;
 struct refill;
+struct feed;
 struct committer;
 
 struct sync {
@@ -115,10 +117,11 @@ struct sync {
 	bool draining;
 	bool leaving; /* to a successor, whose are the rings: otherwise a disk that is always busy would never be settled */
 	const struct store_ops *store_ops;
-	struct store_conf store_conf;
+	struct store_conf store_conf, feed_conf;
 	struct committer *committer;
 	struct flusher *flusher;
 	struct refill *refill;
+	struct feed *feed; /* NULL: the store is ours alone */
 };
 
 /* intake.c */
@@ -176,6 +179,10 @@ void flusher_leave(struct flusher *f);
 /* refill.c */
 void refill_start(struct sync *s); /* no-op when running or done */
 void refill_stop(struct sync *s);
+
+/* feed.c */
+void feed_start(struct sync *s); /* no-op when nobody else writes to this kind of store */
+void feed_stop(struct sync *s);
 
 /* role.c */
 /* Between these the calling thread, the loop or the journal thread, is the one that writes the shared structures and
