@@ -236,6 +236,15 @@ static void check_names(struct conf_loading *l)
 	json_decref(list);
 }
 
+static void check_breaker(struct conf_loading *l)
+{
+	if (conf_int(l->c, CONF_BREAKER_OPEN_MAX) >= conf_int(l->c, CONF_BREAKER_OPEN_MIN))
+		return;
+	char *min = conf_text(l->c, CONF_BREAKER_OPEN_MIN);
+	wrong(l, CONF_BREAKER_OPEN_MAX, "must be at least breaker.open_min (%s); raise it, or lower that one", min);
+	free(min);
+}
+
 #define DATA_DIR_MAX 480 /* SQLite opens paths of at most 512 bytes, and adds names to this one */
 
 static void check_data_dir(struct conf_loading *l)
@@ -267,6 +276,7 @@ void conf_check_whole(struct conf_loading *l)
 	check_names(l);
 	check_unix(l);
 	check_data_dir(l);
+	check_breaker(l);
 	if (ring & (ring - 1))
 		wrong(l, CONF_RING_BYTES, "is no power of two; take for example \"8 MiB\"");
 }

@@ -1,7 +1,8 @@
 /* The plant: one small segment with what every process looks at: sequence numbers, states,
- * namespaces, statistics slots and the wake-up flags. Each field names its only writer. */
+ * namespaces, statistics slots, breakers and the wake-up flags. Each field names its only writer. */
 #ifndef ORC_PLANT_H
 #define ORC_PLANT_H
+#include "breaker.h"
 #include "shm.h"
 #include "vocabulary.h"
 #include "wake.h"
@@ -83,6 +84,7 @@ struct plant {
 	_Atomic uint32_t draining;	/* writer: the supervisor's only word in here, via CTL_DRAIN → sync */
 	struct plant_worker worker[SLOT_COUNT];
 	struct plant_target targets[PLANT_TARGETS];
+	struct breaker breakers[BREAKERS]; /* writers: all (breaker.h) */
 	struct plant_namespace namespaces[PLANT_NAMESPACES];
 	struct plant_known known[PLANT_KNOWN];
 };

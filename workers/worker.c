@@ -412,8 +412,11 @@ static void register_leaving(struct worker *w)
 static void register_birth(struct worker *w)
 {
 	struct plant_worker *self = w->self;
-	if (atomic_load_explicit(&self->pid, memory_order_relaxed) != 0) /* it did not leave in order */
+	uint32_t predecessor = atomic_load_explicit(&self->pid, memory_order_relaxed);
+	if (predecessor != 0) { /* it did not leave in order */
 		stats_add(w->stats, STAT_WORKER_RESTARTS, 1);
+		breaker_forget(w->plant->breakers, predecessor);
+	}
 	reset_gauges(w->stats);
 	atomic_store_explicit(&self->ready, 0, memory_order_relaxed);
 	atomic_store_explicit(&self->pid, (uint32_t)getpid(), memory_order_relaxed);

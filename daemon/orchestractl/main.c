@@ -28,6 +28,8 @@ static const struct command commands[] = {
 	{"upgrade", "", "makes the daemon go on with the binary that lies at its path now", admin_upgrade},
 	{"drain", "", "makes the daemon finish its work and leave", admin_drain},
 	{"config", "get KEY", "prints the effective value of a key", admin_config},
+	{"breaker", "VERB [NAME]", "shows the circuit breakers (list), or turns one (open, close, reset)",
+	 breaker_command},
 	{"check", "[-c FILE]", "validates a configuration file", admin_check},
 	{"completion", "", "prints a script that completes commands in bash", completion},
 };

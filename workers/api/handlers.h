@@ -51,6 +51,14 @@ void admin_config(struct call *c);
 void admin_reload(struct call *c);
 void admin_upgrade(struct call *c);
 void admin_drain(struct call *c);
+/* breakers.c */
+void breakers_list(struct call *c);
+void breakers_open(struct call *c);
+void breakers_close(struct call *c);
+void breakers_reset(struct call *c);
+bool breakers_is(void (*handle)(struct call *c)); /* one of these: they need nothing that sync serves */
+void breakers_metrics(const struct plant *p, struct buf *b);
+
 void probes_livez(struct call *c);
 void probes_readyz(struct call *c);
 void probes_startupz(struct call *c);

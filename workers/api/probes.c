@@ -155,6 +155,7 @@ void probes_metrics(struct call *c)
 	router_metrics(c->api, b);
 	counters(p, b);
 	targets(p, b);
+	breakers_metrics(p, b);
 	uint64_t applied = atomic_load(&p->applied_seq), flushed = atomic_load(&p->flushed_seq);
 	gauge(b, "orchestra_journal_lag_records", "Transactions acknowledged and not yet in the store.",
 	      applied > flushed ? applied - flushed : 0);

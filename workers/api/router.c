@@ -253,7 +253,8 @@ static bool started(struct call *c)
 	struct plant *p = c->api->plant;
 	uint32_t n = atomic_load_explicit(&p->reason_len, memory_order_acquire);
 	if (served(c->api) || !c->route->right || c->route->handle == admin_status ||
-	    c->route->handle == admin_reload || c->route->handle == admin_drain || c->route->handle == probes_metrics)
+	    c->route->handle == admin_reload || c->route->handle == admin_drain || c->route->handle == probes_metrics ||
+	    breakers_is(c->route->handle))
 		return true;
 	if (n && c->api->errors_full)
 		problem(c, 503, "not-serving", "%.*s", (int)n, p->reason);

@@ -124,6 +124,14 @@ static void open_segments(struct sync *s)
 	FAULT_POINT(sync_segments);
 }
 
+/* The row of the store: sync says when it opens, for all processes. */
+static void configure_breaker(struct worker *w)
+{
+	struct breaker_conf c;
+	breaker_conf_store(w->conf, &c);
+	AN(breaker_take(w->plant->breakers, BREAKER_STORE, &c));
+}
+
 static void load_namespace(void *arg, const struct store_ns *row)
 {
 	struct sync *s = arg;
@@ -340,6 +348,7 @@ static int sync_init(struct worker *w)
 	s->ns = util_zalloc(sizeof(*s->ns) * PLANT_NAMESPACES);
 	s->relaxed_default = strcmp(conf_str(w->conf, CONF_JOURNAL_DURABILITY), "relaxed") == 0;
 	open_segments(s);
+	configure_breaker(w);
 	/* api and warmer start now; they answer "starting" until served_once is set. */
 	atomic_store_explicit(&s->plant->h.formatted, 1, memory_order_release);
 	posts.efd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -480,6 +489,7 @@ static int sync_conf_prepare(struct worker *w, const struct conf *next, char **e
 static void sync_conf_commit(struct worker *w)
 {
 	struct sync *s = w->role_data;
+	configure_breaker(w);
 	if (s->flusher)
 		flusher_conf(s->flusher, w->conf);
 }
