@@ -106,8 +106,6 @@ static enum breaker_answer take_probe(struct breaker *b, uint64_t from, int64_t 
 	struct word w = word_unpack(from);
 	bool half_open = w.state == STORED_HALF_OPEN;
 	struct breaker_conf c;
-	if (w.ms && now_us < w.ms * 1000)
-		return BREAKER_NO;
 	breaker_conf_of(b, &c);
 	struct word to = {.state = STORED_HALF_OPEN,
 			  .level = w.level,

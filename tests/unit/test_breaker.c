@@ -337,6 +337,10 @@ static void test_decay(void **state)
 	trip(b);
 	assert_int_equal(level(b), 3); /* 5, less 3, and 1 more */
 	recover(b);
+	now += 60 * S;
+	trip(b);
+	assert_int_equal(level(b), 3);
+	recover(b);
 	now += 86400 * S;
 	assert_in_range(trip(b), 4 * S, 6 * S + MS);
 	assert_int_equal(level(b), 1);
@@ -450,8 +454,9 @@ static void test_misconfigured(void **state)
 	assert_int_equal(breaker_retry_after_us(b, now), 60 * S);
 	now += 60 * S;
 	assert_int_equal(breaker_ask(b, now, &pass), BREAKER_GO); /* one tries */
+	now += 59 * S;
 	assert_int_equal(ask(b), BREAKER_NO);
-	now += 60 * S;
+	now += S;
 	assert_int_equal(ask(b), BREAKER_GO); /* and another one, when nothing was heard of that */
 	breaker_report(b, &pass, BREAKER_OK, NULL, now);
 	assert_false(look(b).misconfigured);
