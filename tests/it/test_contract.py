@@ -131,6 +131,11 @@ def test_openapi_is_what_the_daemon_does(contract):
         contract.call("GET", path, path, 200)
     contract.call("GET", "/v1/admin/config/log.level", "/v1/admin/config/{name}", 200)
     contract.call("GET", "/v1/admin/config/none", "/v1/admin/config/{name}", 404)
+    breakers = "/v1/admin/breakers"
+    contract.call("GET", breakers, breakers, 200)
+    for verb in ("open", "close", "reset"):
+        contract.call("POST", f"{breakers}/store/{verb}", f"{breakers}/{{name}}/{verb}", 200)
+        contract.call("POST", f"{breakers}/none/{verb}", f"{breakers}/{{name}}/{verb}", 404)
     contract.call("POST", "/v1/admin/reload", "/v1/admin/reload", 200)
     contract.call("POST", "/v1/admin/upgrade", "/v1/admin/upgrade", 200)
     contract.call("POST", "/v1/admin/drain", "/v1/admin/drain", 200)
