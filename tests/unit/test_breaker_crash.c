@@ -293,7 +293,7 @@ static void test_killed_at_any_instruction(void **state)
 	uint64_t rnd = 7;
 	for (enum deed what = OPENS; what < DEEDS; what++) {
 		struct board *b = new_board();
-		long whole = step(b, what, prepare(b, what), 1000000), stride = whole / 25 + 1;
+		long whole = step(b, what, prepare(b, what), 1000000), stride = whole / 15 + 1;
 		if (whole < 0)
 			skip();
 		for (long at = 1; at < whole; at += 1 + (long)(next_random(&rnd) % (uint64_t)(2 * stride))) {
