@@ -8,7 +8,7 @@
 #include "crc32c.h"
 #include "shm.h"
 
-#define LEASE_US 10000000
+#define LEASE_MARGIN_US 2000000 /* of a probe, beyond what connection and statement may take */
 #define SLOW_RATE 80
 
 _Static_assert(sizeof(struct breaker_conf) % 8 == 0 && sizeof(struct breaker_reason) % 8 == 0 &&
@@ -102,7 +102,8 @@ void breaker_conf_store(const struct conf *c, struct breaker_conf *conf_r)
 					.open_min_us = conf_int(c, CONF_BREAKER_OPEN_MIN),
 					.open_max_us = conf_int(c, CONF_BREAKER_OPEN_MAX),
 					.probes = 1,
-					.lease_us = LEASE_US};
+					.lease_us = conf_int(c, CONF_STORE_CONNECT_TIMEOUT) +
+						    conf_int(c, CONF_STORE_ANSWER_TIMEOUT) + LEASE_MARGIN_US};
 }
 
 /* ---- reasons ---- */

@@ -590,6 +590,7 @@ static void test_conf_of_store(void **state)
 	assert_int_equal(c.open_max_us, 3 * S);
 	assert_int_equal(c.probes, 1);
 	assert_int_equal(c.slow_start_us, 0);
+	assert_int_equal(c.lease_us, 10 * S); /* longer than a connection and a statement may take */
 	conf_free(&conf);
 	const char *wrong[] = {"breaker.open_min=4s"};
 	in.sets = wrong;
