@@ -6,6 +6,7 @@
  * writes has won is what the store says behind both. */
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <unistd.h>
 
 #include "clock.h"
 #include "log.h"
