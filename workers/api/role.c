@@ -124,12 +124,19 @@ static int open_shared(struct api *a)
 {
 	struct conf *c = a->w->conf;
 	struct shared *s = &a->shared;
+	char *error = NULL;
 	s->plant = a->plant;
 	s->pending = pending_open(FD_SHM_PENDING, false, (uint32_t)conf_int(c, CONF_JOURNAL_PENDING_MAX));
 	s->cache = cache_open(FD_SHM_CACHE, false);
 	s->vectors = vectors_open(FD_SHM_VECTORS, false);
-	store_conf_from(c, "api", &s->store_conf);
+	store_conf_from(c, a->w->name, &s->store_conf);
+	s->store_conf.breaker = &s->plant->breakers[0];
 	s->ops = store_by_kind(s->store_conf.kind);
+	if (s->ops && s->ops->start && !(s->store_conf.links = s->ops->start(&s->store_conf, a->base, &error))) {
+		log_error("%s", error ? error : "the store's connections cannot be made");
+		free(error);
+		return WORKER_EXIT_FATAL;
+	}
 	if (s->pending && s->cache && s->vectors && s->ops)
 		return 0;
 	log_error("cannot map the shared segments: %s", strerror(errno));
@@ -251,10 +258,18 @@ static void api_peer_started(struct worker *w, unsigned slot)
 		writes_resend(a->writes);
 }
 
+/* Whoever waits for the store in a thread gives up: the loop that brings the answers has ended. */
+static void stop_store(struct api *a)
+{
+	if (a->shared.store_conf.links)
+		a->shared.ops->stop(a->shared.store_conf.links);
+}
+
 static void api_stop(struct worker *w)
 {
 	struct api *a = w->role_data;
 	if (a->jobs)
+		stop_store(a);
 		jobs_halt(a->jobs); /* the threads read requests, which go with the server */
 	http_server_free(&a->http);
 	jobs_stop(&a->jobs);

@@ -343,6 +343,9 @@ static int sync_init(struct worker *w)
 	w->role_data = s;
 	s->plant = w->plant;
 	store_conf_from(w->conf, "sync", &s->store_conf);
+	s->store_conf.breaker = &s->plant->breakers[0];
+	if (!node_number(s->store_conf.dir, &s->store_conf.node))
+		return WORKER_EXIT_FAIL;
 	atomic_store(&s->plant->sync_state, SYNC_STARTING);
 	atomic_store(&s->plant->journal_quota, (uint64_t)conf_int(w->conf, CONF_JOURNAL_QUOTA));
 	s->ns = util_zalloc(sizeof(*s->ns) * PLANT_NAMESPACES);

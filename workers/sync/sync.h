@@ -180,6 +180,9 @@ void flusher_leave(struct flusher *f);
 void refill_start(struct sync *s); /* no-op when running or done */
 void refill_stop(struct sync *s);
 
+/* node.c: reads the number, or makes one. False: said in the log. */
+bool must_check node_number(const char *data_dir, uint64_t *node_r);
+
 /* feed.c */
 void feed_start(struct sync *s); /* no-op when nobody else writes to this kind of store */
 void feed_stop(struct sync *s);

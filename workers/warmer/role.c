@@ -139,6 +139,7 @@ static int warmer_init(struct worker *w)
 	m->cache = cache_open(FD_SHM_CACHE, false);
 	m->pending = pending_open(FD_SHM_PENDING, false, (uint32_t)conf_int(w->conf, CONF_JOURNAL_PENDING_MAX));
 	store_conf_from(w->conf, "warmer", &m->store_conf);
+	m->store_conf.breaker = &w->plant->breakers[0];
 	m->ops = store_by_kind(m->store_conf.kind);
 	m->budget_bytes = (size_t)conf_int(w->conf, CONF_CACHE_L1_BYTES) / 2;
 	if (!m->requests || !m->cache || !m->pending || !m->ops) {

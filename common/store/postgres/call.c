@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "breaker.h"
 #include "clock.h"
 #include "postgres-private.h"
 
@@ -104,7 +105,8 @@ static void wait_for(struct store *s, struct pg_link *l, struct wait *w)
 	pthread_mutex_unlock(&w->lock);
 }
 
-static enum store_rc ask(struct store *s, int prepared, const char *sql, const struct pg_params *p, PGresult **res_r)
+static enum store_rc ask_server(struct store *s, int prepared, const char *sql, const struct pg_params *p,
+				PGresult **res_r)
 {
 	struct wait w = {.r = {.prepared = prepared,
 			       .sql = sql,
@@ -119,6 +121,21 @@ static enum store_rc ask(struct store *s, int prepared, const char *sql, const s
 	*res_r = rc == STORE_OK ? w.res : NULL;
 	if (rc != STORE_OK && w.res)
 		pq.clear(w.res);
+	return rc;
+}
+
+/* The writer's batches are let in as a whole, by the flusher. */
+static enum store_rc ask(struct store *s, int prepared, const char *sql, const struct pg_params *p, PGresult **res_r)
+{
+	struct breaker_pass pass;
+	if (!s->conf.breaker || s->writer)
+		return ask_server(s, prepared, sql, p, res_r);
+	if (!breaker_ask(s->conf.breaker, clock_mono_us(), &pass))
+		return pg_fail(s, STORE_AWAY, "the store's breaker is open; tried again in %lld ms",
+			       (long long)breaker_retry_after_us(s->conf.breaker, clock_mono_us()) / 1000);
+	enum store_rc rc = ask_server(s, prepared, sql, p, res_r);
+	breaker_report(s->conf.breaker, &pass, rc == STORE_AWAY ? BREAKER_FAILED : BREAKER_OK,
+		       rc == STORE_AWAY ? s->error : NULL, clock_mono_us());
 	return rc;
 }
 
