@@ -70,6 +70,11 @@ void buf_free(struct buf *b);
 
 /* True when [p,p+n) is well-formed UTF-8 (RFC 3629: no surrogates, no overlongs) . */
 bool util_utf8_valid(const char *p, size_t n);
+/* What every store can hold as text: UTF-8 without U+0000. */
+static inline bool util_text_valid(struct span s)
+{
+	return !s.len || (!memchr(s.p, 0, s.len) && util_utf8_valid(s.p, s.len));
+}
 /* Replaces every byte that belongs to no well-formed sequence with '?'. */
 void util_utf8_scrub(char *p, size_t n);
 

@@ -1,4 +1,4 @@
-/* The parsed form of a filter, shared by parse.c, match.c and sql.c. */
+/* The parsed form of a filter, shared by parse.c, match.c, sql.c and sql_postgres.c. */
 #ifndef ORC_FILTER_PRIVATE_H
 #define ORC_FILTER_PRIVATE_H
 #include "filter/filter.h"
@@ -32,4 +32,21 @@ const struct fcolumn *filter_column(const char *name);
 int filter_compare(const struct fvalue *a, const struct fvalue *b);
 /* A condition on a path (no and, or, not), judged on a metadata object. */
 bool filter_meta(const struct filter *f, struct span metadata);
+
+/* ---- filters as SQL: the tree is written in sql.c, its conditions by a dialect ---- */
+
+struct filter_writing {
+	struct buf *sql;
+	struct filter_args *args;
+	unsigned param; /* PostgreSQL: number of the parameter that holds the texts */
+	bool inexact;	/* some condition is only an approximation */
+};
+struct filter_dialect {
+	const char *yes, *no;
+	/* Writes one condition. under_not: an odd number of nots stands around it. */
+	void (*condition)(const struct filter *f, bool under_not, struct filter_writing *w);
+};
+void filter_write(const struct filter *f, const struct filter_dialect *d, bool under_not, struct filter_writing *w);
+void filter_arg_add(struct filter_args *a, struct filter_arg v);
+const char *filter_comparison(enum fop op); /* the operator in SQL; "=" for those that are about equality */
 #endif

@@ -1,5 +1,5 @@
-/* Filters over memories: one JSON language, one AST, two evaluators that must agree (a differential
- * test holds them together): SQL for the store, C for what is still pending.
+/* Filters over memories: one JSON language, one AST, evaluators that must agree (differential tests
+ * hold them together): SQL for each store, C for what is still pending.
  *
  *   {"user_id":"u1"}                          equality on a scope or fixed field
  *   {"metadata.colour":"red"}                 dotted path into metadata
@@ -46,6 +46,7 @@ struct filter_arg {
 	int64_t i;
 	double d;
 	const struct filter *filter;
+	char *own; /* malloc'ed bytes that s lies in, or NULL */
 };
 struct filter_args {
 	struct filter_arg *v;
@@ -58,4 +59,14 @@ void filter_args_free(struct filter_args *a);
 #define FILTER_POINTER "orc-filter"
 struct sqlite3;
 bool must_check filter_sql_install(struct sqlite3 *db);
+
+/* The same for PostgreSQL. All values that are bound are texts (FARG_TEXT), to be sent as one parameter of type text[],
+ * $param; args->n 0: the expression names no parameter. False: the expression is true of every memory that matches and
+ * of some that do not; filter_match() decides on the rows that come back.
+ *
+ * Exact are conditions on fixed fields, exists, equality and ranges with strings, booleans, null and numbers up to
+ * ±2^53, on metadata whose numbers are written as the API writes them (17 digits). Not exact: larger numbers, ranges
+ * with strings that a column cannot hold (U+0000, bytes that are not UTF-8), paths with such keys.
+ * Equality with at most 8 values can use a GIN index over metadata (jsonb_path_ops). */
+bool must_check filter_postgres(const struct filter *f, unsigned param, struct buf *sql, struct filter_args *args);
 #endif

@@ -1,11 +1,11 @@
-/* The filter as a SQLite expression over alias m. Every expression is 0 or 1, never NULL, so that NOT
- * means the same as in match.c. */
+/* The tree of a filter as SQL, and its conditions for SQLite (sql_postgres.c: for PostgreSQL) over alias m. Every
+ * expression is true or false, never NULL, so that NOT means the same as in match.c. */
 #include <sqlite3.h>
 #include <stdlib.h>
 
 #include "filter-private.h"
 
-static void arg(struct filter_args *a, struct filter_arg v)
+void filter_arg_add(struct filter_args *a, struct filter_arg v)
 {
 	if (a->n == a->cap) {
 		a->cap = a->cap ? a->cap * 2 : 16;
@@ -16,6 +16,8 @@ static void arg(struct filter_args *a, struct filter_arg v)
 
 void filter_args_free(struct filter_args *a)
 {
+	for (size_t i = 0; i < a->n; i++)
+		free(a->v[i].own);
 	free(a->v);
 	*a = (struct filter_args){.v = NULL};
 }
@@ -23,13 +25,15 @@ void filter_args_free(struct filter_args *a)
 static void bind_value(struct filter_args *a, const struct fvalue *v, bool blob)
 {
 	switch (v->type) {
-	case FV_TEXT: arg(a, (struct filter_arg){.type = blob ? FARG_BLOB : FARG_TEXT, .s = {v->s, v->len}}); break;
-	case FV_REAL: arg(a, (struct filter_arg){.type = FARG_REAL, .d = v->d}); break;
-	default: arg(a, (struct filter_arg){.type = FARG_INT, .i = v->i});
+	case FV_TEXT:
+		filter_arg_add(a, (struct filter_arg){.type = blob ? FARG_BLOB : FARG_TEXT, .s = {v->s, v->len}});
+		break;
+	case FV_REAL: filter_arg_add(a, (struct filter_arg){.type = FARG_REAL, .d = v->d}); break;
+	default: filter_arg_add(a, (struct filter_arg){.type = FARG_INT, .i = v->i});
 	}
 }
 
-static const char *cmp(enum fop op)
+const char *filter_comparison(enum fop op)
 {
 	return op == F_GT ? ">" : op == F_GTE ? ">=" : op == F_LT ? "<" : op == F_LTE ? "<=" : "=";
 }
@@ -55,7 +59,7 @@ static void column_sql(const struct filter *f, struct buf *sql, struct filter_ar
 		buf_printf(sql, "(m.flags&%d<>0)", MEMORY_PINNED);
 	else
 		buf_printf(sql, "m.%s", c->sql);
-	buf_adds(sql, f->nv > 1 ? " IN (" : cmp(f->op));
+	buf_adds(sql, f->nv > 1 ? " IN (" : filter_comparison(f->op));
 	for (size_t i = 0; i < f->nv; i++) {
 		buf_adds(sql, i ? ",?" : "?");
 		bind_value(args, &f->v[i], c->kind == FF_UUID);
@@ -80,32 +84,45 @@ bool filter_sql_install(sqlite3 *db)
 				       meta_function, NULL, NULL) == SQLITE_OK;
 }
 
-void filter_sql(const struct filter *f, struct buf *sql, struct filter_args *args)
+static void condition(const struct filter *f, bool under_not, struct filter_writing *w)
+{
+	(void)under_not;
+	if (f->column) {
+		column_sql(f, w->sql, w->args);
+		return;
+	}
+	buf_adds(w->sql, "orc_meta(m.body,?)");
+	filter_arg_add(w->args, (struct filter_arg){.type = FARG_FILTER, .filter = f});
+}
+
+/* ---- and, or, not ---- */
+
+void filter_write(const struct filter *f, const struct filter_dialect *d, bool under_not, struct filter_writing *w)
 {
 	switch (f->op) {
 	case F_AND:
 	case F_OR:
 		if (!f->nkids) {
-			buf_adds(sql, f->op == F_AND ? "1" : "0");
+			buf_adds(w->sql, f->op == F_AND ? d->yes : d->no);
 			return;
 		}
 		for (size_t i = 0; i < f->nkids; i++) {
-			buf_adds(sql, !i ? "(" : f->op == F_AND ? " AND " : " OR ");
-			filter_sql(f->kid[i], sql, args);
+			buf_adds(w->sql, !i ? "(" : f->op == F_AND ? " AND " : " OR ");
+			filter_write(f->kid[i], d, under_not, w);
 		}
-		buf_addc(sql, ')');
+		buf_addc(w->sql, ')');
 		return;
 	case F_NOT:
-		buf_adds(sql, "(NOT ");
-		filter_sql(f->kid[0], sql, args);
-		buf_addc(sql, ')');
+		buf_adds(w->sql, "(NOT ");
+		filter_write(f->kid[0], d, !under_not, w);
+		buf_addc(w->sql, ')');
 		return;
-	default:
-		if (f->column) {
-			column_sql(f, sql, args);
-		} else {
-			buf_adds(sql, "orc_meta(m.body,?)");
-			arg(args, (struct filter_arg){.type = FARG_FILTER, .filter = f});
-		}
+	default: d->condition(f, under_not, w);
 	}
+}
+
+void filter_sql(const struct filter *f, struct buf *sql, struct filter_args *args)
+{
+	static const struct filter_dialect sqlite = {"1", "0", condition};
+	filter_write(f, &sqlite, false, &(struct filter_writing){.sql = sql, .args = args});
 }

@@ -1,8 +1,11 @@
 #include "store/store.h"
 
-extern const struct store_ops sqlite_store;
+extern const struct store_ops sqlite_store, postgres_store;
 
-const struct store_ops *store_by_kind(const char *kind) { return strcmp(kind, "sqlite") == 0 ? &sqlite_store : NULL; }
+const struct store_ops *store_by_kind(const char *kind)
+{
+	return strcmp(kind, "sqlite") == 0 ? &sqlite_store : strcmp(kind, "postgres") == 0 ? &postgres_store : NULL;
+}
 
 void store_conf_from(const struct conf *c, const char *purpose, struct store_conf *out_r)
 {

@@ -9,7 +9,15 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+/* The same tests run on PostgreSQL: test_pg_*.c include them with POSTGRES 1. */
+#ifndef POSTGRES
+#define POSTGRES 0
+#endif
+#if POSTGRES
+#include "postgres_model.h"
+#else
 #include "sqlite-private.h"
+#endif
 
 #define HELPER __attribute__((unused)) static /* each test uses some of these */
 #define NS_A "alpha"
@@ -29,7 +37,12 @@ HELPER const char *world_path(const char *name)
 HELPER struct store *open_as(bool writer)
 {
 	char *error = NULL;
-	struct store *s = ops->open(&(struct store_conf){.kind = "sqlite", .dir = world_dir}, writer, &error);
+#if POSTGRES
+	struct store_conf c = pg_test_conf();
+#else
+	struct store_conf c = {.kind = "sqlite", .dir = world_dir};
+#endif
+	struct store *s = ops->open(&c, writer, &error);
 	if (!s)
 		fail_msg("%s", error);
 	return s;
@@ -42,6 +55,27 @@ HELPER void reopen(void)
 	store = open_as(true);
 }
 
+#if POSTGRES
+HELPER int world_begin(void **state)
+{
+	(void)state;
+	ops = store_by_kind("postgres");
+	store = NULL;
+	pg_test_begin();
+	reopen();
+	return 0;
+}
+
+HELPER int world_end(void **state)
+{
+	(void)state;
+	if (store)
+		ops->close(store);
+	store = NULL;
+	pg_test_end();
+	return 0;
+}
+#else
 HELPER int world_begin(void **state)
 {
 	(void)state;
@@ -65,6 +99,7 @@ HELPER int world_end(void **state)
 		unlink(world_path(files[i]));
 	return rmdir(world_dir);
 }
+#endif
 
 /* ---- chance ---- */
 
@@ -282,6 +317,13 @@ HELPER uint64_t cursor_of(struct store *s)
 
 /* ---- everything that the database says, as text ---- */
 
+#if POSTGRES
+HELPER void query(struct store *s, const char *sql, struct buf *out)
+{
+	(void)s;
+	pg_test_sql(sql, out);
+}
+#else
 static int picture_row(void *arg, int n, char **v, char **name)
 {
 	(void)name;
@@ -297,6 +339,7 @@ HELPER void query(struct store *s, const char *sql, struct buf *out)
 	if (sqlite3_exec(s->db, sql, out ? picture_row : NULL, out, &error) != SQLITE_OK)
 		fail_msg("%s: %s", sql, error);
 }
+#endif
 
 /* A single value of SQL. */
 HELPER int64_t ask(struct store *s, const char *sql)
@@ -309,21 +352,35 @@ HELPER int64_t ask(struct store *s, const char *sql)
 	return n;
 }
 
+/* clang-format off */
+static const char *const picture_of[] = {
+#if POSTGRES
+	"SELECT node,cursor,scrub FROM memory_nodes ORDER BY node",
+	("SELECT id,namespace,version,node,created_at,updated_at,expires_at,flags,importance,kind,user_id,agent_id,session_id,external_id,"
+	"content,metadata,content_key,embedding_model,dim,bytes,words,embedding,body FROM memories ORDER BY id"),
+	("SELECT id,namespace,version,node,deleted_at,how,created_at,updated_at,expires_at,flags,importance,kind,user_id,agent_id,session_id,"
+	"external_id,content,metadata,content_key,embedding_model,dim,bytes,embedding,body FROM memory_trash ORDER BY id"),
+	"SELECT id,version,node,namespace,updated_at,lost,body FROM memory_history ORDER BY id,version,node",
+	"SELECT key,namespace,body_hash,status,expires_at,reply FROM memory_idempotency ORDER BY key",
+	("SELECT name,embedder,dim,count,bytes,quota_count,quota_bytes,relaxed,settings::text,present FROM memory_namespaces"
+	" WHERE present OR count<>0 ORDER BY name"),
+#else
+	"SELECT * FROM meta ORDER BY 1",
+	("SELECT hex(id),ns,version,created_us,updated_us,expires_us,deleted_us,flags,importance,kind,user_id,agent_id,session_id,"
+	"external_id,content_key,embedder,m.dim,bytes,body,v.dim,hex(v.x) FROM memories m LEFT JOIN vectors v ON v.n=m.n ORDER BY id"),
+	"SELECT count(*) FROM vectors WHERE n NOT IN (SELECT n FROM memories)",
+	"SELECT hex(id),version,ns,updated_us,deleted_us,body FROM history ORDER BY id,version",
+	"SELECT key,ns,body_hash,status,expires_us,hex(reply) FROM idempotency ORDER BY key",
+	"SELECT ns,name,embedder,dim,count,bytes,quota_count,quota_bytes,relaxed,settings,present,present*created_us FROM namespaces ORDER BY ns", "SELECT term,col,doc,cnt FROM words_df ORDER BY 1,2",
+#endif
+};
+/* clang-format on */
+
 HELPER char *picture(struct store *s)
 {
-	/* clang-format off */
-	static const char *const all[] = {
-		"SELECT * FROM meta ORDER BY 1",
-		("SELECT hex(id),ns,version,created_us,updated_us,expires_us,deleted_us,flags,importance,kind,user_id,agent_id,session_id,"
-		"external_id,content_key,embedder,m.dim,bytes,body,v.dim,hex(v.x) FROM memories m LEFT JOIN vectors v ON v.n=m.n ORDER BY id"),
-		"SELECT count(*) FROM vectors WHERE n NOT IN (SELECT n FROM memories)",
-		"SELECT hex(id),version,ns,updated_us,deleted_us,body FROM history ORDER BY id,version",
-		"SELECT key,ns,body_hash,status,expires_us,hex(reply) FROM idempotency ORDER BY key",
-		"SELECT ns,name,embedder,dim,count,bytes,quota_count,quota_bytes,relaxed,settings,present,present*created_us FROM namespaces ORDER BY ns", "SELECT term,col,doc,cnt FROM words_df ORDER BY 1,2"};
-	/* clang-format on */
 	struct buf b = {NULL, 0, 0};
-	for (size_t i = 0; i < ARRAY_LEN(all); i++)
-		query(s, all[i], &b);
+	for (size_t i = 0; i < ARRAY_LEN(picture_of); i++)
+		query(s, picture_of[i], &b);
 	buf_addc(&b, 0);
 	return b.p;
 }

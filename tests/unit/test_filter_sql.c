@@ -1,4 +1,4 @@
-/* Random filters over random memories: what filter_match() says of a memory in hand must be what the store's
+/* Random filters over random memories (and on PostgreSQL, test_pg_filter.c): what filter_match() says of a memory in hand must be what the store's
  * SQL says of the same memory in a table, and what a plain model says (filter_model.h). 150,000 pairs; the keys, strings and numbers are those on which JSON
  * readers and comparisons tend to differ. ORC_SEED=n repeats or varies a run. */
 #include <setjmp.h>
@@ -9,20 +9,10 @@
 #include <cmocka.h>
 
 #include "filter_model.h"
-#include "store/store.h"
+#include "store_model.h"
 
 #define MEMORIES 200
 #define FILTERS 750
-
-static uint64_t rng = 0x9e3779b97f4a7c15ull;
-
-static uint32_t below(uint32_t n)
-{
-	rng ^= rng << 13;
-	rng ^= rng >> 7;
-	rng ^= rng << 17;
-	return (uint32_t)(rng >> 20) % n;
-}
 
 #define PICK(a) ((a)[below(ARRAY_LEN(a))])
 
@@ -58,7 +48,7 @@ static const char *const times[] = {"1970-01-01T00:00:01Z", "2026-11-21T05:38:38
 				    "2026-11-21T06:38:38.123456+01:00", "2030-01-01T00:00:00Z"};
 static const int64_t us[] = {0, 1000000, 1795239518123456, 1795239518123457, 1893456000000000};
 static const float importances[] = {0, 0.1f, 0.3f, 0.5f, 1};
-static const char *const ops[] = {"eq", "ne", "gt", "gte", "lt", "lte", "in", "nin", "exists"};
+static const char *const operators[] = {"eq", "ne", "gt", "gte", "lt", "lte", "in", "nin", "exists"};
 
 /* The odd ones less often, so that filters and memories meet. */
 static const char *key(void) { return below(3) ? keys[below(4)] : PICK(keys); }
@@ -205,7 +195,7 @@ static json_t *operand(const char *field)
 
 static json_t *condition(const char *field)
 {
-	const char *op = PICK(ops);
+	const char *op = PICK(operators);
 	json_t *v;
 	if (!below(4))
 		return operand(field);
@@ -277,39 +267,23 @@ static size_t compare(const struct store_ops *o, struct store *s, const struct f
 	return n;
 }
 
-static char dir[64];
-static const struct store_ops *store_ops;
-static struct store *store;
-
 static int open_store(void **state)
 {
-	char *error = NULL, *seed = getenv("ORC_SEED");
-	(void)state;
+	char *seed = getenv("ORC_SEED");
+	rng = 0x9e3779b97f4a7c15ull;
 	if (seed)
 		rng += strtoull(seed, NULL, 10) * 0x2545f4914f6cdd1dull;
-	snprintf(dir, sizeof(dir), "/tmp/orc-filter-XXXXXX");
-	assert_non_null(mkdtemp(dir));
-	store_ops = store_by_kind("sqlite");
-	store = store_ops->open(&(struct store_conf){.kind = "sqlite", .dir = dir}, true, &error);
-	if (!store)
-		fail_msg("%s", error);
-	put_rows(store_ops, store);
+	if (world_begin(state) != 0)
+		return -1;
+	put_rows(ops, store);
 	return 0;
 }
 
 static int close_store(void **state)
 {
-	static const char *const files[] = {"store.db", "store.db-wal", "store.db-shm"};
-	char path[128];
-	(void)state;
-	store_ops->close(store);
 	for (size_t i = 0; i < MEMORIES; i++)
 		free(row[i].body), json_decref(row[i].tree);
-	for (size_t i = 0; i < ARRAY_LEN(files); i++) {
-		snprintf(path, sizeof(path), "%s/%s", dir, files[i]);
-		unlink(path);
-	}
-	return rmdir(dir);
+	return world_end(state);
 }
 
 static void test_random(void **state)
@@ -322,7 +296,7 @@ static void test_random(void **state)
 		char *text = json_dumps(j, JSON_COMPACT);
 		struct filter *f = filter_parse(j, &error);
 		if (f) { /* else: a range of something without order */
-			size_t n = compare(store_ops, store, f, j, text);
+			size_t n = compare(ops, store, f, j, text);
 			some += n > 0 && n < MEMORIES;
 			pairs += MEMORIES;
 		}
@@ -352,7 +326,7 @@ static void test_largest(void **state)
 		struct filter *f = filter_parse(j, &error);
 		text = json_dumps(j, JSON_COMPACT);
 		assert_non_null(f);
-		compare(store_ops, store, f, NULL, text);
+		compare(ops, store, f, NULL, text);
 		filter_free(&f);
 		free(text);
 		json_decref(j);
@@ -372,7 +346,7 @@ static void test_deepest(void **state)
 		j = json_pack("{so}", "not", j);
 	struct filter *f = filter_parse(j, &error);
 	assert_non_null(f);
-	compare(store_ops, store, f, j, "deepest");
+	compare(ops, store, f, j, "deepest");
 	filter_free(&f);
 	json_decref(j);
 }

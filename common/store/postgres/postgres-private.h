@@ -142,8 +142,8 @@ void pg_on_notified(void *store);
 
 /* The name of a namespace's number; empty: the database knows no such namespace. Asks the database when the number
  * is not known yet. The span lives as long as the store. */
-void pg_names_free(struct pg_names **n);
 enum store_rc must_check pg_namespace(struct store *s, uint64_t ns, struct span *name_r);
+void pg_names_free(struct pg_names **n);
 
 /* ---- the rooms ---- */
 
@@ -153,5 +153,44 @@ enum store_rc must_check pg_namespace(struct store *s, uint64_t ns, struct span 
 	"m.agent_id,m.session_id,m.external_id,m.content,m.content_key,m.embedding_model,m.dim,m.body"
 #define PG_MEMORY_COLUMNS 19
 void pg_memory(const PGresult *res, int row, struct memory *m_r);
+/* The same and when it was deleted: of alias m, from memories and from memory_trash. pg_visit_rows() needs one of
+ * them, and behind it the embedding or nothing. */
+#define PG_LIVE PG_MEMORY ",NULL::timestamptz"
+#define PG_DEAD PG_MEMORY ",m.deleted_at"
+struct pg_visit {
+	const struct filter *check; /* rows that it does not match are passed over; NULL: none */
+	size_t limit;		    /* stops after so many; 0: all */
+	store_visit_fn *fn;
+	void *arg;
+	size_t n;     /* rows that fn has seen */
+	size_t bytes; /* of the rows of the last result */
+	bool stopped;
+};
+void pg_visit_rows(struct store *s, struct pg_visit *v, const PGresult *res);
+enum store_rc pg_read_get(struct store *s, const struct uuid *id, bool vector, store_visit_fn *fn, void *arg);
+enum store_rc pg_read_get_many(struct store *s, const struct uuid *ids, size_t n, bool vector, store_visit_fn *fn,
+			       void *arg);
+enum store_rc pg_read_by_external(struct store *s, uint64_t ns, struct span id, bool vector, store_visit_fn *fn,
+				  void *arg);
+enum store_rc pg_read_by_content(struct store *s, uint64_t ns, uint64_t key, struct span content, bool vector,
+				 store_visit_fn *fn, void *arg);
+enum store_rc pg_read_idem(struct store *s, uint64_t key, int64_t now_us, struct op_idem *out_r, struct buf *reply);
+enum store_rc pg_read_history(struct store *s, const struct uuid *id, store_visit_fn *fn, void *arg);
+enum store_rc pg_read_neighbours(struct store *s, const struct uuid *id, int64_t now_us, struct store_neighbour out[4],
+				 size_t *n_r);
+/* list.c: appends " AND (the filter)" over alias m and at most one parameter, copied. False: it is true of more rows
+ * than match; filter_match() must look at them. */
+bool must_check pg_filter(const struct filter *f, struct buf *sql, struct pg_params *p);
+enum store_rc pg_list_rows(struct store *s, const struct store_list *q, store_visit_fn *fn, void *arg);
+enum store_rc pg_list_ids(struct store *s, const struct store_list *q, store_visit_fn *fn, void *arg);
+enum store_rc pg_list_count(struct store *s, const struct store_list *q, uint64_t *count_r);
+enum store_rc pg_list_vectors(struct store *s, const struct uuid *after, size_t max, store_vector_fn *fn, void *arg);
+enum store_rc pg_list_vector_count(struct store *s, uint64_t *count_r);
+enum store_rc pg_list_recent(struct store *s, size_t max, store_visit_fn *fn, void *arg);
+/* collect.c: what has expired is judged by the server's clock, what is old in the trash by now_us - trash_before_us
+ * before it. Deletes answers that expired, and marks of what was erased or expired a month ago. */
+enum store_rc pg_collect(struct store *s, int64_t now_us, int64_t trash_before_us, size_t max, store_visit_fn *fn,
+			 void *arg);
+enum store_rc pg_collect_namespaces(struct store *s, void (*fn)(void *arg, const struct store_ns *n), void *arg);
 extern const struct store_ops postgres_store;
 #endif

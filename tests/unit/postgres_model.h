@@ -1,0 +1,93 @@
+/* Tests on PostgreSQL: a database of its own for each, on the server that ORCHESTRA_TEST_PG names (libpq's keywords;
+ * tests/it/postgres.py run -- COMMAND starts one). Without it they are skipped. */
+#ifndef ORC_TEST_POSTGRES_MODEL_H
+#define ORC_TEST_POSTGRES_MODEL_H
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "plain.h"
+#include "postgres-private.h"
+
+#define PG_HELPER __attribute__((unused)) static /* each test uses some of these */
+#define PG_TEST_LIMIT_US 60000000
+
+static char pg_test_dsn[1024], pg_test_database[64];
+static struct pg_plain *pg_test_session; /* in the database of the test */
+
+PG_HELPER const char *pg_test_server(void)
+{
+	const char *dsn = getenv("ORCHESTRA_TEST_PG");
+	if (!dsn || !*dsn) {
+		fprintf(stderr, "skipped: ORCHESTRA_TEST_PG names no server\n");
+		exit(77);
+	}
+	return dsn;
+}
+
+PG_HELPER struct pg_plain *pg_test_connect(const char *dsn)
+{
+	char *error = NULL;
+	struct pg_plain *p = pg_plain_open(
+		&(struct pg_plain_conf){
+			.dsn = dsn, .application = "orchestra test", .read_write = true, .limit_us = PG_TEST_LIMIT_US},
+		&error);
+	if (!p)
+		fail_msg("%s", error);
+	return p;
+}
+
+PG_HELPER void pg_test_run(struct pg_plain *p, const char *sql, struct buf *out)
+{
+	PGresult *res = NULL;
+	if (pg_plain_run(p, sql, PG_TEST_LIMIT_US, &res) != STORE_OK)
+		fail_msg("%s: %s", sql, pg_plain_error(p));
+	for (int i = 0; out && i < pq.ntuples(res); i++) {
+		for (int k = 0; k < pq.nfields(res); k++)
+			buf_printf(out, "%s|", pq.getisnull(res, i, k) ? "-" : pq.getvalue(res, i, k));
+		buf_addc(out, '\n');
+	}
+	pq.clear(res);
+}
+
+/* Rows as text, a | behind each value; out NULL: whatever. */
+PG_HELPER void pg_test_sql(const char *sql, struct buf *out) { pg_test_run(pg_test_session, sql, out); }
+
+PG_HELPER void pg_test_server_sql(const char *fmt)
+{
+	char sql[256];
+	struct pg_plain *p = pg_test_connect(pg_test_server());
+	snprintf(sql, sizeof(sql), fmt, pg_test_database);
+	pg_test_run(p, sql, NULL);
+	pg_plain_close(&p);
+}
+
+PG_HELPER void pg_test_begin(void)
+{
+	static unsigned n;
+	snprintf(pg_test_database, sizeof(pg_test_database), "orchestra_test_%ld_%u", (long)getpid(), n++);
+	snprintf(pg_test_dsn, sizeof(pg_test_dsn), "%s dbname=%s", pg_test_server(), pg_test_database);
+	pg_test_server_sql("CREATE DATABASE %s");
+	pg_test_session = pg_test_connect(pg_test_dsn);
+}
+
+PG_HELPER void pg_test_end(void)
+{
+	pg_plain_close(&pg_test_session);
+	pg_test_server_sql("DROP DATABASE %s WITH (FORCE)");
+}
+
+PG_HELPER struct store_conf pg_test_conf(void)
+{
+	return (struct store_conf){.kind = "postgres",
+				   .dsn = pg_test_dsn,
+				   .node = 7,
+				   .purpose = "test",
+				   .connect_timeout_us = PG_TEST_LIMIT_US,
+				   .answer_timeout_us = PG_TEST_LIMIT_US,
+				   .migrate = true};
+}
+#endif
