@@ -285,3 +285,5 @@ static struct conf *load_effective(int fd, bool foreign)
 
 struct conf *conf_load_effective(int fd) { return load_effective(fd, false); }
 struct conf *conf_load_foreign(int fd) { return load_effective(fd, true); }
+
+bool conf_store_is_file(const struct conf *c) { return strcmp(conf_str(c, CONF_STORE_KIND), "sqlite") == 0; }

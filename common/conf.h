@@ -45,6 +45,8 @@ int64_t conf_int(const struct conf *c, enum conf_key k);     /* INT, BOOL, SIZE 
 /* Where the value came from: "default", "file:/etc/…:12", "credential", "env ORCHESTRA_X", "flag". */
 const char *conf_source(const struct conf *c, enum conf_key k);
 /* Not to be shown: a key that is always secret, or a value that came as a credential. */
+/* Is the store a file of the daemon's own? Else store.dsn leads to a server. */
+bool conf_store_is_file(const struct conf *c);
 bool conf_is_secret(const struct conf *c, enum conf_key k);
 /* Current value as text in the unit people write ("256 MiB"). */
 char *conf_text(const struct conf *c, enum conf_key k);

@@ -112,14 +112,15 @@ void conf_check_complete(struct conf_loading *l)
 	make_absolute(l->c, CONF_TLS_CERTIFICATE);
 	make_absolute(l->c, CONF_TLS_KEY);
 	make_absolute(l->c, CONF_TLS_CLIENT_CA);
-	if (!*conf_str(l->c, CONF_STORE_DSN)) {
+	if (conf_store_is_file(l->c) && !*conf_str(l->c, CONF_STORE_DSN)) {
 		struct buf b = {0};
 		buf_printf(&b, "%s/store.db", conf_str(l->c, CONF_DATA_DIR));
 		buf_addc(&b, '\0');
 		computed(l->c, CONF_STORE_DSN, b.p, 0);
 		buf_free(&b);
 	}
-	make_absolute(l->c, CONF_STORE_DSN);
+	if (conf_store_is_file(l->c))
+		make_absolute(l->c, CONF_STORE_DSN);
 	if (conf_int(l->c, CONF_API_WORKERS) == 0) {
 		unsigned n = conf_env_cores();
 		n = n > API_WORKERS_DEFAULT_MAX ? API_WORKERS_DEFAULT_MAX : n < 1 ? 1 : n;

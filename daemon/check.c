@@ -138,7 +138,8 @@ static void check_service(struct check *k, const char *runtime_dir)
 		check_ours(k, "data.dir", journal);
 		free(journal);
 	}
-	check_ours(k, "store.dsn", conf_str(k->c, CONF_STORE_DSN));
+	if (conf_store_is_file(k->c))
+		check_ours(k, "store.dsn", conf_str(k->c, CONF_STORE_DSN));
 	check_tokens(k);
 	check_tls(k);
 }

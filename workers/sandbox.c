@@ -65,7 +65,7 @@ static void find_paths(const struct conf *conf, struct sandbox_paths *p)
 		snprintf(store, sizeof(store), "%s/store.db", dir);
 	if (!realpath(dir, p->data))
 		*p->data = '\0';
-	if (!real_file(store, p->store, p->store_dir))
+	if (!conf_store_is_file(conf) || !real_file(store, p->store, p->store_dir))
 		*p->store = *p->store_dir = '\0';
 }
 
@@ -135,8 +135,7 @@ void sandbox_enter(const struct worker_row *row, const struct conf *conf)
 		log_warn("sandbox: cannot drop capabilities: %s", strerror(errno));
 	if (row->may & MAY_WRITE_DATA)
 		check_owner(&paths);
-	bool net = row->may & MAY_CONNECT_NET ||
-		   (row->may & MAY_REACH_STORE && strcmp(conf_str(conf, CONF_STORE_KIND), "sqlite") != 0);
+	bool net = row->may & MAY_CONNECT_NET || (row->may & MAY_REACH_STORE && !conf_store_is_file(conf));
 	int landlock = sandbox_landlock(row->may | (net ? MAY_CONNECT_NET : 0), &paths, &abi);
 	int seccomp = sandbox_seccomp(row->may, net);
 	report(row, landlock, abi, seccomp);

@@ -268,8 +268,8 @@ static void stop_store(struct api *a)
 static void api_stop(struct worker *w)
 {
 	struct api *a = w->role_data;
+	stop_store(a);
 	if (a->jobs)
-		stop_store(a);
 		jobs_halt(a->jobs); /* the threads read requests, which go with the server */
 	http_server_free(&a->http);
 	jobs_stop(&a->jobs);

@@ -96,6 +96,8 @@ void pg_drive(struct store *s) { (void)!event_base_loop(s->loop, EVLOOP_ONCE); }
 
 static void wait_for(struct store *s, struct pg_link *l, struct wait *w)
 {
+	if (s->loop)
+		pg_link_adopt(l);
 	pg_link_send(l, &w->r);
 	while (s->loop && !w->done)
 		pg_drive(s);

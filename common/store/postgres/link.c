@@ -34,6 +34,8 @@ void pg_link_error(struct pg_link *l, char *text, size_t cap)
 uint64_t pg_link_session(struct pg_link *l) { return atomic_load(&l->session); }
 bool pg_link_is_loop(struct pg_link *l) { return pthread_equal(l->thread, pthread_self()); }
 
+void pg_link_adopt(struct pg_link *l) { l->thread = pthread_self(); }
+
 static void on_io(evutil_socket_t fd, short what, void *arg);
 
 void pg_link_watch(struct pg_link *l, short events)

@@ -260,4 +260,7 @@ const struct store_ops postgres_store = {
 	.vectors = pg_list_vectors,
 	.vector_count = pg_list_vector_count,
 	.recent = pg_list_recent,
+	.revision = pg_revision,
+	.changes = pg_changes,
+	.listen = pg_listen,
 };
