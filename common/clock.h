@@ -5,6 +5,13 @@
 
 int64_t clock_real_us(void);
 int64_t clock_mono_us(void);
+/* Now, or just behind `former` where that is later: a version is never older than the one it follows, whichever
+ * machine's clock that was taken from. */
+static inline int64_t clock_after_us(int64_t former)
+{
+	int64_t now = clock_real_us();
+	return now > former ? now : former + 1;
+}
 #define CLOCK_TEXT 27 /* 2026-11-21T05:38:38.123456Z */
 /* Writes exactly CLOCK_TEXT bytes, no NUL. Years 1970–9999. */
 void clock_format(int64_t real_us, char out[CLOCK_TEXT]);

@@ -78,6 +78,7 @@ struct plant {
 	char reason[512];		/* why sync_state is *_FAILED */
 	_Atomic uint64_t feed_revision; /* the fleet's feed is applied up to here */
 	_Atomic int64_t feed_us;	/* clock_mono_us() when it was last heard of */
+	_Atomic uint32_t store_known;	/* 1: namespaces and flushed_seq are what the store said */
 	_Atomic uint32_t feed_lost;	/* 1: the store is not to be reached, others' writes are not known */
 	_Atomic uint32_t warm_done;	/* writer: warmer; 1 = L1 filled */
 	_Atomic uint64_t warm_loaded;	/* writer: warmer */

@@ -164,7 +164,7 @@ void txn_op_delete(struct txn_builder *t, const struct memory *m, enum delete_ho
 	struct op_delete d = {.id = m->id,
 			      .ns = m->ns,
 			      .version = m->version + 1,
-			      .at_us = clock_real_us(),
+			      .at_us = clock_after_us(m->updated_us),
 			      .content_key = m->content_hash,
 			      .external_key = m->external_id.len ? record_external_key(m->ns, m->external_id) : 0,
 			      .bytes = m->deleted_us ? -1 : (int64_t)memory_quota_bytes(m),

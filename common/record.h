@@ -92,7 +92,7 @@ struct op_ns_drop {
 enum txn_flags {
 	TXN_WAIT_STORE = 1u << 0, /* acknowledge (again) when the store has it; flush without debounce */
 	TXN_RELAXED = 1u << 1,	  /* set by sync: every namespace touched is relaxed */
-	TXN_SCRUB = 1u << 2, /* contains an erase: scrub when the store has it, and only then say so (WAIT_STORE) */
+	TXN_SCRUB = 1u << 2,  /* contains an erase: scrub when the store has it, and only then say so (WAIT_STORE) */
 	TXN_STRICT = 1u << 3, /* an equal version of another daemon's makes it lose, whoever came first (If-Match) */
 };
 struct txn_head {

@@ -57,6 +57,8 @@ struct journal;
 typedef void journal_replay_fn(void *arg, uint64_t seq, uint64_t segment, uint64_t payload_offset, const void *payload,
 			       size_t len);
 
+/* Nobody knows what the store has: everything that is there is replayed. */
+#define JOURNAL_ALL UINT64_MAX
 /* Opens or creates the journal and replays every record with seq > after_seq. NULL: *error_r (malloc'ed text)
  * says what and what to do. Takes ≤ 100 ms on an empty directory: only the first, small segment
  * is made here; journal_prepare() makes the next ones, in another thread. */
@@ -65,6 +67,8 @@ struct journal *must_check journal_open(const struct journal_conf *conf, uint64_
 void journal_close(struct journal **j);
 /* Last sequence in the journal (0: none). */
 uint64_t journal_last_seq(const struct journal *j);
+/* The sequence that the next record has to have. */
+uint64_t journal_next_seq(const struct journal *j);
 /* errno when it is final that nothing more can be appended in this life, else 0: an append that failed
  * left nothing behind, and the next one may succeed. */
 int journal_failed(const struct journal *j);

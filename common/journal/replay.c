@@ -261,6 +261,11 @@ int replay_run(struct journal *j, struct found *f, size_t n, uint64_t after_seq,
 			   .arg = arg,
 			   .scan = {.window = WINDOW}};
 	int e = 0;
+	if (after_seq == JOURNAL_ALL) {
+		after_seq = n && f[0].head_ok && f[0].head.first_seq ? f[0].head.first_seq - 1 : 0;
+		r.after_seq = after_seq;
+		r.want = after_seq + 1;
+	}
 	for (size_t i = 0; i < n && !e; i++) {
 		r.dirty = 0;
 		e = replay_file(&r, &f[i], i + 1 < n ? &f[i + 1] : NULL);

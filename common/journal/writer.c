@@ -298,6 +298,7 @@ int journal_sync(struct journal *j)
 
 int journal_failed(const struct journal *j) { return atomic_load_explicit(&j->failed, memory_order_relaxed); }
 
+uint64_t journal_next_seq(const struct journal *j) { return j->next_seq; }
 uint64_t journal_last_seq(const struct journal *j) { return atomic_load_explicit(&j->last_seq, memory_order_relaxed); }
 
 uint64_t journal_bytes(const struct journal *j) { return atomic_load_explicit(&j->held, memory_order_relaxed); }

@@ -218,7 +218,7 @@ static bool apply_patch(struct call *c, struct patch *p, const struct held *old,
 	}
 	if (!d->embedding_set && !span_eq(before, d->content))
 		d->dim = 0;
-	d->updated_us = clock_real_us();
+	d->updated_us = clock_after_us(old->m.updated_us);
 	d->replaces_bytes = (int64_t)memory_quota_bytes(&old->m);
 	return draft_embed(c, d, plant_find(c->api->plant, old->m.ns), "");
 }
@@ -362,7 +362,7 @@ static enum verdict restore_evaluate(struct call *c, struct reader *rd)
 	} else if (!draft_from_memory(&d, &old.m)) {
 		problem(c, 500, "internal", "the stored memory cannot be read");
 	} else if (!external_taken(c, rd, &d, &d.id, old.m.ns)) {
-		d.updated_us = clock_real_us();
+		d.updated_us = clock_after_us(old.m.updated_us);
 		commit_put(c, read_seq, &d, &old, 200);
 		v = CALL_COMMIT;
 	}
@@ -384,7 +384,7 @@ void memories_restore(struct call *c)
 static bool supersede_drafts(struct call *c, struct patch *p, const struct held *old, struct draft *was,
 			     struct draft *now)
 {
-	int64_t t = clock_real_us();
+	int64_t t = clock_after_us(old->m.updated_us);
 	if (old->m.flags & MEMORY_SUPERSEDED) {
 		problem(c, 409, "already-superseded", "this memory was superseded before; supersede its successor");
 		return false;

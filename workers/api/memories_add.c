@@ -245,7 +245,7 @@ static bool update(struct attempt *t, size_t i, struct held *old)
 	if (ok) {
 		if (!d.embedding_set && !span_eq(before, d.content))
 			d.dim = 0;
-		d.updated_us = t->now;
+		d.updated_us = clock_after_us(old->m.updated_us);
 		d.replaces_bytes = (int64_t)memory_quota_bytes(&old->m);
 		t->keys[t->nkeys++] = record_id_key(&d.id);
 		ok = put(t, &d, old->m.version + 1, it->where, &t->results[i]);

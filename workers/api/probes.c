@@ -55,7 +55,8 @@ void probes_readyz(struct call *c)
 		why = "journal-failed";
 	else if (!atomic_load_explicit(&p->served_once, memory_order_acquire))
 		why = state == SYNC_STORE_FAILED ? "store-failed" : "starting";
-	else if (atomic_load(&p->refill_state) != REFILL_DONE || !atomic_load(&p->warm_done))
+	else if (state != SYNC_STORE_FAILED && /* what it cannot bring is not waited for */
+		 (atomic_load(&p->refill_state) != REFILL_DONE || !atomic_load(&p->warm_done)))
 		why = "warming";
 	else if (quota && atomic_load(&p->journal_bytes) >= quota)
 		why = "journal-quota";

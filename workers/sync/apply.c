@@ -240,7 +240,8 @@ void apply_repeat(struct sync *s, uint32_t slot, const struct txn_head *h, uint6
 		return;
 	}
 	remember_waiter(s, w);
-	flusher_allow(s->flusher, seq, true);
+	if (s->flusher)
+		flusher_allow(s->flusher, seq, true);
 }
 
 void apply_refusing(struct sync *s, enum txn_status why)
@@ -400,7 +401,7 @@ void apply_batch(struct sync *s, struct batch *g)
 	g->n = g->bytes = g->writes = g->nundo = 0;
 	g->all_relaxed = true;
 	g->error = 0;
-	if (wrote)
+	if (wrote && s->flusher)
 		flusher_allow(s->flusher, atomic_load_explicit(&s->plant->applied_seq, memory_order_relaxed), urgent);
 }
 

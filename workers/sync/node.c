@@ -39,9 +39,7 @@ bool node_number(const char *data_dir, uint64_t *node_r)
 {
 	int dir = open(data_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	int fd = dir == -1 ? -1 : openat(dir, "node", O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	bool ok = fd != -1			 ? read_number(fd, node_r)
-		  : dir != -1 && errno == ENOENT ? make_number(dir, node_r)
-						 : false;
+	bool ok = fd != -1 ? read_number(fd, node_r) : dir != -1 && errno == ENOENT ? make_number(dir, node_r) : false;
 	if (!ok)
 		log_error("%s/node: %s", data_dir,
 			  fd != -1 ? "holds no number of 16 hexadecimal digits; restore it: the store knows this "

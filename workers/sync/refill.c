@@ -3,12 +3,14 @@
  * batch was read is skipped: its own write has told the index already. */
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <unistd.h>
 
 #include "fault.h"
 #include "log.h"
 #include "sync.h"
 
 #define REFILL_BATCH 256
+#define RETRY_US 300000
 
 struct refill_row {
 	struct uuid id;
@@ -22,7 +24,8 @@ struct refill {
 	pthread_t thread;
 	pthread_mutex_t lock;
 	pthread_cond_t taken;
-	bool busy, stale, stop; /* busy: the loop has a batch; stale: it must be read again */
+	bool busy, stale; /* busy: the loop has a batch; stale: it must be read again */
+	_Atomic bool stop;
 	struct store *store;
 	struct refill_row rows[REFILL_BATCH];
 	size_t n;
@@ -85,59 +88,87 @@ static bool hand_over(struct refill *r)
 	return go_on;
 }
 
+/* The store is there, or will be. False: stop. */
+static bool reach_store(struct refill *r)
+{
+	const struct store_ops *ops = r->s->store_ops;
+	static struct log_limit limit;
+	while (!atomic_load(&r->stop)) {
+		char *error = NULL;
+		if (!r->store)
+			r->store = ops->open(&r->s->store_conf, false, &error);
+		if (r->store)
+			return true;
+		log_warn_limited(&limit, 10, "refill of the vector index waits for the store: %s",
+				 error ? error : "unknown");
+		free(error);
+		usleep(RETRY_US);
+	}
+	return false;
+}
+
+/* One batch from behind *last. False: that was all, or stop. */
+static bool refill_batch(struct refill *r, struct uuid *last, bool *have_last)
+{
+	const struct store_ops *ops = r->s->store_ops;
+	static struct log_limit limit;
+	r->n = 0;
+	/* Records beyond flushed_seq may be missing from what we read now; those that came after it
+	 * are in the index by their own write. */
+	r->read_seq = atomic_load(&r->s->plant->flushed_seq);
+	if (ops->vectors(r->store, *have_last ? last : NULL, REFILL_BATCH, gather, r) != STORE_OK) {
+		log_warn_limited(&limit, 10, "refill of the vector index: %s; trying again", ops->error(r->store));
+		usleep(RETRY_US);
+		for (size_t i = 0; i < r->n; i++)
+			free(r->rows[i].x);
+		return reach_store(r);
+	}
+	if (!r->n)
+		return false;
+	struct uuid end = r->rows[r->n - 1].id;
+	bool go_on = hand_over(r);
+	for (size_t i = 0; i < r->n; i++)
+		free(r->rows[i].x);
+	if (go_on && !r->stale) {
+		*last = end;
+		*have_last = true;
+	}
+	return go_on;
+}
+
 static void *refill_main(void *arg)
 {
 	struct refill *r = arg;
 	struct sync *s = r->s;
 	const struct store_ops *ops = s->store_ops;
 	struct uuid last;
-	bool have_last = false, go_on = true;
+	bool have_last = false;
 	uint64_t total = 0;
 	prctl(PR_SET_NAME, "refill");
-	if (ops->vector_count(r->store, &total) == STORE_OK)
+	if (reach_store(r) && ops->vector_count(r->store, &total) == STORE_OK)
 		atomic_store(&s->plant->refill_total, total);
-	while (go_on && total) {
-		r->n = 0;
-		/* Records beyond flushed_seq may be missing from what we read now; those that came after it
-		 * are in the index by their own write. */
-		r->read_seq = atomic_load(&s->plant->flushed_seq);
-		if (ops->vectors(r->store, have_last ? &last : NULL, REFILL_BATCH, gather, r) != STORE_OK) {
-			log_warn("refill of the vector index stopped: %s", ops->error(r->store));
-			break;
-		}
-		if (!r->n)
-			break;
-		struct uuid end = r->rows[r->n - 1].id;
-		go_on = hand_over(r);
-		for (size_t i = 0; i < r->n; i++)
-			free(r->rows[i].x);
-		if (go_on && !r->stale) {
-			last = end;
-			have_last = true;
-		}
-	}
-	ops->close(r->store);
+	while (!atomic_load(&r->stop) && refill_batch(r, &last, &have_last))
+		;
+	if (r->store)
+		ops->close(r->store);
 	r->store = NULL;
-	if (go_on)
+	if (!atomic_load(&r->stop))
 		sync_post(s, finished, r);
 	return NULL;
 }
 
 void refill_start(struct sync *s)
 {
-	char *error = NULL;
 	if (s->refill || atomic_load(&s->plant->refill_state) == REFILL_DONE)
 		return;
 	struct refill *r = util_zalloc(sizeof(*r));
 	r->s = s;
 	pthread_mutex_init(&r->lock, NULL);
 	pthread_cond_init(&r->taken, NULL);
-	r->store = s->store_ops->open(&s->store_conf, false, &error);
 	atomic_store(&s->plant->refill_state, REFILL_RUNNING);
 	atomic_store(&s->plant->refill_done, 0);
-	if (!r->store || pthread_create(&r->thread, NULL, refill_main, r)) {
-		log_warn("refill of the vector index cannot start: %s", error ? error : "no thread");
-		free(error);
+	if (pthread_create(&r->thread, NULL, refill_main, r)) {
+		log_warn("refill of the vector index cannot start: no thread");
 		free(r);
 		return;
 	}

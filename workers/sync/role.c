@@ -170,7 +170,7 @@ static void replay_record(void *arg, uint64_t seq, uint64_t segment, uint64_t of
 	r->count++;
 	sequence_remember(r->s, &t, seq);
 	ops = t;
-	while (txn_next(&ops, &op, &body))
+	while (seq > r->s->counted_seq && txn_next(&ops, &op, &body))
 		sequence_account(r->s, op, body, seq);
 	if (seq > r->applied && pending_full(r->s->pending, t.head->nops)) {
 		log_error(
@@ -191,13 +191,14 @@ static uint64_t open_journal(struct sync *s, uint64_t flushed)
 				  .first_bytes = FIRST_SEGMENT_BYTES,
 				  .segment_bytes = (uint64_t)conf_int(c, CONF_JOURNAL_SEGMENT_BYTES),
 				  .quota_bytes = (uint64_t)conf_int(c, CONF_JOURNAL_QUOTA)};
-	struct replay r = {.s = s, .applied = atomic_load(&s->plant->applied_seq), .last = flushed};
+	struct replay r = {
+		.s = s, .applied = atomic_load(&s->plant->applied_seq), .last = flushed == JOURNAL_ALL ? 0 : flushed};
 	int64_t start = clock_mono_us();
 	if (jc.first_bytes > jc.segment_bytes)
 		jc.first_bytes = jc.segment_bytes;
-	if (r.applied < flushed)
+	if (flushed != JOURNAL_ALL && r.applied < flushed)
 		r.applied = flushed;
-	sequence_forget(s, flushed);
+	sequence_forget(s, flushed == JOURNAL_ALL ? 0 : flushed);
 	atomic_store(&s->plant->sync_state, SYNC_REPLAYING);
 	s->journal = journal_open(&jc, flushed, replay_record, &r, &error);
 	if (!s->journal) {
@@ -209,7 +210,7 @@ static uint64_t open_journal(struct sync *s, uint64_t flushed)
 		log_info("replayed %llu journal records, %llu to %llu, in %lld ms", (unsigned long long)r.count,
 			 (unsigned long long)flushed + 1, (unsigned long long)r.last,
 			 (long long)(clock_mono_us() - start) / 1000);
-	return r.last;
+	return flushed == JOURNAL_ALL ? journal_next_seq(s->journal) - 1 : r.last;
 }
 
 /* Where the file system is memory, or a container's throw-away layer, fdatasync proves nothing. */
@@ -239,20 +240,26 @@ static void start_serving(struct sync *s, struct store *store, uint64_t flushed,
 	for (size_t i = 0; i < BATCHES; i++)
 		s->batches[i].all_relaxed = true;
 	s->committer = commit_start(s);
-	s->flusher = flusher_start(s, store, flushed);
-	if (!s->committer || !s->flusher) {
+	if (store)
+		s->flusher = flusher_start(s, store, flushed);
+	if (!s->committer || (store && !s->flusher)) {
 		log_error("cannot start threads: %s", strerror(errno));
 		exit(WORKER_EXIT_FAIL);
 	}
-	if (last > flushed)
-		flusher_allow(s->flusher, last, true);
-	feed_start(s);
+	if (store) {
+		atomic_store(&s->plant->store_known, 1);
+		if (last > flushed)
+			flusher_allow(s->flusher, last, true);
+		feed_start(s);
+	} else {
+		late_start(s);
+	}
 	for (unsigned slot = 0; slot < SLOT_COUNT; slot++)
 		if (s->w->peers >> slot & 1)
 			intake_open(s, slot);
 	FAULT_POINT(sync_opened);
 	atomic_store_explicit(&s->plant->served_once, 1, memory_order_release);
-	atomic_store_explicit(&s->plant->sync_state, SYNC_SERVING, memory_order_release);
+	atomic_store_explicit(&s->plant->sync_state, store ? SYNC_SERVING : SYNC_STORE_FAILED, memory_order_release);
 }
 
 /* Erasures that a predecessor did not come to scrub are due still. */
@@ -311,6 +318,16 @@ static struct store *open_store(struct sync *s, uint64_t *flushed_r)
 	return NULL;
 }
 
+/* What is known when the store cannot be asked: what a former sync of this daemon knew, or nothing. */
+static uint64_t without_store(struct sync *s)
+{
+	if (!atomic_load(&s->plant->store_known))
+		return JOURNAL_ALL;
+	late_namespaces(s);
+	s->counted_seq = atomic_load(&s->plant->applied_seq);
+	return atomic_load(&s->plant->flushed_seq);
+}
+
 static void try_again(evutil_socket_t fd, short what, void *arg)
 {
 	struct sync *s = arg;
@@ -344,7 +361,7 @@ static int sync_init(struct worker *w)
 	s->plant = w->plant;
 	store_conf_from(w->conf, "sync", &s->store_conf);
 	s->store_conf.breaker = &s->plant->breakers[0];
-	if (!node_number(s->store_conf.dir, &s->store_conf.node))
+	if (!conf_store_is_file(w->conf) && !node_number(s->store_conf.dir, &s->store_conf.node))
 		return WORKER_EXIT_FAIL;
 	atomic_store(&s->plant->sync_state, SYNC_STARTING);
 	atomic_store(&s->plant->journal_quota, (uint64_t)conf_int(w->conf, CONF_JOURNAL_QUOTA));
@@ -360,9 +377,12 @@ static int sync_init(struct worker *w)
 	/* A store or journal that cannot be opened keeps the daemon up, saying why (api answers 503 with
 	 * plant->reason). A successor may find that it is over: a full disk, a locked store. */
 	struct store *store = open_store(s, &flushed);
-	uint64_t last = store ? open_journal(s, flushed) : 0;
+	bool late = !store && !conf_store_is_file(w->conf);
+	if (late)
+		flushed = without_store(s);
+	uint64_t last = store || late ? open_journal(s, flushed) : 0;
 	atomic_store(&s->plant->ack_store, choose_ack(s));
-	if (!store || !s->journal) {
+	if ((!store && !late) || !s->journal) {
 		static const struct timeval later = {2, 0};
 		s->failed = true;
 		if (atomic_load(&s->plant->served_once))
@@ -370,8 +390,8 @@ static int sync_init(struct worker *w)
 		event_base_once(w->base, -1, EV_TIMEOUT, try_again, s, &later);
 		return 0;
 	}
-	start_serving(s, store, flushed, last);
-	if (atomic_load(&s->plant->refill_state) == REFILL_RUNNING)
+	start_serving(s, store, flushed == JOURNAL_ALL ? 0 : flushed, last);
+	if (store && atomic_load(&s->plant->refill_state) == REFILL_RUNNING)
 		refill_start(s); /* our predecessor died in it */
 	return 0;
 }
@@ -438,6 +458,7 @@ static void settle(struct sync *s)
 
 static void finish(struct sync *s)
 {
+	late_stop(s);
 	feed_stop(s);
 	refill_stop(s);
 	settle(s);
@@ -454,6 +475,7 @@ static void finish(struct sync *s)
  * is left as after a crash: to close it would take the time of a checkpoint. */
 static void hand_over(struct sync *s)
 {
+	late_stop(s);
 	feed_stop(s);
 	refill_stop(s);
 	sync_enter(s);

@@ -89,6 +89,7 @@ struct waiter { /* TXN_WAIT_STORE, in order of seq */
 struct flusher;
 struct refill;
 struct feed;
+struct late;
 struct committer;
 
 struct sync {
@@ -108,6 +109,7 @@ struct sync {
 	uint64_t queued_bytes;
 	struct ns_state *ns; /* open addressing by number, PLANT_NAMESPACES rows */
 	size_t nns;
+	uint64_t counted_seq;	/* a replay finds the records up to it in the namespaces already */
 	struct waiter *waiters; /* circular, grows */
 	size_t nwaiters, cwaiters;
 	uint64_t scrubbed_seq; /* erasures up to it are scrubbed */
@@ -119,8 +121,9 @@ struct sync {
 	const struct store_ops *store_ops;
 	struct store_conf store_conf, feed_conf;
 	struct committer *committer;
-	struct flusher *flusher;
+	struct flusher *flusher; /* NULL: the store has not been reached yet */
 	struct refill *refill;
+	struct late *late; /* the store could not be reached at the start */
 	struct feed *feed; /* NULL: the store is ours alone */
 };
 
@@ -182,6 +185,11 @@ void refill_stop(struct sync *s);
 
 /* node.c: reads the number, or makes one. False: said in the log. */
 bool must_check node_number(const char *data_dir, uint64_t *node_r);
+
+/* late.c */
+void late_start(struct sync *s);
+void late_stop(struct sync *s);
+void late_namespaces(struct sync *s); /* those that readers see, instead of the store's */
 
 /* feed.c */
 void feed_start(struct sync *s); /* no-op when nobody else writes to this kind of store */

@@ -136,8 +136,11 @@ static enum store_rc ask(struct store *s, int prepared, const char *sql, const s
 		return pg_fail(s, STORE_AWAY, "the store's breaker is open; tried again in %lld ms",
 			       (long long)breaker_retry_after_us(s->conf.breaker, clock_mono_us()) / 1000);
 	enum store_rc rc = ask_server(s, prepared, sql, p, res_r);
-	breaker_report(s->conf.breaker, &pass, rc == STORE_AWAY ? BREAKER_FAILED : BREAKER_OK,
-		       rc == STORE_AWAY ? s->error : NULL, clock_mono_us());
+	/* Who leaves has learnt nothing about the store. */
+	enum breaker_result how = rc != STORE_AWAY	    ? BREAKER_OK
+				  : pg_link_closed(s->link) ? BREAKER_VOID
+							    : BREAKER_FAILED;
+	breaker_report(s->conf.breaker, &pass, how, how == BREAKER_FAILED ? s->error : NULL, clock_mono_us());
 	return rc;
 }
 

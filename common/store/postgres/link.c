@@ -34,6 +34,14 @@ void pg_link_error(struct pg_link *l, char *text, size_t cap)
 uint64_t pg_link_session(struct pg_link *l) { return atomic_load(&l->session); }
 bool pg_link_is_loop(struct pg_link *l) { return pthread_equal(l->thread, pthread_self()); }
 
+bool pg_link_closed(struct pg_link *l)
+{
+	pthread_mutex_lock(&l->lock);
+	bool closed = l->closed;
+	pthread_mutex_unlock(&l->lock);
+	return closed;
+}
+
 void pg_link_adopt(struct pg_link *l) { l->thread = pthread_self(); }
 
 static void on_io(evutil_socket_t fd, short what, void *arg);
