@@ -1,6 +1,10 @@
 """What a test server leaves behind is removed even when the test that started it dies: a shell waits at a pipe for that."""
+import os
 import subprocess
 import sys
+
+# where what takes long to make is kept between runs
+CACHE = os.environ.get("ORCHESTRA_TEST_CACHE", "/var/tmp")
 
 # $1 directory; $2 the servers' working directory, by which they are known; $3 netns or "", $4 its wire, $5 its network
 SCRIPT = r"""

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 
-from guard import Guard, unavailable
+from guard import CACHE, Guard, Unavailable, unavailable
 from libpq import Session, conninfo
 from orchestra import SLOW, free_port, until
 
@@ -31,11 +31,11 @@ PACKAGES = {"@electric-sql/pglite": "0.5.14", "@electric-sql/pglite-socket": "0.
 
 def installation():
     """Directory with node_modules; npm is asked once per machine and user, makers at the same time do no harm."""
-    path = "/var/tmp/orchestra-pglite-%s-%d" % (PACKAGES["@electric-sql/pglite-socket"], os.geteuid())
+    path = os.path.join(CACHE, "orchestra-pglite-%s-%d" % (PACKAGES["@electric-sql/pglite-socket"], os.geteuid()))
     if not os.path.isdir(path):
         if not shutil.which("npm"):
             unavailable("pgvector comes from npm, which is not installed (apt-get install npm)")
-        made = tempfile.mkdtemp(prefix=os.path.basename(path) + ".", dir="/var/tmp")
+        made = tempfile.mkdtemp(prefix=os.path.basename(path) + ".", dir=CACHE)
         try:
             # their peers are other extensions, which nobody asked for
             r = subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund", "--legacy-peer-deps", "--fetch-retries=1",
@@ -113,9 +113,23 @@ class Pglite:
         self.cleanup()
 
 
-if __name__ == "__main__":  # pglite.py COMMAND…: runs it with ORCHESTRA_TEST_PGVECTOR=DSN
+def main(command):
+    """pglite.py run -- COMMAND…: runs it with ORCHESTRA_TEST_PGVECTOR=DSN, or without, and says so, where there is no pgvector."""
+    if command[:2] != ["run", "--"] or len(command) < 3:
+        sys.exit(main.__doc__)
+    command = command[2:]
+    if os.environ.get("ORCHESTRA_TEST_PGVECTOR"):
+        os.execvp(command[0], command)
+    try:
+        server = Pglite()
+    except Unavailable as why:
+        print(f"pglite.py: NO SERVER for these tests: {why}", file=sys.stderr, flush=True)
+        os.execvp(command[0], command)
+    with server:
+        code = subprocess.call(command, env={**os.environ, "ORCHESTRA_TEST_PGVECTOR": server.dsn()})
+    sys.exit(128 - code if code < 0 else code)
+
+
+if __name__ == "__main__":
     COMMAND_LINE = True
-    if len(sys.argv) < 2:
-        sys.exit("usage: pglite.py COMMAND…, which finds the server's DSN in ORCHESTRA_TEST_PGVECTOR")
-    with Pglite() as server:
-        sys.exit(subprocess.call(sys.argv[1:], env={**os.environ, "ORCHESTRA_TEST_PGVECTOR": server.dsn()}))
+    main(sys.argv[1:])

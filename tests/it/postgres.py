@@ -12,17 +12,15 @@ As a program, for what is not Python:
     postgres.py stop DIRECTORY                     ends it and removes the directory
 `run` without PostgreSQL on the machine runs COMMAND without the variable, and says so. It starts none when the variable is set.
 """
-import glob
 import os
-import pwd
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 
+from cluster import as_server, binaries, initdb, run, server_user, template
 from guard import SCRIPT, Guard, Unavailable, unavailable
 from libpq import PgError, Session, conninfo, lib
 from netns import Namespace
@@ -36,61 +34,6 @@ SETTINGS = {
     "timezone": "UTC", "log_timezone": "UTC", "lc_messages": "C", "log_line_prefix": "%m [%p] %e %a ",
 }
 PING_OK = 0
-
-
-def binaries():
-    """Directory of the newest PostgreSQL server of Debian's packages."""
-    found = sorted(glob.glob("/usr/lib/postgresql/*/bin/postgres"), key=lambda p: int(p.split("/")[4]))
-    if not found:
-        unavailable("needs PostgreSQL: apt-get install postgresql, or ./bootstrap check")
-    return os.path.dirname(found[-1])
-
-
-def server_user():
-    """PostgreSQL refuses to run as root: then it is the user that its package made."""
-    try:
-        return pwd.getpwnam("postgres") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
-    except KeyError:
-        unavailable("PostgreSQL does not run as root, and there is no user postgres")
-
-
-def as_server(user):
-    if os.geteuid() != 0:
-        return []
-    return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--init-groups"]
-
-
-def run(command, **kw):
-    r = subprocess.run(command, capture_output=True, text=True, timeout=120 * SLOW, stdin=subprocess.DEVNULL, **kw)
-    if r.returncode:
-        raise RuntimeError(f"{command}: {r.stdout}{r.stderr}")
-    return r.stdout
-
-
-def initdb(directory):
-    env = {"PATH": os.environ.get("PATH", "/usr/bin:/bin")}  # LD_PRELOAD and LC_* of a test are no business of it
-    run([*as_server(server_user()), os.path.join(binaries(), "initdb"), "-D", directory, "-U", "postgres", "-A", "trust",
-         "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", "--no-instructions"], env=env, cwd="/")
-
-
-def template():
-    """A cluster fresh from initdb, made once per version and user; makers at the same time do no harm, the first one's stays."""
-    user, major = server_user(), binaries().split("/")[4]
-    path = f"/var/tmp/orchestra-pg{major}-template-{user.pw_uid}"
-    if not os.path.isdir(path):
-        for old in glob.glob(path + ".*"):  # of makers that died
-            if time.time() - os.stat(old).st_mtime > 3600:
-                shutil.rmtree(old, ignore_errors=True)
-        made = tempfile.mkdtemp(prefix=os.path.basename(path) + ".", dir="/var/tmp")
-        os.chown(made, user.pw_uid, user.pw_gid)
-        initdb(made)
-        try:
-            os.rename(made, path)
-        except OSError:
-            shutil.rmtree(made)
-    if os.lstat(path).st_uid != user.pw_uid:
-        raise RuntimeError(f"{path} belongs to somebody else; remove it")
-    return path
 
 
 class Postgres:
@@ -148,15 +91,14 @@ class Postgres:
             initdb(self.data)
         else:
             run(["cp", "-a", "--reflink=auto", template() + "/.", self.data])
+        if data_mb:
+            self._outside("pg_dynshmem")  # it is memory, which a full disk does not make scarce
         if data_mb and not wal_too:
-            shutil.move(os.path.join(self.data, "pg_wal"), os.path.join(self.dir, "wal"))
-            os.symlink(os.path.join(self.dir, "wal"), os.path.join(self.data, "pg_wal"))
-            self._own(os.path.join(self.dir, "wal"))
+            self._outside("pg_wal")
 
-    def _own(self, path):
-        for d, _, files in [*os.walk(path), (os.path.dirname(path), [], [os.path.basename(path)])]:
-            for name in [os.path.join(d, f) for f in files]:
-                os.chown(name, self.user.pw_uid, self.user.pw_gid, follow_symlinks=False)
+    def _outside(self, name):
+        inside, outside = os.path.join(self.data, name), os.path.join(self.dir, name)
+        run([*as_server(self.user), "sh", "-c", 'cp -a "$1" "$2" && rm -r "$1" && ln -s "$2" "$1"', "sh", inside, outside], cwd="/")
 
     def _write(self, name, text, mode=0o600):
         path = os.path.join(self.data, name)
@@ -291,9 +233,15 @@ class Postgres:
     def heal(self):
         self.net.heal()
 
+    def disk(self, mb):
+        """Another size for the file system of data_mb: what an administrator does about a full disk."""
+        run(["mount", "-o", f"remount,size={mb}m", self.data])
+
     def cleanup(self):
         if self.guard:
             self.guard.clean()
+        else:
+            self.stop("immediate")
         if self.process:
             self.process.wait(10)
 

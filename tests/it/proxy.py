@@ -174,7 +174,7 @@ class Proxy:
                 if not p.ended and p.size < LIMIT:
                     out[p.source] = out.get(p.source, 0) | READ
                 if p.queue:
-                    due = p.queue[0][0] - now
+                    due = p.queue[0][0] + self.lag - now
                     if due <= 0:
                         out[p.sink] = out.get(p.sink, 0) | WRITE
                     else:
@@ -209,6 +209,8 @@ class Proxy:
                     try:
                         for p in pipes:
                             self._move(p, ready)
+                    except BlockingIOError:
+                        continue
                     except OSError:  # one side tore it: so does the other
                         self._close(pipes, tear)
                         continue
@@ -220,13 +222,11 @@ class Proxy:
             return
         if ready.get(p.source, 0) & READ and not p.ended:
             data = p.source.recv(CHUNK)
-            p.queue.append((time.monotonic() + self.lag, data))
+            p.queue.append((time.monotonic(), data))
             p.size += len(data)
             p.ended = not data
         if ready.get(p.sink, 0) & WRITE and p.queue:
-            due, data = p.queue[0]
-            if due > time.monotonic():
-                return
+            came, data = p.queue[0]
             p.queue.popleft()
             if not data:
                 p.sink.shutdown(socket.SHUT_WR)
@@ -235,7 +235,7 @@ class Proxy:
             p.size -= sent
             self.forwarded[p.answers] += sent
             if sent < len(data):
-                p.queue.appendleft((due, data[sent:]))
+                p.queue.appendleft((came, data[sent:]))
 
     def _close(self, pipes, how=socket.socket.close):
         self.pairs.pop(pipes[0].source, None)
