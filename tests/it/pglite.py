@@ -55,19 +55,25 @@ def installation():
     return path
 
 
+# Node.js 18, Debian 12's, lacks the one thing that the server wants of a later one.
+SHIM = "globalThis.CustomEvent ??= class extends Event { constructor(t, o) { super(t, o); this.detail = o?.detail; } };"
+
+
 class Pglite:
     def __init__(self, connections=4):
         modules = os.path.join(installation(), "node_modules")
         self.host, self.dir = "127.0.0.1", tempfile.mkdtemp(prefix="orchestra-pglite-")
         self.data, self.log_path = os.path.join(self.dir, "data"), os.path.join(self.dir, "log")
         os.mkdir(self.data)
+        with open(os.path.join(self.dir, "shim.cjs"), "w") as f:
+            f.write(SHIM)
         self.guard, self.process = Guard(self.dir, self.data), None
         try:
             for _ in range(3):
                 self.port = free_port()
                 with open(self.log_path, "ab") as log:
                     self.process = subprocess.Popen(
-                        ["node", os.path.join(modules, "@electric-sql/pglite-socket/dist/scripts/server.js"), "-p", str(self.port),
+                        ["node", "-r", os.path.join(self.dir, "shim.cjs"), os.path.join(modules, "@electric-sql/pglite-socket/dist/scripts/server.js"), "-p", str(self.port),
                          "-m", str(connections), "-e", "@electric-sql/pglite-pgvector:vector"],
                         stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.data, start_new_session=True)
                 until(lambda: self.process.poll() is not None or "listening on" in self.log(), 60)
