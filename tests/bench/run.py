@@ -5,7 +5,7 @@ Prints a line as soon as a figure is there, the whole table at the end, and writ
 directory. Ratios are medians of the rounds' ratios (least–most in parentheses): on a machine that others use too,
 only they mean something. `CPU-s` is user and system time of the serving process.
 
-usage: run.py --build DIR [--quick] [--only NAME]...     NAME: get, tls, add, sync, receive, search, life, parts
+usage: run.py --build DIR [--quick] [--only NAME]...     NAME: get, tls, add, sync, pg, receive, search, life, parts
 exit: 0 all goals met, 1 some missed, 2 could not measure
 """
 import argparse
@@ -23,7 +23,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 sys.dont_write_bytecode = True
 import rig as r  # noqa: E402
 
-SUITES = ("get", "tls", "add", "sync", "receive", "search", "life", "parts")
+SUITES = ("get", "tls", "add", "sync", "pg", "receive", "search", "life", "parts")
 
 
 def commit():

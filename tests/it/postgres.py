@@ -261,10 +261,10 @@ class Postgres:
         with self.session(dbname=db, application_name="rig") as s:
             return s.execute(text, *params, timeout=timeout * SLOW)
 
-    def database(self):
-        """Makes an empty database and returns its name."""
+    def database(self, template=None):
+        """Makes a database, empty or a copy of one that nobody is connected to, and returns its name."""
         name = "t" + os.urandom(6).hex()
-        self.sql(f"CREATE DATABASE {name}")
+        self.sql(f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else ""))
         return name
 
     def set(self, **settings):
