@@ -70,7 +70,8 @@ PG_HELPER void pg_test_begin(void)
 	static unsigned n;
 	snprintf(pg_test_database, sizeof(pg_test_database), "orchestra_test_%ld_%u", (long)getpid(), n++);
 	snprintf(pg_test_dsn, sizeof(pg_test_dsn), "%s dbname=%s", pg_test_server(), pg_test_database);
-	pg_test_server_sql("CREATE DATABASE %s");
+	/* Of an order of texts that is not that of their bytes. */
+	pg_test_server_sql("CREATE DATABASE %s TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C' LOCALE_PROVIDER icu ICU_LOCALE 'en-US'");
 	pg_test_session = pg_test_connect(pg_test_dsn);
 }
 

@@ -53,9 +53,21 @@ static const char *const operators[] = {"eq", "ne", "gt", "gte", "lt", "lte", "i
 /* The odd ones less often, so that filters and memories meet. */
 static const char *key(void) { return below(3) ? keys[below(4)] : PICK(keys); }
 
+/* Numbers that decimal digits, doubles and integers tell apart differently. */
+#define TWINS 7
+
+static json_t *twin(uint32_t n)
+{
+	static const int64_t i[] = {4611686018427387904, 1234567890123456768, 1234567890123456800, 9007199254740993};
+	static const double d[] = {4611686018427387904.0, 1234567890123456768.0, 9007199254740992.0};
+	return n < ARRAY_LEN(i) ? json_integer(i[n]) : json_real(d[n - ARRAY_LEN(i)]);
+}
+
 static json_t *scalar(void)
 {
-	switch (below(9)) {
+	switch (below(11)) {
+	case 9:
+	case 10: return twin(below(TWINS));
 	case 0: return json_null();
 	case 1: return json_boolean(below(2));
 	case 2:
@@ -202,9 +214,10 @@ static json_t *condition(const char *field)
 	if (strcmp(op, "exists") == 0) {
 		v = json_boolean(below(2));
 	} else if (strcmp(op, "in") == 0 || strcmp(op, "nin") == 0) {
+		bool many = !below(3);
 		v = json_array();
-		for (uint32_t n = 1 + below(5); n; n--)
-			json_array_append_new(v, operand(field));
+		for (uint32_t n = many ? 9 + below(5) : 1 + below(5); n; n--)
+			json_array_append_new(v, many && *field == 'm' ? json_string(PICK(strings)) : operand(field));
 	} else {
 		v = operand(field);
 	}
@@ -310,6 +323,26 @@ static void test_random(void **state)
 	assert_true(pairs >= 100000);
 }
 
+/* Each operator with each of the twins, and its opposite. */
+static void test_twins(void **state)
+{
+	static const char *const paths[] = {"metadata.a", "metadata.b", "metadata.c", "metadata.ab"};
+	(void)state;
+	for (uint32_t i = 0; i < TWINS * ARRAY_LEN(paths) * 6 * 2; i++) {
+		char *error;
+		json_t *j = json_pack("{s{so}}", paths[i % 4], operators[i / 4 % 6], twin(i / 24 % TWINS));
+		if (i / 24 / TWINS)
+			j = json_pack("{so}", "not", j);
+		struct filter *f = filter_parse(j, &error);
+		char *text = json_dumps(j, JSON_COMPACT);
+		assert_non_null(f);
+		compare(ops, store, f, j, text);
+		filter_free(&f);
+		free(text);
+		json_decref(j);
+	}
+}
+
 /* The largest filters that parse.c lets through are no trouble for SQLite's parser and its limits. */
 static void test_largest(void **state)
 {
@@ -353,7 +386,7 @@ static void test_deepest(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(test_random), cmocka_unit_test(test_largest),
-					   cmocka_unit_test(test_deepest)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(test_random), cmocka_unit_test(test_twins),
+					   cmocka_unit_test(test_largest), cmocka_unit_test(test_deepest)};
 	return cmocka_run_group_tests(tests, open_store, close_store);
 }

@@ -458,7 +458,7 @@ static void test_long_lists(void **state)
 	query(store,
 	      "INSERT INTO memories(id,namespace,version,node,content,metadata,importance,flags,created_at,updated_at,"
 	      "content_key,bytes,dim,body) SELECT ('01930000-0000-7000-8000-0000'||lpad(to_hex(n),8,'0'))::uuid,'alpha',"
-	      "1,7,'x',j,0.5,0,now(),now(),n,1,0,'{\"metadata\":'||j||'}' FROM (SELECT n,jsonb_build_object('n',"
+	      "1,7,'x',j,0.5,0,now(),now(),n,1,0,'{\"metadata\":'||j::text||'}' FROM (SELECT n,jsonb_build_object('n',"
 	      "CASE n%7 WHEN 0 THEN 9007199254740993 ELSE 9007199254740992 END) AS j FROM generate_series(1,8999) n) x",
 	      NULL);
 	json_t *j = json_pack("{sI}", "metadata.n", (json_int_t)9007199254740993);
@@ -539,7 +539,7 @@ static void test_overviews(void **state)
 	struct store_ns ns[2] = {{.ns = 0}, {.ns = 0}};
 	uint32_t at[2] = {0, 0};
 	fill();
-	STORE(2, batch_namespace(one, NS_B, 1000, 3));
+	STORE(2, batch_namespace(one, NS_B, 1000, clock_real_us() + 3600000000));
 	assert_int_equal(ops->namespaces(store, note_namespace, ns), STORE_OK);
 	assert_true(ns[0].exists && ns[1].exists && ns[0].ns == NS && ns[0].dim == 8 && ns[1].quota_bytes == 1000 &&
 		    ns[1].quota_count == 10);
