@@ -2,6 +2,7 @@
  * tests/it/postgres.py run -- COMMAND starts one). Without it they are skipped. */
 #ifndef ORC_TEST_POSTGRES_MODEL_H
 #define ORC_TEST_POSTGRES_MODEL_H
+#include <limits.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -11,12 +12,14 @@
 
 #include "plain.h"
 #include "postgres-private.h"
+#include "schema.h"
 
 #define PG_HELPER __attribute__((unused)) static /* each test uses some of these */
 #define PG_TEST_LIMIT_US 60000000
 
 static char pg_test_dsn[1024], pg_test_database[64];
 static struct pg_plain *pg_test_session; /* in the database of the test */
+static int pg_test_partitions;		 /* of its tables */
 
 PG_HELPER const char *pg_test_server(void)
 {
@@ -71,8 +74,16 @@ PG_HELPER void pg_test_begin(void)
 	snprintf(pg_test_database, sizeof(pg_test_database), "orchestra_test_%ld_%u", (long)getpid(), n++);
 	snprintf(pg_test_dsn, sizeof(pg_test_dsn), "%s dbname=%s", pg_test_server(), pg_test_database);
 	/* Of an order of texts that is not that of their bytes. */
-	pg_test_server_sql("CREATE DATABASE %s TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C' LOCALE_PROVIDER icu ICU_LOCALE 'en-US'");
+	pg_test_server_sql(
+		"CREATE DATABASE %s TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C' LOCALE_PROVIDER icu ICU_LOCALE 'en-US'");
 	pg_test_session = pg_test_connect(pg_test_dsn);
+	char *error = NULL;
+	struct pg_migrate how = {.to = UINT_MAX,
+				 .partitions = pg_test_partitions,
+				 .wait_us = PG_TEST_LIMIT_US,
+				 .limit_us = PG_TEST_LIMIT_US};
+	if (pg_test_partitions && pg_migrate_run(pg_test_session, &how, &error) != STORE_OK)
+		fail_msg("%s", error);
 }
 
 PG_HELPER void pg_test_end(void)

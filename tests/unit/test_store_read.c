@@ -589,5 +589,11 @@ int main(void)
 		T(test_many),
 #endif
 	};
+#if POSTGRES
+	int failed = cmocka_run_group_tests_name("one table", tests, NULL, NULL);
+	pg_test_partitions = 3;
+	return failed + cmocka_run_group_tests_name("partitions", tests, NULL, NULL);
+#else
 	return cmocka_run_group_tests(tests, NULL, NULL);
+#endif
 }
