@@ -456,4 +456,5 @@ const struct store_ops sqlite_store = {
 	.vectors = vectors,
 	.vector_count = vector_count,
 	.recent = recent,
+	.nearest = sq_nearest,
 };

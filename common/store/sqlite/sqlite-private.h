@@ -99,6 +99,8 @@ void sq_rollback(struct store *s);
 enum store_rc sq_scrub(struct store *s);
 /* text.c */
 enum store_rc sq_text_search(struct store *s, const struct store_text *q, struct store_text_hit *out, size_t *n_r);
+/* nearest.c */
+enum store_rc sq_nearest(struct store *s, const struct store_nearest *q, struct store_text_hit *out, size_t *n_r);
 /* read.c */
 void sq_where(const struct store_list *q, struct buf *sql, struct filter_args *args);
 void sq_bind_args(sqlite3_stmt *st, int from, const struct filter_args *a);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "sqlite-private.h"
+#include "store/hits.h"
 #include "words/words.h"
 
 #define TERMS_MAX 64
@@ -59,31 +60,8 @@ static void match_expression(uint64_t ns, const struct terms *t, struct buf *b)
 
 struct ranking {
 	const struct store_text *q;
-	struct store_text_hit *out;
-	size_t n;
+	struct hits top;
 };
-
-static int better(const struct store_text_hit *a, const struct store_text_hit *b)
-{
-	if (a->score != b->score)
-		return a->score > b->score ? -1 : 1;
-	return uuid_cmp(&a->id, &b->id);
-}
-
-static void insert(struct ranking *r, const struct store_text_hit *h)
-{
-	size_t i = r->n;
-	if (i == r->q->limit) {
-		if (better(h, &r->out[i - 1]) >= 0)
-			return;
-		i--;
-	} else {
-		r->n++;
-	}
-	for (; i > 0 && better(h, &r->out[i - 1]) < 0; i--)
-		r->out[i] = r->out[i - 1];
-	r->out[i] = *h;
-}
 
 static enum store_rc rank_rows(struct store *s, const struct terms *t, struct ranking *r)
 {
@@ -111,7 +89,7 @@ static enum store_rc rank_rows(struct store *s, const struct terms *t, struct ra
 						   sqlite3_column_double(st, 2)};
 			if (q->hidden && q->hidden(q->hidden_arg, &h.id))
 				continue;
-			insert(r, &h);
+			hits_offer(&r->top, &h);
 			taken++;
 		}
 	}
@@ -278,7 +256,7 @@ static void score_extra(struct extra *x, struct ranking *r, double average)
 		}
 		struct store_text_hit h = {r->q->extra[d].id, r->q->extra[d].version, score};
 		if (score > 0)
-			insert(r, &h);
+			hits_offer(&r->top, &h);
 	}
 }
 
@@ -313,7 +291,7 @@ static enum store_rc rank_extra(struct store *s, const struct terms *t, struct r
 enum store_rc sq_text_search(struct store *s, const struct store_text *q, struct store_text_hit *out, size_t *n_r)
 {
 	struct terms t;
-	struct ranking r = {q, out, 0};
+	struct ranking r = {q, {out, 0, q->limit}};
 	char *text = util_strndup(q->query.p, q->query.len);
 	split(text, q->query.len, false, &t);
 	if (!t.n)
@@ -325,6 +303,6 @@ enum store_rc sq_text_search(struct store *s, const struct store_text *q, struct
 			rc = rank_extra(s, &t, &r);
 	}
 	free(text);
-	*n_r = r.n;
+	*n_r = r.top.n;
 	return rc;
 }

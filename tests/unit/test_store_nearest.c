@@ -1,0 +1,130 @@
+/* The store's own vector search against a plain computation. Broken code this would catch: rows of another
+ * namespace, deleted, expired, superseded or hidden ones, those that the filter refuses, vectors of another length, a
+ * heap that loses one of the best, dot products taken for cosines. */
+#include <math.h>
+
+#include "store_model.h"
+
+#define N 400
+#define NOW 1000000
+
+static struct {
+	float x[8];
+	bool seen; /* may appear in namespace alpha */
+	bool odd;
+} row[N];
+
+static void fill_vectors(void)
+{
+	struct batch a;
+	batch_begin(&a);
+	for (uint32_t n = 0; n < N; n++) {
+		struct made *d = make(n, 1, n % 7 == 3 ? NS_B : NS_A);
+		for (int i = 0; i < 8; i++)
+			d->x[i] = ((float)below(2000) / 1000 - 1) * (float)(1 + n % 9); /* lengths differ */
+		memcpy(row[n].x, d->x, sizeof(d->x));
+		d->m.embedding = n % 11 == 5 ? NULL : d->x;
+		d->m.dim = n % 11 == 5 ? 0 : n % 13 == 2 ? 4 : 8;
+		d->m.embedder = d->m.dim ? SPAN("test-8") : (struct span){NULL, 0};
+		d->m.expires_us = n % 17 == 1 ? NOW : n % 17 == 2 ? NOW + 1 : 0;
+		d->m.flags = n % 19 == 4 ? MEMORY_SUPERSEDED : 0;
+		d->m.kind = n % 2 ? SPAN("odd") : SPAN("even");
+		row[n].odd = n % 2;
+		row[n].seen = n % 7 != 3 && d->m.dim == 8 && d->m.expires_us != NOW && !d->m.flags && n % 23 != 6;
+		batch_put(&a, d);
+		made_free(d);
+		if (n % 23 == 6)
+			batch_delete(&a, n, 2, n % 7 == 3 ? NS_B : NS_A, DELETE_SOFT);
+	}
+	batch_store(&a, 1);
+	batch_free(&a);
+}
+
+static double cosine(const float *a, const float *b)
+{
+	double dot = 0, aa = 0, bb = 0;
+	for (int i = 0; i < 8; i++)
+		dot += (double)a[i] * (double)b[i], aa += (double)a[i] * (double)a[i],
+			bb += (double)b[i] * (double)b[i];
+	return dot / sqrt(aa * bb);
+}
+
+static bool hide(void *arg, const struct uuid *id) { return number_of(id) % *(unsigned *)arg == 0; }
+
+static void check(const float *x, size_t limit, const struct filter *f, unsigned hidden)
+{
+	struct store_text_hit hit[N];
+	size_t n = 99, want = 0;
+	struct store_nearest q = {.ns = record_ns(SPAN(NS_A)),
+				  .x = x,
+				  .dim = 8,
+				  .filter = f,
+				  .limit = limit,
+				  .now_us = NOW,
+				  .hidden = hidden ? hide : NULL,
+				  .hidden_arg = &hidden};
+	assert_int_equal(ops->nearest(store, &q, hit, &n), STORE_OK);
+	for (uint32_t i = 0; i < N; i++)
+		if (row[i].seen && !(f && !row[i].odd) && !(hidden && i % hidden == 0))
+			want++;
+	assert_int_equal(n, want < limit ? want : limit);
+	for (size_t i = 0; i < n; i++) {
+		uint32_t k = number_of(&hit[i].id);
+		assert_true(k < N && row[k].seen && !(f && !row[k].odd) && !(hidden && k % hidden == 0));
+		assert_true(fabs(hit[i].score - cosine(x, row[k].x)) < 1e-5 && hit[i].version == 1);
+		assert_true(!i || hit[i].score <= hit[i - 1].score);
+		row[k].seen = false; /* each once */
+	}
+	for (uint32_t i = 0; i < N && n; i++) /* nobody better was left out */
+		if (row[i].seen && !(f && !row[i].odd) && !(hidden && i % hidden == 0))
+			assert_true(cosine(x, row[i].x) <= hit[n - 1].score + 1e-5);
+	for (size_t i = 0; i < n; i++)
+		row[number_of(&hit[i].id)].seen = true;
+}
+
+static void nearest(void **state)
+{
+	static const size_t limits[] = {0, 1, 7, 100, N};
+	char *error = NULL;
+	json_t *j = json_pack("{s:s}", "kind", "odd");
+	struct filter *f = filter_parse(j, &error);
+	(void)state;
+	assert_non_null(f);
+	fill_vectors();
+	for (int round = 0; round < 10; round++) {
+		float x[8];
+		for (int i = 0; i < 8; i++)
+			x[i] = (float)below(2000) / 100 - 10;
+		for (size_t l = 0; l < ARRAY_LEN(limits); l++) {
+			check(x, limits[l], NULL, 0);
+			check(x, limits[l], f, 0);
+			check(x, limits[l], NULL, 2);
+			check(x, limits[l], f, 3);
+		}
+	}
+	filter_free(&f);
+	json_decref(j);
+}
+
+static void nothing(void **state)
+{
+	float x[8] = {0}; /* no direction: as far from everything */
+	struct store_text_hit hit[4];
+	size_t n = 99;
+	struct store_nearest q = {.ns = record_ns(SPAN("none")), .x = x, .dim = 8, .limit = 4, .now_us = NOW};
+	(void)state;
+	assert_int_equal(ops->nearest(store, &q, hit, &n), STORE_OK);
+	assert_int_equal(n, 0);
+	STORE(1, batch_add(one, 2, 1, NS_A));
+	q.ns = record_ns(SPAN(NS_A));
+	assert_int_equal(ops->nearest(store, &q, hit, &n), STORE_OK);
+	assert_int_equal(n, 1);
+	assert_true(hit[0].score == 0);
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, world_begin, world_end)
+int main(void)
+{
+	const struct CMUnitTest tests[] = {T(nearest), T(nothing)};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
