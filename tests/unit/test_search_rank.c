@@ -72,6 +72,13 @@ static enum store_rc neighbours(struct store *s, const struct uuid *u, int64_t n
 	return STORE_OK;
 }
 
+static enum store_rc blamed;
+void search_store_failed(struct search *s, struct reader *r, enum store_rc rc)
+{
+	s->degraded_store = true;
+	blamed = rc;
+	(void)r;
+}
 bool reader_store(struct reader *r) { return (void)r, !store_fails; }
 enum read_rc reader_body(struct reader *r, const struct uuid *u, struct cache_meta *meta, struct buf *b,
 			 const char **tier)
@@ -402,6 +409,13 @@ static void fills_and_drops(void **state)
 	assert_non_null(s.c.v[3].body);
 	stored[6].fails = true;
 	assert_int_equal(rank_fill(&s, &reader, 6), READ_ERROR);
+	assert_false(s.degraded_store);
+	reader.store_failed = true; /* then what can be read is shown */
+	assert_int_equal(rank_fill(&s, &reader, 6), READ_OK);
+	assert_true(s.degraded_store && blamed == STORE_AWAY);
+	ORDER(&s.c, 0, 3, 4, 5, 7);
+	assert_non_null(s.c.v[4].body);
+	reader.store_failed = false;
 	candidates_free(&s.c);
 }
 

@@ -36,11 +36,16 @@ static enum read_rc failed(struct reader *r)
 	char *copy = util_strndup(why, strlen(why));
 	free(r->error);
 	r->error = copy;
+	r->store_failed = true;
 	return READ_ERROR;
 }
 
 bool reader_store(struct reader *r)
 {
+	if (r->offline) {
+		r->store_failed = true;
+		return false;
+	}
 	if (r->store)
 		return true;
 	char *error = NULL;
@@ -48,9 +53,12 @@ bool reader_store(struct reader *r)
 	if (!r->store) {
 		free(r->error);
 		r->error = error;
+		r->store_failed = true;
 	}
 	return r->store != NULL;
 }
+
+void reader_offline(struct reader *r, bool on) { r->offline = on; }
 
 enum read_rc reader_trouble(struct reader *r)
 {
@@ -62,6 +70,7 @@ enum read_rc reader_trouble(struct reader *r)
 	free(r->error);
 	r->error = b.p;
 	r->trouble = 0;
+	r->store_failed = false;
 	return READ_ERROR;
 }
 
@@ -214,7 +223,7 @@ enum read_rc reader_newest(struct reader *r, const struct uuid *id, bool with_em
 		}
 	}
 	if (!reader_store(r))
-		return READ_ERROR;
+		return r->trouble ? reader_trouble(r) : READ_ERROR;
 	return from_store(r, r->shared->ops->get(r->store, id, with_embedding, hold, h));
 }
 

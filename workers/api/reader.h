@@ -21,7 +21,9 @@ struct reader {
 	struct shared *shared;
 	struct store *store; /* opened on first use */
 	struct journal_reader *journal;
-	char *error; /* why the store cannot be read; valid after READ_ERROR */
+	char *error;	   /* why the store cannot be read; valid after READ_ERROR */
+	bool store_failed; /* the last READ_ERROR was the store's, not the journal's */
+	bool offline;
 	int trouble; /* errno: something pending could not be read from the journal */
 	char *body;  /* scratch for L1 reads */
 };
@@ -39,6 +41,8 @@ void held_copy(struct held *h, const struct memory *m);
 struct reader *reader_new(struct shared *s);
 void reader_free(struct reader **r);
 bool must_check reader_store(struct reader *r); /* opens the store; false: r->error */
+/* On: the store is not asked, and what needs it is READ_ERROR at once. */
+void reader_offline(struct reader *r, bool on);
 /* READ_ERROR when something pending could not be read since the last question: r->error says it. */
 enum read_rc must_check reader_trouble(struct reader *r);
 

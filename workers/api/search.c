@@ -9,8 +9,7 @@
 #include "handlers.h"
 
 #define QUERY_MAX 8192
-#define DEPTH 100 /* candidates from each list, at least */
-#define SEEDS 50  /* fused candidates that go on and lend, at least */
+#define SEEDS 50 /* fused candidates that go on and lend, at least */
 #define LIMIT_DEFAULT 10
 
 static void search_free(void *state)
@@ -194,119 +193,14 @@ static bool find_vector(struct call *c, struct search *s, const struct plant_nam
 	return true;
 }
 
-static bool allow_row(void *arg, const struct memory *m)
-{
-	vectors_allow_add(arg, &m->id);
-	return true;
-}
+/* ---- from lists to candidates ---- */
 
-static bool hidden_row(void *arg, const struct uuid *id) { return vectors_allow_has(arg, id); }
-
-struct allowing {
-	struct vectors_allow *allow, *hidden;
-};
-static bool allow_visible(void *arg, const struct memory *m)
-{
-	struct allowing *a = arg;
-	if (!vectors_allow_has(a->hidden, &m->id))
-		allow_row(a->allow, m);
-	return true;
-}
-
-/* What the filter lets through: honoured inside the scan, never on a finished top-k. */
-static enum read_rc make_allow(struct search *s, struct reader *rd, const struct store_list *q, const struct overlay *o,
-			       struct vectors_allow **allow_r)
-{
-	struct allowing a = {vectors_allow_new(1024), o->hidden};
-	(void)s;
-	if (!reader_store(rd) || rd->shared->ops->ids(rd->store, q, allow_visible, &a) != STORE_OK) {
-		vectors_allow_free(&a.allow);
-		return READ_ERROR;
-	}
-	for (size_t i = 0; i < o->n; i++)
-		allow_row(a.allow, &o->v[i].m);
-	*allow_r = a.allow;
-	return READ_OK;
-}
-
-static enum read_rc text_list(struct search *s, struct reader *rd, const struct store_list *q, const struct overlay *o,
-			      size_t depth, struct store_text_hit *hits, size_t *n_r)
-{
-	struct store_text_extra *extra = util_alloc((o->n + 1) * sizeof(*extra));
-	size_t nextra = 0;
-	for (size_t i = 0; i < o->n; i++)
-		if (!(o->v[i].m.flags & MEMORY_SUPERSEDED))
-			extra[nextra++] = (struct store_text_extra){o->v[i].m.id, o->v[i].m.version, o->v[i].m.content};
-	struct store_text t = {.ns = q->ns,
-			       .query = s->query,
-			       .filter = q->filter,
-			       .limit = depth,
-			       .now_us = q->now_us,
-			       .extra = extra,
-			       .nextra = nextra,
-			       .hidden = hidden_row,
-			       .hidden_arg = o->hidden};
-	*n_r = depth;
-	enum read_rc rc = READ_ERROR;
-	if (reader_store(rd))
-		rc = rd->shared->ops->text(rd->store, &t, hits, n_r) == STORE_OK ? READ_OK : READ_ERROR;
-	free(extra);
-	return rc;
-}
-
-static int64_t lap(int64_t *at)
+int64_t search_lap(int64_t *at)
 {
 	int64_t now = clock_mono_us(), d = now - *at;
 	*at = now;
 	return d;
 }
-
-struct lists {
-	struct store_text_hit *text;
-	struct vectors_hit *vector;
-	size_t ntext, nvector, depth;
-	bool have_text, have_vector;
-};
-
-static enum read_rc make_lists(struct search *s, struct reader *rd, struct lists *l)
-{
-	struct overlay o;
-	struct vectors_allow *allow = NULL;
-	enum read_rc rc = READ_OK;
-	int64_t at = clock_mono_us();
-	struct store_list q = {.ns = record_ns(s->ns),
-			       .filter = filter_is_empty(s->filter) ? NULL : s->filter,
-			       .now_us = clock_real_us()};
-	overlay_load(rd, &q, &o);
-	rc = reader_trouble(rd);
-	s->npending = o.n;
-	s->us_pending = lap(&at);
-	if (l->have_vector && q.filter)
-		rc = make_allow(s, rd, &q, &o, &allow);
-	s->us_filter = lap(&at);
-	if (rc == READ_OK && l->have_text)
-		rc = text_list(s, rd, &q, &o, l->depth, l->text, &l->ntext);
-	s->us_text = lap(&at);
-	if (rc == READ_OK && l->have_vector) {
-		struct vectors_query vq = {.ns = q.ns,
-					   .dim = s->dim,
-					   .x = s->x,
-					   .k = l->depth,
-					   .metric = VECTORS_COSINE,
-					   .allow = allow,
-					   .now_us = q.now_us,
-					   .min_score = s->mode == SEARCH_HYBRID ? 1e-6f : -INFINITY};
-		l->nvector = vectors_search(rd->shared->vectors, &vq, l->vector, &s->scanned);
-		s->degraded_vector |= !vectors_complete(rd->shared->vectors, q.ns) ||
-				      atomic_load(&rd->shared->plant->refill_state) != REFILL_DONE;
-	}
-	s->us_vector = lap(&at);
-	vectors_allow_free(&allow);
-	overlay_free(&o);
-	return rc;
-}
-
-/* ---- from lists to candidates ---- */
 
 static void take_scores(struct search *s, const struct lists *l)
 {
@@ -317,7 +211,7 @@ static void take_scores(struct search *s, const struct lists *l)
 	}
 	for (size_t i = 0; i < l->nvector; i++) {
 		v[i] = l->vector[i].id;
-		candidate_at(&s->c, &v[i])->vector = (double)l->vector[i].score;
+		candidate_at(&s->c, &v[i])->vector = l->vector[i].score;
 	}
 	if (s->mode == SEARCH_HYBRID) {
 		size_t keep = 2 * s->limit > SEEDS ? 2 * s->limit : SEEDS;
@@ -368,7 +262,7 @@ static enum read_rc rank(struct search *s, struct reader *rd)
 	}
 	if (s->diversity > 0 && top < 4 * s->limit)
 		top = 4 * s->limit;
-	s->us_fuse = lap(&at);
+	s->us_fuse = search_lap(&at);
 	rc = rank_fill(s, rd, all ? s->c.n : top);
 	if (rc != READ_OK)
 		return rc;
@@ -376,7 +270,7 @@ static enum read_rc rank(struct search *s, struct reader *rd)
 		rank_speaker(s, top);
 	rank_adjust(s, clock_real_us());
 	rank_diversify(s, rd, s->limit);
-	s->us_fill = lap(&at);
+	s->us_fill = search_lap(&at);
 	return READ_OK;
 }
 
@@ -423,11 +317,29 @@ static void write_explain(struct buf *b, const struct search *s, const struct li
 	static const char *const modes[] = {"hybrid", "text", "vector"};
 	buf_printf(
 		b,
-		",\"explain\":{\"mode\":\"%s\",\"candidates\":{\"text\":%zu,\"vector\":%zu,\"pending\":%zu},\"scanned\":%zu,"
+		",\"explain\":{\"mode\":\"%s\",\"candidates\":{\"text\":%zu,\"vector\":%zu,\"pending\":%zu},\"scanned\":%zu,",
+		modes[s->mode], l->ntext, l->nvector, s->npending, s->scanned);
+	if (s->vector_tier)
+		buf_printf(b, "\"vector_tier\":\"%s\",", s->vector_tier);
+	buf_printf(
+		b,
 		"\"timings_us\":{\"embed\":%lld,\"pending\":%lld,\"filter\":%lld,\"text\":%lld,\"vector\":%lld,\"fuse\":%lld,\"fill\":%lld}}",
-		modes[s->mode], l->ntext, l->nvector, s->npending, s->scanned, (long long)s->us_embed,
-		(long long)s->us_pending, (long long)s->us_filter, (long long)s->us_text, (long long)s->us_vector,
-		(long long)s->us_fuse, (long long)s->us_fill);
+		(long long)s->us_embed, (long long)s->us_pending, (long long)s->us_filter, (long long)s->us_text,
+		(long long)s->us_vector, (long long)s->us_fuse, (long long)s->us_fill);
+}
+
+static void write_degraded(struct buf *b, const struct search *s)
+{
+	const char *const what[] = {s->degraded_store ? "store" : NULL, s->degraded_text ? "text" : NULL,
+				    s->degraded_vector ? "vector" : NULL};
+	bool first = true;
+	buf_adds(b, "],\"degraded\":[");
+	for (size_t i = 0; i < ARRAY_LEN(what); i++) {
+		if (what[i])
+			buf_printf(b, "%s\"%s\"", first ? "" : ",", what[i]);
+		first = first && !what[i];
+	}
+	buf_addc(b, ']');
 }
 
 static void write_answer(struct call *c, struct search *s, const struct lists *l)
@@ -443,11 +355,26 @@ static void write_answer(struct call *c, struct search *s, const struct lists *l
 			buf_addc(b, ',');
 		write_result(b, s, x);
 	}
-	buf_printf(b, "],\"degraded\":[%s]", s->degraded_vector ? "\"vector\"" : "");
+	write_degraded(b, s);
 	if (s->explain)
 		write_explain(b, s, l);
 	buf_addc(b, '}');
 	c->reply.status = 200;
+}
+
+void search_store_failed(struct search *s, struct reader *rd, enum store_rc rc)
+{
+	s->degraded_store = true;
+	if (rc == STORE_AWAY)
+		reader_offline(rd, true);
+}
+
+static bool nothing_to_show(const struct search *s)
+{
+	for (size_t i = 0; i < s->c.n; i++)
+		if (s->c.v[i].body)
+			return false;
+	return true;
 }
 
 static void search_read(struct call *c, struct reader *rd)
@@ -465,22 +392,23 @@ static void search_read(struct call *c, struct reader *rd)
 	}
 	if (!find_vector(c, s, row))
 		return;
-	s->us_embed = lap(&at);
+	s->us_embed = search_lap(&at);
 	l.have_vector = s->mode != SEARCH_TEXT && s->x;
 	/* Where vectors cannot answer a text, words do, and the reply says so. */
 	l.have_text = s->query.p && (s->mode != SEARCH_VECTOR || s->degraded_vector);
-	l.depth = 4 * s->limit > DEPTH ? 4 * s->limit : DEPTH;
+	l.depth = 4 * s->limit > SEARCH_DEPTH ? 4 * s->limit : SEARCH_DEPTH;
 	l.text = util_alloc(l.depth * sizeof(*l.text));
 	l.vector = util_alloc(l.depth * sizeof(*l.vector));
-	enum read_rc rc = make_lists(s, rd, &l);
+	enum read_rc rc = lists_make(s, rd, &l);
 	if (rc == READ_OK) {
 		take_scores(s, &l);
 		rc = rank(s, rd);
 	}
-	if (rc == READ_OK)
+	if (rc == READ_OK && !(s->degraded_store && nothing_to_show(s)))
 		write_answer(c, s, &l);
 	else
 		problem_store(c, rd->error ? rd->error : rd->shared->ops->error(rd->store));
+	reader_offline(rd, false);
 	free(l.text);
 	free(l.vector);
 }

@@ -40,10 +40,26 @@ struct search {
 	struct draft vector; /* reads the embedding field */
 	/* results */
 	struct candidates c;
-	bool degraded_vector;
+	bool degraded_store, degraded_text, degraded_vector;
+	const char *vector_tier; /* where the vectors were compared; NULL: nowhere */
 	int64_t us_embed, us_pending, us_filter, us_text, us_vector, us_fuse, us_fill;
 	size_t scanned, ntext, nvector, npending;
 };
+
+#define SEARCH_DEPTH 100 /* candidates from each list, at least */
+/* Candidates, best first: room for `depth` each. */
+struct lists {
+	struct store_text_hit *text, *vector;
+	size_t ntext, nvector, depth;
+	bool have_text, have_vector;
+};
+/* search_lists.c: fills the lists that the search has. READ_ERROR: something pending cannot be read. A store that does not
+ * answer is no error: its list is left out, and the reply says so. */
+enum read_rc must_check lists_make(struct search *s, struct reader *rd, struct lists *l);
+/* The store has failed this search. When it is away, nothing more is asked of it: what L1 and the journal hold is served. */
+void search_store_failed(struct search *s, struct reader *rd, enum store_rc rc);
+
+int64_t search_lap(int64_t *at); /* µs since *at, which becomes the present */
 
 /* search_rank.c: pure arithmetic over candidates (but for neighbours and bodies, which it asks for). */
 struct candidate *candidate_at(struct candidates *c, const struct uuid *id); /* found or appended */
@@ -54,7 +70,7 @@ void rank_speaker(struct search *s, size_t top);
 void rank_adjust(struct search *s, int64_t now_us); /* recency, importance */
 void rank_sort(struct candidates *c);
 void rank_diversify(struct search *s, struct reader *rd, size_t want);
-/* Loads bodies of the first `top`; those that are gone are dropped. */
+/* Loads bodies of the first `top`; those that are gone are dropped, and those that the store does not give. */
 enum read_rc must_check rank_fill(struct search *s, struct reader *rd, size_t top);
 void candidates_free(struct candidates *c);
 #endif

@@ -91,7 +91,12 @@ void rank_lend(struct search *s, struct reader *rd)
 		size_t n = 0;
 		double fused = s->c.v[i].fused;
 		struct uuid id = s->c.v[i].id;
-		if (rd->shared->ops->neighbours(rd->store, &id, now, nb, &n) != STORE_OK)
+		enum store_rc rc = rd->shared->ops->neighbours(rd->store, &id, now, nb, &n);
+		if (rc == STORE_AWAY) {
+			search_store_failed(s, rd, rc);
+			break;
+		}
+		if (rc != STORE_OK)
 			continue;
 		for (size_t k = 0; k < n; k++) {
 			struct candidate *c = candidate_at(&s->c, &nb[k].id);
@@ -184,9 +189,12 @@ enum read_rc rank_fill(struct search *s, struct reader *rd, size_t top)
 		struct cache_meta meta;
 		if (!c->body && kept < top) {
 			enum read_rc rc = reader_body(rd, &c->id, &meta, &b, &c->tier);
-			if (rc == READ_ERROR)
+			if (rc == READ_ERROR && !rd->store_failed)
 				return rc;
-			if (rc == READ_NONE || meta.ns != ns) { /* deleted since the lists were made */
+			if (rc == READ_ERROR)
+				search_store_failed(s, rd, STORE_AWAY);
+			/* READ_NONE: deleted since the lists were made */
+			if (rc != READ_OK || meta.ns != ns) {
 				buf_free(&b);
 				free(c->x);
 				continue;

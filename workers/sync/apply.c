@@ -102,7 +102,7 @@ static void index_put(struct sync *s, const struct memory *m)
 		if (vectors_insert(s->vectors, m->ns, &m->id, m->version, m->expires_us, m->dim, m->embedding))
 			log_warn_limited(
 				&full, 60,
-				"vectors.max_bytes is reached: new vectors are stored but not searched; raise it");
+				"vectors.max_bytes is reached: searches where vectors are left out wait for the store; raise it");
 	} else {
 		vectors_remove(s->vectors, &m->id, m->version);
 	}

@@ -1,0 +1,102 @@
+"""Search when the index does not hold everything, and when the store does not answer."""
+import math
+import random
+import sqlite3
+import time
+
+from orchestra import SLOW, until
+
+FACTS = ["Ada likes her tea without sugar", "Bob parks his bicycle in the hallway", "Carol is allergic to peanuts"]
+DIM, N = 384, 900  # of 1.5 KB: 1 MiB holds fewer than 700
+
+
+def cos(a, b):
+    return sum(x * y for x, y in zip(a, b)) / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
+
+
+def put(o, vec, first, n, **fields):
+    for i in range(first, first + n, 150):
+        items = [{"content": f"number {k}", "embedding": vec[k], "user_id": f"u{k % 10}", **fields} for k in range(i, min(i + 150, first + n))]
+        r = o.post("/v1/memories", {"memories": items, "namespace": "big"})
+        assert r.status == 201, r
+
+
+def check(o, vec, there, rnd, tier="store"):
+    for _ in range(3):
+        q = [rnd.gauss(0, 1) for _ in range(DIM)]
+        for who in (None, 3):
+            body = {"namespace": "big", "embedding": q, "limit": 15, "explain": True}
+            if who is not None:
+                body["filter"] = {"user_id": f"u{who}"}
+            r = o.post("/v1/memories/search", body).json
+            want = sorted((k for k in there if who is None or k % 10 == who), key=lambda k: -cos(q, vec[k]))[:15]
+            assert [m["content"] for m in r["results"]] == [f"number {k}" for k in want], (who, r["explain"])
+            assert all(abs(m["score"] - cos(q, vec[k])) < 1e-5 for m, k in zip(r["results"], want))
+            assert r["degraded"] == [] and r["explain"]["vector_tier"] == tier, r["explain"]
+
+
+def flushed(o):
+    body = {"namespace": "big", "query": "number", "mode": "text", "limit": 1, "explain": True}
+    until(lambda: o.post("/v1/memories/search", body).json["explain"]["candidates"]["pending"] == 0, 20)
+
+
+def test_vectors_that_the_index_cannot_hold_are_ranked_by_the_store(make):
+    o = make(sets=["vectors.max_bytes=1 MiB", "sync.debounce_ms=1000"])
+    rnd = random.Random(11)
+    vec = [[rnd.gauss(0, 1) for _ in range(DIM)] for _ in range(N)]
+    put(o, vec, 0, 100)
+    check(o, vec, range(100), rnd, "index")
+    flushed(o)
+    put(o, vec, 100, N - 150)
+    check(o, vec, range(N - 50), rnd)   # most are still pending
+    flushed(o)
+    check(o, vec, range(N - 50), rnd)   # and none
+    put(o, vec, N - 50, 50)
+    gone = o.list(namespace="big", user_id="u7", limit=5)["memories"]
+    for m in gone:
+        assert o.delete(f"/v1/memories/{m['id']}").status in (200, 204)
+    left = set(range(N)) - {int(m["content"].split()[1]) for m in gone}
+    check(o, vec, left, rnd)            # pending writes, and deletions that the store has not seen
+    moved = o.list(namespace="big", user_id="u5", limit=3)["memories"]
+    for m in moved:
+        k = int(m["content"].split()[1])
+        vec[k] = [rnd.gauss(0, 1) for _ in range(DIM)]
+        assert o.patch(f"/v1/memories/{m['id']}", {"embedding": vec[k]}).status == 200
+    check(o, vec, left, rnd)            # other vectors than the store's
+    flushed(o)
+    check(o, vec, left, rnd)
+    o.stop()
+    o.start()
+    until(lambda: o.post("/v1/memories/search", {"namespace": "big", "embedding": vec[0]}).json["degraded"] == [], 20 * SLOW)
+    check(o, vec, left, rnd)
+
+
+def test_without_words_from_the_store_vectors_answer(make):
+    o = make(sets=["sync.debounce_ms=10"])
+    for f in FACTS:
+        o.add(f)
+    time.sleep(0.5 * SLOW)
+    db = sqlite3.connect(o.data + "/store.db", isolation_level=None)
+    db.execute("ALTER TABLE words RENAME TO lost")
+    r = o.post("/v1/memories/search", {"query": "how does Ada take her tea?"})
+    assert r.status == 200 and r.json["degraded"] == ["store", "text"] and r.json["results"][0]["content"] == FACTS[0], r
+    assert o.post("/v1/memories/search", {"query": "tea", "mode": "vector"}).json["degraded"] == []
+    r = o.post("/v1/memories/search", {"query": "tea", "mode": "text"})
+    assert r.status == 503 and r.json["type"].endswith("store-unavailable")
+    # Nor rows: what L1 holds is served.
+    db.execute("ALTER TABLE memories RENAME TO lost_too")
+    o.add("Dora walks to work")
+    r = o.post("/v1/memories/search", {"query": "Ada takes tea"})
+    assert r.status == 200 and r.json["results"][0]["content"] == FACTS[0] and r.json["degraded"] == ["store", "text"], r
+    r = o.post("/v1/memories/search", {"query": "who walks to work?", "mode": "vector"}).json
+    assert r["results"][0]["content"] == "Dora walks to work", r    # pending
+    # With a filter only what is pending is known to match.
+    r = o.post("/v1/memories/search", {"query": "walks to work", "filter": {"importance": {"gte": 0}}}).json
+    assert [m["content"] for m in r["results"]] == ["Dora walks to work"] and r["degraded"] == ["store", "text", "vector"], r
+    r = o.post("/v1/memories/search", {"query": "walks to work", "user_id": "nobody"})
+    assert r.status == 503
+    db.execute("ALTER TABLE lost_too RENAME TO memories")
+    db.execute("ALTER TABLE lost RENAME TO words")
+    db.close()
+    until(lambda: o.post("/v1/memories/search", {"query": "tea"}).json["degraded"] == [], 10 * SLOW)
+    assert o.search("tea", user_id="nobody") == []
