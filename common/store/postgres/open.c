@@ -91,6 +91,7 @@ void pg_close(struct store *s)
 	}
 	pg_batch_free(&s->batch);
 	pg_names_free(&s->names);
+	pg_corpora_free(&s->corpora);
 	words_free(&s->words);
 	free(s);
 }

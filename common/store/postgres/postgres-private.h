@@ -41,6 +41,8 @@ struct store {
 	struct pg_schema schema;
 	struct pg_names *names;
 	struct words *words;
+	struct pg_corpora *corpora;
+	uint64_t tuned; /* session whose vector searches have been set up */
 	char error[512];
 	/* The feed's. */
 	bool notified;
@@ -81,6 +83,7 @@ void pg_param_time_or_null(struct pg_params *p, int64_t us);	     /* 0: NULL */
 void pg_param_text(struct pg_params *p, struct span s);		     /* not copied: must live until the call is over */
 void pg_param_text_or_null(struct pg_params *p, struct span s);	     /* empty: NULL */
 void pg_param_bytes(struct pg_params *p, const void *v, size_t len); /* not copied */
+void pg_param_copy(struct pg_params *p, const void *v, size_t len);  /* any type's binary form */
 void pg_param_uuid(struct pg_params *p, const struct uuid *u);	     /* not copied */
 void pg_param_jsonb(struct pg_params *p, struct span json);	     /* copied */
 /* In the form of the column `embedding`: x as vector (big-endian, copied) or bytea (not copied). NULL for dim 0. */
@@ -192,5 +195,11 @@ enum store_rc pg_list_recent(struct store *s, size_t max, store_visit_fn *fn, vo
 enum store_rc pg_collect(struct store *s, int64_t now_us, int64_t trash_before_us, size_t max, store_visit_fn *fn,
 			 void *arg);
 enum store_rc pg_collect_namespaces(struct store *s, void (*fn)(void *arg, const struct store_ns *n), void *arg);
+/* text.c, text_corpus.c */
+enum store_rc pg_text_search(struct store *s, const struct store_text *q, struct store_text_hit *out, size_t *n_r);
+struct pg_corpora; /* how common words are, by namespace */
+void pg_corpora_free(struct pg_corpora **c);
+/* nearest.c */
+enum store_rc pg_nearest(struct store *s, const struct store_nearest *q, struct store_text_hit *out, size_t *n_r);
 extern const struct store_ops postgres_store;
 #endif

@@ -37,6 +37,8 @@ static void copied(struct pg_params *p, const void *v, size_t len)
 	add(p, NULL, len, at);
 }
 
+void pg_param_copy(struct pg_params *p, const void *v, size_t len) { copied(p, v, len); }
+
 void pg_params_ready(struct pg_params *p)
 {
 	for (int i = 0; i < p->n; i++)
