@@ -7,7 +7,7 @@
 
 struct event_base;
 
-#define PG_PARAMS_MAX 40
+#define PG_PARAMS_MAX 72
 /* Parameters of one statement, all binary. What is copied lies in `scratch`. */
 struct pg_params {
 	int n;

@@ -4,12 +4,13 @@
 #define ORC_POSTGRES_TEXT_PRIVATE_H
 #include "postgres-private.h"
 
-#define PG_STEMS_MAX 32 /* of a query; of more, the longest are taken */
+#define PG_STEMS_MAX 64 /* of a query: the first ones */
 
 struct pg_stem {
 	struct span text;
 	uint64_t hash; /* words.h */
-	double df;     /* memories of the namespace that have it */
+	double rows;   /* of the namespace that have it */
+	double df;     /* the same with the memories that are not stored yet */
 	double idf;
 };
 struct pg_text {

@@ -17,7 +17,6 @@
 
 #define K1 1.2 /* as FTS5's bm25(), which ranks in SQLite */
 #define B 0.75
-#define COLLECTED 64	   /* stems of a query that are looked at */
 #define CANDIDATES 400	   /* at least; else CANDIDATE_FACTOR per hit */
 #define CANDIDATE_FACTOR 4 /* up to: */
 #define CANDIDATES_MANY 2000
@@ -26,12 +25,6 @@
 #define ENOUGH_ROWS 20000     /* words are added to the search until they have so many rows */
 
 /* ---- the query ---- */
-
-static int longest_first(const void *a, const void *b)
-{
-	const struct word *x = a, *y = b;
-	return (x->stem.len < y->stem.len) - (x->stem.len > y->stem.len);
-}
 
 static int by_bytes(const void *a, const void *b)
 {
@@ -42,12 +35,8 @@ static int by_bytes(const void *a, const void *b)
 
 static void read_query(struct pg_text *t)
 {
-	struct word w[COLLECTED];
-	size_t n = words_query(t->s->words, t->q->query, w, COLLECTED);
-	if (n > PG_STEMS_MAX) {
-		qsort(w, n, sizeof(*w), longest_first);
-		n = PG_STEMS_MAX;
-	}
+	struct word w[PG_STEMS_MAX];
+	size_t n = words_query(t->s->words, t->q->query, w, PG_STEMS_MAX);
 	buf_reserve(&t->bytes, PG_STEMS_MAX * (size_t)WORDS_STEM_MAX); /* it must not move */
 	for (size_t i = 0; i < n; i++) {
 		t->v[i] = (struct pg_stem){.text = {t->bytes.p + t->bytes.len, w[i].stem.len}, .hash = w[i].hash};
@@ -152,29 +141,32 @@ struct way {
 static int rarest_first(const void *a, const void *b, void *arg)
 {
 	const struct pg_stem *v = arg;
-	double x = v[*(const size_t *)a].df, y = v[*(const size_t *)b].df;
+	double x = v[*(const size_t *)a].rows, y = v[*(const size_t *)b].rows;
 	return (x > y) - (x < y);
 }
 
-/* The ways to try, one after the other. Returns their number, at most 3. */
-static size_t choose_ways(const struct pg_text *t, struct way out[3])
+/* The ways to try, one after the other. Returns their number, at most 2. */
+static size_t choose_ways(const struct pg_text *t, struct way out[2])
 {
 	struct way any = {.n = 0};
 	size_t n = 0;
-	for (; any.n < t->n; any.n++) {
-		any.which[any.n] = any.n;
-		any.rows += t->v[any.n].df;
+	for (size_t i = 0; i < t->n; i++) {
+		if (t->v[i].rows > 0)
+			any.which[any.n++] = i;
+		any.rows += t->v[i].rows;
 	}
+	if (!any.n)
+		return 0;
 	qsort_r(any.which, any.n, sizeof(*any.which), rarest_first, (void *)(uintptr_t)t->v);
-	if (any.rows > ENOUGH_ROWS && t->n > 1) {
+	if (any.rows > ENOUGH_ROWS && any.n > 1) {
 		struct way some = any;
-		some.rows = t->v[any.which[0]].df;
+		some.rows = t->v[any.which[0]].rows;
 		some.all = some.rows > COUNTED_MAX;
-		for (some.n = 1; some.n < t->n && some.rows < ENOUGH_ROWS; some.n++)
-			some.rows += t->v[any.which[some.n]].df;
+		for (some.n = 1; !some.all && some.n < any.n && some.rows < ENOUGH_ROWS; some.n++)
+			some.rows += t->v[any.which[some.n]].rows;
 		if (some.all)
-			some.n = t->n;
-		if (some.n < t->n || some.all)
+			some.n = any.n;
+		if (some.n < any.n || some.all)
 			out[n++] = some;
 	}
 	out[n++] = any;
@@ -186,6 +178,8 @@ static void order(const struct pg_text *t, struct buf *sql, struct pg_params *p)
 {
 	buf_adds(sql, " ORDER BY (0::float8");
 	for (size_t i = 0; i < t->n; i++) {
+		if (!(t->v[i].rows > 0))
+			continue;
 		pg_param_tsquery(p, &t->v[i], NULL, 1, false);
 		buf_printf(sql, "+CASE WHEN m.words@@$%d::tsquery THEN %.9g::float8 ELSE 0 END", p->n, t->v[i].idf);
 	}
@@ -265,7 +259,7 @@ static enum store_rc try_way(struct pg_text *t, const struct way *w, size_t rows
 
 static enum store_rc rank_rows(struct pg_text *t, struct hits *top)
 {
-	struct way ways[3];
+	struct way ways[2];
 	struct offered o;
 	size_t n = choose_ways(t, ways), rows = CANDIDATE_FACTOR * t->q->limit;
 	if (rows < CANDIDATES)

@@ -245,7 +245,7 @@ static enum store_rc count(struct pg_text *t, const bool *known)
 	t->documents = (double)pg_int(res, 0, 0);
 	for (size_t i = 0, column = 1; i < t->n; i++)
 		if (!known[i])
-			t->v[i].df = (double)pg_int(res, 0, (int)column++);
+			t->v[i].rows = (double)pg_int(res, 0, (int)column++);
 	pq.clear(res);
 	return STORE_OK;
 }
@@ -270,8 +270,9 @@ enum store_rc pg_corpus_ask(struct pg_text *t)
 		double about = estimate(c, t, t->v[i].text);
 		if (known[i] && about <= 0) /* it was common in the sample before */
 			about = t->documents * SAMPLE_ENOUGH / (c->rows + 1.0);
-		if (known[i] || (t->v[i].df > COUNT_MAX && about > t->v[i].df))
-			t->v[i].df = about;
+		if (known[i] || (t->v[i].rows > COUNT_MAX && about > t->v[i].rows))
+			t->v[i].rows = about;
+		t->v[i].df = t->v[i].rows;
 	}
 	return STORE_OK;
 }
