@@ -91,6 +91,7 @@ int admin_upgrade(struct ctl *c, int argc, char **argv);
 int admin_drain(struct ctl *c, int argc, char **argv);
 int admin_config(struct ctl *c, int argc, char **argv);
 int admin_check(struct ctl *c, int argc, char **argv);
+int migrate_command(struct ctl *c, int argc, char **argv);
 int admin_namespaces(struct ctl *c, int argc, char **argv);
 int breaker_command(struct ctl *c, int argc, char **argv);
 
@@ -98,6 +99,9 @@ int breaker_command(struct ctl *c, int argc, char **argv);
 int ctl_usage(const char *fmt, ...) printf_like(1, 2);
 /* The next option of a command, as getopt_long(3), whose `letters` begin with ':'; '?': said what is wrong with it. */
 int ctl_options(int argc, char **argv, const char *letters, const struct option *options);
+/* The socket that a daemon with the same configuration and environment would make; the caller frees. Forgets the directory of
+ * credentials. NULL: said why. */
+char *ctl_socket(void);
 /* With EPIPE, ends quietly as any program does whose reader has left (`| head`); returns with anything else. */
 void ctl_broken_pipe(int error);
 

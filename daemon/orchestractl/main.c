@@ -27,6 +27,7 @@ static const struct command commands[] = {
 	{"reload", "", "makes the daemon read its configuration again", admin_reload},
 	{"upgrade", "", "makes the daemon go on with the binary that lies at its path now", admin_upgrade},
 	{"drain", "", "makes the daemon finish its work and leave", admin_drain},
+	{"migrate", "status|up|down", "the schema of a PostgreSQL store", migrate_command},
 	{"config", "get KEY", "prints the effective value of a key", admin_config},
 	{"breaker", "VERB [NAME]", "shows the circuit breakers (list), or turns one (open, close, reset)",
 	 breaker_command},
@@ -128,8 +129,7 @@ static const struct command *find(const char *name)
 	return NULL;
 }
 
-/* The socket that a daemon with the same configuration and environment would make. */
-static char *default_socket(void)
+char *ctl_socket(void)
 {
 	const char *named = getenv("ORCHESTRA_SOCKET");
 	struct conf_input input = {.env = environ};
@@ -275,8 +275,8 @@ int main(int argc, char **argv)
 	const struct command *command = find(argv[optind]);
 	if (!command)
 		return ctl_usage("there is no command \"%s\"", argv[optind]);
-	if (!c.socket && command->run != admin_check && command->run != completion) {
-		c.socket = path = default_socket();
+	if (!c.socket && command->run != admin_check && command->run != migrate_command && command->run != completion) {
+		c.socket = path = ctl_socket();
 		if (!path)
 			return CTL_UNREACHABLE;
 	}

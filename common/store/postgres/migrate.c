@@ -209,6 +209,14 @@ static enum store_rc must_check check_place(struct run *r)
 			   st->schema, st->first, st->schema);
 		return STORE_ERROR;
 	}
+	if (*st->foreign) {
+		util_error(
+			r->error_r,
+			"schema %s has tables of somebody else's (mem0's?) with names that are needed: %s. CREATE SCHEMA "
+			"orchestra, and say options='-c search_path=orchestra,%s' in store.dsn",
+			st->first, st->foreign, st->first);
+		return STORE_ERROR;
+	}
 	if (!*st->schema && !st->may_create) {
 		util_error(r->error_r, "the role %s may make no tables in schema %s: GRANT CREATE ON SCHEMA %s TO %s",
 			   st->role, st->first, st->first, st->role);

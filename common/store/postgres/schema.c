@@ -5,6 +5,9 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#define TABLES                                                                                                         \
+	"'memories', 'memory_trash', 'memory_history', 'memory_namespaces', 'memory_idempotency', 'memory_nodes', "    \
+	"'memory_changes'"
 /* Everything as text, so that binary and textual results read the same. Only of a database's own catalogue: works whatever is
  * there. */
 static const char about[] =
@@ -21,11 +24,13 @@ static const char about[] =
 	"coalesce(has_table_privilege(to_regclass('memory_schema'), 'SELECT'), true)::text, "
 	"coalesce((SELECT string_agg(c.relname, ', ' ORDER BY c.relname) FROM pg_class c WHERE c.relnamespace = "
 	"(SELECT relnamespace FROM pg_class WHERE oid = to_regclass('memory_schema')) AND CASE "
-	"WHEN c.relname IN ('memories', 'memory_trash', 'memory_history', 'memory_namespaces', 'memory_idempotency', "
-	"'memory_nodes', 'memory_changes') THEN NOT (has_table_privilege(c.oid, 'SELECT') AND "
+	"WHEN c.relname IN (" TABLES ") THEN NOT (has_table_privilege(c.oid, 'SELECT') AND "
 	"has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE') AND "
 	"has_table_privilege(c.oid, 'DELETE')) "
-	"WHEN c.relname = 'memory_revision' THEN NOT has_sequence_privilege(c.oid, 'USAGE') ELSE false END), '')";
+	"WHEN c.relname = 'memory_revision' THEN NOT has_sequence_privilege(c.oid, 'USAGE') ELSE false END), ''), "
+	"coalesce((SELECT string_agg(relname, ', ' ORDER BY relname) FROM pg_class WHERE relname IN (" TABLES
+	", 'memory_revision') AND relnamespace = to_regnamespace(quote_ident(current_schema())) AND "
+	"to_regclass('memory_schema') IS NULL), '')";
 static const char applied[] = "SELECT version::text, name, checksum, "
 			      "to_char(applied_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), "
 			      "coalesce(options->>'vector', 'false'), coalesce(options->>'partitions', '0') "
@@ -53,6 +58,7 @@ static void take_about(struct pg_schema_status *st, const PGresult *res)
 	st->standby = truth(res, 0, 10);
 	st->may_look = truth(res, 0, 11);
 	COPY(st->denied, res, 0, 12);
+	COPY(st->foreign, res, 0, 13);
 }
 
 static void take_row(struct pg_schema_status *st, const PGresult *res, int row)

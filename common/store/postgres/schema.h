@@ -13,6 +13,7 @@
 #define PG_LOCK_CLASS 7700
 #define PG_LOCK_MIGRATE 2 /* session, exclusive: who migrates */
 #define PG_LOCK_PRESENT 3 /* session, shared: every daemon's writer while it is connected; `down` looks for them */
+#define PG_LOCK_INDEX 4	  /* session, exclusive, never waited for: who builds vector indexes */
 /* To be run after connecting (struct pg_link_conf.setup) by a daemon's writer. */
 #define PG_PRESENT_SQL "SELECT pg_advisory_lock_shared(7700, 3)"
 
@@ -47,9 +48,10 @@ struct pg_schema_status {
 	bool may_create, may_extend; /* CREATE on `first`; on the database */
 	bool may_look;		     /* into memory_schema */
 	bool standby;
-	char denied[256]; /* tables and sequences of ours that the role may not write */
-	unsigned version; /* 0: nothing is there */
-	bool vector;	  /* as chosen; meaningful with version > 0 */
+	char denied[256];  /* tables and sequences of ours that the role may not write */
+	char foreign[256]; /* with nothing of ours there: tables in `first` that have our names */
+	unsigned version;  /* 0: nothing is there */
+	bool vector;	   /* as chosen; meaningful with version > 0 */
 	unsigned partitions;
 	size_t n;
 	struct pg_applied rows[PG_APPLIED_MAX]; /* applied and pending, by version */

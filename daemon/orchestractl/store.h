@@ -1,0 +1,31 @@
+/* Commands that talk to the store itself, whether a daemon runs or not. */
+#ifndef ORC_CTL_STORE_H
+#define ORC_CTL_STORE_H
+#include <limits.h>
+
+#include "conf.h"
+#include "ctl.h"
+#include "schema.h"
+
+/* What the commands of `migrate` may be told; each refuses what does not concern it. */
+struct store_options {
+	const char *dsn;
+	struct conf_input input;
+	const char *sets[64];
+	unsigned to;
+	int partitions;
+	enum pg_vector_choice vector;
+	bool dry_run, yes, force;
+	int64_t wait_us;
+	const char *kind, *table; /* of an index; of mem0's memories */
+	long lists, lists_max;	  /* 0: from the number of rows */
+	long dimensions;	  /* 0: every one that occurs */
+};
+/* The server that the options or the daemon's configuration name. NULL: *code_r is the exit status, and why was said. */
+struct pg_plain *store_connect(const struct store_options *o, bool writes, int *code_r);
+/* Says *error (freed) or the connection's last words; the exit status. */
+int store_failed(enum store_rc rc, const struct pg_plain *p, char *error);
+
+int vector_index(struct ctl *c, const struct store_options *o);
+int mem0_mount(struct ctl *c, const struct store_options *o);
+#endif
