@@ -191,7 +191,7 @@ static enum store_rc must_check build_one(struct build *b, long dim, double rows
 	char name[64], pattern[64];
 	struct buf what = {0};
 	bool lists = strcmp(b->o->kind, "ivfflat") == 0;
-	long n = lists_for(b->o, rows);
+	long n = lists_for(b->o, b->st.partitions ? rows / b->st.partitions : rows); /* each partition has its own */
 	if (dim > INDEXED_MAX) {
 		fprintf(stderr,
 			"orchestractl: %.0f vectors have %ld dimensions; pgvector indexes at most %d, they are searched one by one\n",
