@@ -338,3 +338,50 @@ def test_sqlite(tmp_path):
     assert p.returncode == 2 and "backup" in p.stderr
     p = at("index", "--kind", "hnsw")
     assert p.returncode == 2 and "postgres" in p.stderr
+
+
+# ---- the daemon ----
+
+def daemon(db, *sets, **kw):
+    return Orchestra(sets=["store.kind=postgres", f"store.dsn={db.dsn()}", *sets], **kw)
+
+
+def test_a_daemon_migrates_when_it_starts(db):
+    o = daemon(db)
+    try:
+        assert db.states() == ["applied"] * NEWEST
+        assert "migration 0002_functions applied" in o.log()
+        assert o.post("/v1/memories?wait=store", {"content": "kept"}).json["durability"] == "store"
+        err = db.migrate("down", "--to", "1", "--yes", code=1)
+        assert "orchestra sync" in err
+        o.stop()
+        db.migrate("down", "--to", "1", "--yes")
+        o.start()  # brings it up again
+        assert db.states() == ["applied"] * NEWEST
+        assert o.get("/v1/memories").json["memories"][0]["content"] == "kept"
+    finally:
+        o.cleanup()
+
+
+def test_two_daemons_start_at_once(db):
+    both = [daemon(db, start=False).start(wait=False) for _ in range(2)]
+    try:
+        for o in both:
+            o.wait_ready()
+        assert sum(o.log().count("0001_memories applied") for o in both) == 1
+    finally:
+        for o in both:
+            o.cleanup()
+
+
+def test_a_daemon_that_may_not_migrate(db):
+    o = daemon(db, "store.migrate=manual", start=False).start(wait=False)
+    try:
+        until(lambda: "orchestractl migrate up" in o.log())
+        assert db.things() == set()
+        p = subprocess.run(ctl("up", "--set", "store.kind=postgres", "--set", f"store.dsn={db.dsn()}"), capture_output=True, text=True)
+        assert p.returncode == 0, p
+        o.wait_ready()
+        assert o.post("/v1/memories?wait=store", {"content": "kept"}).json["durability"] == "store"
+    finally:
+        o.cleanup()
