@@ -176,6 +176,8 @@ def test_mem0_goes_on(mem0, o):
     assert mount(mem0, o) == got(imported=1, changed=1, unchanged=248, skipped=1)
     assert [o.get(f"/v1/memories/{i}").json["content"] for i in ids[1:]] == ["ours", "theirs", "fact 4"]
     assert o.get(f"/v1/memories/{ids[0]}").status == 404
+    new = o.get("/v1/memories/" + mem0.sql("SELECT md5('new')::uuid")[0][0]).json
+    assert (new["content"], new["created_at"]) == ("new", "2024-08-01T00:00:00.000000Z")  # a time without a zone is UTC
     assert mount(mem0, o) == got(unchanged=250, skipped=1)  # a change is made once
 
 
