@@ -70,7 +70,11 @@ struct plant {
 	_Atomic uint32_t served_once; /* 1 from the first SYNC_SERVING on: what is shared is whole */
 	_Atomic uint32_t ack_store;   /* sync.ack = store: api waits for TXN_STORED */
 	_Atomic uint64_t journal_bytes, journal_quota;
-	_Atomic int64_t oldest_unflushed_us;
+	_Atomic uint64_t lag_bytes;	     /* of transactions that the store lacks */
+	_Atomic int64_t oldest_unflushed_us; /* clock_mono_us() since when the oldest of them waits; 0: there is none */
+	_Atomic uint64_t dead_letters;	     /* how many there are */
+	_Atomic uint64_t dead_mended;	     /* shared memory shows none of those up to this record */
+	_Atomic uint32_t dead_full;	     /* 1: there is no room for another, and nothing is flushed */
 	_Atomic uint32_t
 		refusing; /* enum txn_status (BUSY, DISK_FULL) of the last refusal for want of room; 0 since a write was accepted */
 	_Atomic int64_t refused_us;	/* clock_mono_us() of it */

@@ -47,6 +47,7 @@ enum op_type {
 	OP_IDEM = 3,	  /* body: struct op_idem + reply bytes: the answer to an Idempotency-Key */
 	OP_NAMESPACE = 4, /* body: struct op_namespace + name + settings JSON: create or change */
 	OP_NS_DROP = 5,	  /* body: struct op_ns_drop */
+	OP_ORDER = 64,	  /* body: struct op_order; of TXN_ORDER only, never in the journal */
 };
 struct op_head {
 	uint16_t type;	/* enum op_type */
@@ -87,6 +88,15 @@ struct op_ns_drop {
 	uint32_t reserved;
 };
 
+/* About dead letters (dead.h). Answered when it is carried out: TXN_OK, seq = letters that are gone, arg = letters that stay
+ * although they were meant. Of a single letter that stays: why. */
+enum order_what { ORDER_RETRY = 1, ORDER_DISCARD = 2 };
+struct op_order {
+	uint64_t number; /* 0: all of them */
+	uint32_t what;	 /* enum order_what */
+	uint32_t reserved;
+};
+
 /* ---- transactions ---- */
 #define TXN_MAGIC 0x314e5854u /* "TXN1" */
 enum txn_flags {
@@ -94,6 +104,7 @@ enum txn_flags {
 	TXN_RELAXED = 1u << 1,	  /* set by sync: every namespace touched is relaxed */
 	TXN_SCRUB = 1u << 2,  /* contains an erase: scrub when the store has it, and only then say so (WAIT_STORE) */
 	TXN_STRICT = 1u << 3, /* an equal version of another daemon's makes it lose, whoever came first (If-Match) */
+	TXN_ORDER = 1u << 8,  /* no write: an order about dead letters, OP_ORDER its only operation */
 };
 struct txn_head {
 	uint32_t magic;
@@ -104,7 +115,7 @@ struct txn_head {
 	uint32_t slot;	   /* sender's worker slot */
 	uint32_t nkeys;	   /* keys read: sync refuses with CONFLICT when one was written after read_seq */
 	uint32_t nops;
-	uint32_t reserved;
+	uint32_t letter; /* sync's own: the dead letter that is tried again; 0 = none */
 };
 
 /* Keys: 64-bit XXH3 with a seed per kind. What a transaction read (txn read_keys) and what its
@@ -158,12 +169,19 @@ enum txn_status {
 	TXN_QUOTA_COUNT,
 	TXN_NAMESPACES_FULL,
 	TXN_NAMESPACE_DROPPING, /* it was dropped and the store still has its rows: try again */
-	TXN_BUSY,		/* journal quota or pending table full: 503 + Retry-After */
+	TXN_BUSY,		/* too much waits for the store: 503 + Retry-After; arg: BUSY_ARG */
 	TXN_DISK_FULL,		/* 507 */
 	TXN_JOURNAL_FAILED,	/* fdatasync failed: 503, plant->reason says why */
 	TXN_JOURNAL_ERROR,	/* nothing was written, the next write may be: 503; arg = errno */
 	TXN_MALFORMED,
+	TXN_REJECTED, /* instead of TXN_STORED: the store does not accept arg operations of it; the others are stored */
+	TXN_NO_LETTER, /* TXN_ORDER: there is no such dead letter */
+	TXN_OUTDATED,  /* TXN_ORDER: what the letter is about has moved on */
 };
+/* arg of TXN_BUSY: what there is too much of, and after how many seconds it is worth asking again. */
+enum busy_what { BUSY_QUOTA = 1, BUSY_PENDING = 2, BUSY_AGE = 3, BUSY_MASK = 0x7f, BUSY_BULK = 0x80 };
+#define BUSY_SECONDS(arg) ((arg) >> 8)
+#define BUSY_ARG(what, seconds) ((uint32_t)(what) | (uint32_t)(seconds) << 8)
 struct txn_answer {
 	uint64_t id;
 	uint64_t seq;	 /* journal sequence; 0 when refused */

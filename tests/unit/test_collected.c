@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "sync/flusher.c"
+#include "sync/collect.c"
 
 /* ---- the rest of sync ---- */
 
@@ -29,9 +29,7 @@ void intake_internal(struct sync *s, void *txn, size_t len)
 	free(txn);
 	handed++;
 }
-void apply_flushed(struct sync *s, uint64_t seq, uint64_t scrubbed_seq) { (void)s, (void)seq, (void)scrubbed_seq; }
 void sync_post(struct sync *s, void (*fn)(struct sync *s, void *arg), void *arg) { (void)s, (void)fn, (void)arg; }
-void sync_fail(struct sync *s, enum plant_sync state, const char *fmt, ...) { (void)s, (void)state, (void)fmt; }
 
 static void collected(struct sync *s)
 {

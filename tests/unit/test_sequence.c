@@ -10,6 +10,9 @@
 #include <stdlib.h>
 #include <cmocka.h>
 
+#include "clock.h"
+#include "sync/admit.c"
+#include "sync/pace.c"
 #include "sync/recent.c"
 
 #include "sync/sync.h"
@@ -22,9 +25,29 @@ static struct {
 	uint32_t slot, flags;
 	uint64_t id, seq;
 } answer[8];
-static size_t answers, refusing;
+static size_t answers, refusing, orders;
+static uint64_t table_room = UINT64_MAX,
+		rate; /* entries beyond which the table is full; bytes that the store takes a second */
+static struct op_order ordered;
+static enum txn_status said;
 
-bool pending_full(const struct pending *p, uint32_t more) { return (void)p, (void)more, table_full; }
+bool pending_full(const struct pending *p, uint32_t more)
+{
+	(void)p;
+	return table_full || more > table_room;
+}
+uint64_t flusher_rate(struct flusher *f) { return (void)f, rate; }
+void flusher_order(struct flusher *f, uint32_t slot, uint64_t id, const struct op_order *what)
+{
+	assert_true(f && slot == SLOT_API0 && id);
+	orders++;
+	ordered = *what;
+}
+void apply_answer(struct sync *s, uint32_t slot, uint64_t id, enum txn_status status, uint64_t seq, uint32_t arg)
+{
+	(void)s, (void)slot, (void)id, (void)seq, (void)arg;
+	said = status;
+}
 uint64_t journal_bytes(const struct journal *j) { return (void)j, journal_holds; }
 void apply_refusing(struct sync *s, enum txn_status why) { (void)s, (void)why, refusing++; }
 void apply_repeat(struct sync *s, uint32_t slot, const struct txn_head *h, uint64_t seq)
@@ -151,7 +174,9 @@ static int begin_test(void **state)
 	s.open->all_relaxed = true;
 	atomic_store(&s.plant->journal_quota, 1u << 30);
 	table_full = false;
-	journal_holds = answers = refusing = 0;
+	table_room = UINT64_MAX;
+	said = TXN_OK;
+	journal_holds = answers = refusing = orders = rate = 0;
 	return 0;
 }
 
@@ -503,7 +528,7 @@ static void no_room(void **state)
 	table_full = true;
 	begin(0);
 	put(memory("n", 1, "one"));
-	refused(TXN_BUSY, 0);
+	refused(TXN_BUSY, BUSY_ARG(BUSY_PENDING, 60)); /* nothing goes away: as late as can be said */
 	assert_int_equal(refusing, 1);
 	table_full = false;
 	atomic_store(&s.plant->journal_quota, 10000);
@@ -513,7 +538,8 @@ static void no_room(void **state)
 	taken(1); /* exactly fits … */
 	begin(1);
 	put(memory("n", 2, "two"));
-	refused(TXN_BUSY, 0); /* … and what waits counts, though it is not written yet */
+	rate = s.queued_bytes / 4;
+	refused(TXN_BUSY, BUSY_ARG(BUSY_QUOTA, 4)); /* … and what waits counts, though it is not written yet */
 	assert_int_equal(refusing, 2);
 	journal_holds = 0;
 	s.failed = true;
@@ -521,6 +547,80 @@ static void no_room(void **state)
 	put(memory("n", 2, "two"));
 	refused(TXN_JOURNAL_FAILED, 0);
 	assert_int_equal(refusing, 2);
+}
+
+static const struct item *judged(unsigned nops)
+{
+	static unsigned id = 1000;
+	begin(s.next_seq - 1);
+	for (unsigned i = 0; i < nops; i++)
+		put(memory("n", ++id, "text"));
+	return submit();
+}
+
+/* From half of what may wait on, large transactions are refused, and small ones are not. */
+static void large_ones_give_way(void **state)
+{
+	(void)state;
+	atomic_store(&s.plant->journal_quota, 1000000);
+	s.unflushed_bytes = 490000;
+	assert_int_equal(judged(9)->status, TXN_OK);
+	s.unflushed_bytes = 500000;
+	const struct item *it = judged(9);
+	assert_true(it->status == TXN_BUSY && it->arg == BUSY_ARG(BUSY_QUOTA | BUSY_BULK, 60));
+	assert_int_equal(judged(8)->status, TXN_OK);
+	s.unflushed_bytes = 0;
+	s.pending_max = 200;
+	table_room = 200;
+	s.queued_ops = 92;
+	assert_int_equal(judged(8)->status, TXN_OK);
+	it = judged(9);
+	assert_true(it->status == TXN_BUSY && (it->arg & 0xff) == (BUSY_PENDING | BUSY_BULK));
+	s.queued_ops = 192;
+	assert_int_equal(judged(8)->status, TXN_OK);
+	assert_int_equal(judged(1)->status, TXN_BUSY);
+}
+
+static void too_old_is_too_much(void **state)
+{
+	(void)state;
+	atomic_store(&s.plant->journal_quota, 1000000);
+	s.max_age_us = 1000000000;
+	assert_int_equal(judged(9)->status, TXN_OK); /* nothing waits */
+	atomic_store(&s.plant->oldest_unflushed_us, clock_mono_us() - 499000000);
+	assert_int_equal(judged(9)->status, TXN_OK);
+	atomic_store(&s.plant->oldest_unflushed_us, clock_mono_us() - 501000000);
+	const struct item *it = judged(9);
+	assert_true(it->status == TXN_BUSY && (it->arg & 0xff) == (BUSY_AGE | BUSY_BULK));
+	assert_int_equal(judged(1)->status, TXN_OK);
+	atomic_store(&s.plant->oldest_unflushed_us, clock_mono_us() - 1001000000);
+	it = judged(1);
+	assert_true(it->status == TXN_BUSY && (it->arg & 0xff) == BUSY_AGE);
+	s.max_age_us = 0; /* off */
+	assert_int_equal(judged(9)->status, TXN_OK);
+}
+
+static void an_order_is_no_write(void **state)
+{
+	(void)state;
+	struct op_order o = {.number = 7, .what = ORDER_RETRY};
+	uint64_t next = s.next_seq;
+	s.flusher = (void *)&o;
+	for (int i = 1; i <= 2; i++) { /* asked again, carried out again: it is not remembered */
+		begin_with(77, 0, TXN_ORDER);
+		txn_op_raw(&building, OP_ORDER, &o, sizeof(o), NULL, 0);
+		assert_null(submit());
+		assert_true(orders == (size_t)i && ordered.number == 7 && ordered.what == ORDER_RETRY);
+	}
+	begin_with(78, 0, TXN_ORDER);
+	txn_op_raw(&building, OP_ORDER, &o, 8, NULL, 0);
+	assert_null(submit());
+	assert_true(orders == 2 && said == TXN_MALFORMED);
+	begin_with(79, 0, 0); /* as a write it is none */
+	txn_op_raw(&building, OP_ORDER, &o, sizeof(o), NULL, 0);
+	assert_int_equal(submit()->status, TXN_MALFORMED);
+	assert_true(s.next_seq == next);
+	s.flusher = NULL;
 }
 
 static void the_group(void **state)
@@ -574,6 +674,9 @@ int main(void)
 					   TEST(table_of_namespaces_full),
 					   TEST(malformed),
 					   TEST(no_room),
+					   TEST(large_ones_give_way),
+					   TEST(too_old_is_too_much),
+					   TEST(an_order_is_no_write),
 					   TEST(the_group)};
 	return cmocka_run_group_tests(tests, NULL, tidy);
 }

@@ -9,16 +9,19 @@
 
 #include "clock.h"
 #include "fault.h"
+#include "flusher-private.h"
 #include "log.h"
-#include "sync.h"
 
 #define SLICE 32 /* items that are answered at once */
 
 void apply_answer(struct sync *s, uint32_t slot, uint64_t id, enum txn_status status, uint64_t seq, uint32_t arg)
 {
 	struct ring *r = s->peer[slot].answers;
-	if (!r)
-		return; /* our own transactions: nobody waits */
+	if (!r) {
+		if (slot == SLOT_SYNC && status != TXN_OK && status != TXN_STORED && status != TXN_REJECTED)
+			flusher_refused(s->flusher, id, status);
+		return;
+	}
 	struct txn_answer *a = ring_reserve(r, sizeof(*a));
 	if (!a) {
 		/* A live sender keeps less in flight than the ring holds (RINGS_IN_FLIGHT_MAX); a dead
@@ -229,16 +232,28 @@ static bool is_stored(const struct sync *s, const struct waiter *w)
 	       (w->scrub ? s->scrubbed_seq : atomic_load_explicit(&s->plant->flushed_seq, memory_order_relaxed));
 }
 
+/* False: the store has not decided about it yet. */
+static bool answer_stored(struct sync *s, const struct waiter *w)
+{
+	if (w->seq > atomic_load_explicit(&s->plant->flushed_seq, memory_order_relaxed))
+		return false;
+	unsigned dead = atomic_load_explicit(&s->plant->dead_letters, memory_order_relaxed)
+				? flusher_dead(s->flusher, w->seq)
+				: 0;
+	if (!dead && !is_stored(s, w))
+		return false;
+	apply_answer(s, w->slot, w->id, dead ? TXN_REJECTED : TXN_STORED, w->seq, dead);
+	return true;
+}
+
 void apply_repeat(struct sync *s, uint32_t slot, const struct txn_head *h, uint64_t seq)
 {
 	struct waiter w = {.id = h->id, .seq = seq, .slot = slot, .scrub = h->flags & TXN_SCRUB};
 	apply_answer(s, slot, h->id, TXN_OK, seq, 0);
 	if (!(h->flags & TXN_WAIT_STORE))
 		return;
-	if (is_stored(s, &w)) {
-		apply_answer(s, slot, h->id, TXN_STORED, seq, 0);
+	if (answer_stored(s, &w))
 		return;
-	}
 	remember_waiter(s, w);
 	if (s->flusher)
 		flusher_allow(s->flusher, seq, true);
@@ -394,6 +409,8 @@ void apply_batch(struct sync *s, struct batch *g)
 	}
 	if (wrote)
 		count_batch(s, g);
+	if (wrote)
+		apply_lag(s, s->unflushed_bytes + g->bytes);
 	/* A sync that dies before this is asked again and finds the transactions in the journal, which the flusher may
 	 * not pass before. */
 	release_bytes(s, g);
@@ -405,22 +422,28 @@ void apply_batch(struct sync *s, struct batch *g)
 		flusher_allow(s->flusher, atomic_load_explicit(&s->plant->applied_seq, memory_order_relaxed), urgent);
 }
 
-void apply_flushed(struct sync *s, uint64_t seq, uint64_t scrubbed_seq)
+void apply_lag(struct sync *s, uint64_t bytes)
+{
+	s->unflushed_bytes = bytes;
+	atomic_store_explicit(&s->plant->lag_bytes, bytes, memory_order_relaxed);
+}
+
+void apply_flushed(struct sync *s, struct flushed_note *n)
 {
 	FAULT_POINT(flushed_told);
-	pending_release(s->pending, seq);
+	pending_release(s->pending, n->seq);
 	FAULT_POINT(flushed_dropped);
-	s->scrubbed_seq = scrubbed_seq;
-	atomic_store_explicit(&s->plant->flushed_seq, seq, memory_order_release);
+	s->scrubbed_seq = n->scrubbed;
+	atomic_store_explicit(&s->plant->flushed_seq, n->seq, memory_order_release);
 	FAULT_POINT(flushed_moved);
+	/* Behind the pending table: who still saw it there fills L1 with an epoch that is moved now. */
+	mend_apply(s, n);
 	atomic_store_explicit(&s->plant->journal_bytes, journal_bytes(s->journal), memory_order_relaxed);
+	atomic_store_explicit(&s->plant->oldest_unflushed_us, n->oldest_us, memory_order_relaxed);
+	apply_lag(s, n->bytes < s->unflushed_bytes ? s->unflushed_bytes - n->bytes : 0);
 	size_t kept = 0;
-	for (size_t i = 0; i < s->nwaiters; i++) {
-		struct waiter *w = &s->waiters[i];
-		if (is_stored(s, w))
-			apply_answer(s, w->slot, w->id, TXN_STORED, w->seq, 0);
-		else
-			s->waiters[kept++] = *w;
-	}
+	for (size_t i = 0; i < s->nwaiters; i++)
+		if (!answer_stored(s, &s->waiters[i]))
+			s->waiters[kept++] = s->waiters[i];
 	s->nwaiters = kept;
 }

@@ -1,8 +1,11 @@
-/* The flusher: journal → store, by its own cursor, in batches; and the collector of what expired.
+/* The flusher: journal → store, by its own cursor, in batches.
  *
  * The cursor is committed in the same store transaction as the records, so a flush that a crash
- * repeats changes nothing. It may only pass records whose senders were answered (flusher_allow). */
+ * repeats changes nothing. It may only pass records whose senders were answered (flusher_allow). When the
+ * store does not answer a commit, its cursor tells later what became of it. */
 #include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
@@ -10,54 +13,40 @@
 
 #include "clock.h"
 #include "fault.h"
+#include "flusher-private.h"
 #include "log.h"
-#include "sync.h"
 
 #ifdef ORC_FAULT_POINTS
 #define COLLECT_EVERY_US 300000 /* tests of faults wait for it */
 #else
 #define COLLECT_EVERY_US 5000000
 #endif
-#define COLLECT_MAX 500
-#define RETRY_US 500000
 
-struct flusher {
-	struct sync *s;
-	struct store *store;
-	struct journal_reader *reader;
-	pthread_t thread;
-	pthread_mutex_t lock;
-	pthread_cond_t wake;
-	/* under the lock */
-	uint64_t allowed;
-	int64_t first_waiting_us;
-	bool urgent, stop;
-	_Atomic bool leave; /* stop after the batch that is under way: a successor does the rest */
-	int64_t debounce_us, trash_us;
-	uint64_t batch_max;
-	/* the thread's own */
-	_Atomic uint64_t flushed; /* the loop looks at it */
-	uint64_t scrub_to, scrubbed;
-	bool store_failed, scrub_failed;
-	int journal_error; /* errno: not the store but the journal is why nothing is flushed */
-	int64_t next_collect_us;
-};
-
-struct flushed_note {
-	uint64_t seq, scrubbed;
-};
+/* ---- what the loop is told ---- */
 
 static void on_flushed(struct sync *s, void *arg)
 {
 	struct flushed_note *n = arg;
-	apply_flushed(s, n->seq, n->scrubbed);
+	apply_flushed(s, n);
 	free(n);
 }
 
-static void tell_loop(struct flusher *f)
+static void tell_loop(struct flusher *f, struct attempt *a)
 {
 	struct flushed_note *n = util_alloc(sizeof(*n));
-	*n = (struct flushed_note){f->flushed, f->scrubbed};
+	*n = (struct flushed_note){.seq = f->flushed, .scrubbed = f->scrubbed, .bytes = f->bytes};
+	f->bytes = 0;
+	if (a) {
+		n->fix = a->fix;
+		n->nfix = a->nfix;
+		a->fix = NULL;
+		a->nfix = a->cfix = 0;
+	}
+	mend_look(f, n);
+	pthread_mutex_lock(&f->lock);
+	age_done(&f->age, f->flushed);
+	n->oldest_us = age_since(&f->age);
+	pthread_mutex_unlock(&f->lock);
 	sync_post(f->s, on_flushed, n);
 }
 
@@ -76,62 +65,180 @@ static void on_store_back(struct sync *s, void *arg)
 		log_info("the store accepts writes again");
 }
 
+void flusher_trouble(struct flusher *f, const char *fmt, ...)
+{
+	char text[sizeof(f->s->plant->reason)];
+	va_list ap;
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	f->trouble.len = 0;
+	buf_adds(&f->trouble, text);
+}
+
+/* Nothing is flushed for now: f->trouble says why, or the store does. */
 static void store_trouble(struct flusher *f)
 {
 	static struct log_limit limit;
-	struct buf b = {0};
-	if (f->journal_error)
-		buf_printf(&b, "nothing reaches the store, because the journal cannot be read behind record %llu: %s",
-			   (unsigned long long)f->flushed, strerror(f->journal_error));
-	else
-		buf_printf(&b, "the store refuses writes: %s", f->s->store_ops->error(f->store));
-	log_warn_limited(&limit, 10, "flush to the store failed: %.*s", (int)b.len, b.p);
+	uint64_t random;
+	if (!f->trouble.len)
+		flusher_trouble(f, "the store refuses writes: %s", f->s->store_ops->error(f->store));
+	log_warn_limited(&limit, 10, "flush to the store failed: %.*s", (int)f->trouble.len, f->trouble.p);
 	if (!f->store_failed)
-		sync_post(f->s, on_store_failed, util_strndup(b.p, b.len));
-	buf_free(&b);
+		sync_post(f->s, on_store_failed, util_strndup(f->trouble.p, f->trouble.len));
 	f->store_failed = true;
+	atomic_store(&f->rate, 0);
+	AN(getrandom(&random, sizeof(random), 0) == sizeof(random));
+	pthread_mutex_lock(&f->lock);
+	f->retry_at_us = clock_mono_us() + pace_failed(&f->pace, random);
+	pthread_mutex_unlock(&f->lock);
+	orders_away(f);
 }
 
-/* Applies records (flushed, to] up to max operations. Returns false when the store failed. */
-static bool flush_batch(struct flusher *f, uint64_t to, uint64_t max)
+static void store_well(struct flusher *f)
 {
-	const struct store_ops *ops = f->s->store_ops;
-	uint64_t seq = f->flushed, scrub_to = f->scrub_to, records = 0, txns = 0;
-	int got = 0;
-	f->journal_error = 0;
-	if (ops->begin(f->store) != STORE_OK)
-		return false;
-	FAULT_POINT(flush_begun);
-	while (records < max) {
-		const void *data;
-		size_t len;
-		struct journal_where where;
-		struct txn_reader t;
-		got = journal_next(f->reader, &seq, to, &data, &len, &where);
-		if (got <= 0)
-			break;
-		if (!txn_open(&t, data, len) || ops->apply(f->store, seq, &t) != STORE_OK) {
-			ops->rollback(f->store);
-			return false;
+	if (f->store_failed)
+		sync_post(f->s, on_store_back, NULL);
+	f->store_failed = false;
+	f->pace.failures = 0;
+	atomic_store(&f->s->plant->dead_full, 0);
+}
+
+/* ---- an attempt, and what comes of it ---- */
+
+/* Dead operations that the cursor has passed: shared memory must not show them any longer. */
+static void pass_dead(struct flusher *f, struct attempt *a)
+{
+	size_t kept = 0;
+	for (size_t i = 0; i < f->nahead; i++) {
+		struct ahead *d = &f->ahead[i];
+		if (d->seq > f->flushed) {
+			f->ahead[kept++] = *d;
+			continue;
 		}
-		FAULT_POINT(flush_row);
-		records += t.head->nops;
-		txns++;
-		if (t.head->flags & TXN_SCRUB)
-			scrub_to = seq;
+		struct weight by = {d->base.count - d->now.count, d->base.bytes - d->now.bytes};
+		GROW(a->fix, a->nfix, a->cfix);
+		a->fix[a->nfix++] = (struct fix){.id = d->id, .ns = d->ns, .by = by};
+		mend_add(f, d);
 	}
-	int error = got < 0 ? errno : 0;
-	if (ops->commit(f->store, seq) != STORE_OK) {
-		ops->rollback(f->store);
+	f->nahead = kept;
+}
+
+static void converge(struct flusher *f, const struct attempt *a)
+{
+	for (size_t k = 0; k < a->nfix; k++)
+		for (size_t i = 0; i < f->ndiverged; i++)
+			if (uuid_cmp(&f->diverged[i].id, &a->fix[k].id) == 0) {
+				f->diverged[i] = f->diverged[--f->ndiverged];
+				break;
+			}
+}
+
+/* A letter that was tried again in this batch: stored, unless its operation was rejected again. */
+static void pass_retried(struct flusher *f, const struct attempt *a, uint64_t before)
+{
+	for (size_t i = 0; i < a->nretried; i++) {
+		const struct letter *e = letters_find(&f->letters, a->retried[i]);
+		orders_tried(f, a->retried[i], e && e->seq <= before);
+	}
+}
+
+static void settle(struct flusher *f, struct attempt *a)
+{
+	uint64_t before = f->flushed;
+	f->flushed = a->seq;
+	f->part_seq = a->part ? a->last_seq : 0;
+	f->part = a->part;
+	f->scrub_to = a->scrub_to;
+	f->bytes += a->bytes;
+	converge(f, a);
+	pass_dead(f, a);
+	pass_retried(f, a, before);
+	stats_add_shared(f->s->w->stats, STAT_FLUSHES, 1);
+	stats_add_shared(f->s->w->stats, STAT_FLUSHED_RECORDS, a->txns);
+	store_well(f);
+	tell_loop(f, a);
+	FAULT_POINT(flush_keeping);
+	journal_release(f->s->journal, f->flushed);
+	batch_free(a);
+}
+
+/* What became of a commit that was not answered? False: not known yet. */
+static bool resolve(struct flusher *f)
+{
+	uint64_t seq;
+	if (!f->unsure.seq)
+		return true;
+	if (f->s->store_ops->cursor(f->store, &seq) != STORE_OK)
+		return false;
+	if (seq < f->flushed || (seq > f->flushed && seq != f->unsure.seq)) {
+		flusher_trouble(
+			f,
+			"the store holds records up to %llu, but up to %llu had reached it: it was replaced, or another "
+			"daemon writes under our name. Put it back and restart the daemon",
+			(unsigned long long)seq, (unsigned long long)f->flushed);
 		return false;
 	}
-	FAULT_POINT(flush_committed);
-	f->flushed = seq;
-	f->scrub_to = scrub_to;
-	stats_add_shared(f->s->w->stats, STAT_FLUSHES, 1);
-	stats_add_shared(f->s->w->stats, STAT_FLUSHED_RECORDS, txns);
-	f->journal_error = error;
-	return !error;
+	if (seq > f->flushed)
+		settle(f, &f->unsure);
+	batch_free(&f->unsure);
+	return true;
+}
+
+static void measure(struct flusher *f, const struct attempt *a, int64_t took_us)
+{
+	uint64_t rate = a->bytes * 1000000 / (uint64_t)(took_us > 0 ? took_us : 1), old = atomic_load(&f->rate);
+	pace_stored(&f->pace, a->ops, took_us);
+	if (a->bytes)
+		atomic_store(&f->rate, old ? old - old / 4 + rate / 4 : rate);
+}
+
+enum flush_result { FLUSH_ON, FLUSH_IDLE, FLUSH_TROUBLE };
+
+/* Whoever wants to keep the store from being asked for a while does so here, and in flush_once() hears how it went. */
+static bool may_ask(struct flusher *f) { return resolve(f); }
+
+static enum flush_result flush_once(struct flusher *f, uint64_t to, uint64_t batch_max)
+{
+	struct attempt a;
+	uint64_t before = f->flushed;
+	uint32_t part = f->part;
+	if (!may_ask(f))
+		return FLUSH_TROUBLE;
+	int64_t start = clock_mono_us();
+	enum store_rc rc = batch_run(f, to, pace_batch(&f->pace, batch_max, to - f->flushed), &a);
+	if (rc == STORE_OK) {
+		bool unreadable = f->trouble.len;
+		measure(f, &a, clock_mono_us() - start);
+		settle(f, &a);
+		return unreadable ? FLUSH_TROUBLE : f->flushed == before && f->part == part ? FLUSH_IDLE : FLUSH_ON;
+	}
+	if (rc == STORE_REJECTED && isolate(f, &a)) {
+		batch_free(&a);
+		return FLUSH_ON;
+	}
+	if (rc == STORE_AWAY && a.seq > f->flushed && !f->trouble.len)
+		f->unsure = a;
+	else
+		batch_free(&a);
+	if (rc != STORE_REJECTED)
+		f->s->store_ops->rollback(f->store);
+	return FLUSH_TROUBLE;
+}
+
+static void flush_all(struct flusher *f)
+{
+	enum flush_result r = FLUSH_ON;
+	while (r == FLUSH_ON && !atomic_load(&f->leave)) {
+		pthread_mutex_lock(&f->lock);
+		uint64_t to = f->allowed, batch_max = f->batch_max;
+		pthread_mutex_unlock(&f->lock);
+		if (f->flushed >= to && !f->unsure.seq)
+			break;
+		r = flush_once(f, to, batch_max);
+	}
+	if (r == FLUSH_TROUBLE)
+		store_trouble(f);
 }
 
 static void scrub(struct flusher *f, uint64_t to)
@@ -145,70 +252,18 @@ static void scrub(struct flusher *f, uint64_t to)
 		log_warn_limited(&limit, 10, "erased content could not be scrubbed from the journal, trying again: %s",
 				 strerror(e));
 		f->scrub_failed = true;
+		pthread_mutex_lock(&f->lock);
+		f->retry_at_us = clock_mono_us() + PACE_RETRY_BASE_US;
+		pthread_mutex_unlock(&f->lock);
 		return;
 	}
 	if (f->s->store_ops->scrub(f->store) != STORE_OK) {
+		f->trouble.len = 0;
 		store_trouble(f);
 		return;
 	}
 	FAULT_POINT(scrub_over);
 	f->scrubbed = to;
-}
-
-/* ---- what expired ---- */
-
-struct collected {
-	struct txn_builder t;
-	struct buf b;
-	size_t n;
-};
-
-static bool collect_one(void *arg, const struct memory *m)
-{
-	struct collected *c = arg;
-	txn_op_delete(&c->t, m, DELETE_EXPIRED);
-	c->n++;
-	return true;
-}
-
-static bool collect_key(void *arg, const struct memory *m)
-{
-	txn_read_key(arg, record_id_key(&m->id));
-	return true;
-}
-
-static void on_collected(struct sync *s, void *arg)
-{
-	struct buf *b = arg;
-	/* Without journal thread sync is leaving. */
-	if (s->committer && commit_open(s)->n < BATCH_TXNS) {
-		intake_internal(s, b->p, b->len);
-		commit_offer(s);
-	} else {
-		free(b->p); /* the next round, or the next sync, finds them again */
-	}
-	free(b);
-}
-
-static void collect(struct flusher *f, int64_t trash_us)
-{
-	const struct store_ops *ops = f->s->store_ops;
-	uint64_t read_seq = f->flushed; /* the store's own state: anything newer makes it a conflict */
-	uint64_t id;
-	AN(getrandom(&id, sizeof(id), 0) == sizeof(id));
-	int64_t now = clock_real_us();
-	struct collected c = {.n = 0};
-	txn_begin(&c.t, &c.b, id, SLOT_SYNC, read_seq, 0);
-	if (ops->collect(f->store, now, now - trash_us, COLLECT_MAX, collect_key, &c.t) != STORE_OK ||
-	    ops->collect(f->store, now, now - trash_us, COLLECT_MAX, collect_one, &c) != STORE_OK || !c.n) {
-		buf_free(&c.b);
-		return;
-	}
-	txn_end(&c.t);
-	FAULT_POINT(collect_found);
-	struct buf *b = util_alloc(sizeof(*b));
-	*b = c.b;
-	sync_post(f->s, on_collected, b);
 }
 
 /* ---- the thread ---- */
@@ -219,12 +274,17 @@ static void wait_until(struct flusher *f, int64_t mono_us)
 	pthread_cond_timedwait(&f->wake, &f->lock, &t);
 }
 
-/* Under the lock: sleeps until there is something to flush, scrub or collect. */
+/* Under the lock: sleeps until there is something to flush, scrub, collect or obey. After a failure only the
+ * time, a reload or an order ends the sleep. */
 static void wait_for_work(struct flusher *f)
 {
-	while (!f->stop) {
+	while (!f->stop && !f->reloaded && !orders_waiting(f)) {
 		int64_t now = clock_mono_us();
-		if (f->allowed > f->flushed) {
+		if (f->retry_at_us > now) {
+			wait_until(f, f->retry_at_us);
+		} else if (f->retry_at_us) {
+			return;
+		} else if (f->allowed > f->flushed) {
 			int64_t due = f->first_waiting_us + f->debounce_us;
 			if (f->urgent || now >= due || f->allowed - f->flushed >= f->batch_max)
 				return;
@@ -239,25 +299,23 @@ static void wait_for_work(struct flusher *f)
 	}
 }
 
-static void flush_all(struct flusher *f, uint64_t to, uint64_t batch_max)
+static void work(struct flusher *f, bool stop, int64_t trash_us)
 {
-	while (f->flushed < to && !atomic_load(&f->leave)) {
-		uint64_t before = f->flushed;
-		/* Adaptive: under backlog a bigger transaction costs less per record. */
-		uint64_t max = to - f->flushed > 2 * batch_max ? batch_max * 8 : batch_max;
-		if (!flush_batch(f, to, max)) {
-			store_trouble(f);
-			return;
-		}
-		if (f->store_failed)
-			sync_post(f->s, on_store_back, NULL);
-		f->store_failed = false;
-		tell_loop(f);
-		FAULT_POINT(flush_keeping);
-		journal_release(f->s->journal, f->flushed);
-		if (f->flushed == before)
-			return;
+	flush_all(f);
+	if (f->scrub_to > f->scrubbed && !f->store_failed && !atomic_load(&f->leave)) {
+		scrub(f, f->scrub_to);
+		tell_loop(f, NULL);
 	}
+	if (f->nmends && !f->store_failed)
+		tell_loop(f, NULL);
+	if (!stop)
+		orders_run(f);
+	if (!stop && clock_mono_us() >= f->next_collect_us) {
+		if (!f->store_failed)
+			collect_run(f, trash_us);
+		f->next_collect_us = clock_mono_us() + COLLECT_EVERY_US;
+	}
+	journal_prepare(f->s->journal);
 }
 
 static void *flusher_main(void *arg)
@@ -267,30 +325,16 @@ static void *flusher_main(void *arg)
 	pthread_mutex_lock(&f->lock);
 	for (;;) {
 		wait_for_work(f);
-		uint64_t to = f->allowed, batch_max = f->batch_max;
 		int64_t trash = f->trash_us;
 		bool stop = f->stop;
-		f->urgent = false;
+		f->urgent = f->reloaded = false;
+		f->retry_at_us = 0;
 		f->first_waiting_us = clock_mono_us();
 		pthread_mutex_unlock(&f->lock);
-
-		flush_all(f, to, batch_max);
-		if (f->scrub_to > f->scrubbed && !atomic_load(&f->leave)) {
-			scrub(f, f->scrub_to);
-			tell_loop(f);
-		}
-		if (!stop && clock_mono_us() >= f->next_collect_us) {
-			if (!f->store_failed)
-				collect(f, trash);
-			f->next_collect_us = clock_mono_us() + COLLECT_EVERY_US;
-		}
-		journal_prepare(f->s->journal);
-
+		work(f, stop, trash);
 		pthread_mutex_lock(&f->lock);
 		if (stop)
 			break;
-		if (f->store_failed || f->scrub_failed)
-			wait_until(f, clock_mono_us() + RETRY_US);
 	}
 	pthread_mutex_unlock(&f->lock);
 	return NULL;
@@ -298,19 +342,26 @@ static void *flusher_main(void *arg)
 
 void flusher_allow(struct flusher *f, uint64_t seq, bool urgent)
 {
+	int64_t now = clock_mono_us();
 	pthread_mutex_lock(&f->lock);
 	bool was_empty = f->allowed <= f->flushed;
 	if (f->allowed < seq)
 		f->allowed = seq;
 	f->urgent |= urgent;
+	age_add(&f->age, seq, now);
+	atomic_store_explicit(&f->s->plant->oldest_unflushed_us, age_since(&f->age), memory_order_relaxed);
 	if (was_empty)
-		f->first_waiting_us = clock_mono_us();
+		f->first_waiting_us = now;
 	/* Wake it only when it must change its mind: it sleeps without a deadline that suits this
-	 * record only when nothing waited before. */
-	if (was_empty || urgent || seq - f->flushed >= f->batch_max)
+	 * record only when nothing waited before. While the store fails it has a time of its own. */
+	if (!f->retry_at_us && (was_empty || urgent || seq - f->flushed >= f->batch_max))
 		pthread_cond_signal(&f->wake);
 	pthread_mutex_unlock(&f->lock);
 }
+
+uint64_t flusher_rate(struct flusher *f) { return atomic_load_explicit(&f->rate, memory_order_relaxed); }
+
+unsigned flusher_dead(struct flusher *f, uint64_t seq) { return letters_of(&f->letters, seq); }
 
 void flusher_conf(struct flusher *f, const struct conf *c)
 {
@@ -318,11 +369,30 @@ void flusher_conf(struct flusher *f, const struct conf *c)
 	f->debounce_us = conf_int(c, CONF_SYNC_DEBOUNCE_MS) * 1000;
 	f->batch_max = (uint64_t)conf_int(c, CONF_SYNC_BATCH_MAX);
 	f->trash_us = conf_int(c, CONF_MEMORIES_TRASH_TTL);
+	f->letters_max = (uint64_t)conf_int(c, CONF_SYNC_DEAD_LETTERS_MAX);
+	f->reloaded = true;
 	pthread_cond_signal(&f->wake);
 	pthread_mutex_unlock(&f->lock);
 }
 
-struct flusher *flusher_start(struct sync *s, struct store *store, uint64_t flushed_seq)
+/* Letters and times that a predecessor left. */
+static bool inherit(struct flusher *f)
+{
+	struct plant *p = f->s->plant;
+	if (!letters_open(&f->letters, f->s->store_conf.dir)) {
+		log_error("the dead letters beneath data.dir cannot be read: %s", strerror(errno));
+		return false;
+	}
+	if (!atomic_load(&p->served_once)) { /* shared memory is new, and shows what the store has */
+		atomic_store(&p->dead_mended, f->flushed);
+		atomic_store(&p->oldest_unflushed_us, 0);
+	}
+	isolate_load(f);
+	atomic_store(&p->dead_letters, f->letters.n);
+	return true;
+}
+
+struct flusher *flusher_start(struct sync *s, struct store *store, uint64_t flushed_seq, uint64_t last_seq)
 {
 	struct flusher *f = util_zalloc(sizeof(*f));
 	pthread_condattr_t ca;
@@ -340,10 +410,20 @@ struct flusher *flusher_start(struct sync *s, struct store *store, uint64_t flus
 	pthread_condattr_setclock(&ca, CLOCK_MONOTONIC);
 	pthread_cond_init(&f->wake, &ca);
 	flusher_conf(f, s->w->conf);
-	if (!f->reader || pthread_create(&f->thread, NULL, flusher_main, f)) {
+	if (!f->reader || !inherit(f)) {
 		free(f);
 		return NULL;
 	}
+	if (last_seq > flushed_seq) { /* since when, a predecessor knew */
+		int64_t since = atomic_load(&s->plant->oldest_unflushed_us);
+		age_add(&f->age, last_seq, since ? since : clock_mono_us());
+	}
+	if (pthread_create(&f->thread, NULL, flusher_main, f)) {
+		free(f);
+		return NULL;
+	}
+	if (last_seq > flushed_seq)
+		flusher_allow(f, last_seq, true);
 	return f;
 }
 
@@ -372,6 +452,14 @@ void flusher_stop(struct flusher **fp)
 	end_thread(f);
 	f->s->store_ops->close(f->store); /* checkpoints: the database file alone is whole then */
 	journal_reader_close(&f->reader);
+	letters_close(&f->letters);
+	orders_end(f);
+	batch_free(&f->unsure);
+	free(f->ahead);
+	free(f->diverged);
+	free(f->mends);
+	free(f->retries);
+	buf_free(&f->trouble);
 	free(f);
 	*fp = NULL;
 }

@@ -90,7 +90,7 @@ static void arrived(struct sync *s, void *arg)
 	apply_flushed(s, l->flushed, s->scrubbed_seq);
 	if (!atomic_load(&s->plant->feed_revision))
 		atomic_store(&s->plant->feed_revision, l->revision);
-	s->flusher = flusher_start(s, l->store, l->flushed);
+	s->flusher = flusher_start(s, l->store, l->flushed, atomic_load(&s->plant->applied_seq));
 	if (!s->flusher) {
 		log_error("cannot start the flusher");
 		exit(WORKER_EXIT_FAIL);

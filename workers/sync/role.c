@@ -181,6 +181,7 @@ static void replay_record(void *arg, uint64_t seq, uint64_t segment, uint64_t of
 	if (seq > r->applied)
 		apply_txn(r->s, seq, segment, offset, data, len);
 	r->last = seq;
+	apply_lag(r->s, r->s->unflushed_bytes + len);
 }
 
 static uint64_t open_journal(struct sync *s, uint64_t flushed)
@@ -241,7 +242,7 @@ static void start_serving(struct sync *s, struct store *store, uint64_t flushed,
 		s->batches[i].all_relaxed = true;
 	s->committer = commit_start(s);
 	if (store)
-		s->flusher = flusher_start(s, store, flushed);
+		s->flusher = flusher_start(s, store, flushed, last);
 	if (!s->committer || (store && !s->flusher)) {
 		log_error("cannot start threads: %s", strerror(errno));
 		exit(WORKER_EXIT_FAIL);
@@ -366,6 +367,8 @@ static int sync_init(struct worker *w)
 	atomic_store(&s->plant->sync_state, SYNC_STARTING);
 	atomic_store(&s->plant->journal_quota, (uint64_t)conf_int(w->conf, CONF_JOURNAL_QUOTA));
 	s->ns = util_zalloc(sizeof(*s->ns) * PLANT_NAMESPACES);
+	s->max_age_us = conf_int(w->conf, CONF_SYNC_MAX_AGE);
+	s->pending_max = (uint32_t)conf_int(w->conf, CONF_JOURNAL_PENDING_MAX);
 	s->relaxed_default = strcmp(conf_str(w->conf, CONF_JOURNAL_DURABILITY), "relaxed") == 0;
 	open_segments(s);
 	configure_breaker(w);
@@ -515,6 +518,7 @@ static void sync_conf_commit(struct worker *w)
 {
 	struct sync *s = w->role_data;
 	configure_breaker(w);
+	s->max_age_us = conf_int(w->conf, CONF_SYNC_MAX_AGE);
 	if (s->flusher)
 		flusher_conf(s->flusher, w->conf);
 }

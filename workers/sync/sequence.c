@@ -300,23 +300,11 @@ static bool reads_hold(struct sync *s, const struct txn_reader *t)
 	return true;
 }
 
-static enum txn_status has_room(struct sync *s, const struct txn_reader *t, size_t len)
-{
-	if (s->failed)
-		return TXN_JOURNAL_FAILED;
-	if (pending_full(s->pending, (uint32_t)(s->queued_ops + t->head->nops)))
-		return TXN_BUSY;
-	uint64_t quota = atomic_load_explicit(&s->plant->journal_quota, memory_order_relaxed);
-	if (journal_bytes(s->journal) + s->queued_bytes + len > quota)
-		return TXN_BUSY;
-	return TXN_OK;
-}
-
 static enum txn_status judge(struct sync *s, struct txn_reader *t, size_t len, bool *relaxed_r, uint32_t *arg_r)
 {
-	enum txn_status st = has_room(s, t, len);
 	*arg_r = 0;
 	*relaxed_r = false;
+	enum txn_status st = s->failed ? TXN_JOURNAL_FAILED : admit_txn(s, t->head->nops, len, arg_r);
 	if (st == TXN_BUSY)
 		apply_refusing(s, st);
 	if (st != TXN_OK)
@@ -341,12 +329,31 @@ static bool is_repeat(struct sync *s, uint32_t slot, const struct txn_head *h)
 	return true;
 }
 
+/* Not a write: nothing is numbered, and whoever asks twice is answered twice. */
+static void take_order(struct sync *s, uint32_t slot, struct txn_reader *t)
+{
+	const struct op_head *op;
+	const void *body;
+	struct op_order order;
+	if (txn_next(t, &op, &body) && op->type == OP_ORDER && op->len >= sizeof(order) && s->flusher) {
+		memcpy(&order, body, sizeof(order));
+		flusher_order(s->flusher, slot, t->head->id, &order);
+	} else {
+		apply_answer(s, slot, t->head->id, s->flusher ? TXN_MALFORMED : TXN_BUSY, 0, 0);
+	}
+}
+
 void sequence_txn(struct sync *s, uint32_t slot, const void *data, size_t len, void *owned)
 {
 	struct batch *g = s->open;
 	struct txn_reader t;
 	if (!txn_open(&t, data, len)) {
 		log_error("a malformed transaction from slot %u is dropped", slot);
+		free(owned);
+		return;
+	}
+	if (t.head->flags & TXN_ORDER) {
+		take_order(s, slot, &t);
 		free(owned);
 		return;
 	}

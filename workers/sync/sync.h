@@ -7,7 +7,8 @@
  *            Loop and journal thread write pending table, vector index, L1, namespace rows, sequence
  *            numbers and answer rings in turns: sync_enter().
  *   segments commit.c: spare journal segments, filled with zeros before they are needed.
- *   flusher  flusher.c: journal → store by its own cursor; collects what expired.
+ *   flusher  flusher.c: journal → store by its own cursor; collects what expired; keeps the dead letters
+ *            (flusher-private.h).
  *   feed     feed.c: what other daemons have written to the store, which the loop applies.
  *   refill   refill.c: store → vector index, in batches that the loop inserts.
  *   pages    index/vectors_pages.c, while much is written: memory for the next rows of the vector index.
@@ -87,6 +88,7 @@ struct waiter { /* TXN_WAIT_STORE, in order of seq */
 };
 
 struct flusher;
+struct flushed_note;
 struct refill;
 struct feed;
 struct late;
@@ -115,7 +117,10 @@ struct sync {
 	uint64_t scrubbed_seq; /* erasures up to it are scrubbed */
 	uint64_t to_wake;      /* slots that have got something, a bit each */
 	bool relaxed_default;
-	bool failed; /* a fdatasync failed: nothing is acknowledged any more */
+	int64_t max_age_us;	  /* sync.max_age */
+	uint32_t pending_max;	  /* journal.pending_max */
+	uint64_t unflushed_bytes; /* of transactions that the store lacks */
+	bool failed;		  /* a fdatasync failed: nothing is acknowledged any more */
 	bool draining;
 	bool leaving; /* to a successor, whose are the rings: otherwise a disk that is always busy would never be settled */
 	const struct store_ops *store_ops;
@@ -166,18 +171,29 @@ void apply_batch(struct sync *s, struct batch *g); /* makes a durable group visi
 void apply_answer(struct sync *s, uint32_t slot, uint64_t id, enum txn_status status, uint64_t seq, uint32_t arg);
 /* A transaction that was applied in this or an earlier life is asked for again. */
 void apply_repeat(struct sync *s, uint32_t slot, const struct txn_head *h, uint64_t seq);
-void apply_flushed(struct sync *s, uint64_t seq, uint64_t scrubbed_seq); /* the store has it */
-void apply_namespaces(struct sync *s);					 /* copies namespace states to the plant */
+void apply_flushed(struct sync *s, struct flushed_note *n); /* the store has it; frees what the note owns */
+void apply_namespaces(struct sync *s);			    /* copies namespace states to the plant */
 void apply_namespace(struct sync *s, const struct ns_state *n);
+void apply_lag(struct sync *s, uint64_t bytes); /* of transactions that the store lacks */
 
 /* flusher.c */
 /* Erasures up to s->scrubbed_seq are scrubbed; what the records behind it ask for is scrubbed when the store has them. */
-struct flusher *must_check flusher_start(struct sync *s, struct store *store, uint64_t flushed_seq);
+struct flusher *must_check flusher_start(struct sync *s, struct store *store, uint64_t flushed_seq, uint64_t last_seq);
 void flusher_allow(struct flusher *f, uint64_t seq, bool urgent); /* loop: records ≤ seq are answered */
 void flusher_conf(struct flusher *f, const struct conf *c);
 void flusher_stop(struct flusher **f); /* flushes everything allowed first */
 /* Ends the thread after the batch that is under way; what is left is a successor's. Reader and store end with the process. */
 void flusher_leave(struct flusher *f);
+uint64_t flusher_rate(struct flusher *f); /* bytes of the journal that the store takes in a second; 0: none */
+unsigned flusher_dead(struct flusher *f, uint64_t seq); /* how many operations of it the store did not accept */
+/* orders.c. Loop: carry that out, and answer; one of sync's own transactions was refused. */
+void flusher_order(struct flusher *f, uint32_t slot, uint64_t id, const struct op_order *what);
+void flusher_refused(struct flusher *f, uint64_t txn, enum txn_status why);
+
+/* admit.c */
+/* TXN_OK, or TXN_BUSY and *arg_r, for a transaction of so many operations and bytes: is there too much that waits for the
+ * store? */
+enum txn_status admit_txn(struct sync *s, uint32_t nops, size_t len, uint32_t *arg_r);
 
 /* refill.c */
 void refill_start(struct sync *s); /* no-op when running or done */

@@ -108,6 +108,8 @@ enum store_rc sq_fail(struct store *s)
 {
 	snprintf(s->error, sizeof(s->error), "%s", sqlite3_errmsg(s->db));
 	int code = sqlite3_errcode(s->db);
+	if (code == SQLITE_CONSTRAINT || code == SQLITE_TOOBIG || code == SQLITE_MISMATCH)
+		return STORE_REJECTED;
 	return code == SQLITE_BUSY || code == SQLITE_LOCKED ? STORE_BUSY : STORE_ERROR;
 }
 

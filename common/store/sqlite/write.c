@@ -188,7 +188,7 @@ static enum store_rc write_row(struct store *s, const struct memory *m, struct r
 		if (rc == STORE_OK)
 			rc = words_drop(s, old);
 		if (rc != STORE_OK || !(st = sq_get(s, SQ_UPDATE)))
-			return STORE_ERROR;
+			return rc == STORE_OK ? STORE_ERROR : rc;
 		bind_memory(st, m);
 		sqlite3_bind_int64(st, 20, old->n);
 		*n_r = old->n;
@@ -235,7 +235,7 @@ static enum store_rc soft_delete(struct store *s, const struct op_delete *d, con
 	enum store_rc rc = by_number(s, SQ_HISTORY_KEEP, old->n);
 	sqlite3_stmt *st = rc == STORE_OK ? sq_get(s, SQ_SOFT_DELETE) : NULL;
 	if (!st)
-		return STORE_ERROR;
+		return rc == STORE_OK ? STORE_ERROR : rc;
 	sqlite3_bind_int64(st, 1, (int64_t)d->version);
 	sqlite3_bind_int64(st, 2, d->at_us);
 	sqlite3_bind_int64(st, 3, d->at_us);
@@ -248,7 +248,7 @@ static enum store_rc remove_row(struct store *s, const struct op_delete *d, cons
 	enum store_rc rc = by_number(s, SQ_VECTOR_DROP, old->n);
 	sqlite3_stmt *st = rc == STORE_OK ? sq_get(s, SQ_HISTORY_DROP) : NULL;
 	if (!st)
-		return STORE_ERROR;
+		return rc == STORE_OK ? STORE_ERROR : rc;
 	sq_bind_uuid(st, 1, &d->id);
 	rc = sq_run(s, st);
 	return rc == STORE_OK ? by_number(s, SQ_REMOVE, old->n) : rc;
