@@ -107,6 +107,26 @@ static void show_process(struct ctl *c, const json_t *o, const char *name, const
 	       load_text(o, "working", working), output_str(o, "last_exit"));
 }
 
+/* Only the api knows it; the supervisor's own answer lacks it. */
+static void show_lag(struct ctl *c, const json_t *o)
+{
+	const json_t *lag = json_object_get(o, "lag");
+	json_int_t dead = json_integer_value(json_object_get(o, "dead_letters"));
+	char bytes[16], age[16];
+	if (!lag)
+		return;
+	output_bytes(json_number_value(json_object_get(lag, "bytes")), bytes);
+	output_duration(json_number_value(json_object_get(lag, "seconds")), age);
+	if (json_integer_value(json_object_get(lag, "records")))
+		printf("the store lacks %lld records, %s, the oldest since %s\n",
+		       (long long)json_integer_value(json_object_get(lag, "records")), bytes, age);
+	else
+		puts("the store has everything");
+	if (dead)
+		printf("%s%lld dead letters: orchestractl dlq list%s\n", output_colour(c, C_YELLOW), (long long)dead,
+		       output_colour(c, C_PLAIN));
+}
+
 static void show_tree(struct ctl *c, const json_t *o)
 {
 	size_t i;
@@ -116,6 +136,7 @@ static void show_tree(struct ctl *c, const json_t *o)
 	       output_colour(c, C_PLAIN), tcp, *tcp && *tls ? ", " : "", tls, *tls ? " (TLS)" : "",
 	       *tcp || *tls ? " and " : "", output_str(o, "unix"));
 	printf("data in %s, started %.19sZ\n", output_str(o, "data_dir"), output_str(o, "started_at"));
+	show_lag(c, o);
 	if (json_object_get(o, "upgrade"))
 		printf("%supgrade: %s%s\n", output_colour(c, C_YELLOW), output_str(o, "upgrade"),
 		       output_colour(c, C_PLAIN));

@@ -94,6 +94,7 @@ int admin_check(struct ctl *c, int argc, char **argv);
 int migrate_command(struct ctl *c, int argc, char **argv);
 int admin_namespaces(struct ctl *c, int argc, char **argv);
 int breaker_command(struct ctl *c, int argc, char **argv);
+int dlq_run(struct ctl *c, int argc, char **argv);
 
 /* Says what is wrong with the arguments; CTL_USAGE. */
 int ctl_usage(const char *fmt, ...) printf_like(1, 2);

@@ -24,6 +24,7 @@ static const struct command commands[] = {
 	{"export", "[FILE|-]", "writes all memories as NDJSON", transfer_export},
 	{"import", "FILE|-", "reads memories from NDJSON", transfer_import},
 	{"namespaces", "", "lists the namespaces, with how much is in them", admin_namespaces},
+	{"dlq", "list|show|...", "lists, retries or discards writes that the store did not accept", dlq_run},
 	{"reload", "", "makes the daemon read its configuration again", admin_reload},
 	{"upgrade", "", "makes the daemon go on with the binary that lies at its path now", admin_upgrade},
 	{"drain", "", "makes the daemon finish its work and leave", admin_drain},

@@ -107,7 +107,28 @@ static void again(struct call *c)
 	submit_job(c);
 }
 
-static void refused(struct call *c, uint32_t status, uint32_t arg)
+/* Too much waits for the store. */
+static void refused_busy(struct call *c, uint32_t arg)
+{
+	static const char *const what[] = {
+		[BUSY_QUOTA] = "journal.quota", [BUSY_PENDING] = "journal.pending_max", [BUSY_AGE] = "sync.max_age"};
+	uint32_t key = arg & BUSY_MASK;
+	const char *name = key < ARRAY_LEN(what) && what[key] ? what[key] : "journal.quota";
+	if (arg & BUSY_BULK)
+		problem(c, 503, "journal-half-full",
+			"what waits for the store has passed half of %s: large requests wait until it is less, single "
+			"memories are still taken; try again after Retry-After seconds",
+			name);
+	else
+		problem(c, 503, key == BUSY_AGE ? "journal-age" : "journal-full",
+			"what waits for the store has reached %s because the store is behind; try again after Retry-After "
+			"seconds",
+			name);
+	if (BUSY_SECONDS(arg))
+		problem_later(c, BUSY_SECONDS(arg));
+}
+
+void call_refused(struct call *c, uint32_t status, uint32_t arg)
 {
 	struct plant *p = c->api->plant;
 	uint32_t n = atomic_load_explicit(&p->reason_len, memory_order_acquire);
@@ -128,9 +149,12 @@ static void refused(struct call *c, uint32_t status, uint32_t arg)
 		problem(c, 503, "namespace-dropping",
 			"the namespace is being deleted; try again when that is done, in a moment");
 		break;
-	case TXN_BUSY:
-		problem(c, 503, "journal-full",
-			"the journal has reached journal.quota or journal.pending_max because the store is behind; try again after Retry-After seconds");
+	case TXN_BUSY: refused_busy(c, arg); break;
+	case TXN_REJECTED:
+		problem(c, 409, "store-rejected",
+			"the store does not accept %u operation%s of this request, which lie%s among the dead letters now (GET "
+			"/v1/admin/dead-letters says why); everything else of it is stored. To send it again does not help",
+			arg, arg == 1 ? "" : "s", arg == 1 ? "s" : "");
 		break;
 	case TXN_DISK_FULL:
 		problem(c, 507, "disk-full",
@@ -164,13 +188,14 @@ void call_answered(struct call *c, uint32_t status, uint64_t seq, uint32_t arg)
 	}
 	if (status == TXN_OK || status == TXN_STORED) {
 		c->committed_seq = seq;
+		c->answer_arg = arg;
 		c->stored = status == TXN_STORED;
 		if (c->committed)
 			c->committed(c);
 	} else if (c->on_refused) {
 		c->on_refused(c, status, arg);
 	} else {
-		refused(c, status, arg);
+		call_refused(c, status, arg);
 	}
 	call_finish(c);
 }

@@ -45,6 +45,14 @@ void namespaces_get(struct call *c);
 void namespaces_patch(struct call *c);
 void namespaces_delete(struct call *c);
 
+/* dead.c */
+void dead_list(struct call *c);
+void dead_get(struct call *c);
+void dead_retry(struct call *c);
+void dead_retry_all(struct call *c);
+void dead_discard(struct call *c);
+void dead_discard_all(struct call *c);
+
 /* admin.c, probes.c */
 void admin_status(struct call *c);
 void admin_config(struct call *c);
@@ -63,4 +71,5 @@ void probes_livez(struct call *c);
 void probes_readyz(struct call *c);
 void probes_startupz(struct call *c);
 void probes_metrics(struct call *c);
+void probes_lag(struct plant *p, struct buf *b); /* fields of the status */
 #endif

@@ -30,6 +30,14 @@ static bool add_reason(struct buf *b, struct plant *p)
 	return n > 0;
 }
 
+/* Of the oldest write that the store lacks, µs. */
+static int64_t lag_us(struct plant *p)
+{
+	int64_t since = atomic_load_explicit(&p->oldest_unflushed_us, memory_order_relaxed);
+	int64_t age = since ? clock_mono_us() - since : 0;
+	return age > 0 ? age : 0;
+}
+
 /* Writes find no room, or no file to go to. Whoever is kept away by this sends none that could show that there is room again: so
  * it holds for a few seconds after the last refusal only. */
 static const char *refusing(struct plant *p)
@@ -49,6 +57,7 @@ void probes_readyz(struct call *c)
 	uint32_t state = atomic_load_explicit(&p->sync_state, memory_order_acquire);
 	const char *why = NULL;
 	uint64_t quota = atomic_load(&p->journal_quota);
+	int64_t max_age = conf_int(c->api->w->conf, CONF_SYNC_MAX_AGE);
 	if (c->api->draining || state == SYNC_DRAINING)
 		why = "draining";
 	else if (state == SYNC_JOURNAL_FAILED)
@@ -60,13 +69,17 @@ void probes_readyz(struct call *c)
 		why = "warming";
 	else if (quota && atomic_load(&p->journal_bytes) >= quota)
 		why = "journal-quota";
+	else if (max_age && lag_us(p) > max_age)
+		why = "journal-age";
 	else
 		why = refusing(p);
 	c->reply.status = why ? 503 : 200;
 	if (why)
 		buf_adds(&c->reply.head, "Retry-After: 1\r\n");
 	buf_printf(b, "{\"status\":\"%s\",\"degraded\":[%s]", why ? why : "ready",
-		   state == SYNC_STORE_FAILED ? "\"store\"" : "");
+		   state != SYNC_STORE_FAILED	? ""
+		   : atomic_load(&p->dead_full) ? "\"dead-letters\""
+						: "\"store\"");
 	if (state == SYNC_JOURNAL_FAILED || state == SYNC_STORE_FAILED)
 		add_reason(b, p);
 	if (why && c->api->errors_full)
@@ -147,6 +160,22 @@ static void gauge(struct buf *b, const char *name, const char *help, uint64_t v)
 	buf_printf(b, "# HELP %s %s\n# TYPE %s gauge\n%s %llu\n", name, help, name, name, (unsigned long long)v);
 }
 
+static void gauge_seconds(struct buf *b, const char *name, const char *help, int64_t us)
+{
+	buf_printf(b, "# HELP %s %s\n# TYPE %s gauge\n%s %lld.%06lld\n", name, help, name, name,
+		   (long long)us / 1000000, (long long)us % 1000000);
+}
+
+/* "lag": what waits for the store, and the dead letters; for the status of the daemon. */
+void probes_lag(struct plant *p, struct buf *b)
+{
+	uint64_t applied = atomic_load(&p->applied_seq), flushed = atomic_load(&p->flushed_seq);
+	buf_printf(b, "\"lag\":{\"records\":%llu,\"bytes\":%llu,\"seconds\":%.3f},\"dead_letters\":%llu",
+		   applied > flushed ? (unsigned long long)(applied - flushed) : 0,
+		   (unsigned long long)atomic_load(&p->lag_bytes), (double)lag_us(p) / 1e6,
+		   (unsigned long long)atomic_load(&p->dead_letters));
+}
+
 void probes_metrics(struct call *c)
 {
 	struct plant *p = c->api->plant;
@@ -160,6 +189,12 @@ void probes_metrics(struct call *c)
 	uint64_t applied = atomic_load(&p->applied_seq), flushed = atomic_load(&p->flushed_seq);
 	gauge(b, "orchestra_journal_lag_records", "Transactions acknowledged and not yet in the store.",
 	      applied > flushed ? applied - flushed : 0);
+	gauge(b, "orchestra_journal_lag_bytes", "Bytes of transactions acknowledged and not yet in the store.",
+	      atomic_load(&p->lag_bytes));
+	gauge_seconds(b, "orchestra_journal_lag_seconds", "Age of the oldest transaction that is not yet in the store.",
+		      lag_us(p));
+	gauge(b, "orchestra_dead_letters", "Operations that the store did not accept, to be tried again or discarded.",
+	      atomic_load(&p->dead_letters));
 	gauge(b, "orchestra_journal_held_bytes", "Bytes of journal segments that hold records the store lacks.",
 	      atomic_load(&p->journal_bytes));
 	gauge(b, "orchestra_journal_quota_bytes", "Limit of the journal.", atomic_load(&p->journal_quota));

@@ -60,6 +60,12 @@ void problem(struct call *c, int status, const char *type, const char *fmt, ...)
 	problem_write(&c->reply.body, status, type, detail, c->req ? http_request_id(c->req) : (struct span){NULL, 0});
 }
 
+void problem_later(struct call *c, uint32_t seconds)
+{
+	c->reply.head.len = 0;
+	buf_printf(&c->reply.head, "Retry-After: %u\r\n", seconds);
+}
+
 void problem_store(struct call *c, const char *internal)
 {
 	if (c->api->errors_full)

@@ -15,6 +15,7 @@
 #define IMPORT_LINES 500	/* lines per transaction … */
 #define IMPORT_BYTES (4u << 20) /* … or bytes */
 #define IMPORT_ERRORS 100	/* refused lines that the answer lists */
+#define IMPORT_WAIT_US 200000	/* until a batch is offered again to a store that is behind */
 
 /* ======== export ======== */
 
@@ -169,6 +170,8 @@ struct import {
 	uint64_t t_imported, t_failed, t_skipped[SKIPS]; /* of the attempt under way */
 	struct buf errors, t_errors;
 	size_t nerrors, t_nerrors;
+	bool later;	    /* the store is behind: the attempt under way is made again */
+	int64_t waiting_us; /* since when it has been; 0: it is not */
 };
 
 static void import_free(void *state)
@@ -496,11 +499,50 @@ static void import_step(struct call *c)
 	}
 }
 
+/* An import is as fast as the store: where too much waits for it, the batch is offered again, and the client's
+ * bytes stay where they are. After sync.wait_max without any way on it ends; what was committed stays. */
+static void import_refused(struct call *c, uint32_t status, uint32_t arg)
+{
+	struct import *x = c->state;
+	int64_t now = clock_mono_us();
+	if (status == TXN_REJECTED) {
+		char text[96];
+		int n = snprintf(text, sizeof(text),
+				 "%u operations of this batch are dead letters: the store does not accept them", arg);
+		line_error(x, x->line, text, (size_t)n);
+		x->t_failed += arg - 1;
+		x->t_imported -= arg < x->t_imported ? arg : x->t_imported;
+		return;
+	}
+	if (!x->waiting_us)
+		x->waiting_us = now;
+	x->later = status == TXN_BUSY && !x->gone && !c->api->w->draining &&
+		   now - x->waiting_us < conf_int(c->api->w->conf, CONF_SYNC_WAIT_MAX);
+	if (!x->later)
+		call_refused(c, status, arg);
+}
+
+static void import_again(evutil_socket_t fd, short what, void *arg)
+{
+	struct call *c = arg;
+	(void)fd, (void)what;
+	c->attempts = 0;
+	c->txn.len = 0;
+	call_write(c, import_evaluate, false);
+}
+
 /* A transaction was committed, or needed none, or failed for good. */
 static void import_done(struct call *c)
 {
+	static const struct timeval wait = {0, IMPORT_WAIT_US};
 	struct import *x = c->state;
+	if (x->later) {
+		x->later = false;
+		event_base_once(c->api->base, -1, EV_TIMEOUT, import_again, c, &wait);
+		return;
+	}
 	x->busy = false;
+	x->waiting_us = 0;
 	if (x->fatal || c->reply.status) {
 		if (x->gone) {
 			http_abort(c->req);
@@ -525,6 +567,7 @@ void transfer_import(struct call *c)
 	c->state = x;
 	c->free_state = import_free;
 	c->finish = import_done;
+	c->on_refused = import_refused;
 	x->next_line = 1;
 	if (!call_wait(c) || !call_namespace(c, (struct span){NULL, 0}, AUTH_WRITE, x->ns_name, &x->ns)) {
 		*http_user(c->req) = NULL;

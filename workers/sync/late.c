@@ -5,8 +5,8 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-#include "clock.h"
 #include "log.h"
+#include "flusher-private.h"
 #include "sync.h"
 
 #define FIRST_US 100000
@@ -87,7 +87,9 @@ static void arrived(struct sync *s, void *arg)
 		if (!atomic_load(&s->plant->store_known))
 			take_namespace(s, &l->ns[i]);
 	s->scrubbed_seq = l->scrub_due ? l->scrub_due - 1 : l->flushed;
-	apply_flushed(s, l->flushed, s->scrubbed_seq);
+	apply_flushed(s, &(struct flushed_note){.seq = l->flushed,
+						.scrubbed = s->scrubbed_seq,
+						.oldest_us = atomic_load(&s->plant->oldest_unflushed_us)});
 	if (!atomic_load(&s->plant->feed_revision))
 		atomic_store(&s->plant->feed_revision, l->revision);
 	s->flusher = flusher_start(s, l->store, l->flushed, atomic_load(&s->plant->applied_seq));

@@ -305,7 +305,7 @@ static enum txn_status judge(struct sync *s, struct txn_reader *t, size_t len, b
 	*arg_r = 0;
 	*relaxed_r = false;
 	enum txn_status st = s->failed ? TXN_JOURNAL_FAILED : admit_txn(s, t->head->nops, len, arg_r);
-	if (st == TXN_BUSY)
+	if (st == TXN_BUSY && !(*arg_r & BUSY_BULK)) /* whoever has a single thing to say is still heard */
 		apply_refusing(s, st);
 	if (st != TXN_OK)
 		return st;
