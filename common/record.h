@@ -175,6 +175,7 @@ enum txn_status {
 	TXN_JOURNAL_ERROR,	/* nothing was written, the next write may be: 503; arg = errno */
 	TXN_MALFORMED,
 	TXN_REJECTED, /* instead of TXN_STORED: the store does not accept arg operations of it; the others are stored */
+	TXN_LOST,     /* instead of TXN_STORED, of TXN_STRICT: another daemon's write was there before */
 	TXN_NO_LETTER, /* TXN_ORDER: there is no such dead letter */
 	TXN_OUTDATED,  /* TXN_ORDER: what the letter is about has moved on */
 };

@@ -114,6 +114,11 @@ struct store_change {
 	int64_t count,
 		bytes; /* what the batch added to its namespace: with the first change of it in a revision, else 0 */
 };
+struct store_lost {
+	uint64_t seq, ns, version;
+	uint32_t op, type; /* number in its transaction; enum op_type */
+	struct uuid id;
+};
 typedef bool store_change_fn(void *arg, const struct store_change *c);
 
 struct store_ops {
@@ -142,8 +147,8 @@ struct store_ops {
 	void (*rollback)(struct store *s);
 	/* After STORE_REJECTED from apply or commit: which operation of which transaction it was. False: not known. */
 	bool (*culprit)(struct store *s, uint64_t *seq_r, uint32_t *op_r);
-	/* After commit: operations that have lost against another daemon's (record.h, TXN_STRICT), one call each. */
-	void (*lost)(struct store *s, void (*fn)(void *arg, uint64_t seq, uint32_t op), void *arg);
+	/* After commit: writes that have lost against another daemon's, in order. NULL: there are no others. */
+	void (*lost)(struct store *s, void (*fn)(void *arg, const struct store_lost *l), void *arg);
 	enum store_rc (*cursor)(struct store *s, uint64_t *flushed_seq_r);
 	/* The last transaction with TXN_SCRUB that scrub() has not followed yet; 0 = none. */
 	enum store_rc (*scrub_due)(struct store *s, uint64_t *seq_r);

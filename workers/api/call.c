@@ -156,6 +156,10 @@ void call_refused(struct call *c, uint32_t status, uint32_t arg)
 			"/v1/admin/dead-letters says why); everything else of it is stored. To send it again does not help",
 			arg, arg == 1 ? "" : "s", arg == 1 ? "s" : "");
 		break;
+	case TXN_LOST:
+		problem(c, 412, "version-conflict",
+			"If-Match: another daemon has changed the memory, and the store has that version; read it again and decide anew");
+		break;
 	case TXN_DISK_FULL:
 		problem(c, 507, "disk-full",
 			"the disk under data.dir is full; nothing was stored. Free some space and try again");
@@ -225,7 +229,9 @@ void call_txn_begin(struct call *c, struct txn_builder *t, uint64_t read_seq, ui
 {
 	c->txn.len = 0;
 	txn_begin(t, &c->txn, writes_next_id(c->api->writes), c->api->w->slot, read_seq,
-		  flags | (c->wait_store ? TXN_WAIT_STORE : 0));
+		  flags | (c->wait_store ? TXN_WAIT_STORE |
+						   (c->req && http_header(c->req, HTTP_H_IF_MATCH).p ? TXN_STRICT : 0)
+					 : 0));
 }
 
 bool call_wait(struct call *c)

@@ -232,23 +232,34 @@ static bool is_stored(const struct sync *s, const struct waiter *w)
 	       (w->scrub ? s->scrubbed_seq : atomic_load_explicit(&s->plant->flushed_seq, memory_order_relaxed));
 }
 
+/* Known while the note that says so is applied, which is when its waiters are answered. */
+static bool has_lost(const struct sync *s, uint64_t seq)
+{
+	for (size_t i = 0; s->note && i < s->note->nlost; i++)
+		if (s->note->lost[i] == seq)
+			return true;
+	return false;
+}
+
 /* False: the store has not decided about it yet. */
 static bool answer_stored(struct sync *s, const struct waiter *w)
 {
 	if (w->seq > atomic_load_explicit(&s->plant->flushed_seq, memory_order_relaxed))
 		return false;
-	unsigned dead = atomic_load_explicit(&s->plant->dead_letters, memory_order_relaxed)
+	unsigned dead = s->flusher && atomic_load_explicit(&s->plant->dead_letters, memory_order_relaxed)
 				? flusher_dead(s->flusher, w->seq)
 				: 0;
 	if (!dead && !is_stored(s, w))
 		return false;
-	apply_answer(s, w->slot, w->id, dead ? TXN_REJECTED : TXN_STORED, w->seq, dead);
+	enum txn_status st = dead ? TXN_REJECTED : w->strict && has_lost(s, w->seq) ? TXN_LOST : TXN_STORED;
+	apply_answer(s, w->slot, w->id, st, w->seq, dead);
 	return true;
 }
 
 void apply_repeat(struct sync *s, uint32_t slot, const struct txn_head *h, uint64_t seq)
 {
-	struct waiter w = {.id = h->id, .seq = seq, .slot = slot, .scrub = h->flags & TXN_SCRUB};
+	struct waiter w = {
+		.id = h->id, .seq = seq, .slot = slot, .scrub = h->flags & TXN_SCRUB, .strict = h->flags & TXN_STRICT};
 	apply_answer(s, slot, h->id, TXN_OK, seq, 0);
 	if (!(h->flags & TXN_WAIT_STORE))
 		return;
@@ -358,7 +369,8 @@ static void answer_items(struct sync *s, const struct item *it, size_t n, bool *
 			remember_waiter(s, (struct waiter){.id = it->id,
 							   .seq = it->seq,
 							   .slot = it->slot,
-							   .scrub = it->flags & TXN_SCRUB});
+							   .scrub = it->flags & TXN_SCRUB,
+							   .strict = it->flags & TXN_STRICT});
 			*urgent_r = true;
 		}
 	}
@@ -442,8 +454,11 @@ void apply_flushed(struct sync *s, struct flushed_note *n)
 	atomic_store_explicit(&s->plant->oldest_unflushed_us, n->oldest_us, memory_order_relaxed);
 	apply_lag(s, n->bytes < s->unflushed_bytes ? s->unflushed_bytes - n->bytes : 0);
 	size_t kept = 0;
+	s->note = n;
 	for (size_t i = 0; i < s->nwaiters; i++)
 		if (!answer_stored(s, &s->waiters[i]))
 			s->waiters[kept++] = s->waiters[i];
 	s->nwaiters = kept;
+	s->note = NULL;
+	free(n->lost);
 }

@@ -10,6 +10,7 @@ void batch_free(struct attempt *a)
 {
 	free(a->fix);
 	free(a->retried);
+	free(a->lost);
 	*a = (struct attempt){.seq = 0};
 }
 

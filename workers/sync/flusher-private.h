@@ -60,6 +60,8 @@ struct attempt {
 	uint64_t txns, bytes, scrub_to;
 	struct fix *fix;
 	size_t nfix, cfix;
+	uint64_t *lost; /* see flushed_note */
+	size_t nlost, clost;
 	uint32_t *retried; /* letters that were tried again in it */
 	size_t nretried, cretried;
 };
@@ -173,6 +175,8 @@ struct flushed_note {
 	size_t nfix;
 	struct mend *mend;
 	size_t nmend;
+	uint64_t *lost; /* transactions of which something has lost against another daemon's; ascending */
+	size_t nlost;
 };
 void mend_look(struct flusher *f, struct flushed_note *n); /* what the store has of f->mends goes into the note */
 /* Loop, with what is flushed gone from the pending table. Frees what the note owns. */

@@ -39,8 +39,11 @@ static void tell_loop(struct flusher *f, struct attempt *a)
 	if (a) {
 		n->fix = a->fix;
 		n->nfix = a->nfix;
+		n->lost = a->lost;
+		n->nlost = a->nlost;
 		a->fix = NULL;
-		a->nfix = a->cfix = 0;
+		a->lost = NULL;
+		a->nfix = a->cfix = a->nlost = a->clost = 0;
 	}
 	mend_look(f, n);
 	pthread_mutex_lock(&f->lock);
@@ -91,6 +94,9 @@ static void store_trouble(struct flusher *f)
 	AN(getrandom(&random, sizeof(random), 0) == sizeof(random));
 	pthread_mutex_lock(&f->lock);
 	f->retry_at_us = clock_mono_us() + pace_failed(&f->pace, random);
+	int64_t open_us = breaker_retry_after_us(f->s->store_conf.breaker, clock_mono_us());
+	if (open_us) /* then is the time, neither sooner nor later */
+		f->retry_at_us = clock_mono_us() + open_us + 1000;
 	pthread_mutex_unlock(&f->lock);
 	orders_away(f);
 }
@@ -143,6 +149,21 @@ static void pass_retried(struct flusher *f, const struct attempt *a, uint64_t be
 	}
 }
 
+struct losing {
+	struct flusher *f;
+	struct attempt *a;
+};
+
+/* Until now this daemon has shown its own write. */
+static void note_lost(void *arg, const struct store_lost *l)
+{
+	struct attempt *a = ((struct losing *)arg)->a;
+	mend_add(((struct losing *)arg)->f,
+		 &(struct ahead){.seq = l->seq, .ns = l->ns, .version = l->version, .id = l->id, .type = l->type});
+	GROW(a->lost, a->nlost, a->clost);
+	a->lost[a->nlost++] = l->seq;
+}
+
 static void settle(struct flusher *f, struct attempt *a)
 {
 	uint64_t before = f->flushed;
@@ -154,6 +175,8 @@ static void settle(struct flusher *f, struct attempt *a)
 	converge(f, a);
 	pass_dead(f, a);
 	pass_retried(f, a, before);
+	if (f->s->store_ops->lost)
+		f->s->store_ops->lost(f->store, note_lost, &(struct losing){f, a});
 	stats_add_shared(f->s->w->stats, STAT_FLUSHES, 1);
 	stats_add_shared(f->s->w->stats, STAT_FLUSHED_RECORDS, a->txns);
 	store_well(f);
@@ -195,18 +218,38 @@ static void measure(struct flusher *f, const struct attempt *a, int64_t took_us)
 
 enum flush_result { FLUSH_ON, FLUSH_IDLE, FLUSH_TROUBLE };
 
-/* Whoever wants to keep the store from being asked for a while does so here, and in flush_once() hears how it went. */
-static bool may_ask(struct flusher *f) { return resolve(f); }
+static void report(struct flusher *f, const struct breaker_pass *pass, enum store_rc rc)
+{
+	bool away = rc == STORE_AWAY;
+	breaker_report(f->s->store_conf.breaker, pass, away ? BREAKER_FAILED : BREAKER_OK,
+		       away ? f->s->store_ops->error(f->store) : NULL, clock_mono_us());
+}
+
+static bool may_ask(struct flusher *f, struct breaker_pass *pass_r)
+{
+	struct breaker *b = f->s->store_conf.breaker;
+	if (!breaker_ask(b, clock_mono_us(), pass_r)) {
+		flusher_trouble(f, "the store's breaker is open: %s", f->s->store_ops->error(f->store));
+		return false;
+	}
+	f->trouble.len = 0;
+	if (resolve(f))
+		return true;
+	report(f, pass_r, f->trouble.len ? STORE_ERROR : STORE_AWAY);
+	return false;
+}
 
 static enum flush_result flush_once(struct flusher *f, uint64_t to, uint64_t batch_max)
 {
 	struct attempt a;
 	uint64_t before = f->flushed;
 	uint32_t part = f->part;
-	if (!may_ask(f))
+	struct breaker_pass pass;
+	if (!may_ask(f, &pass))
 		return FLUSH_TROUBLE;
 	int64_t start = clock_mono_us();
 	enum store_rc rc = batch_run(f, to, pace_batch(&f->pace, batch_max, to - f->flushed), &a);
+	report(f, &pass, rc);
 	if (rc == STORE_OK) {
 		bool unreadable = f->trouble.len;
 		measure(f, &a, clock_mono_us() - start);

@@ -84,7 +84,7 @@ struct ns_undo {
 struct waiter { /* TXN_WAIT_STORE, in order of seq */
 	uint64_t id, seq;
 	uint32_t slot;
-	bool scrub;
+	bool scrub, strict;
 };
 
 struct flusher;
@@ -114,8 +114,9 @@ struct sync {
 	uint64_t counted_seq;	/* a replay finds the records up to it in the namespaces already */
 	struct waiter *waiters; /* circular, grows */
 	size_t nwaiters, cwaiters;
-	uint64_t scrubbed_seq; /* erasures up to it are scrubbed */
-	uint64_t to_wake;      /* slots that have got something, a bit each */
+	const struct flushed_note *note; /* being applied */
+	uint64_t scrubbed_seq;		 /* erasures up to it are scrubbed */
+	uint64_t to_wake;		 /* slots that have got something, a bit each */
 	bool relaxed_default;
 	int64_t max_age_us;	  /* sync.max_age */
 	uint32_t pending_max;	  /* journal.pending_max */

@@ -50,11 +50,11 @@ static enum store_rc meaning(const char *state)
 				     : STORE_ERROR;
 }
 
-enum store_rc pg_outcome(struct store *s, enum pg_fate fate, const PGresult *res)
+enum store_rc pg_outcome(struct store *s, struct pg_link *l, enum pg_fate fate, const PGresult *res)
 {
 	char why[400];
 	if (fate != PG_DONE) {
-		pg_link_error(s->link, why, sizeof(why));
+		pg_link_error(l, why, sizeof(why));
 		return pg_fail(s, STORE_AWAY, "%s", why);
 	}
 	switch (pq.resultStatus(res)) {
@@ -118,8 +118,9 @@ static enum store_rc ask_server(struct store *s, int prepared, const char *sql, 
 			       .arg = &w},
 			 .lock = PTHREAD_MUTEX_INITIALIZER,
 			 .cond = PTHREAD_COND_INITIALIZER};
-	wait_for(s, prepared < 0 ? s->scan : s->link, &w);
-	enum store_rc rc = pg_outcome(s, w.fate, w.res);
+	struct pg_link *l = prepared < 0 ? s->scan : s->link;
+	wait_for(s, l, &w);
+	enum store_rc rc = pg_outcome(s, l, w.fate, w.res);
 	*res_r = rc == STORE_OK ? w.res : NULL;
 	if (rc != STORE_OK && w.res)
 		pq.clear(w.res);

@@ -64,7 +64,7 @@ enum store_rc must_check pg_call(struct store *s, enum pg_stmt which, const stru
 /* The same for a text that is not prepared (a list with its filter). */
 enum store_rc must_check pg_call_text(struct store *s, const char *sql, const struct pg_params *p, PGresult **res_r);
 /* For statements that are sent as a pipeline (write.c): what became of one, in s->error too. */
-enum store_rc pg_outcome(struct store *s, enum pg_fate fate, const PGresult *res);
+enum store_rc pg_outcome(struct store *s, struct pg_link *l, enum pg_fate fate, const PGresult *res);
 const char *pg_statement(enum pg_stmt which);
 void pg_drive(struct store *s); /* the handle's own loop: until something has happened */
 enum store_rc pg_fail(struct store *s, enum store_rc rc, const char *fmt, ...) printf_like(3, 4); /* returns rc */
@@ -130,7 +130,7 @@ enum store_rc pg_commit(struct store *s, uint64_t seq);
 void pg_rollback(struct store *s);
 enum store_rc pg_cursor(struct store *s, uint64_t *seq_r);
 bool pg_culprit(struct store *s, uint64_t *seq_r, uint32_t *op_r);
-void pg_lost(struct store *s, void (*fn)(void *arg, uint64_t seq, uint32_t op), void *arg);
+void pg_lost(struct store *s, void (*fn)(void *arg, const struct store_lost *l), void *arg);
 enum store_rc pg_scrub_due(struct store *s, uint64_t *seq_r);
 enum store_rc pg_scrub(struct store *s);
 

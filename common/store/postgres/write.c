@@ -15,7 +15,7 @@ static void on_done(struct pg_request *r, enum pg_fate fate, PGresult *res)
 	struct pg_batch *b = e->batch;
 	b->under_way--;
 	if (!b->failed) {
-		b->rc = pg_outcome(b->s, fate, res);
+		b->rc = pg_outcome(b->s, b->s->link, fate, res);
 		if (b->rc != STORE_OK)
 			b->failed = e;
 	}
@@ -433,11 +433,18 @@ bool pg_culprit(struct store *s, uint64_t *seq_r, uint32_t *op_r)
 	return true;
 }
 
-void pg_lost(struct store *s, void (*fn)(void *arg, uint64_t seq, uint32_t op), void *arg)
+void pg_lost(struct store *s, void (*fn)(void *arg, const struct store_lost *l), void *arg)
 {
-	for (size_t i = 0; i < s->batch->n; i++)
-		if (s->batch->v[i].effect == EFFECT_LOST)
-			fn(arg, s->batch->v[i].seq, s->batch->v[i].op);
+	for (size_t i = 0; i < s->batch->n; i++) {
+		const struct pg_entry *e = &s->batch->v[i];
+		if (e->effect == EFFECT_LOST)
+			fn(arg, &(struct store_lost){.seq = e->seq,
+						     .ns = s->batch->spaces[e->space].ns,
+						     .version = e->version,
+						     .op = e->op,
+						     .type = e->how == HOW_DELETE ? OP_DELETE : OP_PUT,
+						     .id = e->id});
+	}
 }
 
 enum store_rc pg_scrub(struct store *s)
