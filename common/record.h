@@ -15,6 +15,7 @@ enum memory_flags {
 	MEMORY_PINNED = 1u << 0,
 	MEMORY_CLIENT_EMBEDDING = 1u << 1, /* the vector came from the client, not from our embedder */
 	MEMORY_SUPERSEDED = 1u << 2,	   /* valid_to is set; superseded_by names the successor */
+	MEMORY_LOST = 1u << 3,		   /* of a history only: another daemon's write of the same version has won */
 };
 
 #define RECORD_EMBEDDER_MAX 63 /* bytes of a vector space's id */

@@ -488,7 +488,8 @@ static bool history_row(void *arg, const struct memory *m)
 		buf_addc(b, ',');
 	buf_printf(b, "{\"version\":%llu,\"at\":", (unsigned long long)m->version);
 	json_out_time(b, m->deleted_us ? m->deleted_us : m->updated_us);
-	buf_printf(b, ",\"deleted\":%s,\"memory\":", m->deleted_us ? "true" : "false");
+	buf_printf(b, ",\"deleted\":%s,%s\"memory\":", m->deleted_us ? "true" : "false",
+		   m->flags & MEMORY_LOST ? "\"lost\":true," : "");
 	if (m->deleted_us || !m->body.len)
 		buf_adds(b, "null");
 	else

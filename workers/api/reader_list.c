@@ -161,7 +161,8 @@ struct past {
 static bool on_past(void *arg, const struct memory *m)
 {
 	struct past *p = arg;
-	if (m->version >= p->below)
+	bool lost = m->flags & MEMORY_LOST; /* of the same version as the one that has won */
+	if (lost ? m->version > p->below : m->version >= p->below)
 		return true;
 	p->below = m->version;
 	p->n++;
