@@ -52,7 +52,9 @@ HELPER void reopen(void)
 {
 	if (store)
 		ops->close(store);
+	uint64_t flushed;
 	store = open_as(true);
+	assert_int_equal(ops->cursor(store, &flushed), STORE_OK); /* asked first, as sync does */
 }
 
 #if POSTGRES

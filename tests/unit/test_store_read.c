@@ -330,8 +330,12 @@ static void test_vectors(void **state)
 	size_t want = 0;
 	uint64_t all;
 	fill();
+	struct made *old = make(2, 2, table[2].beta ? NS_B : NS_A); /* superseded: of no use to a search */
+	old->m.flags = MEMORY_SUPERSEDED;
+	STORE(2, batch_put(one, old));
+	made_free(old);
 	for (uint32_t n = 1; n < N; n++) /* 0 would be "not behind the first" in take_vector */
-		want += n % 3 != 1 && !table[n].deleted_us;
+		want += n % 3 != 1 && !table[n].deleted_us && n != 2;
 	struct paging p = {.last = 0};
 	struct uuid after = id_of(0);
 	for (size_t before = 1; before != p.n;) {
@@ -345,7 +349,8 @@ static void test_vectors(void **state)
 	assert_int_equal(ops->vectors(store, &after, 50, take_vector, &some), STORE_OK);
 	assert_int_equal(some.n, 3);
 	assert_int_equal(ops->vector_count(store, &all), STORE_OK);
-	assert_int_equal(all, ask(store, "SELECT count(*) FROM memories WHERE dim>0"));
+	assert_int_equal(all, ask(store, POSTGRES ? "SELECT count(*) FROM memories WHERE dim>0 AND (flags&4)=0"
+						  : "SELECT count(*) FROM vectors"));
 }
 
 static bool collected(void *arg, const struct memory *m)
@@ -481,12 +486,41 @@ static void test_many(void **state)
 	struct seen m = {.calls = 0};
 	fill();
 	for (uint32_t n = 0; n < 600; n++)
-		ids[n] = id_of(n);
+		ids[n] = id_of(n % 4 ? N + n : n / 4); /* among strangers */
 	assert_int_equal(ops->get_many(store, ids, 600, true, see, &m), STORE_OK);
 	assert_int_equal(m.calls, N);
-	assert_int_equal(ops->get_many(store, ids + N, 300, true, see, &m), STORE_OK);
+	assert_int_equal(ops->get_many(store, ids + 1, 3, true, see, &m), STORE_OK);
 	assert_int_equal(m.calls, N);
 	assert_int_equal(ops->get_many(store, ids, 0, true, see, &m), STORE_OK);
+}
+static void count_names(void *arg, const struct store_ns *n)
+{
+	size_t *k = arg;
+	assert_true(n->ns == record_ns(SPAN(n->name)) && n->exists);
+	++*k;
+}
+
+/* More names than a page of them has. */
+static void test_many_namespaces(void **state)
+{
+	(void)state;
+	size_t n = 0;
+	uint64_t counted;
+	STORE(1, batch_add(one, 1, 1, "zulu"); batch_add(one, 2, 1, "zulu"));
+	query(store,
+	      "INSERT INTO memory_namespaces(name,created_at,changed_at) SELECT 'n'||g,now(),now() FROM"
+	      " generate_series(1,4999) g",
+	      NULL);
+	assert_int_equal(ops->namespaces(store, count_names, &n), STORE_OK);
+	assert_int_equal(n, 5000);
+	reopen();
+	struct store_list q = {.ns = record_ns(SPAN("zulu"))};
+	assert_int_equal(ops->count(store, &q, &counted), STORE_OK);
+	assert_int_equal(counted, 2);
+	STORE(2, batch_add(one, 3, 1, "later")); /* it is not known yet when it is asked for */
+	q.ns = record_ns(SPAN("later"));
+	assert_int_equal(ops->count(store, &q, &counted), STORE_OK);
+	assert_int_equal(counted, 1);
 }
 #else
 static void test_collect(void **state)
@@ -587,6 +621,7 @@ int main(void)
 		T(test_marks),
 		T(test_long_lists),
 		T(test_many),
+		T(test_many_namespaces),
 #endif
 	};
 #if POSTGRES
