@@ -10,14 +10,15 @@
 #include "store.h"
 
 #define QUESTION_US 600000000 /* counting rows reads the table */
-#define INDEXED_MAX 2000      /* dimensions that pgvector indexes */
+#define PROGRESS_US 500000
+#define INDEXED_MAX 2000 /* dimensions that pgvector indexes */
 #define STR2(x) #x
 #define STR(x) STR2(x)
 
 struct build {
 	struct ctl *c;
 	const struct store_options *o;
-	struct pg_plain *p;
+	struct pg_plain *p, *progress; /* progress: NULL without a terminal */
 	struct pg_schema_status st;
 	int done; /* statements */
 };
@@ -25,7 +26,7 @@ struct build {
 /* ---- progress, over a connection of its own ---- */
 
 struct watch {
-	const struct store_options *o;
+	struct pg_plain *p;
 	_Atomic bool over;
 	pthread_t thread;
 	bool on;
@@ -37,31 +38,30 @@ static void show_progress(const PGresult *res)
 		fprintf(stderr, "\r\033[K%s %s%%", pq.getvalue(res, 0, 0), pq.getvalue(res, 0, 1));
 }
 
+/* What goes wrong here only ends the display. */
 static void *watch(void *arg)
 {
 	struct watch *w = arg;
 	PGresult *res;
-	int code;
-	struct pg_plain *p = store_connect(w->o, false, &code);
-	while (p && !w->over) {
+	while (!w->over) {
 		if (pg_plain_run(
-			    p,
+			    w->p,
 			    "SELECT phase, coalesce(100 * tuples_done / nullif(tuples_total, 0), 100 * blocks_done / "
-			    "nullif(blocks_total, 0), 0) FROM pg_stat_progress_create_index LIMIT 1",
-			    5000000, &res) != STORE_OK)
+			    "nullif(blocks_total, 0), 0) FROM pg_stat_progress_create_index "
+			    "WHERE datname = current_database() LIMIT 1",
+			    QUESTION_US, &res) != STORE_OK)
 			break;
 		show_progress(res);
 		pq.clear(res);
-		usleep(500000);
+		usleep(PROGRESS_US);
 	}
-	pg_plain_close(&p);
 	return NULL;
 }
 
-static void watch_start(struct watch *w, const struct store_options *o)
+static void watch_start(struct watch *w, struct pg_plain *p)
 {
-	*w = (struct watch){.o = o};
-	w->on = isatty(STDERR_FILENO) && pthread_create(&w->thread, NULL, watch, w) == 0;
+	*w = (struct watch){.p = p};
+	w->on = p && pthread_create(&w->thread, NULL, watch, w) == 0;
 }
 
 static void watch_end(struct watch *w)
@@ -85,7 +85,7 @@ static enum store_rc must_check run(struct build *b, const struct buf *sql, bool
 		return STORE_OK;
 	if (!long_one)
 		return pg_plain_run(b->p, sql->p, 0, NULL);
-	watch_start(&w, b->o);
+	watch_start(&w, b->progress);
 	enum store_rc rc = pg_plain_run(b->p, sql->p, 0, NULL);
 	watch_end(&w);
 	return rc;
@@ -285,8 +285,11 @@ int vector_index(struct ctl *c, const struct store_options *o)
 		return ctl_usage("migrate index: --kind ivfflat, hnsw or none");
 	struct build *b = util_zalloc(sizeof(*b));
 	*b = (struct build){.c = c, .o = o, .p = store_connect(o, !o->dry_run, &code)};
+	if (b->p && !o->dry_run && isatty(STDERR_FILENO))
+		b->progress = store_connect(o, false, &code);
 	if (b->p)
 		code = build(b);
+	pg_plain_close(&b->progress);
 	pg_plain_close(&b->p);
 	free(b);
 	return code;
