@@ -126,6 +126,7 @@ static const struct intro sections[] = {
 	{"vectors", "Vector index", ""},
 	{"embedder", "Embedder", ""},
 	{"memories", "Memories", ""},
+	{"changes", "Feed of changes", ""},
 	{"daemon", "The daemon itself", ""},
 	{"pinger", "Keep-warm targets",
 	 "Example: `--set 'pinger.targets=[{\"name\": \"llm\", \"url\": \"https://llm.example.org/health\", "

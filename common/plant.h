@@ -80,7 +80,7 @@ struct plant {
 	_Atomic int64_t refused_us;	/* clock_mono_us() of it */
 	_Atomic uint32_t reason_len;	/* release-stored after reason[] was written, once per failure */
 	char reason[512];		/* why sync_state is *_FAILED */
-	_Atomic uint64_t feed_revision; /* the fleet's feed is applied up to here */
+	_Atomic uint64_t feed_revision; /* what the feed says up to here is in caches and index */
 	_Atomic int64_t feed_us;	/* clock_mono_us() when it was last heard of */
 	_Atomic uint32_t store_known;	/* 1: namespaces and flushed_seq are what the store said */
 	_Atomic uint32_t feed_lost;	/* 1: the store is not to be reached, others' writes are not known */

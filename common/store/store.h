@@ -96,7 +96,7 @@ struct store_nearest {
 	bool (*hidden)(void *arg, const struct uuid *id);
 	void *hidden_arg;
 };
-/* One change of the fleet's feed. */
+/* One change of the feed. SQLite: a revision is the journal's sequence number of the transaction. */
 enum store_change_kind {
 	CHANGE_PUT = 1,
 	CHANGE_DELETED,
@@ -112,7 +112,7 @@ struct store_change {
 	struct uuid id;
 	uint64_t version;
 	int64_t count,
-		bytes; /* what the batch added to its namespace: with the first change of it in a revision, else 0 */
+		bytes; /* where `fleet`: what the batch added to its namespace, with the first change of it in a revision; else 0 */
 };
 struct store_lost {
 	uint64_t seq, ns, version;
@@ -192,15 +192,19 @@ struct store_ops {
 	enum store_rc (*nearest)(struct store *s, const struct store_nearest *q, struct store_text_hit *out,
 				 size_t *n_r);
 
-	/* -- the feed: NULL without one -- */
+	/* -- the feed -- */
 	/* The last one that was published. */
 	enum store_rc (*revision)(struct store *s, uint64_t *revision_r);
 	/* Changes with revision > after, in order, at most max batches; *last_r: the last revision that was looked at.
 	 * STORE_NOT_FOUND: some behind `after` are no longer kept; begin anew from *last_r with everything read again. */
 	enum store_rc (*changes)(struct store *s, uint64_t after, size_t max, store_change_fn *fn, void *arg,
 				 uint64_t *last_r);
-	/* Returns when something was published, or after max_us, or when *stop. STORE_AWAY: without wake-ups for now, poll. */
+	/* Returns when something was published, or after max_us, or when *stop. STORE_AWAY: without wake-ups for now, poll.
+	 * NULL where `fleet` is false. */
 	enum store_rc (*listen)(struct store *s, int64_t max_us, const _Atomic bool *stop);
+	/* Writer, between batches: forgets changes that are older than keep_us and, on SQLite, all but the last keep_changes.
+	 * STORE_BUSY: a part of them; call again. */
+	enum store_rc (*prune)(struct store *s, int64_t keep_us, uint64_t keep_changes);
 };
 /* From the keys of section store, and data.dir; the strings are the configuration's. */
 void store_conf_from(const struct conf *c, const char *purpose, struct store_conf *out_r);

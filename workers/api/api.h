@@ -21,6 +21,7 @@
 
 struct jobs;
 struct writes;
+struct changes;
 struct call;
 
 struct api {
@@ -30,6 +31,7 @@ struct api {
 	struct event_base *base;
 	struct jobs *jobs;
 	struct writes *writes;
+	struct changes *changes;
 	struct shared shared;		 /* what reader threads need; attached once sync has formatted it */
 	struct auth *auth, *next_auth;	 /* NULL: local callers are admin; next: between prepare and commit */
 	struct http_tls *next_tls;	 /* between prepare and commit, with a TLS socket */
@@ -101,6 +103,8 @@ void router_head(void *arg, struct http_request *r, bool *stream_r);
 void router_refused(void *arg, int status, const char *why, struct span id, struct buf *b);
 void router_gone(void *arg, struct http_request *r);
 bool router_body(void *arg, struct http_request *r, const char *p, size_t n);
+/* Whose request it is, by its credential; NULL: nobody's that is known. */
+const struct auth_principal *router_who(struct api *a, struct http_request *r);
 /* For the path that makes no call: the principal when host and credential are in order, else NULL. */
 const struct auth_principal *router_admit_fast(struct api *a, struct http_request *r, unsigned right);
 void router_count_get(struct api *a);		     /* one 2xx of GET /v1/memories/{id} */
@@ -160,6 +164,11 @@ void writes_on_wake(struct writes *w);
 void writes_resend(struct writes *w);		 /* sync was restarted */
 size_t writes_in_flight(const struct writes *w); /* transactions that sync has not answered */
 uint64_t writes_next_id(struct writes *w);
+
+/* ---- followers of the feed (changes.c) ---- */
+struct changes *must_check changes_open(struct api *a);
+void changes_drain(struct changes *s); /* streams end, and so does all waiting */
+void changes_free(struct changes **s);
 
 /* ---- the TLS socket (tls.c) ---- */
 /* What the supervisor handed on last, with the settings of `c`; *tls_r stays NULL without a TLS socket. */

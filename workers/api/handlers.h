@@ -38,6 +38,11 @@ bool transfer_body(struct call *c, const char *p, size_t n);
 void transfer_body_end(struct call *c);
 void transfer_gone(struct call *c);
 
+/* changes.c */
+void changes_follow(struct call *c);
+bool changes_is(const struct call *c); /* a request that changes_follow() has */
+void changes_gone(struct call *c);
+
 /* namespaces.c */
 void namespaces_list(struct call *c);
 void namespaces_create(struct call *c);

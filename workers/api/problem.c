@@ -15,6 +15,7 @@ static const char *title(int status)
 	case 405: return "Method not allowed";
 	case 408: return "Request timeout";
 	case 409: return "Conflict";
+	case 410: return "Gone";
 	case 412: return "Precondition failed";
 	case 413: return "Too large";
 	case 414: return "Request target too long";

@@ -158,6 +158,7 @@ static int api_init(struct worker *w)
 	if (rc)
 		return rc;
 	a->writes = writes_open(a);
+	a->changes = changes_open(a);
 	a->jobs = jobs_start(a, (unsigned)conf_int(w->conf, CONF_API_READER_THREADS));
 	return open_http(a);
 }
@@ -190,6 +191,7 @@ static void stop_listening(evutil_socket_t fd, short what, void *arg)
 	struct ctl_drain how = a->w->leave;
 	struct timeval idle = {how.idle_ms / 1000, how.idle_ms % 1000 * 1000};
 	http_server_drain(a->http);
+	changes_drain(a->changes);
 	event_free(a->ev_drain);
 	a->ev_drain = event_new(a->base, -1, EV_PERSIST, drained, a);
 	a->ev_idle = event_new(a->base, -1, 0, close_idle, a);
@@ -273,6 +275,7 @@ static void api_stop(struct worker *w)
 		jobs_halt(a->jobs); /* the threads read requests, which go with the server */
 	http_server_free(&a->http);
 	jobs_stop(&a->jobs);
+	changes_free(&a->changes);
 	if (a->ev_drain)
 		event_free(a->ev_drain);
 	if (a->ev_idle)

@@ -123,7 +123,7 @@ static struct match find_route(enum http_method method, struct span path)
 
 /* ---- admission ---- */
 
-static const struct auth_principal *who_is(struct api *a, struct http_request *r)
+const struct auth_principal *router_who(struct api *a, struct http_request *r)
 {
 	if (!a->auth)
 		return http_peer_loopback(r) ? auth_local_admin() : NULL;
@@ -148,7 +148,7 @@ static bool host_ok(struct call *c)
 static bool credential_ok(struct call *c)
 {
 	unsigned right = c->route->right;
-	c->who = who_is(c->api, c->req);
+	c->who = router_who(c->api, c->req);
 	c->auth = auth_ref(c->api->auth);
 	if (!right)
 		return true;
@@ -188,7 +188,7 @@ const struct auth_principal *router_admit_fast(struct api *a, struct http_reques
 	struct span host = http_header(r, HTTP_H_HOST);
 	if (!served(a) || (host.p && !host_ok_fast(a, host)))
 		return NULL;
-	const struct auth_principal *who = who_is(a, r);
+	const struct auth_principal *who = router_who(a, r);
 	return who && who->rights & (right | AUTH_ADMIN) ? who : NULL;
 }
 
@@ -332,9 +332,12 @@ bool router_body(void *arg, struct http_request *r, const char *p, size_t n)
 
 void router_gone(void *arg, struct http_request *r)
 {
+	struct call *c = *http_user(r);
 	(void)arg;
-	if (*http_user(r))
-		transfer_gone(*http_user(r));
+	if (c && changes_is(c))
+		changes_gone(c);
+	else if (c)
+		transfer_gone(c);
 }
 
 /* What the engine refuses by itself: its words, with the limit and what to do. */

@@ -447,6 +447,8 @@ void apply_flushed(struct sync *s, struct flushed_note *n)
 	FAULT_POINT(flushed_dropped);
 	s->scrubbed_seq = n->scrubbed;
 	atomic_store_explicit(&s->plant->flushed_seq, n->seq, memory_order_release);
+	if (!s->store_ops->fleet) /* else feed.c says how far */
+		atomic_store_explicit(&s->plant->feed_revision, n->seq, memory_order_release);
 	FAULT_POINT(flushed_moved);
 	/* Behind the pending table: who still saw it there fills L1 with an epoch that is moved now. */
 	mend_apply(s, n);

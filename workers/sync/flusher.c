@@ -354,8 +354,10 @@ static void work(struct flusher *f, bool stop, int64_t trash_us)
 	if (!stop)
 		orders_run(f);
 	if (!stop && clock_mono_us() >= f->next_collect_us) {
-		if (!f->store_failed)
+		if (!f->store_failed) {
 			collect_run(f, trash_us);
+			prune_feed(f->s, f->store);
+		}
 		f->next_collect_us = clock_mono_us() + COLLECT_EVERY_US;
 	}
 	journal_prepare(f->s->journal);

@@ -273,11 +273,12 @@ static bool load_scrubbed(struct sync *s, struct store *store, uint64_t flushed)
 	return true;
 }
 
-/* From here on the feed is followed; what is read from the store later is newer. */
+/* From here on the feed is followed; what is read from the store later is newer. Where nobody else writes, a predecessor
+ * may have died before it told how far it had come. */
 static bool load_revision(struct sync *s, struct store *store)
 {
 	uint64_t revision;
-	if (!s->store_ops->fleet || atomic_load(&s->plant->feed_revision))
+	if (s->store_ops->fleet && atomic_load(&s->plant->feed_revision))
 		return true;
 	if (s->store_ops->revision(store, &revision) != STORE_OK)
 		return false;
@@ -372,6 +373,7 @@ static int sync_init(struct worker *w)
 	s->relaxed_default = strcmp(conf_str(w->conf, CONF_JOURNAL_DURABILITY), "relaxed") == 0;
 	open_segments(s);
 	configure_breaker(w);
+	prune_conf(s, w->conf);
 	/* api and warmer start now; they answer "starting" until served_once is set. */
 	atomic_store_explicit(&s->plant->h.formatted, 1, memory_order_release);
 	posts.efd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -519,6 +521,7 @@ static void sync_conf_commit(struct worker *w)
 	struct sync *s = w->role_data;
 	configure_breaker(w);
 	s->max_age_us = conf_int(w->conf, CONF_SYNC_MAX_AGE);
+	prune_conf(s, w->conf);
 	if (s->flusher)
 		flusher_conf(s->flusher, w->conf);
 }

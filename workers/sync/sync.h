@@ -8,7 +8,7 @@
  *            numbers and answer rings in turns: sync_enter().
  *   segments commit.c: spare journal segments, filled with zeros before they are needed.
  *   flusher  flusher.c: journal → store by its own cursor; collects what expired; keeps the dead letters
- *            (flusher-private.h).
+ *            (flusher-private.h); prune.c: forgets old changes of the feed.
  *   feed     feed.c: what other daemons have written to the store, which the loop applies.
  *   refill   refill.c: store → vector index, in batches that the loop inserts.
  *   pages    index/vectors_pages.c, while much is written: memory for the next rows of the vector index.
@@ -131,6 +131,9 @@ struct sync {
 	struct refill *refill;
 	struct late *late; /* the store could not be reached at the start */
 	struct feed *feed; /* NULL: the store is ours alone */
+	_Atomic int64_t feed_keep_us;
+	_Atomic uint64_t feed_keep_changes;
+	int64_t next_prune_us; /* flusher */
 };
 
 /* intake.c */
@@ -211,6 +214,10 @@ void late_namespaces(struct sync *s); /* those that readers see, instead of the 
 /* feed.c */
 void feed_start(struct sync *s); /* no-op when nobody else writes to this kind of store */
 void feed_stop(struct sync *s);
+
+/* prune.c */
+void prune_conf(struct sync *s, const struct conf *c);
+void prune_feed(struct sync *s, struct store *store); /* flusher, between batches: does something about once a minute */
 
 /* role.c */
 /* Between these the calling thread, the loop or the journal thread, is the one that writes the shared structures and

@@ -97,6 +97,20 @@ enum store_rc pg_changes(struct store *s, uint64_t after, size_t max, store_chan
 	return rc == STORE_OK ? STORE_NOT_FOUND : rc;
 }
 
+/* How large the table may grow is the server's administrator's business: all daemons of the fleet fill it. */
+enum store_rc pg_prune(struct store *s, int64_t keep_us, uint64_t keep_changes)
+{
+	struct pg_params p = {.n = 0};
+	PGresult *res = NULL;
+	(void)keep_changes;
+	pg_param_double(&p, (double)keep_us / 1e6);
+	enum store_rc rc = pg_call(s, PG_PRUNE, &p, &res);
+	pg_params_free(&p);
+	if (res)
+		pq.clear(res);
+	return rc;
+}
+
 /* ---- waking up ---- */
 
 void pg_on_notified(void *arg)

@@ -139,6 +139,7 @@ enum store_rc pg_scrub(struct store *s);
 enum store_rc pg_revision(struct store *s, uint64_t *revision_r);
 enum store_rc pg_changes(struct store *s, uint64_t after, size_t max, store_change_fn *fn, void *arg, uint64_t *last_r);
 enum store_rc pg_listen(struct store *s, int64_t max_us, const _Atomic bool *stop);
+enum store_rc pg_prune(struct store *s, int64_t keep_us, uint64_t keep_changes); /* by age only */
 void pg_on_notified(void *store);
 
 /* ---- names.c ---- */

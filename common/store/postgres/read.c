@@ -266,4 +266,5 @@ const struct store_ops postgres_store = {
 	.revision = pg_revision,
 	.changes = pg_changes,
 	.listen = pg_listen,
+	.prune = pg_prune,
 };

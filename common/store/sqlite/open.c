@@ -6,7 +6,7 @@
 
 #include "sqlite-private.h"
 
-#define SCHEMA_VERSION 1
+#define SCHEMA_VERSION 2
 
 /* One string per step; step n brings version n to n + 1. */
 static const char *const migrations[SCHEMA_VERSION] = {
@@ -37,6 +37,11 @@ static const char *const migrations[SCHEMA_VERSION] = {
 	"CREATE VIRTUAL TABLE words USING fts5(content, scope, content='', tokenize='porter unicode61 remove_diacritics 2');"
 	"CREATE VIRTUAL TABLE words_df USING fts5vocab('words', 'col');"
 	"INSERT INTO meta VALUES('cursor', 0);",
+	/* The feed: a row per transaction that changed something (changes.c). total: changes up to and with this row. What
+	 * was written before there was a feed counts as pruned. */
+	"CREATE TABLE changes(revision INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, node INTEGER NOT NULL,"
+	" total INTEGER NOT NULL, data BLOB NOT NULL);"
+	"INSERT INTO meta SELECT 'pruned',value FROM meta WHERE key='cursor';",
 };
 
 /* clang-format off */
@@ -101,6 +106,16 @@ static const char *const sql[SQ_COUNT] = {
 	[SQ_EXTRA_ADD] = "INSERT INTO temp.extra(rowid,content) VALUES(?,?)",
 	[SQ_EXTRA_TERMS] = "SELECT term,doc,count(*) FROM temp.extra_terms GROUP BY term,doc",
 	[SQ_TOTALS] = "SELECT block FROM words_data WHERE id=1",
+	[SQ_NS_NAME] = "SELECT name FROM namespaces WHERE ns=?",
+	[SQ_CHANGES_PUT] = "INSERT INTO changes(revision,at_us,node,total,data) VALUES(?,?,?,?,?)"
+			   " ON CONFLICT(revision) DO UPDATE SET data=data||excluded.data,total=excluded.total",
+	[SQ_CHANGES_TOTAL] = "SELECT coalesce((SELECT total FROM changes ORDER BY revision DESC LIMIT 1),0)",
+	[SQ_CHANGES_READ] = "SELECT revision,at_us,node,data,(SELECT value FROM meta WHERE key='pruned') FROM changes"
+			    " WHERE revision>? ORDER BY revision LIMIT ?",
+	[SQ_CHANGES_OLDEST] = "SELECT revision,at_us,total FROM changes ORDER BY revision LIMIT ?",
+	[SQ_CHANGES_DROP] = "DELETE FROM changes WHERE revision<=?",
+	[SQ_PRUNED_GET] = "SELECT value FROM meta WHERE key='pruned'",
+	[SQ_PRUNED_SET] = "UPDATE meta SET value=? WHERE key='pruned'",
 };
 /* clang-format on */
 
@@ -289,6 +304,7 @@ void sq_close(struct store *s)
 	for (int i = 0; i < SQ_COUNT; i++)
 		sqlite3_finalize(s->st[i]);
 	sqlite3_close_v2(s->db);
+	buf_free(&s->changes);
 	free(s);
 }
 
@@ -357,6 +373,8 @@ struct store *sq_open(const struct store_conf *c, bool writer, char **error_r)
 	struct store *s = util_zalloc(sizeof(*s));
 	path_of(c, path, sizeof(path));
 	s->writer = writer;
+	s->node = c->node;
+	s->changes_total = -1;
 	int flags = SQLITE_OPEN_NOMUTEX | (writer ? SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE : SQLITE_OPEN_READONLY);
 	if (sqlite3_open_v2(path, &s->db, flags, NULL) == SQLITE_OK) {
 		sqlite3_extended_result_codes(s->db, 0);

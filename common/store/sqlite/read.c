@@ -457,4 +457,7 @@ const struct store_ops sqlite_store = {
 	.vector_count = vector_count,
 	.recent = recent,
 	.nearest = sq_nearest,
+	.revision = sq_revision,
+	.changes = sq_changes,
+	.prune = sq_prune,
 };

@@ -7,6 +7,7 @@ enum store_rc sq_begin(struct store *s) { return sq_run(s, sq_get(s, SQ_BEGIN));
 
 void sq_rollback(struct store *s)
 {
+	s->changes_total = -1;
 	if (!sqlite3_get_autocommit(s->db))
 		(void)!sq_run(s, sq_get(s, SQ_ROLLBACK));
 }
@@ -224,6 +225,7 @@ static enum store_rc apply_put(struct store *s, const struct memory *m)
 		rc = put_space(s, m);
 	if (rc == STORE_OK)
 		rc = count(s, m->ns, is - was, (is ? (int64_t)memory_quota_bytes(m) : 0) - (was ? old.bytes : 0));
+	sq_changes_note(s, is ? CHANGE_PUT : CHANGE_DELETED, m->ns, &m->id, m->version);
 	buf_free(&old.content);
 	return rc;
 }
@@ -285,6 +287,7 @@ static enum store_rc apply_delete(struct store *s, const struct op_delete *d)
 		rc = count(s, old.ns, -1, -old.bytes);
 	if (rc == STORE_OK && d->how == DELETE_ERASE)
 		rc = drop_answers(s, old.ns);
+	sq_changes_note(s, d->how == DELETE_SOFT ? CHANGE_DELETED : CHANGE_GONE, old.ns, &d->id, d->version);
 	buf_free(&old.content);
 	return rc;
 }
@@ -335,6 +338,7 @@ static enum store_rc apply_ns_drop(struct store *s, uint64_t ns)
 		"UPDATE namespaces SET present=0,count=0,bytes=0,quota_bytes=0,quota_count=0,relaxed=0,embedder='',dim=0,settings='{}' WHERE ns=%lld"};
 	/* clang-format on */
 	enum store_rc rc = drop_words(s, ns);
+	sq_changes_note(s, CHANGE_NS_DROP, ns, NULL, 0);
 	for (size_t i = 0; i < ARRAY_LEN(steps) && rc == STORE_OK; i++) {
 		rc = exec_ns(s, steps[i], ns);
 		FAULT_POINT(store_dropping);
@@ -352,6 +356,7 @@ static enum store_rc apply_op(struct store *s, const struct op_head *op, const v
 	case OP_IDEM: return apply_idem(s, body);
 	case OP_NAMESPACE: {
 		const char *name = (const char *)(o + 1);
+		sq_changes_note(s, CHANGE_NAMESPACE, o->ns, NULL, 0);
 		return put_namespace(s, o->ns, (struct span){name, o->name_len}, o->at_us, o->quota_bytes,
 				     o->quota_count, o->relaxed, (struct span){name + o->name_len, o->settings_len});
 	}
@@ -366,8 +371,11 @@ enum store_rc sq_apply(struct store *s, uint64_t seq, struct txn_reader *t)
 	const struct op_head *op;
 	const void *body;
 	enum store_rc rc = STORE_OK;
+	s->changes.len = 0;
 	while (rc == STORE_OK && txn_next(&r, &op, &body))
 		rc = apply_op(s, op, body);
+	if (rc == STORE_OK)
+		rc = sq_changes_write(s, seq);
 	if (rc == STORE_OK && t->head->flags & TXN_SCRUB) {
 		sqlite3_stmt *st = sq_get(s, SQ_SCRUB_SET);
 		if (st)
