@@ -8,6 +8,7 @@ import os
 import random
 import re
 import signal
+import sqlite3
 import struct
 import subprocess
 import tempfile
@@ -227,6 +228,22 @@ class FaultWorld(World):
     def short_lived(self):
         self.driver.call("POST", "/v1/memories", {"content": "short-lived", "namespace": "short", "ttl": 1})
 
+    def poison(self):
+        """From here on the store rejects what holds the word."""
+        with sqlite3.connect(os.path.join(self.o.data, "store.db"), timeout=20 * SLOW) as db:
+            db.execute("CREATE TRIGGER IF NOT EXISTS poison BEFORE INSERT ON memories WHEN new.body LIKE '%venomous%' "
+                       "BEGIN SELECT raise(ABORT, 'no venom'); END")
+        db.close()
+
+    def swallow(self):
+        """One that is rejected, among others that are not."""
+        body = {"namespace": "poison", "memories": [{"content": "harmless"}, {"content": "venomous"}, {"content": "harmless, too"}]}
+        self.driver.call("POST", "/v1/memories", body)
+
+    def discard(self):
+        self.swallow()
+        self.driver.call("DELETE", "/v1/admin/dead-letters?confirm=true")
+
     def damage_head(self):
         """The newest segment's head is unreadable; its records are whole, so nothing may be lost."""
         where = os.path.join(self.o.data, "journal")
@@ -323,6 +340,8 @@ GIANT = Scenario(lambda w, role: w.driver.bulk(200), 0.02)
 EXPIRY = Scenario(lambda w, role: w.short_lived(), 0.02)
 MISSES = Scenario(lambda w, role: w.miss(), 0)
 MISSES_ALONE = Scenario(MISSES.act, 0, FaultWorld.quiet, FaultWorld.go_on)
+POISON = Scenario(lambda w, role: w.swallow(), 0.02, prepare=FaultWorld.poison)
+DISCARD = Scenario(lambda w, role: w.discard(), 0.02, prepare=FaultWorld.poison)
 ERASURE = Scenario(lambda w, role: w.erase_alone(), 0, FaultWorld.quiet, erased)
 
 SCENARIOS = {
@@ -330,6 +349,8 @@ SCENARIOS = {
     "cache_purging": DROPS, "vectors_dropping": DROPS,
     "segment_hurried": GIANT, "recycle_removing": GIANT, "segment_reserved": NO_SPARES, "segment_filled": NO_SPARES,
     "collect_found": EXPIRY, "wipe_headless": ERASURE, "wipe_page": ERASURE,
+    "dead_torn": POISON, "dead_unnamed": POISON, "dead_written": POISON, "mend_begun": POISON, "mend_half": POISON,
+    "dead_wiped": DISCARD, "dead_ordered": DISCARD,
     "replay_delivered": SUCCESSOR, "replay_settled": START, "replay_over": START, "sync_segments": START, "sync_replayed": START,
     "sync_opened": START, "refill_batch": START, "refill_over": START,
     "worker_born": START, "worker_attached": START, "worker_unready": START, "worker_ready": START,

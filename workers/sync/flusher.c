@@ -140,12 +140,13 @@ static void converge(struct flusher *f, const struct attempt *a)
 			}
 }
 
-/* A letter that was tried again in this batch: stored, unless its operation was rejected again. */
+/* A letter that was tried again in this batch: stored, unless its operation was rejected again. That of a deletion has gone
+ * with the letters of what it deletes. */
 static void pass_retried(struct flusher *f, const struct attempt *a, uint64_t before)
 {
 	for (size_t i = 0; i < a->nretried; i++) {
 		const struct letter *e = letters_find(&f->letters, a->retried[i]);
-		orders_tried(f, a->retried[i], e && e->seq <= before);
+		orders_tried(f, a->retried[i], !e || e->seq <= before);
 	}
 }
 

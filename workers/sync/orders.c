@@ -129,8 +129,9 @@ static void goes(struct flusher *f, struct order *o, uint64_t number)
 struct now {
 	uint64_t version;
 	int64_t bytes; /* -1: not live */
-	bool found, other;
+	bool found, other, same;
 	struct uuid id;
+	struct span body; /* of the letter */
 };
 
 static bool see(void *arg, const struct memory *m)
@@ -138,6 +139,7 @@ static bool see(void *arg, const struct memory *m)
 	struct now *n = arg;
 	n->found = true;
 	n->version = m->version;
+	n->same = span_eq(m->body, n->body) && !m->deleted_us;
 	n->bytes = m->deleted_us ? -1 : (int64_t)memory_quota_bytes(m);
 	return false;
 }
@@ -159,10 +161,11 @@ static enum fate judge_put(struct flusher *f, const struct dead_letter *l, struc
 	struct now n = {.id = l->id};
 	if (!memory_decode(l->body, l->body_len, m))
 		return FATE_OUTDATED;
+	n.body = m->body;
 	if (!answered(ops->get(f->store, &l->id, false, see, &n)))
 		return FATE_AWAY;
-	if (n.found && n.version >= m->version)
-		return n.version == m->version ? FATE_STORED : FATE_OUTDATED;
+	if (n.found && n.version >= m->version) /* a predecessor may have stored it, and died before the letter went */
+		return n.version == m->version && n.same ? FATE_STORED : FATE_OUTDATED;
 	if (m->external_id.len && !m->deleted_us &&
 	    !answered(ops->by_external(f->store, m->ns, m->external_id, false, see_other, &n)))
 		return FATE_AWAY;

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "dead.h"
 #include "fault.h"
 #include "log.h"
 #include "sync.h"
@@ -153,8 +154,28 @@ static void load_namespace(void *arg, const struct store_ns *row)
  * segments outlived our predecessor): only what they did to our private state is repeated. */
 struct replay {
 	struct sync *s;
+	struct store *store;
 	uint64_t applied, last, count;
 };
+
+static bool note_version(void *arg, const struct memory *m)
+{
+	*(uint64_t *)arg = m->version;
+	return false;
+}
+
+/* A predecessor that was looking for what the store rejects (isolate.c) may have stored a part of the transaction behind
+ * the cursor: the counters that we have read include it. */
+static bool counted(struct replay *r, const struct op_head *op, const void *body)
+{
+	struct dead_letter l;
+	uint64_t version = 0;
+	if (!r->store || r->count > 1 || (op->type != OP_PUT && op->type != OP_DELETE))
+		return false;
+	dead_describe(op, body, &l);
+	enum store_rc rc = r->s->store_ops->get(r->store, &l.id, false, note_version, &version);
+	return rc == STORE_OK ? version >= l.version : rc == STORE_NOT_FOUND && op->type == OP_DELETE;
+}
 
 static void replay_record(void *arg, uint64_t seq, uint64_t segment, uint64_t offset, const void *data, size_t len)
 {
@@ -171,7 +192,8 @@ static void replay_record(void *arg, uint64_t seq, uint64_t segment, uint64_t of
 	sequence_remember(r->s, &t, seq);
 	ops = t;
 	while (seq > r->s->counted_seq && txn_next(&ops, &op, &body))
-		sequence_account(r->s, op, body, seq);
+		if (!counted(r, op, body))
+			sequence_account(r->s, op, body, seq);
 	if (seq > r->applied && pending_full(r->s->pending, t.head->nops)) {
 		log_error(
 			"journal.pending_max (%lld) is less than what waits for the store since the last run: raise it again",
@@ -184,7 +206,7 @@ static void replay_record(void *arg, uint64_t seq, uint64_t segment, uint64_t of
 	apply_lag(r->s, r->s->unflushed_bytes + len);
 }
 
-static uint64_t open_journal(struct sync *s, uint64_t flushed)
+static uint64_t open_journal(struct sync *s, struct store *store, uint64_t flushed)
 {
 	char *error = NULL;
 	struct conf *c = s->w->conf;
@@ -192,8 +214,10 @@ static uint64_t open_journal(struct sync *s, uint64_t flushed)
 				  .first_bytes = FIRST_SEGMENT_BYTES,
 				  .segment_bytes = (uint64_t)conf_int(c, CONF_JOURNAL_SEGMENT_BYTES),
 				  .quota_bytes = (uint64_t)conf_int(c, CONF_JOURNAL_QUOTA)};
-	struct replay r = {
-		.s = s, .applied = atomic_load(&s->plant->applied_seq), .last = flushed == JOURNAL_ALL ? 0 : flushed};
+	struct replay r = {.s = s,
+			   .store = store,
+			   .applied = atomic_load(&s->plant->applied_seq),
+			   .last = flushed == JOURNAL_ALL ? 0 : flushed};
 	int64_t start = clock_mono_us();
 	if (jc.first_bytes > jc.segment_bytes)
 		jc.first_bytes = jc.segment_bytes;
@@ -385,7 +409,7 @@ static int sync_init(struct worker *w)
 	bool late = !store && !conf_store_is_file(w->conf);
 	if (late)
 		flushed = without_store(s);
-	uint64_t last = store || late ? open_journal(s, flushed) : 0;
+	uint64_t last = store || late ? open_journal(s, store, flushed) : 0;
 	atomic_store(&s->plant->ack_store, choose_ack(s));
 	if ((!store && !late) || !s->journal) {
 		static const struct timeval later = {2, 0};
