@@ -55,6 +55,7 @@ struct pg_link {
 	struct sent *sent;		       /* circular */
 	size_t sent_head, sent_len, sent_cap;
 	unsigned unflushed;
+	unsigned blocked;	 /* requests since the socket took everything */
 	PGresult *prepare_error; /* of the statement that the next answer belongs to */
 	bool got_result;	 /* of the request at the head */
 	bool pumping;

@@ -68,6 +68,8 @@ void pg_link_drop(struct pg_link *l, const char *why);
 /* For good: what is under way fails, and so does at once whatever is sent from now on. The loop's thread. */
 void pg_link_close(struct pg_link *l);
 bool pg_link_closed(struct pg_link *l);
+/* Does what was sent pile up in libpq, because the server takes it more slowly? The loop's thread. */
+bool pg_link_blocked(const struct pg_link *l);
 /* A copy of what went wrong last; any thread. */
 void pg_link_error(struct pg_link *l, char *text, size_t cap);
 /* Grows with every connection: who keeps state in a session asks whether it is the same. Any thread. */

@@ -4,6 +4,7 @@
 #include "clock.h"
 #include "link-private.h"
 
+#define BLOCKED_MAX 64
 #define FLUSH_EVERY 64 /* requests behind which the server is asked to send what it has */
 
 static void note(struct pg_link *l, int what, struct pg_request *r)
@@ -31,6 +32,8 @@ static struct sent drop_head(struct pg_link *l)
 	l->sent_len--;
 	return s;
 }
+
+bool pg_link_blocked(const struct pg_link *l) { return l->state == LINK_READY && l->blocked > BLOCKED_MAX; }
 
 bool pg_pipe_idle(const struct pg_link *l) { return !l->sent_len && !l->queue; }
 
@@ -114,6 +117,7 @@ void pg_pipe_pump(struct pg_link *l)
 	if (l->state != LINK_READY)
 		return;
 	int left = pq.flush(l->c);
+	l->blocked = left ? l->blocked + 1 : 0;
 	if (left < 0)
 		broken(l);
 	else
@@ -208,7 +212,7 @@ void pg_pipe_fail_all(struct pg_link *l)
 	l->sent = NULL;
 	l->sent_head = l->sent_len = l->sent_cap = 0;
 	l->got_result = false;
-	l->unflushed = 0;
+	l->unflushed = l->blocked = 0;
 	if (l->prepare_error)
 		pq.clear(l->prepare_error);
 	l->prepare_error = NULL;

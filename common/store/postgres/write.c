@@ -187,6 +187,8 @@ static enum store_rc send_rows(struct store *s)
 	struct pg_batch *b = s->batch;
 	for (size_t i = 0; i < b->n && !b->failed; i++) {
 		send_entry(s, &b->v[i], i + 1 == b->n);
+		while (pg_link_blocked(s->link) && !b->failed)
+			pg_drive(s);
 		FAULT_POINT(store_row);
 	}
 	enum store_rc rc = settle(b);
