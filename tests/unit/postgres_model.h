@@ -94,12 +94,13 @@ PG_HELPER void pg_test_end(void)
 
 PG_HELPER struct store_conf pg_test_conf(void)
 {
-	return (struct store_conf){.kind = "postgres",
-				   .dsn = pg_test_dsn,
-				   .node = 7,
-				   .purpose = "test",
-				   .connect_timeout_us = PG_TEST_LIMIT_US,
-				   .answer_timeout_us = PG_TEST_LIMIT_US,
-				   .migrate = true};
+	return (struct store_conf){
+		.kind = "postgres",
+		.dsn = pg_test_dsn,
+		.node = (uint64_t)getpid(), /* a batch ends the connections of its node's predecessor */
+		.purpose = "test",
+		.connect_timeout_us = PG_TEST_LIMIT_US,
+		.answer_timeout_us = PG_TEST_LIMIT_US,
+		.migrate = true};
 }
 #endif
