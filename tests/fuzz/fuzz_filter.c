@@ -198,11 +198,35 @@ static bool by_sql(const struct filter *f)
 	return yes;
 }
 
+/* There is no server here: what is sent is what any server takes, as many values as the text names, and no byte of the
+ * filter's stands in the text itself. */
+static void by_postgres(const struct filter *f)
+{
+	struct buf sql = {0};
+	struct filter_args args = {0};
+	size_t named = 0;
+	(void)!filter_postgres(f, 1, &sql, &args);
+	buf_addc(&sql, 0);
+	AN(strlen(sql.p) == sql.len - 1 && !strchr(sql.p, ';') && !strchr(sql.p, '\\'));
+	for (const char *p = sql.p; (p = strstr(p, "($1::text[])[")); p++) {
+		char *end;
+		size_t from = strtoul(p + 13, &end, 10), to = *end == ':' ? strtoul(end + 1, &end, 10) : from;
+		AN(from == named + 1 && to >= from && *end == ']');
+		named = to;
+	}
+	AN(named == args.n);
+	for (size_t i = 0; i < args.n; i++)
+		AN(args.v[i].type == FARG_TEXT && util_text_valid(args.v[i].s));
+	buf_free(&sql);
+	filter_args_free(&args);
+}
+
 static void compare(json_t *j, const struct filter *f, const struct memory *m, const json_t *tree)
 {
 	bool in_c = filter_match(f, m), in_sql, in_model;
 	store(m);
 	in_sql = by_sql(f);
+	by_postgres(f);
 	in_model = tree && json_is_object(j) ? model_matches(j, m, tree) : in_c;
 	if (in_c != in_sql || in_c != in_model) {
 		fprintf(stderr, "C %d, SQL %d, model %d\nbody %.*s\n", in_c, in_sql, in_model, (int)m->body.len,
