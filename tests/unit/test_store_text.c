@@ -334,12 +334,61 @@ static void test_extra_alone(void **state)
 	ops->close(reader);
 }
 
+#if POSTGRES
+/* More rows than are looked at one by one: 0 … 59999, of which every second has "tea", the others "milk", every third
+ * "sugar", every 2000th "saffron". */
+static void test_large(void **state)
+{
+	(void)state;
+	STORE(1, put_text(one, 60000, 1, NS_A, "warm milk"));
+	query(store,
+	      "INSERT INTO memories(id,namespace,version,node,content,metadata,importance,flags,created_at,updated_at,"
+	      "content_key,bytes,dim,body,words) SELECT ('01930000-0000-7000-8000-0000'||lpad(to_hex(n),8,'0'))::uuid,'alpha',"
+	      "1,7,'x','{}',0.5,0,now(),now(),n,1,0,'{}',to_tsvector('simple','warm'||CASE n%2 WHEN 0 THEN ' tea' ELSE ' milk' END"
+	      "||CASE n%3 WHEN 0 THEN ' sugar' ELSE '' END||CASE n%2000 WHEN 0 THEN ' saffron' ELSE '' END)"
+	      " FROM generate_series(0,59999) n; UPDATE memory_namespaces SET count=60001 WHERE name='alpha'; ANALYZE memories",
+	      NULL);
+	for (int round = 0; round < 2; round++) { /* counted; then from the sample */
+		find("saffron tea");
+		assert_int_equal(nhits, HITS);
+		for (size_t i = 0; i < 30; i++) /* all of them, and saffron weighs more than tea */
+			assert_int_equal(number_of(&hit[i].id) % 2000, 0);
+		assert_true(hit[29].score > 5 * hit[30].score);
+		find("tea sugar");
+		for (size_t i = 0; i < HITS; i++)
+			assert_int_equal(number_of(&hit[i].id) % 6, 0);
+		find("warm tea sugar milk");
+		for (size_t i = 0; i < HITS; i++)
+			assert_int_equal(number_of(&hit[i].id) % 3, 0);
+		find("milk tea"); /* nothing has both */
+		assert_int_equal(nhits, HITS);
+		find("saffron");
+		assert_int_equal(nhits, 30);
+		NOTHING("basil");
+	}
+	unsigned asked = 0;
+	text((struct store_text){.ns = NS, .query = SPAN("saffron sugar"), .hidden = hide_odd, .hidden_arg = &asked});
+	assert_int_equal(nhits, HITS);
+}
+#endif
+
 #define T(f) cmocka_unit_test_setup_teardown(f, world_begin, world_end)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {T(test_words),      T(test_stop_words), T(test_operators),
-					   T(test_scope),      T(test_long),	   T(test_changes),
-					   T(test_conditions), T(test_extra),	   T(test_extra_alone)};
+	const struct CMUnitTest tests[] = {
+		T(test_words),
+		T(test_stop_words),
+		T(test_operators),
+		T(test_scope),
+		T(test_long),
+		T(test_changes),
+		T(test_conditions),
+		T(test_extra),
+		T(test_extra_alone),
+#if POSTGRES
+		T(test_large),
+#endif
+	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

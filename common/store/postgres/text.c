@@ -6,8 +6,8 @@
  * score is worked out here.
  *
  * In a large namespace the rows of a common word are too many to be looked at. Then rows are found by the rarer words
- * of the query only, and common ones count for the score; when no word is rare, by all words at once. When that does
- * not yield enough, by any word, of COUNTED_MAX rows. */
+ * of the query, while common ones count for the score; when those rows are too few, by all the common words at once; when
+ * they are still too few, by any word, but only LOOKED_AT rows of them. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -21,8 +21,8 @@
 #define CANDIDATE_FACTOR 4 /* up to: */
 #define CANDIDATES_MANY 2000
 #define CANDIDATES_LAST 20000 /* when many of them do not count */
-#define COUNTED_MAX 50000     /* rows that a query may look at */
-#define ENOUGH_ROWS 20000     /* words are added to the search until they have so many rows */
+#define LOOKED_AT 20000	      /* rows that a query may look at: about 10 µs each, and most lie on pages of their own */
+#define ENOUGH_ROWS 5000      /* words are added to the search until they have so many rows */
 
 /* ---- the query ---- */
 
@@ -145,8 +145,8 @@ static int rarest_first(const void *a, const void *b, void *arg)
 	return (x > y) - (x < y);
 }
 
-/* The ways to try, one after the other. Returns their number, at most 2. */
-static size_t choose_ways(const struct pg_text *t, struct way out[2])
+/* The ways to try, one after the other. Returns their number, at most 3. */
+static size_t choose_ways(const struct pg_text *t, struct way out[3])
 {
 	struct way any = {.n = 0};
 	size_t n = 0;
@@ -158,17 +158,21 @@ static size_t choose_ways(const struct pg_text *t, struct way out[2])
 	if (!any.n)
 		return 0;
 	qsort_r(any.which, any.n, sizeof(*any.which), rarest_first, (void *)(uintptr_t)t->v);
-	if (any.rows > ENOUGH_ROWS && any.n > 1) {
-		struct way some = any;
-		some.rows = t->v[any.which[0]].rows;
-		some.all = some.rows > COUNTED_MAX;
-		for (some.n = 1; !some.all && some.n < any.n && some.rows < ENOUGH_ROWS; some.n++)
-			some.rows += t->v[any.which[some.n]].rows;
-		if (some.all)
-			some.n = any.n;
-		if (some.n < any.n || some.all)
-			out[n++] = some;
+	struct way rare = any, rest = {.all = true};
+	rare.rows = 0;
+	for (rare.n = 0; rare.n < any.n && rare.rows < ENOUGH_ROWS; rare.n++) {
+		double more = t->v[any.which[rare.n]].rows;
+		if (rare.rows + more > LOOKED_AT)
+			break;
+		rare.rows += more;
 	}
+	if (rare.n && rare.n < any.n)
+		out[n++] = rare;
+	for (size_t i = rare.n; i < any.n; i++)
+		rest.which[rest.n++] = any.which[i];
+	rest.rows = any.rows; /* of the intersection nothing is known */
+	if (rest.n > 1 && any.rows > LOOKED_AT)
+		out[n++] = rest;
 	out[n++] = any;
 	return n;
 }
@@ -194,7 +198,7 @@ static bool build(const struct pg_text *t, const struct way *w, size_t rows, str
 	pg_param_tsquery(p, t->v, w->which, w->n, w->all);
 	pg_param_time(p, t->q->now_us);
 	bool exact = pg_filter(t->q->filter, &where, p);
-	bool bounded = w->rows > COUNTED_MAX;
+	bool bounded = w->rows > LOOKED_AT;
 	buf_printf(sql, "SELECT %s,m.words FROM %s", exact ? "m.id,m.version" : PG_MEMORY,
 		   bounded ? "(SELECT m.* FROM " : "");
 	buf_printf(sql,
@@ -203,7 +207,7 @@ static bool build(const struct pg_text *t, const struct way *w, size_t rows, str
 		   MEMORY_SUPERSEDED);
 	buf_add(sql, where.p, where.len);
 	if (bounded)
-		buf_printf(sql, " LIMIT %d) m", COUNTED_MAX);
+		buf_printf(sql, " LIMIT %d) m", LOOKED_AT);
 	order(t, sql, p);
 	buf_printf(sql, " LIMIT %zu", rows);
 	buf_addc(sql, 0);
@@ -211,19 +215,23 @@ static bool build(const struct pg_text *t, const struct way *w, size_t rows, str
 	return exact;
 }
 
-struct offered {
-	size_t rows, taken; /* that came; of them, those that may appear */
-};
+static bool is_in(const struct hits *top, const struct uuid *id)
+{
+	size_t i = 0;
+	while (i < top->n && uuid_cmp(&top->v[i].id, id) != 0)
+		i++;
+	return i < top->n;
+}
 
-static void offer_rows(const struct pg_text *t, const PGresult *res, bool exact, struct hits *top, struct offered *o)
+/* again: some may have been offered before. */
+static void offer_rows(const struct pg_text *t, const PGresult *res, bool exact, bool again, struct hits *top)
 {
 	const struct store_text *q = t->q;
 	int words = exact ? 2 : PG_MEMORY_COLUMNS;
-	*o = (struct offered){(size_t)pq.ntuples(res), 0};
 	for (int i = 0; i < pq.ntuples(res); i++) {
 		struct store_text_hit h = {pg_uuid(res, i, 0), (uint64_t)pg_int(res, i, exact ? 1 : 2), 0};
 		struct memory m;
-		if (q->hidden && q->hidden(q->hidden_arg, &h.id))
+		if ((again && is_in(top, &h.id)) || (q->hidden && q->hidden(q->hidden_arg, &h.id)))
 			continue;
 		if (!exact)
 			pg_memory(res, i, &m);
@@ -231,12 +239,11 @@ static void offer_rows(const struct pg_text *t, const PGresult *res, bool exact,
 			continue;
 		h.score = score_row(t, res, i, words);
 		hits_offer(top, &h);
-		o->taken++;
 	}
 }
 
 /* Rows that are hidden, or that only look as if they matched, are made up for by asking for more. */
-static enum store_rc try_way(struct pg_text *t, const struct way *w, size_t rows, struct hits *top, struct offered *o)
+static enum store_rc try_way(struct pg_text *t, const struct way *w, size_t rows, struct hits *top)
 {
 	for (;;) {
 		struct pg_params p = {.n = 0};
@@ -248,10 +255,10 @@ static enum store_rc try_way(struct pg_text *t, const struct way *w, size_t rows
 		buf_free(&sql);
 		if (rc != STORE_OK)
 			return rc;
-		top->n = 0;
-		offer_rows(t, res, exact, top, o);
+		size_t came = (size_t)pq.ntuples(res);
+		offer_rows(t, res, exact, top->n > 0, top);
 		pq.clear(res);
-		if (o->rows < rows || o->taken >= t->q->limit || rows >= CANDIDATES_LAST)
+		if (came < rows || top->n == top->limit || rows >= CANDIDATES_LAST)
 			return STORE_OK;
 		rows *= 4;
 	}
@@ -259,19 +266,15 @@ static enum store_rc try_way(struct pg_text *t, const struct way *w, size_t rows
 
 static enum store_rc rank_rows(struct pg_text *t, struct hits *top)
 {
-	struct way ways[2];
-	struct offered o;
+	struct way ways[3];
 	size_t n = choose_ways(t, ways), rows = CANDIDATE_FACTOR * t->q->limit;
 	if (rows < CANDIDATES)
 		rows = CANDIDATES;
 	if (rows > CANDIDATES_MANY)
 		rows = t->q->limit > CANDIDATES_MANY ? t->q->limit : CANDIDATES_MANY;
 	enum store_rc rc = STORE_OK;
-	for (size_t i = 0; i < n && rc == STORE_OK; i++) {
-		rc = try_way(t, &ways[i], rows, top, &o);
-		if (o.taken >= t->q->limit)
-			break;
-	}
+	for (size_t i = 0; i < n && rc == STORE_OK && top->n < top->limit; i++)
+		rc = try_way(t, &ways[i], rows, top);
 	return rc;
 }
 

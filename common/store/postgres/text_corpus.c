@@ -1,7 +1,7 @@
 /* How many memories a namespace has, how long they are, and how many of them have a word.
  *
- * A rare word is counted, by the index. A common one is found in a sample of the namespace, which also says how long
- * memories are; it is taken anew after a while, or when the namespace has grown by a twentieth. */
+ * Words are counted, by the index; in a large namespace only those that are rare, and common ones are found in a
+ * sample of the namespace, which also says how long memories are. It is taken anew after a while, or when the namespace has grown by a twentieth. */
 #include <stdlib.h>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -10,12 +10,13 @@
 #include "text-private.h"
 
 #define CORPORA 8	 /* namespaces whose sample a handle keeps */
-#define SAMPLE_ROWS 1024 /* of a sample, at most; a smaller namespace is read as a whole */
-#define SAMPLE_PLACES 32 /* in the order of time, from which so many rows follow: */
+#define SAMPLE_ROWS 2048 /* of a sample, at most; a smaller namespace is read as a whole */
+#define SAMPLE_PLACES 64 /* in the order of time, from which so many rows follow: */
 #define SAMPLE_RUN (SAMPLE_ROWS / SAMPLE_PLACES)
 #define SAMPLE_AGE_US (300ll * 1000000)
-#define SAMPLE_ENOUGH 20 /* memories of the sample that have a word: then its share is good enough */
-#define COUNT_MAX 10000	 /* rows that are looked at to count a word */
+#define SAMPLE_ENOUGH 8	 /* memories of the sample that have a word: then its share is good enough */
+#define LARGE 20000	 /* a namespace of more memories is estimated */
+#define COUNT_LARGE 2000 /* rows that are then looked at to count a word; it costs 5 to 10 µs each */
 
 struct counted {
 	uint64_t hash; /* 0: free */
@@ -80,8 +81,8 @@ static void grow(struct corpus *c)
 	free(old.v);
 }
 
-/* Only what is common is of use afterwards. */
-static void keep_common(struct corpus *c)
+/* What was seen once says nothing. */
+static void drop_rare(struct corpus *c)
 {
 	struct corpus all = *c;
 	c->v = NULL;
@@ -89,7 +90,7 @@ static void keep_common(struct corpus *c)
 	grow(c);
 	for (size_t i = 0; i <= all.mask; i++) {
 		size_t at = (all.v[i].hash >> 1) & c->mask;
-		if (all.v[i].n < SAMPLE_ENOUGH || c->used > c->mask / 2)
+		if (all.v[i].n < 2 || c->used > c->mask / 2)
 			continue;
 		while (c->v[at].hash)
 			at = (at + 1) & c->mask;
@@ -119,21 +120,25 @@ static void read_sample(struct corpus *c, const PGresult *res)
 	}
 	c->words = c->rows ? words / c->rows : 0;
 	c->lexemes = c->rows ? lexemes / c->rows : 0;
-	keep_common(c);
+	drop_rare(c);
+}
+
+static unsigned __int128 number_of(const struct uuid *id)
+{
+	unsigned __int128 v = 0;
+	for (size_t i = 0; i < sizeof(id->b); i++)
+		v = v << 8 | id->b[i];
+	return v;
 }
 
 /* Ids ascend with time: evenly spread between the first and the last of the namespace. */
 static void spread(const struct uuid *first, const struct uuid *last, struct uuid out[SAMPLE_PLACES])
 {
-	uint64_t lo, hi;
-	memcpy(&lo, first->b, sizeof(lo));
-	memcpy(&hi, last->b, sizeof(hi));
-	lo = __builtin_bswap64(lo);
-	hi = __builtin_bswap64(hi);
-	for (uint64_t i = 0; i < SAMPLE_PLACES; i++) {
-		uint64_t at = __builtin_bswap64(lo + (hi - lo) / SAMPLE_PLACES * i);
-		out[i] = (struct uuid){{0}};
-		memcpy(out[i].b, &at, sizeof(at));
+	unsigned __int128 from = number_of(first), step = (number_of(last) - from) / SAMPLE_PLACES;
+	for (unsigned i = 0; i < SAMPLE_PLACES; i++) {
+		unsigned __int128 v = from + step * i;
+		for (size_t k = sizeof(out[i].b); k--; v >>= 8)
+			out[i].b[k] = (uint8_t)v;
 	}
 }
 
@@ -217,10 +222,15 @@ static double estimate(const struct corpus *c, const struct pg_text *t, struct s
 	return c->v[i].n * t->documents / c->rows;
 }
 
+static bool well_known(const struct corpus *c, const struct pg_text *t, struct span word)
+{
+	return estimate(c, t, word) * c->rows >= SAMPLE_ENOUGH * t->documents;
+}
+
 /* ---- counting ---- */
 
-/* One statement: how many memories there are, and how many have each of the words; at most COUNT_MAX + 1 are counted. */
-static enum store_rc count(struct pg_text *t, const bool *known)
+/* One statement: how many memories there are, and how many have each of the words, at most `max`. */
+static enum store_rc count(struct pg_text *t, const bool *known, int max)
 {
 	struct pg_params p = {.n = 0};
 	struct buf sql = {NULL, 0, 0};
@@ -235,7 +245,7 @@ static enum store_rc count(struct pg_text *t, const bool *known)
 			&sql,
 			",(SELECT count(*) FROM (SELECT FROM memories m WHERE m.namespace=$1::text AND m.words@@$%d::tsquery"
 			" LIMIT %d) x%d)",
-			p.n, COUNT_MAX + 1, p.n);
+			p.n, max, p.n);
 	}
 	buf_addc(&sql, 0);
 	enum store_rc rc = ask(t->s, sql.p, &p, &res);
@@ -256,10 +266,13 @@ enum store_rc pg_corpus_ask(struct pg_text *t)
 	struct corpus *c = find(t->s, t->q->ns);
 	if (!t->ns.len)
 		return STORE_OK;
+	/* It may have grown since: count() says by how much. */
+	bool large = c && c->documents > LARGE;
 	t->documents = c ? c->documents : 0;
-	for (size_t i = 0; c && i < t->n; i++) /* it may have grown since: count() says by how much */
-		known[i] = c->documents > COUNT_MAX && fresh(c, c->documents) && estimate(c, t, t->v[i].text) > 0;
-	enum store_rc rc = count(t, known);
+	for (size_t i = 0; large && i < t->n; i++)
+		known[i] = fresh(c, c->documents) && well_known(c, t, t->v[i].text);
+	int max = large ? COUNT_LARGE : LARGE;
+	enum store_rc rc = count(t, known, max);
 	if (rc == STORE_OK)
 		rc = sample(t, &c);
 	if (rc != STORE_OK)
@@ -270,7 +283,7 @@ enum store_rc pg_corpus_ask(struct pg_text *t)
 		double about = estimate(c, t, t->v[i].text);
 		if (known[i] && about <= 0) /* it was common in the sample before */
 			about = t->documents * SAMPLE_ENOUGH / (c->rows + 1.0);
-		if (known[i] || (t->v[i].rows > COUNT_MAX && about > t->v[i].rows))
+		if (known[i] || (t->v[i].rows >= max && about > t->v[i].rows))
 			t->v[i].rows = about;
 		t->v[i].df = t->v[i].rows;
 	}
