@@ -21,11 +21,17 @@ static char pg_test_dsn[1024], pg_test_database[64];
 static struct pg_plain *pg_test_session; /* in the database of the test */
 static int pg_test_partitions;		 /* of its tables */
 
+/* PGVECTOR 1: on the server with pgvector that ORCHESTRA_TEST_PGVECTOR names (tests/it/pglite.py run -- COMMAND); it has
+ * one database, which is emptied. */
+#ifndef PGVECTOR
+#define PGVECTOR 0
+#endif
+
 PG_HELPER const char *pg_test_server(void)
 {
-	const char *dsn = getenv("ORCHESTRA_TEST_PG");
+	const char *name = PGVECTOR ? "ORCHESTRA_TEST_PGVECTOR" : "ORCHESTRA_TEST_PG", *dsn = getenv(name);
 	if (!dsn || !*dsn) {
-		fprintf(stderr, "skipped: ORCHESTRA_TEST_PG names no server\n");
+		fprintf(stderr, "skipped: %s names no server\n", name);
 		exit(77);
 	}
 	return dsn;
@@ -71,6 +77,12 @@ PG_HELPER void pg_test_server_sql(const char *fmt)
 PG_HELPER void pg_test_begin(void)
 {
 	static unsigned n;
+#if PGVECTOR
+	snprintf(pg_test_dsn, sizeof(pg_test_dsn), "%s", pg_test_server());
+	pg_test_session = pg_test_connect(pg_test_dsn);
+	pg_test_run(pg_test_session, "DEALLOCATE ALL; DROP SCHEMA public CASCADE; CREATE SCHEMA public", NULL);
+	return;
+#endif
 	snprintf(pg_test_database, sizeof(pg_test_database), "orchestra_test_%ld_%u", (long)getpid(), n++);
 	snprintf(pg_test_dsn, sizeof(pg_test_dsn), "%s dbname=%s", pg_test_server(), pg_test_database);
 	/* Of an order of texts that is not that of their bytes. */
@@ -89,7 +101,8 @@ PG_HELPER void pg_test_begin(void)
 PG_HELPER void pg_test_end(void)
 {
 	pg_plain_close(&pg_test_session);
-	pg_test_server_sql("DROP DATABASE %s WITH (FORCE)");
+	if (!PGVECTOR)
+		pg_test_server_sql("DROP DATABASE %s WITH (FORCE)");
 }
 
 PG_HELPER struct store_conf pg_test_conf(void)

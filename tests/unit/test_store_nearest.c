@@ -40,6 +40,8 @@ static void fill_vectors(void)
 	batch_free(&a);
 }
 
+static double tolerance; /* share of the best that may be others: an index guesses */
+
 static double cosine(const float *a, const float *b)
 {
 	double dot = 0, aa = 0, bb = 0;
@@ -54,7 +56,7 @@ static bool hide(void *arg, const struct uuid *id) { return number_of(id) % *(un
 static void check(const float *x, size_t limit, const struct filter *f, unsigned hidden)
 {
 	struct store_text_hit hit[N];
-	size_t n = 99, want = 0;
+	size_t n = 99, want = 0, missed = 0;
 	struct store_nearest q = {.ns = record_ns(SPAN(NS_A)),
 				  .x = x,
 				  .dim = 8,
@@ -63,7 +65,8 @@ static void check(const float *x, size_t limit, const struct filter *f, unsigned
 				  .now_us = NOW,
 				  .hidden = hidden ? hide : NULL,
 				  .hidden_arg = &hidden};
-	assert_int_equal(ops->nearest(store, &q, hit, &n), STORE_OK);
+	if (ops->nearest(store, &q, hit, &n) != STORE_OK)
+		fail_msg("%s", ops->error(store));
 	for (uint32_t i = 0; i < N; i++)
 		if (row[i].seen && !(f && !row[i].odd) && !(hidden && i % hidden == 0))
 			want++;
@@ -77,20 +80,21 @@ static void check(const float *x, size_t limit, const struct filter *f, unsigned
 	}
 	for (uint32_t i = 0; i < N && n; i++) /* nobody better was left out */
 		if (row[i].seen && !(f && !row[i].odd) && !(hidden && i % hidden == 0))
-			assert_true(cosine(x, row[i].x) <= hit[n - 1].score + 1e-5);
+			missed += cosine(x, row[i].x) > hit[n - 1].score + 1e-5;
+	if (missed > n * tolerance)
+		fail_msg("%zu of the %zu best are not the best (limit %zu, filter %d, hidden %u)", missed, n, limit,
+			 f != NULL, hidden);
 	for (size_t i = 0; i < n; i++)
 		row[number_of(&hit[i].id)].seen = true;
 }
 
-static void nearest(void **state)
+static void nearest_rounds(void)
 {
 	static const size_t limits[] = {0, 1, 7, 100, N};
 	char *error = NULL;
 	json_t *j = json_pack("{s:s}", "kind", "odd");
 	struct filter *f = filter_parse(j, &error);
-	(void)state;
 	assert_non_null(f);
-	fill_vectors();
 	for (int round = 0; round < 10; round++) {
 		float x[8];
 		for (int i = 0; i < 8; i++)
@@ -105,6 +109,44 @@ static void nearest(void **state)
 	filter_free(&f);
 	json_decref(j);
 }
+
+static void nearest(void **state)
+{
+	(void)state;
+	fill_vectors();
+	nearest_rounds();
+}
+
+#if POSTGRES && PGVECTOR
+/* The server's own indexes: they are used, and what they leave out is made up for. */
+static void by_index(void **state)
+{
+	static const char *const kinds[] = {"hnsw", "ivfflat"}, *const with[] = {"", "WITH (lists=25)"};
+	(void)state;
+	fill_vectors();
+	pg_test_sql("SET enable_seqscan=off; SET enable_sort=off; SET enable_bitmapscan=off", NULL);
+	for (size_t k = 0; k < 2; k++) {
+		char sql[220];
+		struct buf plan = {NULL, 0, 0};
+		snprintf(
+			sql, sizeof(sql),
+			"DROP INDEX IF EXISTS v; CREATE INDEX v ON memories USING %s ((embedding::vector(8)) vector_cosine_ops) %s WHERE dim=8; ANALYZE memories",
+			kinds[k], with[k]);
+		pg_test_sql(sql, NULL);
+		pg_test_sql("EXPLAIN SELECT id FROM memories WHERE dim=8 ORDER BY (embedding::vector(8)) <=> "
+			    "'[1,2,3,4,5,6,7,8]' LIMIT 5",
+			    &plan);
+		buf_addc(&plan, 0);
+		if (!strstr(plan.p, "Index Scan using v"))
+			fail_msg("%s", plan.p);
+		buf_free(&plan);
+		tolerance = 0.25; /* half of the rows are hidden, and an index that goes on searching has no order */
+		nearest_rounds();
+		tolerance = 0;
+	}
+	pg_test_sql("RESET ALL", NULL);
+}
+#endif
 
 static void nothing(void **state)
 {
@@ -125,6 +167,12 @@ static void nothing(void **state)
 #define T(f) cmocka_unit_test_setup_teardown(f, world_begin, world_end)
 int main(void)
 {
-	const struct CMUnitTest tests[] = {T(nearest), T(nothing)};
+	const struct CMUnitTest tests[] = {
+		T(nearest),
+		T(nothing),
+#if POSTGRES && PGVECTOR
+		T(by_index),
+#endif
+	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

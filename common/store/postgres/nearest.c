@@ -88,7 +88,7 @@ static enum store_rc ask_server(struct near *n, size_t rows, bool whole, size_t 
 	buf_printf(&sql, "SELECT %s,(m.embedding::%s.vector(%u)) OPERATOR(%s.<=>) $%d::%s.vector",
 		   n->exact ? "m.id,m.version" : PG_MEMORY, in, q->dim, in, p.n, in);
 	buf_add(&sql, tail.p, tail.len);
-	buf_printf(&sql, " ORDER BY (m.embedding::%s.vector(%u)) OPERATOR(%s.<=>) $%d::%s.vector%s LIMIT %zu", in,
+	buf_printf(&sql, " ORDER BY ((m.embedding::%s.vector(%u)) OPERATOR(%s.<=>) $%d::%s.vector)%s LIMIT %zu", in,
 		   q->dim, in, p.n, in, whole ? "+0" : "", rows);
 	buf_free(&tail);
 	enum store_rc rc = call(n, &sql, &p, &res);
@@ -111,19 +111,17 @@ static enum store_rc ask_server(struct near *n, size_t rows, bool whole, size_t 
 
 static enum store_rc by_server(struct near *n)
 {
-	size_t rows = n->q->limit, came;
+	size_t rows = 2 * n->q->limit, came; /* an index that goes on searching has no order any more */
 	enum store_rc rc;
 	bool whole = false;
 	tune(n->s);
-	while ((rc = ask_server(n, rows, whole, &came)) == STORE_OK && n->c.top.n < n->q->limit) {
-		if (came < rows && whole)
-			break; /* there are no more */
-		if (came < rows)
+	while ((rc = ask_server(n, rows, whole, &came)) == STORE_OK) {
+		if (came < rows && !whole)
 			whole = true; /* an index may have given up */
-		else if (rows < ROWS_LAST)
-			rows *= 4;
-		else
+		else if (came < rows || n->c.top.n == n->q->limit || rows >= ROWS_LAST)
 			break;
+		else
+			rows *= 4;
 	}
 	return rc;
 }
