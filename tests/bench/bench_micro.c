@@ -1,4 +1,4 @@
-/* The parts on their own, in one process: L1, ring, journal. Prints one JSON object of
+/* The parts on their own, in one process: L1, ring, journal, words. Prints one JSON object of
  * {"name": operations per second}.
  *
  * usage: bench_micro SECONDS_EACH DIRECTORY */
@@ -14,6 +14,7 @@
 #include "journal/journal.h"
 #include "ring.h"
 #include "shm.h"
+#include "words/words.h"
 
 enum { KEYS = 60000, HOT = 500, VALUE = 1024, RING = 8 << 20 };
 
@@ -196,6 +197,41 @@ static void journal(const char *under, const char *name, size_t group)
 	journal_close(&j);
 }
 
+/* Texts of 60 words: as often as in English from a few common ones, and from 20,000 with one of eight endings. */
+static void words(void)
+{
+	static const char *const common[] = {"the", "of",  "and", "to", "in",	"a",
+					     "is",  "was", "for", "it", "with", "she"};
+	static const char *const ends[] = {"", "s", "ed", "ing", "ation", "ness", "ly", "er"};
+	enum { TEXTS = 500 };
+	static struct buf text[TEXTS];
+	struct words *w = words_new();
+	struct buf out = {NULL, 0, 0};
+	uint64_t n = 0;
+	for (int i = 0; i < TEXTS * 60; i++) {
+		uint32_t k = random_below(20000) * random_below(20000) / 20000 * random_below(20000) / 20000;
+		if (random_below(2))
+			buf_printf(&text[i / 60], "%s ", common[random_below(ARRAY_LEN(common))]);
+		else
+			buf_printf(&text[i / 60], "%c%c%c%s ", 'a' + k % 26, 'a' + k / 26 % 26, 'a' + k / 676 % 26,
+				   ends[k % 8]);
+	}
+	int64_t start = clock_mono_us(), now;
+	do {
+		for (int i = 0; i < TEXTS; i++) {
+			out.len = 0;
+			words_tsvector(w, (struct span){text[i].p, text[i].len}, &out);
+		}
+		n += TEXTS;
+		now = clock_mono_us();
+	} while ((double)(now - start) < seconds * 1e6);
+	say("words_tsvector_60", (double)n * 1e6 / (double)(now - start));
+	for (int i = 0; i < TEXTS; i++)
+		buf_free(&text[i]);
+	buf_free(&out);
+	words_free(&w);
+}
+
 int main(int argc, char **argv)
 {
 	seconds = argc > 1 ? atof(argv[1]) : 0;
@@ -207,6 +243,7 @@ int main(int argc, char **argv)
 	l1();
 	ring("ring_64b", 64);
 	ring("ring_6600b", 6600);
+	words();
 	journal(argv[2], "journal_append_sync_group_1", 1);
 	journal(argv[2], "journal_append_sync_group_64", 64);
 	journal(argv[2], "journal_append_sync_group_500", 500);

@@ -1,4 +1,4 @@
-"""L1, ring and journal on their own (bench_micro.c), and the vector index (bench_vectors.c)."""
+"""L1, ring, journal and words on their own (bench_micro.c), and the vector index (bench_vectors.c)."""
 import rig as r
 
 NAMES = {"l1_get_1kb_60000_random": ("L1 get, 1 KB, 60,000 keys at random", "gets/s", 1.5e6),
@@ -7,6 +7,7 @@ NAMES = {"l1_get_1kb_60000_random": ("L1 get, 1 KB, 60,000 keys at random", "get
          "l1_fill_1kb_fresh_pages": ("L1 fill, 1 KB, fresh pages", "fills/s", None),
          "ring_64b": ("ring, 64 B", "messages/s", 10e6),
          "ring_6600b": ("ring, 6,600 B", "messages/s", None),
+         "words_tsvector_60": ("stems and tsvector of 60 English-like words", "texts/s", 125e3),
          "journal_append_sync_group_1": ("journal, 6,528 B, groups of 1", "records/s", None),
          "journal_append_sync_group_64": ("journal, 6,528 B, groups of 64", "records/s", None),
          "journal_append_sync_group_500": ("journal, 6,528 B, groups of 500", "records/s", None)}

@@ -4,10 +4,28 @@ import random
 import sqlite3
 import time
 
+import pytest
+
 from orchestra import SLOW, until
+from postgres import Postgres
 
 FACTS = ["Ada likes her tea without sugar", "Bob parks his bicycle in the hallway", "Carol is allergic to peanuts"]
 DIM, N = 384, 900  # of 1.5 KB: 1 MiB holds fewer than 700
+
+
+@pytest.fixture(scope="module")
+def pg():
+    with Postgres(fsync=False) as pg:
+        yield pg
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store(request):
+    """Settings of a daemon on an empty store."""
+    if request.param == "sqlite":
+        return []
+    pg = request.getfixturevalue("pg")
+    return ["store.kind=postgres", f"store.dsn={pg.dsn(dbname=pg.database())}"]
 
 
 def cos(a, b):
@@ -40,8 +58,8 @@ def flushed(o):
     until(lambda: o.post("/v1/memories/search", body).json["explain"]["candidates"]["pending"] == 0, 20)
 
 
-def test_vectors_that_the_index_cannot_hold_are_ranked_by_the_store(make):
-    o = make(sets=["vectors.max_bytes=1 MiB", "sync.debounce_ms=1000"])
+def test_vectors_that_the_index_cannot_hold_are_ranked_by_the_store(make, store):
+    o = make(sets=["vectors.max_bytes=1 MiB", "sync.debounce_ms=1000", *store])
     rnd = random.Random(11)
     vec = [[rnd.gauss(0, 1) for _ in range(DIM)] for _ in range(N)]
     put(o, vec, 0, 100)
@@ -100,3 +118,41 @@ def test_without_words_from_the_store_vectors_answer(make):
     db.close()
     until(lambda: o.post("/v1/memories/search", {"query": "tea"}).json["degraded"] == [], 10 * SLOW)
     assert o.search("tea", user_id="nobody") == []
+
+
+def test_words_are_found_and_ranked_alike_in_every_store(make, store):
+    o = make(sets=["sync.debounce_ms=1000", *store])
+    for f in FACTS:
+        o.add(f)
+    rounds = []
+    for _ in range(2):
+        hits = o.search("how does Ada take her teas?", mode="text")
+        rounds.append([(h["content"], round(h["score"], 5)) for h in hits])
+        assert hits[0]["content"] == FACTS[0] and len(hits) == 1
+        time.sleep(1.5 * SLOW)
+    assert rounds[0] == rounds[1]
+
+
+def test_a_server_that_is_away_takes_words_along_and_nothing_else(make, pg):
+    o = make(sets=["sync.debounce_ms=10", "store.kind=postgres", f"store.dsn={pg.dsn(dbname=pg.database())}",
+                   "store.connect_timeout=300ms", "store.answer_timeout=500ms"])
+    for f in FACTS:
+        o.add(f)
+    ask = {"query": "how does Ada take her tea?", "explain": True}
+    until(lambda: o.post("/v1/memories/search", ask).json["explain"]["candidates"]["pending"] == 0, 10)
+    for silent in (True, False):
+        pg.pause() if silent else pg.kill9()
+        try:
+            for i in range(5):
+                start = time.monotonic()
+                r = o.post("/v1/memories/search", ask)
+                assert r.status == 200 and r.json["degraded"] == ["store", "text"], r
+                assert r.json["results"][0]["content"] == FACTS[0] and r.json["results"][0]["tier"] == "l1"
+                assert time.monotonic() - start < 10 * SLOW
+            o.add("Dora walks to work")
+            assert o.search("who walks to work?", mode="vector")[0]["content"] == "Dora walks to work"
+            assert o.post("/v1/memories/search", {"query": "tea", "mode": "text"}).status == 503
+        finally:
+            pg.resume() if silent else pg.start()
+        until(lambda: o.post("/v1/memories/search", ask).json["degraded"] == [], 30)
+        assert o.search("walks", mode="text")[0]["content"] == "Dora walks to work"
