@@ -13,6 +13,7 @@ void store_conf_from(const struct conf *c, const char *purpose, struct store_con
 				     .dsn = conf_str(c, CONF_STORE_DSN),
 				     .dir = conf_str(c, CONF_DATA_DIR),
 				     .purpose = purpose,
+				     .copy_min = (uint64_t)conf_int(c, CONF_STORE_COPY_MIN),
 				     .connect_timeout_us = conf_int(c, CONF_STORE_CONNECT_TIMEOUT),
 				     .migrate = strcmp(conf_str(c, CONF_STORE_MIGRATE), "auto") == 0,
 				     .answer_timeout_us = conf_int(c, CONF_STORE_ANSWER_TIMEOUT)};

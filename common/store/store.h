@@ -18,6 +18,7 @@ struct store_conf {
 	const char *purpose;	   /* of the connection, for application_name: "sync", "api 3", "feed" … */
 	struct store_links *links; /* of start(); NULL: the handle has a connection of its own, driven by its thread */
 	struct breaker *breaker;   /* asked before the server is; NULL: none */
+	uint64_t copy_min;	   /* new memories in a batch from which on they are written by COPY; 0: never */
 	int64_t connect_timeout_us, answer_timeout_us;
 	bool migrate; /* a writer brings the schema up to date; else it asks for `orchestractl migrate up` */
 };

@@ -251,7 +251,8 @@ static void apply_batch_of_feed(struct sync *s, void *arg)
 		return;
 	if (f->all)
 		apply_all(s);
-	qsort(f->rows, f->nrows, sizeof(*f->rows), by_id);
+	if (f->nrows)
+		qsort(f->rows, f->nrows, sizeof(*f->rows), by_id);
 	for (size_t i = 0; i < f->nchanges; i++)
 		apply_change(f, s, &f->changes[i]);
 	atomic_store_explicit(&s->plant->feed_revision, f->to, memory_order_release);

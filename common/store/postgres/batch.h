@@ -68,6 +68,8 @@ const struct op_delete *pg_batch_deletion(const struct pg_batch *b, const struct
 void pg_batch_free(struct pg_batch **b);
 /* Adds a transaction's operations. Asks the database for a name that it does not know. */
 enum store_rc must_check pg_batch_add(struct store *s, uint64_t seq, struct txn_reader *t);
+/* write.c: the values of its row into the batch's parameters. */
+void pg_write_memory(struct store *s, struct pg_entry *e, const struct memory *m);
 /* Decides `how` for each, when all are there. */
 void pg_batch_settle(struct pg_batch *b);
 #endif

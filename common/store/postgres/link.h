@@ -67,6 +67,11 @@ void pg_link_send_all(struct pg_link *l, struct pg_request *first, size_t n);
 void pg_link_drop(struct pg_link *l, const char *why);
 /* For good: what is under way fails, and so does at once whatever is sent from now on. The loop's thread. */
 void pg_link_close(struct pg_link *l);
+/* COPY … FROM STDIN on a connection whose loop the caller drives, with nothing under way: next() appends a piece of
+ * data to b, as long as it says so. The pipeline is left and entered again; whoever is in a transaction stays in it.
+ * PG_DONE: *res_r is the caller's. */
+enum pg_fate must_check pg_link_copy(struct pg_link *l, const char *sql, bool (*next)(void *arg, struct buf *b),
+				     void *arg, PGresult **res_r);
 bool pg_link_closed(struct pg_link *l);
 /* Does what was sent pile up in libpq, because the server takes it more slowly? The loop's thread. */
 bool pg_link_blocked(const struct pg_link *l);

@@ -51,7 +51,7 @@ struct store {
 	struct pg_batch *batch;
 	uint64_t cursor;  /* as it was read or committed last */
 	uint64_t session; /* whose predecessors on the server have been ended */
-	bool in_transaction;
+	bool in_transaction, copying, copy_failed;
 	char application[64];
 };
 
@@ -133,6 +133,11 @@ bool pg_culprit(struct store *s, uint64_t *seq_r, uint32_t *op_r);
 void pg_lost(struct store *s, void (*fn)(void *arg, const struct store_lost *l), void *arg);
 enum store_rc pg_scrub_due(struct store *s, uint64_t *seq_r);
 enum store_rc pg_scrub(struct store *s);
+
+/* copy.c: many new memories at once. STORE_REJECTED: one of them is not new, or not acceptable; the transaction has failed.
+ * *done_r false with STORE_OK: not a case for it, nothing was written. */
+struct pg_batch;
+enum store_rc must_check pg_copy_adds(struct store *s, bool *done_r);
 
 /* ---- feed.c ---- */
 

@@ -58,9 +58,20 @@ static enum store_rc settle(struct pg_batch *b)
 
 /* ---- rows ---- */
 
-static void memory_params(struct store *s, const struct memory *m)
+static void note_vector_space(struct pg_space *n, const struct memory *m)
+{
+	if (n->dim || !m->dim || m->embedder.len > RECORD_EMBEDDER_MAX)
+		return;
+	n->dim = m->dim;
+	memcpy(n->embedder, m->embedder.p, m->embedder.len);
+	n->embedder[m->embedder.len] = 0;
+}
+
+void pg_write_memory(struct store *s, struct pg_entry *e, const struct memory *m)
 {
 	struct pg_params *p = &s->batch->params;
+	note_vector_space(&s->batch->spaces[e->space], m);
+	s->batch->spaces[e->space].touched = true;
 	struct span metadata = filter_metadata(m->body);
 	pg_param_uuid(p, &m->id);
 	pg_param_text(p, m->ns_name);
@@ -89,21 +100,11 @@ static void memory_params(struct store *s, const struct memory *m)
 	pg_param_text(p, m->body);
 }
 
-static void note_vector_space(struct pg_space *n, const struct memory *m)
-{
-	if (n->dim || !m->dim || m->embedder.len > RECORD_EMBEDDER_MAX)
-		return;
-	n->dim = m->dim;
-	memcpy(n->embedder, m->embedder.p, m->embedder.len);
-	n->embedder[m->embedder.len] = 0;
-}
-
 static void send_put(struct store *s, struct pg_entry *e, const void *body, bool flush)
 {
 	struct pg_params *p = &s->batch->params;
 	struct memory m;
 	AN(memory_decode(body, e->len, &m));
-	note_vector_space(&s->batch->spaces[e->space], &m);
 	if (e->how == HOW_PAST) {
 		pg_param_uuid(p, &m.id);
 		pg_param_int8(p, (int64_t)m.version);
@@ -114,7 +115,7 @@ static void send_put(struct store *s, struct pg_entry *e, const void *body, bool
 		send_statement(s->batch, e, PG_PAST, flush, false);
 		return;
 	}
-	memory_params(s, &m);
+	pg_write_memory(s, e, &m);
 	if (e->how == HOW_PUT)
 		pg_param_bool(p, e->flags & TXN_STRICT);
 	send_statement(s->batch, e, e->how == HOW_ADD ? PG_ADD : PG_PUT, flush, false);
@@ -185,13 +186,23 @@ static void send_entry(struct store *s, struct pg_entry *e, bool flush)
 static enum store_rc send_rows(struct store *s)
 {
 	struct pg_batch *b = s->batch;
+	enum store_rc rc = STORE_OK;
+	size_t adds = 0;
+	for (size_t i = 0; i < b->n; i++)
+		adds += b->v[i].how == HOW_ADD;
+	bool copy = s->conf.copy_min && adds >= s->conf.copy_min && !s->copy_failed;
+	s->copying = copy;
+	if (copy && (rc = pg_copy_adds(s, &copy)) != STORE_OK)
+		return rc;
 	for (size_t i = 0; i < b->n && !b->failed; i++) {
+		if (copy && b->v[i].how == HOW_ADD)
+			continue;
 		send_entry(s, &b->v[i], i + 1 == b->n);
 		while (pg_link_blocked(s->link) && !b->failed)
 			pg_drive(s);
 		FAULT_POINT(store_row);
 	}
-	enum store_rc rc = settle(b);
+	rc = settle(b);
 	/* What was there already, or was deleted before: rare, and only the function knows what to do. */
 	for (size_t i = 0; i < b->n && rc == STORE_OK; i++) {
 		struct pg_entry *e = &b->v[i];
@@ -355,12 +366,28 @@ static enum store_rc open_transaction(struct store *s)
 	return there ? STORE_OK : pg_fail(s, STORE_AWAY, "the cursor of this node has moved; it is read again");
 }
 
+/* COPY says that something was rejected, not what; or that it was there already, which is no reason to reject it. */
+static enum store_rc rows(struct store *s)
+{
+	enum store_rc rc = send_rows(s);
+	if (rc != STORE_REJECTED || !s->copying)
+		return rc;
+	pg_rollback(s);
+	for (size_t i = 0; i < s->batch->n; i++)
+		s->batch->v[i].effect = EFFECT_NONE;
+	s->copy_failed = true;
+	rc = open_transaction(s);
+	rc = rc == STORE_OK ? send_rows(s) : rc;
+	s->copy_failed = false;
+	return rc;
+}
+
 enum store_rc pg_commit(struct store *s, uint64_t seq)
 {
 	pg_batch_settle(s->batch);
 	enum store_rc rc = open_transaction(s);
 	if (rc == STORE_OK)
-		rc = send_rows(s);
+		rc = rows(s);
 	if (rc == STORE_OK)
 		rc = publish(s, seq);
 	if (rc == STORE_OK) {

@@ -98,8 +98,7 @@ CREATE TABLE memory_namespaces (
 	relaxed boolean NOT NULL DEFAULT false,
 	settings json NOT NULL DEFAULT '{}',
 	created_at timestamptz NOT NULL,
-	changed_at timestamptz NOT NULL,
-	mounted text -- a table of somebody else's that this namespace shows
+	changed_at timestamptz NOT NULL
 );
 
 CREATE TABLE memory_idempotency (

@@ -128,7 +128,7 @@ LANGUAGE sql AS $$
 	DELETE FROM memory_history WHERE namespace = name_p;
 	DELETE FROM memory_idempotency WHERE namespace = name_p;
 	UPDATE memory_namespaces SET present = false, count = 0, bytes = 0, quota_bytes = 0, quota_count = 0,
-		relaxed = false, embedder = '', dim = 0, settings = '{}', changed_at = at_p, mounted = NULL
+		relaxed = false, embedder = '', dim = 0, settings = '{}', changed_at = at_p
 	WHERE name = name_p;
 $$;
 
