@@ -233,8 +233,7 @@ static void test_history(void **state)
 	assert_int_equal(ops->history(store, &id, take_past, &p), STORE_NOT_FOUND); /* older versions only */
 	STORE(2, batch_add(one, 3, 2, NS_A); batch_delete(one, 3, 3, NS_A, DELETE_SOFT); batch_add(one, 3, 4, NS_A));
 	assert_int_equal(ops->history(store, &id, take_past, &p), STORE_OK);
-	/* PostgreSQL keeps no row for the time in the trash. */
-	const struct past want = POSTGRES ? (struct past){{2, 1}, 2, 0} : (struct past){{3, 2, 1}, 3, 0};
+	const struct past want = {{3, 2, 1}, 3, 0};
 	assert_int_equal(p.n, want.n);
 	assert_memory_equal(p.v, want.v, want.n * sizeof(*want.v));
 	assert_int_equal(ops->history(store, &id, take_past, &first), STORE_OK);

@@ -117,7 +117,15 @@ static enum store_rc describe(struct store *s, const struct op_head *op, const v
 		e->id = ((const struct op_delete *)body)->id;
 		e->version = ((const struct op_delete *)body)->version;
 		return find_space(s, ((const struct op_delete *)body)->ns, &e->space, use_r);
-	case OP_IDEM: e->how = HOW_IDEM; return find_space(s, ((const struct op_idem *)body)->ns, &e->space, use_r);
+	case OP_IDEM: {
+		/* Also of a namespace that nothing was ever stored in. */
+		bool known;
+		e->how = HOW_IDEM;
+		enum store_rc rc = find_space(s, ((const struct op_idem *)body)->ns, &e->space, &known);
+		if (!known)
+			e->space = NO_SPACE;
+		return rc;
+	}
 	case OP_NAMESPACE:
 		e->how = HOW_NAMESPACE;
 		e->space = space_of(s->batch, o->ns, (struct span){(const char *)(o + 1), o->name_len});

@@ -15,6 +15,7 @@ enum pg_how {
 	HOW_NAMESPACE,
 	HOW_NS_DROP,
 };
+#define NO_SPACE UINT32_MAX
 enum pg_effect { EFFECT_NONE, EFFECT_STORED, EFFECT_LOST };
 
 struct pg_entry {
@@ -27,7 +28,7 @@ struct pg_entry {
 	enum pg_effect effect;
 	size_t at; /* of the body in bytes */
 	uint32_t len;
-	uint32_t space; /* index into spaces */
+	uint32_t space; /* index into spaces; NO_SPACE: its name is not known */
 	struct uuid id;
 	uint64_t version;
 	uint32_t next; /* entry + 1 with the same id that comes after it; 0: none */

@@ -193,7 +193,8 @@ enum store_rc pg_read_history(struct store *s, const struct uuid *id, store_visi
 					   .updated_us = pg_time(res, i, 1),
 					   .body = pg_text(res, i, 2),
 					   .ns_name = pg_text(res, i, 3),
-					   .flags = pg_bool(res, i, 4) ? MEMORY_LOST : 0};
+					   .flags = pg_bool(res, i, 4) ? MEMORY_LOST : 0,
+					   .deleted_us = pg_time(res, i, 5)};
 			m.ns = record_ns(m.ns_name);
 			below = (int64_t)m.version;
 			if (!fn(arg, &m)) {

@@ -163,9 +163,10 @@ static void send_namespace(struct store *s, struct pg_entry *e, const struct op_
 static void send_entry(struct store *s, struct pg_entry *e, bool flush)
 {
 	const void *body = s->batch->bytes.p + e->at;
-	struct pg_space *n = &s->batch->spaces[e->space];
-	struct span ns = {n->name, n->name_len};
-	n->touched = true;
+	struct pg_space *n = e->space == NO_SPACE ? NULL : &s->batch->spaces[e->space];
+	struct span ns = n ? (struct span){n->name, n->name_len} : SPAN_LIT("");
+	if (n && e->how != HOW_IDEM)
+		n->touched = true;
 	switch (e->how) {
 	case HOW_ADD:
 	case HOW_PUT:

@@ -73,7 +73,7 @@ ALTER TABLE memory_trash ALTER embedding SET STORAGE EXTERNAL;
 CREATE INDEX memory_trash_namespace ON memory_trash (namespace, id);
 CREATE INDEX memory_trash_deleted ON memory_trash (deleted_at);
 
--- Former versions. lost: a write that another daemon's, made at the same time, has won over.
+-- Former versions. deleted_at: the version is a deletion that was taken back. lost: a write that another daemon's, made at the same time, has won over.
 CREATE TABLE memory_history (
 	id uuid NOT NULL,
 	version bigint NOT NULL,
@@ -82,6 +82,7 @@ CREATE TABLE memory_history (
 	updated_at timestamptz NOT NULL,
 	lost boolean NOT NULL DEFAULT false,
 	body text NOT NULL,
+	deleted_at timestamptz,
 	PRIMARY KEY (id, version, node)
 );
 CREATE INDEX memory_history_namespace ON memory_history (namespace);

@@ -27,7 +27,14 @@ BEGIN
 		END IF;
 		INSERT INTO memories SELECT p.* ON CONFLICT DO NOTHING;
 		IF FOUND THEN
-			DELETE FROM memory_trash t WHERE t.id = p.id;
+			IF grave.id IS NOT NULL THEN
+				IF grave.how = 0 THEN
+					INSERT INTO memory_history VALUES (grave.id, grave.version, grave.node, grave.namespace,
+						grave.updated_at, false, grave.body, grave.deleted_at)
+					ON CONFLICT DO NOTHING;
+				END IF;
+				DELETE FROM memory_trash t WHERE t.id = p.id;
+			END IF;
 			outcome := 1;
 			count_r := 1;
 			bytes_r := p.bytes;
@@ -117,8 +124,7 @@ LANGUAGE sql AS $$
 	ON CONFLICT (name) DO UPDATE SET
 		created_at = CASE WHEN memory_namespaces.present THEN memory_namespaces.created_at ELSE at_p END,
 		present = true, quota_bytes = quota_bytes_p, quota_count = quota_count_p, relaxed = relaxed_p,
-		settings = settings_p, changed_at = at_p
-	WHERE memory_namespaces.changed_at <= at_p;
+		settings = settings_p, changed_at = at_p;
 $$;
 
 CREATE FUNCTION memory_namespace_drop(name_p text, at_p timestamptz) RETURNS void
