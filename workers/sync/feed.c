@@ -17,6 +17,7 @@
 #define POLL_US 1000000	     /* with wake-ups: in case one is lost */
 #define POLL_ALONE_US 100000 /* without */
 #define RETRY_US 300000
+#define COUNT_EVERY_US 10000000
 #define CONTESTED 65536 /* memories whose writers are several, as far back as is remembered; power of two */
 
 struct feed_row {
@@ -40,6 +41,7 @@ struct feed {
 	_Atomic bool stop;
 	uint64_t revision; /* read up to here */
 	bool failed;
+	int64_t count_at_us;
 	struct uuid contested[CONTESTED];
 	/* What is handed to the loop. */
 	struct store_change *changes;
@@ -186,6 +188,9 @@ static void drop_namespace(struct sync *s, struct ns_state *n)
 	cache_purge_ns(s->cache, n->ns);
 }
 
+/* Both may have counted the same deletion. */
+static uint64_t plus(uint64_t v, int64_t by) { return by < 0 && (uint64_t)-by > v ? 0 : v + (uint64_t)by; }
+
 static void apply_change(struct feed *f, struct sync *s, const struct store_change *c)
 {
 	uint64_t ns = record_ns(c->namespace);
@@ -196,8 +201,8 @@ static void apply_change(struct feed *f, struct sync *s, const struct store_chan
 	if (!n)
 		return; /* the table of namespaces is full: said when it happened */
 	if (c->node != s->store_conf.node) {
-		n->count += (uint64_t)c->count;
-		n->bytes += (uint64_t)c->bytes;
+		n->count = plus(n->count, c->count);
+		n->bytes = plus(n->bytes, c->bytes);
 	}
 	if (c->kind == CHANGE_NS_DROP) {
 		drop_namespace(s, n);
@@ -281,6 +286,7 @@ static bool hand_over(struct feed *f)
 struct namespaces {
 	struct store_ns *v;
 	size_t n, cap;
+	uint64_t applied; /* sequence; 0: whatever was written, the counters are not taken */
 };
 
 static void keep_namespace(void *arg, const struct store_ns *row)
@@ -293,11 +299,27 @@ static void keep_namespace(void *arg, const struct store_ns *row)
 	l->v[l->n++] = *row;
 }
 
+/* Each daemon counts by what it knows when it writes, which another one's write may have changed: now and then,
+ * when nothing is under way, the counters are the store's. */
+static void take_counters(struct sync *s, const struct store_ns *row)
+{
+	struct ns_state *n = sequence_ns(s, row->ns);
+	if (!n || (n->count == row->count && n->bytes == row->bytes))
+		return;
+	n->count = row->count;
+	n->bytes = row->bytes;
+	apply_namespace(s, n);
+}
+
 static void apply_namespaces_of_feed(struct sync *s, void *arg)
 {
 	struct namespaces *l = arg;
-	for (size_t i = 0; i < l->n; i++)
+	bool quiet = l->applied && l->applied == s->next_seq - 1 && !pending_count(s->pending);
+	for (size_t i = 0; i < l->n; i++) {
 		take_namespace(s, &l->v[i]);
+		if (quiet)
+			take_counters(s, &l->v[i]);
+	}
 	free(l->v);
 	free(l);
 }
@@ -305,7 +327,10 @@ static void apply_namespaces_of_feed(struct sync *s, void *arg)
 /* A namespace that we do not know, or one that was changed: its row says more than the change does. */
 static enum store_rc read_namespaces(struct feed *f)
 {
-	bool needed = f->all;
+	bool quiet = f->nchanges == 0 && clock_mono_us() >= f->count_at_us && !pending_count(f->s->pending);
+	bool needed = f->all || quiet;
+	if (quiet)
+		f->count_at_us = clock_mono_us() + COUNT_EVERY_US;
 	for (size_t i = 0; i < f->nchanges && !needed; i++) {
 		const struct plant_namespace *row = plant_find(f->s->plant, record_ns(f->changes[i].namespace));
 		needed = f->changes[i].kind == CHANGE_NAMESPACE || !row ||
@@ -314,6 +339,7 @@ static enum store_rc read_namespaces(struct feed *f)
 	if (!needed)
 		return STORE_OK;
 	struct namespaces *l = util_zalloc(sizeof(*l));
+	l->applied = quiet ? atomic_load(&f->s->plant->applied_seq) : 0;
 	enum store_rc rc = f->s->store_ops->namespaces(f->store, keep_namespace, l);
 	if (rc == STORE_OK) {
 		sync_post(f->s, apply_namespaces_of_feed, l); /* before the changes: posts keep their order */
