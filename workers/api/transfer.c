@@ -493,7 +493,8 @@ static void import_step(struct call *c)
 		call_reply(c);
 		return;
 	}
-	if (x->paused && x->input.len < IMPORT_BYTES) {
+	/* With nothing under way whatever is there is too little for a batch, be it IMPORT_BYTES or more. */
+	if (x->paused && (!x->busy || x->input.len < IMPORT_BYTES)) {
 		x->paused = false;
 		http_resume(c->req);
 	}
@@ -580,7 +581,8 @@ bool transfer_body(struct call *c, const char *p, size_t n)
 {
 	struct import *x = c->state;
 	buf_add(&x->input, p, n);
-	x->paused = x->input.len >= 2 * IMPORT_BYTES;
+	/* Only while a batch is under way, whose end resumes: the next one is cut at once otherwise, and nobody would. */
+	x->paused = x->busy && x->input.len >= 2 * IMPORT_BYTES;
 	bool go_on = !x->paused;
 	import_step(c);
 	return go_on;
