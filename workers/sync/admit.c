@@ -5,6 +5,7 @@
  *   half to full        transactions of more than ADMIT_BULK operations are refused: bulk adds and deletes, imports
  *   full                all are refused
  *
+ * What a transaction adds itself counts for full only: a large one always finds a time at which it is taken.
  * So that what is left goes to those who have a single thing to say. Reads go on in any case. */
 #include "clock.h"
 #include "pace.h"
@@ -25,8 +26,7 @@ static bool too_many_bytes(struct sync *s, bool bulk, size_t len, uint32_t *arg_
 {
 	uint64_t quota = atomic_load_explicit(&s->plant->journal_quota, memory_order_relaxed);
 	/* Segments are held as a whole, and given back late: what counts for half is what the store lacks. */
-	uint64_t held = journal_bytes(s->journal) + s->queued_bytes + len,
-		 lacks = s->unflushed_bytes + s->queued_bytes + len;
+	uint64_t held = journal_bytes(s->journal) + s->queued_bytes + len, lacks = s->unflushed_bytes + s->queued_bytes;
 	if (held > quota)
 		return refuse(arg_r, BUSY_QUOTA, false, seconds(s, lacks / 2));
 	return bulk && lacks > quota / 2 && refuse(arg_r, BUSY_QUOTA, true, seconds(s, lacks - quota / 2));
@@ -37,7 +37,7 @@ static bool too_many_entries(struct sync *s, bool bulk, uint32_t nops, uint32_t 
 	uint32_t more = (uint32_t)(s->queued_ops + nops), half = s->pending_max / 2;
 	bool full = pending_full(s->pending, more);
 	/* Entries go as bytes do: with a half of them goes a half of what waits. */
-	return (full || (bulk && pending_full(s->pending, more + half))) &&
+	return (full || (bulk && pending_full(s->pending, (uint32_t)s->queued_ops + half))) &&
 	       refuse(arg_r, BUSY_PENDING, !full, seconds(s, full ? 1 : s->unflushed_bytes / 4));
 }
 

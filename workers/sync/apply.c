@@ -12,7 +12,8 @@
 #include "flusher-private.h"
 #include "log.h"
 
-#define SLICE 32 /* items that are answered at once */
+#define SLICE 32   /* items that are answered at once */
+#define BEHIND_S 5 /* after which a journal that had no room for a segment is asked again */
 
 void apply_answer(struct sync *s, uint32_t slot, uint64_t id, enum txn_status status, uint64_t seq, uint32_t arg)
 {
@@ -317,7 +318,12 @@ static void count_batch(struct sync *s, const struct batch *g)
  * and whatever was numbered behind it, and forget what they promised. */
 static void refuse_all(struct sync *s, struct batch *g, int error)
 {
+	/* EDQUOT: no segment fits beneath journal.quota; or the file system has a quota, and the journal is not to blame. */
+	bool behind = error == EDQUOT &&
+		      journal_bytes(s->journal) >
+			      atomic_load_explicit(&s->plant->journal_quota, memory_order_relaxed) / 2;
 	enum txn_status why = journal_failed(s->journal)	   ? TXN_JOURNAL_FAILED
+			      : behind				   ? TXN_BUSY
 			      : error == ENOSPC || error == EDQUOT ? TXN_DISK_FULL
 								   : TXN_JOURNAL_ERROR;
 	struct batch *both[2] = {g, s->open == g ? NULL : s->open};
@@ -330,7 +336,12 @@ static void refuse_all(struct sync *s, struct batch *g, int error)
 	} else {
 		static struct log_limit full, other;
 		apply_refusing(s, why);
-		if (why == TXN_DISK_FULL)
+		if (why == TXN_BUSY)
+			log_warn_limited(
+				&full, 10,
+				"journal.quota is reached, because the store is behind: writes are refused until it "
+				"has caught up");
+		else if (why == TXN_DISK_FULL)
 			log_warn_limited(&full, 10,
 					 "the disk under data.dir is full: writes are refused until there is room");
 		else
@@ -344,7 +355,7 @@ static void refuse_all(struct sync *s, struct batch *g, int error)
 			if (it->status != TXN_OK)
 				continue;
 			it->status = why;
-			it->arg = (uint32_t)error;
+			it->arg = behind ? BUSY_ARG(BUSY_QUOTA, BEHIND_S) : (uint32_t)error;
 		}
 	}
 	s->next_seq = g->first_seq;
