@@ -2,6 +2,7 @@
 fields and nothing beyond them. Every success that the document promises must be among the answers seen."""
 import json
 import os
+import sqlite3
 
 import pytest
 
@@ -10,6 +11,7 @@ jsonschema = pytest.importorskip("jsonschema", reason="python3-jsonschema is not
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 M, ONE, NS, SEARCH = "/v1/memories", "/v1/memories/{id}", "/v1/namespaces", "/v1/memories/search"
+DEAD = "/v1/admin/dead-letters"
 NAME = NS + "/{name}"
 
 
@@ -124,6 +126,25 @@ def namespaces(c):
     c.call("DELETE", NS + "/n?confirm=n&erase=true", NAME, 200)
 
 
+def dead_letters(c):
+    with sqlite3.connect(os.path.join(c.o.data, "store.db"), timeout=20) as db:
+        db.execute("CREATE TRIGGER t BEFORE INSERT ON memories WHEN new.body LIKE '%poison%' BEGIN SELECT raise(ABORT, 'no'); END")
+    for _ in range(3):
+        c.call("POST", M + "?wait=store", M, 409, {"content": "poison"})
+    one = f"{DEAD}/{c.call('GET', DEAD, DEAD, 200).json['dead_letters'][0]['number']}"
+    c.call("GET", DEAD + "?limit=0", DEAD, 400)
+    c.call("GET", one, DEAD + "/{name}", 200)
+    c.call("GET", DEAD + "/99", DEAD + "/{name}", 404)
+    c.call("POST", one + "/retry", DEAD + "/{name}/retry", 409)
+    with sqlite3.connect(os.path.join(c.o.data, "store.db"), timeout=20) as db:
+        db.execute("DROP TRIGGER t")
+    c.call("POST", one + "/retry", DEAD + "/{name}/retry", 200)
+    c.call("DELETE", f"{DEAD}/2", DEAD + "/{name}", 200)
+    c.call("POST", DEAD + ":retry", DEAD + ":retry", 200)
+    c.call("DELETE", DEAD, DEAD, 400)
+    c.call("DELETE", DEAD + "?confirm=true", DEAD, 200)
+
+
 def test_openapi_is_what_the_daemon_does(contract):
     memories(contract)
     namespaces(contract)
@@ -138,5 +159,6 @@ def test_openapi_is_what_the_daemon_does(contract):
         contract.call("POST", f"{breakers}/none/{verb}", f"{breakers}/{{name}}/{verb}", 404)
     contract.call("POST", "/v1/admin/reload", "/v1/admin/reload", 200)
     contract.call("POST", "/v1/admin/upgrade", "/v1/admin/upgrade", 200)
+    dead_letters(contract)
     contract.call("POST", "/v1/admin/drain", "/v1/admin/drain", 200)
     assert contract.promised() == {x for x in contract.seen if x[2] < 300}
