@@ -539,7 +539,9 @@ static void no_room(void **state)
 	begin(1);
 	put(memory("n", 2, "two"));
 	rate = s.queued_bytes / 4;
+	s.flusher = (void *)&rate;
 	refused(TXN_BUSY, BUSY_ARG(BUSY_QUOTA, 2)); /* … and what waits counts, though it is not written yet */
+	s.flusher = NULL;
 	assert_int_equal(refusing, 2);
 	journal_holds = 0;
 	s.failed = true;

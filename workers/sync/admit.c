@@ -13,8 +13,11 @@
 
 #define ADMIT_BULK 8
 
-/* Bytes that must go before it is worth asking again. */
-static uint32_t seconds(struct sync *s, uint64_t excess) { return pace_retry_after(excess, flusher_rate(s->flusher)); }
+/* Until that many bytes are gone. No flusher: the store was never there yet. */
+static uint32_t seconds(struct sync *s, uint64_t excess)
+{
+	return pace_retry_after(excess, s->flusher ? flusher_rate(s->flusher) : 0);
+}
 
 static bool refuse(uint32_t *arg_r, enum busy_what what, bool only_bulk, uint32_t after)
 {

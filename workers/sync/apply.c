@@ -448,6 +448,8 @@ void apply_batch(struct sync *s, struct batch *g)
 void apply_lag(struct sync *s, uint64_t bytes)
 {
 	s->unflushed_bytes = bytes;
+	if (bytes && !s->flusher && !atomic_load_explicit(&s->plant->oldest_unflushed_us, memory_order_relaxed))
+		atomic_store_explicit(&s->plant->oldest_unflushed_us, clock_mono_us(), memory_order_relaxed);
 	atomic_store_explicit(&s->plant->lag_bytes, bytes, memory_order_relaxed);
 }
 
