@@ -94,7 +94,8 @@ static void store_trouble(struct flusher *f)
 	AN(getrandom(&random, sizeof(random), 0) == sizeof(random));
 	pthread_mutex_lock(&f->lock);
 	f->retry_at_us = clock_mono_us() + pace_failed(&f->pace, random);
-	int64_t open_us = breaker_retry_after_us(f->s->store_conf.breaker, clock_mono_us());
+	struct breaker *b = f->s->store_conf.breaker;
+	int64_t open_us = b ? breaker_retry_after_us(b, clock_mono_us()) : 0;
 	if (open_us) /* then is the time, neither sooner nor later */
 		f->retry_at_us = clock_mono_us() + open_us + 1000;
 	pthread_mutex_unlock(&f->lock);
@@ -222,6 +223,8 @@ enum flush_result { FLUSH_ON, FLUSH_IDLE, FLUSH_TROUBLE };
 static void report(struct flusher *f, const struct breaker_pass *pass, enum store_rc rc)
 {
 	bool away = rc == STORE_AWAY;
+	if (!f->s->store_conf.breaker) /* a file */
+		return;
 	breaker_report(f->s->store_conf.breaker, pass, away ? BREAKER_FAILED : BREAKER_OK,
 		       away ? f->s->store_ops->error(f->store) : NULL, clock_mono_us());
 }
@@ -229,7 +232,7 @@ static void report(struct flusher *f, const struct breaker_pass *pass, enum stor
 static bool may_ask(struct flusher *f, struct breaker_pass *pass_r)
 {
 	struct breaker *b = f->s->store_conf.breaker;
-	if (!breaker_ask(b, clock_mono_us(), pass_r)) {
+	if (b && !breaker_ask(b, clock_mono_us(), pass_r)) {
 		flusher_trouble(f, "the store's breaker is open: %s", f->s->store_ops->error(f->store));
 		return false;
 	}

@@ -386,7 +386,8 @@ static int sync_init(struct worker *w)
 	w->role_data = s;
 	s->plant = w->plant;
 	store_conf_from(w->conf, "sync", &s->store_conf);
-	s->store_conf.breaker = &s->plant->breakers[0];
+	if (!conf_store_is_file(w->conf))
+		s->store_conf.breaker = &s->plant->breakers[0];
 	if (!conf_store_is_file(w->conf) && !node_number(s->store_conf.dir, &s->store_conf.node))
 		return WORKER_EXIT_FAIL;
 	atomic_store(&s->plant->sync_state, SYNC_STARTING);
