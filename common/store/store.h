@@ -97,7 +97,7 @@ struct store_nearest {
 	bool (*hidden)(void *arg, const struct uuid *id);
 	void *hidden_arg;
 };
-/* One change of the feed. SQLite: a revision is the journal's sequence number of the transaction. */
+/* One change of the feed. SQLite: a revision is the journal's sequence number of the last transaction in its batch. */
 enum store_change_kind {
 	CHANGE_PUT = 1,
 	CHANGE_DELETED,

@@ -422,11 +422,24 @@ static void look(evutil_socket_t fd, short what, void *arg)
 
 /* ---- requests ---- */
 
+/* A daemon that was started while the store is away does not know where the feed ends. */
+static bool now_known(const struct changes *s)
+{
+	const struct plant *p = s->api->plant;
+	return !s->api->shared.ops->fleet || end_of_feed(s) || atomic_load_explicit(&p->feed_us, memory_order_acquire);
+}
+
 void changes_follow(struct call *c)
 {
 	struct changes *s = c->api->changes;
 	struct changes_query q;
 	if (!changes_query_read(c, &q)) {
+		call_reply(c);
+		return;
+	}
+	if (q.from_now && !now_known(s)) {
+		changes_query_free(&q);
+		problem_store(c, "it has not been reached yet, so nobody knows where its feed ends");
 		call_reply(c);
 		return;
 	}

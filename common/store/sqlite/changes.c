@@ -1,21 +1,42 @@
-/* The feed: a row per transaction of the journal, written with it, under its sequence number. A row holds what was
- * changed, in the order of the operations, and nothing of any content. */
+/* The feed: a row per batch, written with it, under the sequence number of the last transaction in it. A row holds what
+ * was changed, in the order of the operations, and nothing of any content. */
 #include "clock.h"
 #include "sqlite-private.h"
 
-#define PRUNED_AT_ONCE 20000 /* rows: some tens of milliseconds */
+#define PRUNED_AT_ONCE 2000 /* rows: some tens of milliseconds */
 
-/* A change in a row's data, native byte order, without gaps. */
-enum { AT_KIND = 0, AT_NS = 1, AT_VERSION = 9, AT_ID = 17, CHANGE_BYTES = 33 };
+/* A change in a row's data: kind, | OTHER_NS and the number of the namespace if it is not the one of the change before,
+ * the version as a varint and the id, if it is a memory's. */
+enum { OTHER_NS = 0x80 };
+
+static bool is_memory(enum store_change_kind k) { return k == CHANGE_PUT || k == CHANGE_DELETED || k == CHANGE_GONE; }
 
 void sq_changes_note(struct store *s, enum store_change_kind kind, uint64_t ns, const struct uuid *id, uint64_t version)
 {
-	char change[CHANGE_BYTES] = {(char)kind};
-	memcpy(change + AT_NS, &ns, sizeof(ns));
-	memcpy(change + AT_VERSION, &version, sizeof(version));
-	if (id)
-		memcpy(change + AT_ID, id->b, sizeof(id->b));
-	buf_add(&s->changes, change, sizeof(change));
+	struct sq_noted *c = &s->changes;
+	bool other = !c->n || c->ns != ns;
+	char change[40] = {(char)(kind | (other ? OTHER_NS : 0))};
+	size_t len = 1;
+	if (other) {
+		memcpy(change + len, &ns, sizeof(ns));
+		len += sizeof(ns);
+	}
+	if (is_memory(kind)) {
+		for (; version > 0x7f; version >>= 7)
+			change[len++] = (char)(version | 0x80);
+		change[len++] = (char)version;
+		memcpy(change + len, id->b, sizeof(id->b));
+		len += sizeof(id->b);
+	}
+	buf_add(&c->data, change, len);
+	c->ns = ns;
+	c->n++;
+}
+
+void sq_changes_begin(struct store *s)
+{
+	s->changes.data.len = 0;
+	s->changes.n = 0;
 }
 
 static enum store_rc number(struct store *s, enum sq which, int64_t *v_r)
@@ -31,27 +52,28 @@ static enum store_rc number(struct store *s, enum sq which, int64_t *v_r)
 
 enum store_rc sq_changes_write(struct store *s, uint64_t seq)
 {
-	if (!s->changes.len)
+	struct sq_noted *c = &s->changes;
+	if (!c->n)
 		return STORE_OK;
-	if (s->changes_total < 0 && number(s, SQ_CHANGES_TOTAL, &s->changes_total) != STORE_OK) {
-		s->changes_total = -1;
+	if (c->total < 0 && number(s, SQ_CHANGES_TOTAL, &c->total) != STORE_OK) {
+		c->total = -1;
 		return STORE_ERROR;
 	}
 	sqlite3_stmt *st = sq_get(s, SQ_CHANGES_PUT);
 	if (!st)
 		return STORE_ERROR;
-	s->changes_total += (int64_t)(s->changes.len / CHANGE_BYTES);
+	c->total += (int64_t)c->n;
 	sqlite3_bind_int64(st, 1, (int64_t)seq);
 	sqlite3_bind_int64(st, 2, clock_real_us());
 	sqlite3_bind_int64(st, 3, (int64_t)s->node);
-	sqlite3_bind_int64(st, 4, s->changes_total);
-	sqlite3_bind_blob64(st, 5, s->changes.p, s->changes.len, SQLITE_STATIC);
+	sqlite3_bind_int64(st, 4, c->total);
+	sqlite3_bind_blob64(st, 5, c->data.p, c->data.len, SQLITE_STATIC);
 	return sq_run(s, st);
 }
 
 /* ---- reading ---- */
 
-/* A transaction may have changed nothing: everything up to the cursor is published. */
+/* A batch may have changed nothing: everything up to the cursor is published. */
 enum store_rc sq_revision(struct store *s, uint64_t *revision_r)
 {
 	int64_t v;
@@ -83,20 +105,45 @@ static bool name_of(struct names *n, uint64_t ns)
 	return rc == SQLITE_ROW || rc == SQLITE_DONE;
 }
 
+/* Takes the next change out of a row's data; false at its end, and where it is damaged. */
+static bool next_change(struct span *data, uint64_t *ns, struct store_change *c)
+{
+	const unsigned char *p = (const unsigned char *)data->p, *end = p + data->len;
+	unsigned shift = 0;
+	if (p == end)
+		return false;
+	bool other = *p & OTHER_NS;
+	c->kind = (enum store_change_kind)(*p++ & ~OTHER_NS);
+	if (c->kind < CHANGE_PUT || c->kind > CHANGE_NS_DROP || (other && (size_t)(end - p) < sizeof(*ns)))
+		return false;
+	if (other) {
+		memcpy(ns, p, sizeof(*ns));
+		p += sizeof(*ns);
+	}
+	c->version = 0;
+	c->id = (struct uuid){{0}};
+	if (is_memory(c->kind)) {
+		for (; p < end && *p & 0x80 && shift < 63; shift += 7)
+			c->version |= (uint64_t)(*p++ & 0x7f) << shift;
+		if ((size_t)(end - p) < 1 + sizeof(c->id.b))
+			return false;
+		c->version |= (uint64_t)(*p++ & 0x7f) << shift;
+		memcpy(c->id.b, p, sizeof(c->id.b));
+		p += sizeof(c->id.b);
+	}
+	*data = (struct span){(const char *)p, (size_t)(end - p)};
+	return true;
+}
+
 /* False: the visitor has enough, or *rc_r is no success. */
 static bool visit_row(sqlite3_stmt *row, struct names *names, store_change_fn *fn, void *arg, enum store_rc *rc_r)
 {
-	const char *p = sqlite3_column_blob(row, 3);
-	size_t n = (size_t)sqlite3_column_bytes(row, 3) / CHANGE_BYTES;
+	struct span data = {sqlite3_column_blob(row, 3), (size_t)sqlite3_column_bytes(row, 3)};
 	struct store_change c = {.revision = (uint64_t)sqlite3_column_int64(row, 0),
 				 .at_us = sqlite3_column_int64(row, 1),
 				 .node = (uint64_t)sqlite3_column_int64(row, 2)};
-	for (; n--; p += CHANGE_BYTES) {
-		uint64_t ns;
-		memcpy(&ns, p + AT_NS, sizeof(ns));
-		memcpy(&c.version, p + AT_VERSION, sizeof(c.version));
-		memcpy(c.id.b, p + AT_ID, sizeof(c.id.b));
-		c.kind = (enum store_change_kind)p[AT_KIND];
+	uint64_t ns = 0;
+	while (data.len && next_change(&data, &ns, &c)) {
 		if (!name_of(names, ns)) {
 			*rc_r = sq_fail(names->s);
 			return false;
@@ -191,6 +238,6 @@ enum store_rc sq_prune(struct store *s, int64_t keep_us, uint64_t keep_changes)
 		rc = sq_run(s, sq_get(s, SQ_COMMIT));
 	if (rc != STORE_OK)
 		sq_rollback(s);
-	s->changes_total = -1; /* of an empty table it begins anew */
+	s->changes.total = -1; /* of an empty table it begins anew */
 	return rc == STORE_OK && more ? STORE_BUSY : rc;
 }

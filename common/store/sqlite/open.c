@@ -37,8 +37,8 @@ static const char *const migrations[SCHEMA_VERSION] = {
 	"CREATE VIRTUAL TABLE words USING fts5(content, scope, content='', tokenize='porter unicode61 remove_diacritics 2');"
 	"CREATE VIRTUAL TABLE words_df USING fts5vocab('words', 'col');"
 	"INSERT INTO meta VALUES('cursor', 0);",
-	/* The feed: a row per transaction that changed something (changes.c). total: changes up to and with this row. What
-	 * was written before there was a feed counts as pruned. */
+	/* The feed: a row per batch that changed something (changes.c). total: changes up to and with this row. What was
+	 * written before there was a feed counts as pruned. */
 	"CREATE TABLE changes(revision INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, node INTEGER NOT NULL,"
 	" total INTEGER NOT NULL, data BLOB NOT NULL);"
 	"INSERT INTO meta SELECT 'pruned',value FROM meta WHERE key='cursor';",
@@ -304,7 +304,7 @@ void sq_close(struct store *s)
 	for (int i = 0; i < SQ_COUNT; i++)
 		sqlite3_finalize(s->st[i]);
 	sqlite3_close_v2(s->db);
-	buf_free(&s->changes);
+	buf_free(&s->changes.data);
 	free(s);
 }
 
@@ -374,7 +374,7 @@ struct store *sq_open(const struct store_conf *c, bool writer, char **error_r)
 	path_of(c, path, sizeof(path));
 	s->writer = writer;
 	s->node = c->node;
-	s->changes_total = -1;
+	s->changes.total = -1;
 	int flags = SQLITE_OPEN_NOMUTEX | (writer ? SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE : SQLITE_OPEN_READONLY);
 	if (sqlite3_open_v2(path, &s->db, flags, NULL) == SQLITE_OK) {
 		sqlite3_extended_result_codes(s->db, 0);

@@ -63,15 +63,20 @@ enum sq {
 };
 struct sq_file {
 	uint64_t dev, ino;
-}; /* all zeros: not known */
+};		  /* all zeros: not known */
+struct sq_noted { /* what the batch under way has changed, for the feed */
+	struct buf data;
+	size_t n;
+	uint64_t ns;   /* of the last one */
+	int64_t total; /* changes that the feed ever held; -1 = not known */
+};
 struct store {
 	sqlite3 *db;
 	sqlite3_stmt *st[SQ_COUNT];
 	bool writer, extra_ready;
 	struct sq_file file, wal; /* writer: what its names led to when they were opened */
 	uint64_t node;		  /* writer: the daemon's number, for the feed */
-	struct buf changes;	  /* writer: what the transaction under way has changed, for the feed */
-	int64_t changes_total; /* writer: changes that the feed ever held, those of the open batch included; -1 = not known */
+	struct sq_noted changes;  /* writer */
 	char error[512];
 };
 
@@ -107,11 +112,11 @@ enum store_rc sq_apply(struct store *s, uint64_t seq, struct txn_reader *t);
 enum store_rc sq_commit(struct store *s, uint64_t seq);
 void sq_rollback(struct store *s);
 /* changes.c: the feed */
-/* The transaction under way has changed a memory, or (id NULL) a namespace. */
+/* The batch under way has changed a memory, or (id NULL) a namespace. */
 void sq_changes_note(struct store *s, enum store_change_kind kind, uint64_t ns, const struct uuid *id,
 		     uint64_t version);
-enum store_rc sq_changes_write(struct store *s,
-			       uint64_t seq); /* the row of the transaction, if it has changed anything */
+void sq_changes_begin(struct store *s);
+enum store_rc sq_changes_write(struct store *s, uint64_t seq); /* the row of the batch, if it has changed anything */
 enum store_rc sq_revision(struct store *s, uint64_t *revision_r);
 enum store_rc sq_changes(struct store *s, uint64_t after, size_t max, store_change_fn *fn, void *arg, uint64_t *last_r);
 enum store_rc sq_prune(struct store *s, int64_t keep_us, uint64_t keep_changes);

@@ -3,11 +3,15 @@
 #include "fault.h"
 #include "sqlite-private.h"
 
-enum store_rc sq_begin(struct store *s) { return sq_run(s, sq_get(s, SQ_BEGIN)); }
+enum store_rc sq_begin(struct store *s)
+{
+	sq_changes_begin(s);
+	return sq_run(s, sq_get(s, SQ_BEGIN));
+}
 
 void sq_rollback(struct store *s)
 {
-	s->changes_total = -1;
+	s->changes.total = -1;
 	if (!sqlite3_get_autocommit(s->db))
 		(void)!sq_run(s, sq_get(s, SQ_ROLLBACK));
 }
@@ -18,6 +22,8 @@ enum store_rc sq_commit(struct store *s, uint64_t seq)
 	if (st)
 		sqlite3_bind_int64(st, 1, (int64_t)seq);
 	enum store_rc rc = sq_run(s, st);
+	if (rc == STORE_OK)
+		rc = sq_changes_write(s, seq);
 	FAULT_POINT(store_cursor);
 	if (rc == STORE_OK)
 		rc = sq_run(s, sq_get(s, SQ_COMMIT));
@@ -371,11 +377,8 @@ enum store_rc sq_apply(struct store *s, uint64_t seq, struct txn_reader *t)
 	const struct op_head *op;
 	const void *body;
 	enum store_rc rc = STORE_OK;
-	s->changes.len = 0;
 	while (rc == STORE_OK && txn_next(&r, &op, &body))
 		rc = apply_op(s, op, body);
-	if (rc == STORE_OK)
-		rc = sq_changes_write(s, seq);
 	if (rc == STORE_OK && t->head->flags & TXN_SCRUB) {
 		sqlite3_stmt *st = sq_get(s, SQ_SCRUB_SET);
 		if (st)
