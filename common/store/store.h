@@ -106,7 +106,7 @@ enum store_change_kind {
 	CHANGE_NS_DROP
 };
 struct store_change {
-	uint64_t revision, node;
+	uint64_t revision, node; /* node: 0 where nobody else writes */
 	int64_t at_us;
 	enum store_change_kind kind;
 	struct span namespace;

@@ -93,6 +93,7 @@ int admin_config(struct ctl *c, int argc, char **argv);
 int admin_check(struct ctl *c, int argc, char **argv);
 int migrate_command(struct ctl *c, int argc, char **argv);
 int admin_namespaces(struct ctl *c, int argc, char **argv);
+int changes_command(struct ctl *c, int argc, char **argv);
 int breaker_command(struct ctl *c, int argc, char **argv);
 int dlq_run(struct ctl *c, int argc, char **argv);
 

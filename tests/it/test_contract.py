@@ -145,8 +145,17 @@ def dead_letters(c):
     c.call("DELETE", DEAD + "?confirm=true", DEAD, 200)
 
 
+def changes(c):
+    path = "/v1/changes"
+    c.call("POST", M + "?wait=store", M, 201, {"content": "told"})
+    assert c.call("GET", path + "?after=0&wait=9", path, 200).json["changes"]
+    c.call("GET", path + "?after=x", path, 400)
+    c.call("GET", path + "?after=999999999", path, 410)
+
+
 def test_openapi_is_what_the_daemon_does(contract):
     memories(contract)
+    changes(contract)
     namespaces(contract)
     for path in ("/livez", "/readyz", "/startupz", "/metrics", "/v1/admin/status"):
         contract.call("GET", path, path, 200)

@@ -105,6 +105,7 @@ def normal(lines):
     text = re.sub(r'(X-Request-Id: |"request_id":")[0-9a-f]{16}', r"\1REQUEST", text)
     text = re.sub(r'("(?:pid|cpu_seconds|uptime_seconds|rss_bytes|waiting|working|embed|pending|filter|text|vector|fuse|fill)"): ?[-+.e\d]+', r"\1:N", text)
     text = re.sub(r"(Content-Length:) \d+", r"\1 N", text)
+    text = re.sub(r'("cursor": ?"|"revision": ?|^id: )[\d:]+', r"\1N", text, flags=re.M)
     text = re.sub(r"(\d+\.\d{3})\d+", r"\1", text)  # of a score, three digits
     text = re.sub(r"Cache-Status: orchestra; (hit|fwd=miss)", "Cache-Status: orchestra; TIER", text)
     return [x.rstrip() for x in text.strip().split("\n")]

@@ -17,7 +17,7 @@ static bool tell(void *arg, const struct store_change *c)
 {
 	struct told *t = arg;
 	size_t at = strlen(t->text);
-	assert_true(c->revision >= t->revision && c->node == 7);
+	assert_true(c->revision >= t->revision && c->node == 0);
 	assert_true(c->at_us > 1600000000000000);
 	t->revisions += c->revision != t->revision;
 	t->revision = c->revision;
@@ -42,19 +42,6 @@ static void expect_feed(uint64_t after, const char *text)
 	struct told t = read_feed(after, 100, 1000, STORE_OK, NULL);
 	if (strcmp(t.text, text) != 0)
 		fail_msg("the feed behind %llu is\n%s\nand not\n%s", (unsigned long long)after, t.text, text);
-}
-
-static int begin_as_node_7(void **state)
-{
-	int rc = world_begin(state);
-	if (rc)
-		return rc;
-	ops->close(store);
-	char *error = NULL;
-	struct store_conf c = {.kind = "sqlite", .dir = world_dir, .node = 7};
-	store = ops->open(&c, true, &error);
-	assert_non_null(store);
-	return 0;
 }
 
 /* What changed nothing is not announced: an older version, a deletion of nothing, an answer to be repeated. */
@@ -168,7 +155,7 @@ static void test_prune_in_parts(void **state)
 	(void)state;
 	query(store,
 	      "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<5000)"
-	      " INSERT INTO changes SELECT i,1,7,i,x'84' FROM n; UPDATE meta SET value=5000 WHERE key='cursor'",
+	      " INSERT INTO changes SELECT i,1,i,x'84' FROM n; UPDATE meta SET value=5000 WHERE key='cursor'",
 	      NULL);
 	int rounds = 1;
 	while (ops->prune(store, 1000000, 1000000) == STORE_BUSY)
@@ -234,7 +221,7 @@ static void test_upgrade(void **state)
 	ops->close(reader);
 }
 
-#define T(f) cmocka_unit_test_setup_teardown(f, begin_as_node_7, world_end)
+#define T(f) cmocka_unit_test_setup_teardown(f, world_begin, world_end)
 
 int main(void)
 {

@@ -103,7 +103,9 @@ static void write_entry(struct changes_page *p, struct changes_entry *e, const s
 	}
 	buf_adds(b, ",\"at\":");
 	json_out_time(b, c->at_us);
-	buf_printf(b, ",\"node\":\"%016llx\"}", (unsigned long long)c->node);
+	if (c->node)
+		buf_printf(b, ",\"node\":\"%016llx\"", (unsigned long long)c->node);
+	buf_addc(b, '}');
 	e->object_len = b->len - e->object_at;
 	buf_adds(b, "\n\n");
 	e->event_len = b->len - e->event_at;

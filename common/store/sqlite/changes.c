@@ -65,9 +65,8 @@ enum store_rc sq_changes_write(struct store *s, uint64_t seq)
 	c->total += (int64_t)c->n;
 	sqlite3_bind_int64(st, 1, (int64_t)seq);
 	sqlite3_bind_int64(st, 2, clock_real_us());
-	sqlite3_bind_int64(st, 3, (int64_t)s->node);
-	sqlite3_bind_int64(st, 4, c->total);
-	sqlite3_bind_blob64(st, 5, c->data.p, c->data.len, SQLITE_STATIC);
+	sqlite3_bind_int64(st, 3, c->total);
+	sqlite3_bind_blob64(st, 4, c->data.p, c->data.len, SQLITE_STATIC);
 	return sq_run(s, st);
 }
 
@@ -138,10 +137,9 @@ static bool next_change(struct span *data, uint64_t *ns, struct store_change *c)
 /* False: the visitor has enough, or *rc_r is no success. */
 static bool visit_row(sqlite3_stmt *row, struct names *names, store_change_fn *fn, void *arg, enum store_rc *rc_r)
 {
-	struct span data = {sqlite3_column_blob(row, 3), (size_t)sqlite3_column_bytes(row, 3)};
+	struct span data = {sqlite3_column_blob(row, 2), (size_t)sqlite3_column_bytes(row, 2)};
 	struct store_change c = {.revision = (uint64_t)sqlite3_column_int64(row, 0),
-				 .at_us = sqlite3_column_int64(row, 1),
-				 .node = (uint64_t)sqlite3_column_int64(row, 2)};
+				 .at_us = sqlite3_column_int64(row, 1)};
 	uint64_t ns = 0;
 	while (data.len && next_change(&data, &ns, &c)) {
 		if (!name_of(names, ns)) {
@@ -168,7 +166,7 @@ enum store_rc sq_changes(struct store *s, uint64_t after, size_t max, store_chan
 	sqlite3_bind_int64(st, 1, (int64_t)after);
 	sqlite3_bind_int64(st, 2, (int64_t)max);
 	while ((step = sqlite3_step(st)) == SQLITE_ROW) {
-		pruned = sqlite3_column_int64(st, 4);
+		pruned = sqlite3_column_int64(st, 3);
 		if ((uint64_t)pruned > after)
 			break;
 		*last_r = (uint64_t)sqlite3_column_int64(st, 0);

@@ -39,8 +39,7 @@ static const char *const migrations[SCHEMA_VERSION] = {
 	"INSERT INTO meta VALUES('cursor', 0);",
 	/* The feed: a row per batch that changed something (changes.c). total: changes up to and with this row. What was
 	 * written before there was a feed counts as pruned. */
-	"CREATE TABLE changes(revision INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, node INTEGER NOT NULL,"
-	" total INTEGER NOT NULL, data BLOB NOT NULL);"
+	"CREATE TABLE changes(revision INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, total INTEGER NOT NULL, data BLOB NOT NULL);"
 	"INSERT INTO meta SELECT 'pruned',value FROM meta WHERE key='cursor';",
 };
 
@@ -107,10 +106,10 @@ static const char *const sql[SQ_COUNT] = {
 	[SQ_EXTRA_TERMS] = "SELECT term,doc,count(*) FROM temp.extra_terms GROUP BY term,doc",
 	[SQ_TOTALS] = "SELECT block FROM words_data WHERE id=1",
 	[SQ_NS_NAME] = "SELECT name FROM namespaces WHERE ns=?",
-	[SQ_CHANGES_PUT] = "INSERT INTO changes(revision,at_us,node,total,data) VALUES(?,?,?,?,?)"
+	[SQ_CHANGES_PUT] = "INSERT INTO changes(revision,at_us,total,data) VALUES(?,?,?,?)"
 			   " ON CONFLICT(revision) DO UPDATE SET data=data||excluded.data,total=excluded.total",
 	[SQ_CHANGES_TOTAL] = "SELECT coalesce((SELECT total FROM changes ORDER BY revision DESC LIMIT 1),0)",
-	[SQ_CHANGES_READ] = "SELECT revision,at_us,node,data,(SELECT value FROM meta WHERE key='pruned') FROM changes"
+	[SQ_CHANGES_READ] = "SELECT revision,at_us,data,(SELECT value FROM meta WHERE key='pruned') FROM changes"
 			    " WHERE revision>? ORDER BY revision LIMIT ?",
 	[SQ_CHANGES_OLDEST] = "SELECT revision,at_us,total FROM changes ORDER BY revision LIMIT ?",
 	[SQ_CHANGES_DROP] = "DELETE FROM changes WHERE revision<=?",
@@ -373,7 +372,6 @@ struct store *sq_open(const struct store_conf *c, bool writer, char **error_r)
 	struct store *s = util_zalloc(sizeof(*s));
 	path_of(c, path, sizeof(path));
 	s->writer = writer;
-	s->node = c->node;
 	s->changes.total = -1;
 	int flags = SQLITE_OPEN_NOMUTEX | (writer ? SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE : SQLITE_OPEN_READONLY);
 	if (sqlite3_open_v2(path, &s->db, flags, NULL) == SQLITE_OK) {

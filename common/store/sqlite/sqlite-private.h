@@ -75,7 +75,6 @@ struct store {
 	sqlite3_stmt *st[SQ_COUNT];
 	bool writer, extra_ready;
 	struct sq_file file, wal; /* writer: what its names led to when they were opened */
-	uint64_t node;		  /* writer: the daemon's number, for the feed */
 	struct sq_noted changes;  /* writer */
 	char error[512];
 };
