@@ -197,7 +197,8 @@ struct store_ops {
 	/* The last one that was published. */
 	enum store_rc (*revision)(struct store *s, uint64_t *revision_r);
 	/* Changes with revision > after, in order, at most max batches; *last_r: the last revision that was looked at.
-	 * STORE_NOT_FOUND: some behind `after` are no longer kept; begin anew from *last_r with everything read again. */
+	 * STORE_NOT_FOUND: some behind `after` are no longer kept, or `after` lies in the future; begin anew from *last_r
+	 * with everything read again. */
 	enum store_rc (*changes)(struct store *s, uint64_t after, size_t max, store_change_fn *fn, void *arg,
 				 uint64_t *last_r);
 	/* Returns when something was published, or after max_us, or when *stop. STORE_AWAY: without wake-ups for now, poll.

@@ -459,7 +459,9 @@ void apply_flushed(struct sync *s, struct flushed_note *n)
 	pending_release(s->pending, n->seq);
 	FAULT_POINT(flushed_dropped);
 	s->scrubbed_seq = n->scrubbed;
-	atomic_store_explicit(&s->plant->flushed_seq, n->seq, memory_order_release);
+	if (n->seq >
+	    atomic_load_explicit(&s->plant->flushed_seq, memory_order_relaxed)) /* it may have gone back (flusher.c) */
+		atomic_store_explicit(&s->plant->flushed_seq, n->seq, memory_order_release);
 	if (!s->store_ops->fleet) /* else feed.c says how far */
 		atomic_store_explicit(&s->plant->feed_revision, n->seq, memory_order_release);
 	FAULT_POINT(flushed_moved);

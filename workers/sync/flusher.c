@@ -188,6 +188,23 @@ static void settle(struct flusher *f, struct attempt *a)
 	batch_free(a);
 }
 
+/* The store has forgotten what it had committed: a standby was promoted that lacked it. What the journal still holds is
+ * written again. False: it does not hold all of it. */
+static bool go_back(struct flusher *f, uint64_t seq)
+{
+	const void *data;
+	size_t len;
+	struct journal_where where;
+	uint64_t at = seq;
+	if (journal_next(f->reader, &at, f->flushed, &data, &len, &where) != 1 || at != seq + 1)
+		return false;
+	log_warn("the store ends at record %llu, and %llu had reached it: those between are written to it again",
+		 (unsigned long long)seq, (unsigned long long)f->flushed);
+	f->flushed = seq;
+	f->part_seq = f->part = 0;
+	return true;
+}
+
 /* What became of a commit that was not answered? False: not known yet. */
 static bool resolve(struct flusher *f)
 {
@@ -196,6 +213,10 @@ static bool resolve(struct flusher *f)
 		return true;
 	if (f->s->store_ops->cursor(f->store, &seq) != STORE_OK)
 		return false;
+	if (seq < f->flushed && go_back(f, seq)) {
+		batch_free(&f->unsure);
+		return true;
+	}
 	if (seq < f->flushed || (seq > f->flushed && seq != f->unsure.seq)) {
 		flusher_trouble(
 			f,

@@ -91,10 +91,15 @@ enum store_rc pg_changes(struct store *s, uint64_t after, size_t max, store_chan
 			break;
 	}
 	pq.clear(res);
-	if (pruned <= after)
+	if (pruned <= after && *last_r > after)
 		return STORE_OK;
-	rc = pg_revision(s, last_r);
-	return rc == STORE_OK ? STORE_NOT_FOUND : rc;
+	uint64_t now;
+	rc = pg_revision(s, &now);
+	if (rc != STORE_OK || (pruned <= after && now >= after))
+		return rc;
+	/* No longer kept; or never published here: the server's place was taken by a copy that lacks it. */
+	*last_r = now;
+	return STORE_NOT_FOUND;
 }
 
 /* How large the table may grow is the server's administrator's business: all daemons of the fleet fill it. */
