@@ -89,8 +89,9 @@ class Stream:
 
     def event(self):
         """(type, data) of the next event, as a browser's EventSource would see it; None at the end."""
-        kind, data = "message", None
+        kind, data, deadline = "message", None, time.monotonic() + 40 * SLOW
         for line in self.file:
+            assert time.monotonic() < deadline, "keep-alives only"
             line = line.decode().rstrip("\n")
             if not line:
                 if data is not None:
@@ -618,6 +619,39 @@ def test_started_while_the_store_is_away(make):
         pg.start()
         assert now(b) == end
         assert len(page(b, after=0)["changes"]) == 1
+
+
+def test_a_server_that_has_lost_changes(server, fleet):
+    """A standby that lacked the last commits has taken its place: who stands behind its end is told, and does not wait there
+    for ever, to miss what comes under the same revisions."""
+    dsn, daemon = fleet
+    o = daemon()
+    start = now(o)
+    o.add("kept")
+    kept = follow(o, start, 1)[1]
+    o.add("lost")
+    end = follow(o, kept, 1)[1]
+    s, early = Stream(o, f"?after={end}"), Stream(o, f"?after={kept}")
+    assert len(early.take(1)) == 1
+    got = []
+    waiting = threading.Thread(target=lambda: got.append(o.get(f"{PATH}?after={end}&wait=20", fresh=True)))
+    waiting.start()
+    time.sleep(0.2 * SLOW)
+    with server.session(dsn) as one:
+        one.execute("BEGIN")
+        one.execute("DELETE FROM memory_changes WHERE revision > $1", kept)
+        one.execute("SELECT setval('memory_revision', $1::bigint)", kept)
+        one.execute("COMMIT")
+    for x in (s, early):
+        kind, problem = x.event()
+        assert kind == "changes-expired" and problem["status"] == 410 and problem["cursor"] == kept
+        assert x.event() is None
+        x.close()
+    waiting.join()
+    assert got[0].status == 410 and got[0].json["cursor"] == kept
+    assert page(o, 410, after=end)["cursor"] == kept
+    m = o.add("under the same revision")
+    assert what(follow(o, kept, 1)[0]) == [("put", m["id"], 1)]
 
 
 def live(o):

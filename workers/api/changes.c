@@ -39,7 +39,7 @@ struct changes {
 	struct event *ev;
 	struct follower *first, **last; /* those at the front are served first, and go to the back then */
 	struct changes_page *reads[READS_AT_ONCE];
-	uint64_t seen; /* revision */
+	uint64_t seen; /* where the feed ended at the last look */
 	int64_t swept_us;
 	bool draining;
 	unsigned parted; /* streams that were sent away: they come back one after the other */
@@ -404,12 +404,22 @@ static void sweep(struct changes *s, int64_t now)
 	}
 }
 
+/* A server whose place was taken by a copy that lacks its last changes: places behind its end are none any more. */
+static void look_back(struct changes *s)
+{
+	uint64_t end = end_of_feed(s);
+	for (struct follower *f = end < s->seen ? s->first : NULL; f; f = f->next)
+		f->trusted = false;
+	s->seen = end;
+}
+
 static void look(evutil_socket_t fd, short what, void *arg)
 {
 	static const struct timeval later = {0, LOOK_US};
 	struct changes *s = arg;
 	int64_t now = clock_mono_us();
 	(void)fd, (void)what;
+	look_back(s);
 	if (now - s->swept_us >= SWEEP_US || s->draining) {
 		s->swept_us = now;
 		sweep(s, now);
