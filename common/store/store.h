@@ -150,6 +150,9 @@ struct store_ops {
 	bool (*culprit)(struct store *s, uint64_t *seq_r, uint32_t *op_r);
 	/* After commit: writes that have lost against another daemon's, in order. NULL: there are no others. */
 	void (*lost)(struct store *s, void (*fn)(void *arg, const struct store_lost *l), void *arg);
+	/* After commit, NULL without a fleet: by how much namespaces count otherwise than the operations say by
+	 * themselves, because others wrote to the same memories. */
+	void (*drift)(struct store *s, void (*fn)(void *arg, uint64_t ns, int64_t count, int64_t bytes), void *arg);
 	enum store_rc (*cursor)(struct store *s, uint64_t *flushed_seq_r);
 	/* The last transaction with TXN_SCRUB that scrub() has not followed yet; 0 = none. */
 	enum store_rc (*scrub_due)(struct store *s, uint64_t *seq_r);

@@ -4,7 +4,18 @@ import sys
 import pytest
 
 sys.path.insert(0, os.path.dirname(__file__))
-from orchestra import Orchestra  # noqa: E402
+from orchestra import STORE, Orchestra  # noqa: E402
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "sqlite(why): about SQLite's files; left out with ORCHESTRA_TEST_STORE=postgres")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        mark = STORE != "sqlite" and item.get_closest_marker("sqlite")
+        if mark:
+            item.add_marker(pytest.mark.skip(reason=mark.args[0] if mark.args else "about SQLite's files"))
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 """The real daemon under test: own directory, own port, signals, log, no leftovers."""
+import hashlib
 import http.client
 import json
 import os
@@ -13,6 +14,9 @@ from urllib.parse import quote, urlencode
 BUILD = os.environ.get("ORCHESTRA_BUILD") or os.path.join(
     os.path.dirname(os.path.abspath(__file__)), "..", "..", "build")
 SLOW = float(os.environ.get("ORCHESTRA_TEST_SLOW", "1"))  # sanitizer builds need longer waits
+# "postgres": daemons whose settings name no store get a database each on a server that all tests of the process share.
+STORE = os.environ.get("ORCHESTRA_TEST_STORE") or "sqlite"
+_server = None
 
 
 def free_port():
@@ -28,6 +32,20 @@ def until(what, timeout=10, every=0.02):
         assert time.monotonic() < deadline, "it never came to this"
         time.sleep(every)
     return got
+
+
+def shared_server():
+    """The server of ORCHESTRA_TEST_STORE=postgres, started when it is first asked for, gone with this process."""
+    global _server
+    if _server is None:
+        from postgres import Postgres
+        _server = Postgres({"max_connections": 200}, fsync=False)
+    return _server
+
+
+def store_sets(server, database, **dsn):
+    """Settings of a daemon that has this database for its store."""
+    return ["store.kind=postgres", f"store.dsn={server.dsn(dbname=database, **dsn)}"]
 
 
 def kill_all(o):
@@ -76,6 +94,10 @@ class Orchestra:
         self.binary = os.path.join(BUILD, binary)
         self.process = None
         self._conn = None
+        self.database = None
+        if STORE == "postgres" and not any(t.startswith("store.") for t in self.sets) and "store" not in (conf or ""):
+            # By the directory: a second daemon on a directory has the first one's store.
+            self.database = "d" + hashlib.sha256(os.path.realpath(self.data).encode()).hexdigest()[:24]
         if start:
             self.start()
 
@@ -88,9 +110,16 @@ class Orchestra:
                 f.write(self.conf)
             args += ["-c", path]
         base = [f"listen.tcp=127.0.0.1:{self.port}", f"listen.unix={self.socket}", f"data.dir={self.data}"]
+        if self.database:
+            self._make_database()
+            base += store_sets(_server, self.database)
         for s in base + self.sets:
             args += ["--set", s]
         return args
+
+    def _make_database(self):
+        if not shared_server().sql("SELECT 1 FROM pg_database WHERE datname = $1", self.database):
+            _server.sql(f"CREATE DATABASE {self.database}")
 
     def start(self, wait=True):
         env = {**os.environ, **self.env}
@@ -168,6 +197,8 @@ class Orchestra:
             said = self.log() if os.path.exists(self.log_path) else ""
             if self.own_dir:
                 shutil.rmtree(self.dir, ignore_errors=True)
+                if self.database and _server:
+                    _server.sql(f"DROP DATABASE IF EXISTS {self.database} WITH (FORCE)")
             # A worker that a sanitizer ended is started again, and a test may not notice.
             for sign in ("Sanitizer", "runtime error:", "Assertion", "assertion failed"):
                 assert sign not in said, said

@@ -28,7 +28,7 @@ def test_the_store_has_one(shared):
     row = store(shared)
     assert set(row) == FIELDS
     assert (row["state"], row["forced"], row["opened"], row["rejected"], row["failure_rate"]) == ("closed", False, 0, 0, 0)
-    for name in ("state", "calls_total", "failures_total", "rejected_total"):
+    for name in ("state", "failures_total", "rejected_total", *([] if shared.database else ["calls_total"])):
         assert metric(shared, name) == 0
     for to in ("closed", "half-open", "open"):
         assert metric(shared, "transitions_total", ',to="%s"' % to) == 0

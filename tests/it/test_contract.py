@@ -2,9 +2,10 @@
 fields and nothing beyond them. Every success that the document promises must be among the answers seen."""
 import json
 import os
-import sqlite3
 
 import pytest
+
+from held import accepts, rejects
 
 yaml = pytest.importorskip("yaml", reason="python3-yaml is not installed: openapi.yaml is not compared with the daemon")
 jsonschema = pytest.importorskip("jsonschema", reason="python3-jsonschema is not installed: openapi.yaml is not compared with the daemon")
@@ -127,8 +128,7 @@ def namespaces(c):
 
 
 def dead_letters(c):
-    with sqlite3.connect(os.path.join(c.o.data, "store.db"), timeout=20) as db:
-        db.execute("CREATE TRIGGER t BEFORE INSERT ON memories WHEN new.body LIKE '%poison%' BEGIN SELECT raise(ABORT, 'no'); END")
+    rejects(c.o)
     for _ in range(3):
         c.call("POST", M + "?wait=store", M, 409, {"content": "poison"})
     one = f"{DEAD}/{c.call('GET', DEAD, DEAD, 200).json['dead_letters'][0]['number']}"
@@ -136,8 +136,7 @@ def dead_letters(c):
     c.call("GET", one, DEAD + "/{name}", 200)
     c.call("GET", DEAD + "/99", DEAD + "/{name}", 404)
     c.call("POST", one + "/retry", DEAD + "/{name}/retry", 409)
-    with sqlite3.connect(os.path.join(c.o.data, "store.db"), timeout=20) as db:
-        db.execute("DROP TRIGGER t")
+    accepts(c.o)
     c.call("POST", one + "/retry", DEAD + "/{name}/retry", 200)
     c.call("DELETE", f"{DEAD}/2", DEAD + "/{name}", 200)
     c.call("POST", DEAD + ":retry", DEAD + ":retry", 200)

@@ -14,18 +14,11 @@ import time
 
 import pytest
 
+from held import accepts, query, rejects
 from orchestra import SLOW, Orchestra, kill_all, until
 
 L = "/v1/admin/dead-letters"
 POISON = "poison"
-
-
-def rejects(o, when="INSERT", word=POISON, name="poison"):
-    sql(o, f"CREATE TRIGGER {name} BEFORE {when} ON memories WHEN new.body LIKE '%{word}%' BEGIN SELECT raise(ABORT, 'no {word} here'); END")
-
-
-def accepts(o, name="poison"):
-    sql(o, f"DROP TRIGGER {name}")
 
 
 def sql(o, text):
@@ -62,8 +55,9 @@ def files(o):
 def counted(o, namespace="default"):
     """Counters of the namespace, which must be the store's own."""
     row = next(n for n in o.get("/v1/namespaces").json["namespaces"] if n["name"] == namespace)
-    stored = sql(o, f"SELECT count, bytes FROM namespaces WHERE name = '{namespace}'") or [(0, 0)]
-    assert stored == [(row["count"], row["bytes"])]
+    where = f"WHERE name = '{namespace}'"
+    stored = query(o, "SELECT count, bytes FROM namespaces " + where, "SELECT count, bytes FROM memory_namespaces " + where) or [["0", "0"]]
+    assert stored == [[str(row["count"]), str(row["bytes"])]]
     return row["count"]
 
 
@@ -87,12 +81,12 @@ def test_one_among_thousands(make):
     assert o.memory(bad).status == 200 or letters(o)  # shown until the store has said no
     flushed(o)
     letter, = letters(o)
-    assert letter["operation"] == "put" and letter["reason"] == "no poison here" and letter["tries"] == 1
+    assert letter["operation"] == "put" and letter["reason"].startswith("no poison here") and letter["tries"] == 1
     assert letter["id"] == bad and letter["namespace"] == "default" and letter["index"] == 217
     assert letter["preview"] == "a poison pill" and letter["preview_complete"]
     whole = o.get(f"{L}/{letter['number']}").json
     assert whole["memory"]["content"] == "a poison pill" and whole["memory"]["id"] == bad
-    assert sql(o, "SELECT count(*) FROM memories") == [(2399,)] and counted(o) == 2399
+    assert query(o, "SELECT count(*) FROM memories") == [["2399"]] and counted(o) == 2399
     assert o.memory(bad).status == 404
     got = o.post("/v1/memories:get", {"ids": list(ids)[1200:1600]}).json
     assert got["missing"] == [bad] and all(m["content"] == ids[m["id"]] for m in got["memories"])
@@ -106,6 +100,7 @@ def test_one_among_thousands(make):
     assert letters(o) == [letter] and o.memory(bad).status == 404 and counted(o) == 2399
 
 
+@pytest.mark.sqlite("triggers in its words")
 def test_who_waits_for_the_store_is_told(make):
     o = make()
     rejects(o)
@@ -163,6 +158,7 @@ def test_many(make):
     assert len(o.list_all(limit=1000)) == 297
 
 
+@pytest.mark.sqlite("triggers in its words")
 def test_a_memory_becomes_what_the_store_has(make):
     """Not only what is new is rejected: a change, a deletion, a namespace's settings."""
     o = make()
@@ -260,14 +256,15 @@ def test_the_list_is_full(make):
     until(lambda: o.get("/readyz").json["degraded"] == ["dead-letters"])
     ready = o.get("/readyz")
     assert ready.status == 200 and "sync.dead_letters_max" in ready.json["reason"]
-    assert o.memory(good).status == 200 and sql(o, "SELECT count(*) FROM memories") == [(0,)]
+    assert o.memory(good).status == 200 and query(o, "SELECT count(*) FROM memories") == [["0"]]
     assert o.add("goes on")["id"]
-    assert o.ctl("dlq", "discard", "1").returncode == 0
+    until(lambda: o.ctl("dlq", "discard", "1").returncode == 0)  # refused while the flusher waits to try again
     flushed(o)
     assert o.get("/readyz").json == {"status": "ready", "degraded": []}
     assert [x["preview"] for x in letters(o)] == ["poison 1", "poison 2"] and counted(o) == 2
 
 
+@pytest.mark.sqlite("triggers in its words")
 def test_erased_is_erased(make):
     o = make()
     id_ = o.add("innocent")["id"]
@@ -290,6 +287,7 @@ def test_erased_is_erased(make):
                 b"secret plugh" not in data, path
 
 
+@pytest.mark.sqlite("triggers in its words")
 def test_an_erasure_that_is_rejected_has_no_receipt(make):
     o = make()
     id_ = o.add("stays")["id"]
@@ -346,7 +344,7 @@ def test_killed_in_the_middle(make, who):
     flushed(o, 60)
     found = letters(o)
     assert sorted(x["id"] for x in found) == sorted(bad)
-    assert counted(o) == len(good) == sql(o, "SELECT count(*) FROM memories")[0][0]
+    assert counted(o) == len(good) == int(query(o, "SELECT count(*) FROM memories")[0][0])
     missing = o.post("/v1/memories:get", {"ids": good + bad}).json["missing"]
     assert sorted(missing) == sorted(bad)
     accepts(o)

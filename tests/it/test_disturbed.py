@@ -5,6 +5,7 @@ import sqlite3
 
 import pytest
 
+from held import StoreHeld
 from orchestra import SLOW
 from test_faults import Load, Strace, kill_all, until, worker
 
@@ -157,6 +158,7 @@ def take_away(o, what):
         os.replace(db + ".copy", db)
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("what", ["deleted", "wal", "replaced"])
 def test_a_store_that_is_taken_away_under_the_daemon(make, what):
     """SQLite would go on writing into files without a name, and the journal would let go of what went there."""
@@ -178,6 +180,7 @@ def test_a_store_that_is_taken_away_under_the_daemon(make, what):
     assert o.get("/readyz").json == {"status": "ready", "degraded": []}
 
 
+@pytest.mark.sqlite
 def test_a_store_that_is_put_back(make):
     o = make(sets=SMALL)
     ids = add_many(o, 50)
@@ -196,6 +199,7 @@ def test_a_store_that_is_put_back(make):
     all_there(o, ids)
 
 
+@pytest.mark.sqlite
 def test_a_store_that_sync_finds_replaced_is_not_used(make):
     """A new sync with another store: api workers read the old files, so what it flushed would vanish for them."""
     o = make(sets=SMALL)
@@ -215,6 +219,7 @@ def test_a_store_that_sync_finds_replaced_is_not_used(make):
     all_there(o, ids)
 
 
+@pytest.mark.sqlite
 def test_a_store_that_another_program_locks(make):
     """Longer than the busy timeout of 5 s: degraded, told why, and caught up afterwards."""
     o = make(sets=SMALL)
@@ -240,22 +245,20 @@ def test_waiting_for_a_store_that_takes_nothing_ends(make, ack):
     o = make(sets=[*SMALL, "sync.wait_max=300 ms", "sync.ack=" + ack])
     m = o.post("/v1/memories?wait=store", {"content": "to be erased"}).json
     assert m["durability"] == "store"
-    other = sqlite3.connect(o.data + "/store.db", isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    r = o.post("/v1/memories?wait=store", {"content": "late"})
-    if ack == "journal":
-        assert r.status == 201 and r.json["durability"] == "journal" and o.memory(r.json["id"]).status == 200
-    else:
-        assert r.status == 503 and r.json["type"].endswith(":store-waiting") and r.headers["Retry-After"]
-    r = o.delete(f"/v1/memories/{m['id']}?erase=true")                 # no receipt for what is still in the store
-    assert r.status == 503 and r.json["type"].endswith(":store-waiting") and "receipt" not in r.json
-    other.execute("ROLLBACK")
-    other.close()
+    with StoreHeld(o):
+        r = o.post("/v1/memories?wait=store", {"content": "late"})
+        if ack == "journal":
+            assert r.status == 201 and r.json["durability"] == "journal" and o.memory(r.json["id"]).status == 200
+        else:
+            assert r.status == 503 and r.json["type"].endswith(":store-waiting") and r.headers["Retry-After"]
+        r = o.delete(f"/v1/memories/{m['id']}?erase=true")             # no receipt for what is still in the store
+        assert r.status == 503 and r.json["type"].endswith(":store-waiting") and "receipt" not in r.json
     until(lambda: flushed(o), 30)
     assert o.memory(m["id"]).status == 404 and [x["content"] for x in o.list_all()] == ["late"]
     assert o.post("/v1/memories?wait=store", {"content": "more"}).json["durability"] == "store"
 
 
+@pytest.mark.sqlite
 def test_a_store_that_cannot_be_opened_at_first(make):
     o = make(start=False)
     os.makedirs(o.data + "/store.db", mode=0o700)

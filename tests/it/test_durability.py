@@ -136,6 +136,7 @@ def test_damage_in_the_middle_is_reported_and_quarantined(make):
     assert re.search(r"replayed 9 journal records, \d+ to \d+, in", o.log()), o.log()
 
 
+@pytest.mark.sqlite("a server is reached over a network")
 def test_read_only_home_and_no_network(make, tmp_path):
     """Needs nothing but its data directory: no network, no writable /usr."""
     if os.geteuid() or not shutil.which("unshare"):
@@ -197,6 +198,7 @@ def test_pending_max_lowered_below_what_waits(make):
     assert all(o.memory(i).status == 200 for i in ids)
 
 
+@pytest.mark.sqlite
 def test_clean_stop_leaves_a_whole_database(make):
     """After a drain store.db alone holds everything: no write-ahead log beside it."""
     o = make()

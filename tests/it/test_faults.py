@@ -370,6 +370,7 @@ def test_a_taken_port_or_socket_is_named(make):
 # ---- surroundings ----
 
 @root
+@pytest.mark.sqlite("a server is reached over a network")
 def test_no_network_at_all(make):
     """In a name space whose lo is down, the Unix socket serves."""
     if not shutil.which("unshare") or subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode:

@@ -1,13 +1,13 @@
 """Memories over HTTP: add, read, change, delete, list; SPEC 2.1, 2.2, 2.8, 2.9."""
 import json
 import os
-import sqlite3
 import threading
 import time
 import uuid
 
 import pytest
 
+from held import StoreHeld
 from orchestra import SLOW
 
 
@@ -362,16 +362,13 @@ def test_namespace_is_made_again_only_when_the_old_rows_are_gone(daemon):
     """While the store still has them, adding answers 503 with Retry-After, and an old id stays away."""
     o, again = daemon, {"content": "new life", "namespace": "phoenix", "on_duplicate": "keep"}
     old = o.post("/v1/memories?wait=store", {"content": "old life", "namespace": "phoenix"}).json
-    db = sqlite3.connect(os.path.join(o.data, "store.db"), isolation_level=None)
-    db.execute("BEGIN IMMEDIATE")  # the store cannot drop them yet
-    drop = threading.Thread(target=lambda: o.request("DELETE", "/v1/namespaces/phoenix?confirm=true", fresh=True))
-    drop.start()
-    while o.get("/v1/namespaces/phoenix").status != 404:
-        time.sleep(0.01)
-    r = o.post("/v1/memories", again)
-    assert r.status == 503 and r.headers["Retry-After"]
-    db.execute("ROLLBACK")
-    db.close()
+    with StoreHeld(o):  # it cannot drop them yet
+        drop = threading.Thread(target=lambda: o.request("DELETE", "/v1/namespaces/phoenix?confirm=true", fresh=True))
+        drop.start()
+        while o.get("/v1/namespaces/phoenix").status != 404:
+            time.sleep(0.01)
+        r = o.post("/v1/memories", again)
+        assert r.status == 503 and r.headers["Retry-After"]
     drop.join()
     assert o.post("/v1/memories", again).status == 201
     assert o.memory(old["id"]).status == 404

@@ -5,11 +5,13 @@ import json
 import os
 import signal
 import socket
-import sqlite3
 import threading
 import time
 from datetime import datetime, timedelta, timezone
 
+import pytest
+
+from held import StoreHeld, query
 from orchestra import Orchestra, SLOW, until
 
 HELD = ["sync.debounce_ms=60000", "sync.batch_max=100000"]  # what is written stays pending
@@ -42,27 +44,6 @@ class Later(threading.Thread):
         self.join(timeout * SLOW)
         assert not self.is_alive(), f"no answer to {self.args[:2]}"
         return self.reply
-
-
-class StoreHeld:
-    """Somebody else's write transaction: the flusher cannot commit."""
-
-    def __init__(self, o):
-        self.db = sqlite3.connect(os.path.join(o.data, "store.db"), isolation_level=None, check_same_thread=False)
-
-    def __enter__(self):
-        self.db.execute("PRAGMA busy_timeout=10000")
-        self.db.execute("BEGIN IMMEDIATE")
-        return self
-
-    def release(self):
-        if self.db:
-            self.db.execute("ROLLBACK")
-            self.db.close()
-        self.db = None
-
-    def __exit__(self, *exc):
-        self.release()
 
 
 def post_bytes(o, path, body):
@@ -138,9 +119,7 @@ def test_a_stored_write_is_not_written_again_when_its_answer_was_lost():
             try:
                 first = sync_of(o)
                 held.release()
-                db = sqlite3.connect(os.path.join(o.data, "store.db"))
-                until(lambda: db.execute("SELECT version FROM memories WHERE n=1").fetchone()[0] == 2)
-                db.close()
+                until(lambda: query(o, "SELECT max(version) FROM memories") == [["2"]])
                 os.kill(first, signal.SIGKILL)
                 second = until(lambda: next((p for n, p in o.workers().items() if "sync" in n and p != first), 0))
                 time.sleep(0.5)
@@ -153,6 +132,7 @@ def test_a_stored_write_is_not_written_again_when_its_answer_was_lost():
         assert o.memory(m["id"]).json["version"] == 2
 
 
+@pytest.mark.sqlite("another file in the store's place")
 def test_writes_are_refused_not_kept_waiting_when_the_successor_of_sync_cannot_work():
     with Orchestra() as o:
         o.add("first")

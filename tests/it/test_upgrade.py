@@ -595,6 +595,7 @@ def test_a_failed_upgrade_leaves_the_configuration_alone(make_with_tokens):
     assert o.post("/v1/memories", big, headers=o.auth, fresh=True).status == 413
 
 
+@pytest.mark.sqlite
 def test_a_sync_that_finds_no_store_is_not_ready(make):
     """It lives and says why it refuses; that is no upgrade."""
     o = make()

@@ -176,6 +176,19 @@ void probes_lag(struct plant *p, struct buf *b)
 		   (unsigned long long)atomic_load(&p->dead_letters));
 }
 
+static void fleet(struct plant *p, struct buf *b)
+{
+	int64_t heard = atomic_load(&p->feed_us), silent = clock_mono_us() - heard;
+	if (!heard)
+		return; /* nobody else writes to this store */
+	gauge(b, "orchestra_feed_revision", "Up to here the fleet's feed is in caches and index.",
+	      atomic_load(&p->feed_revision));
+	gauge(b, "orchestra_feed_lost", "1 when the feed cannot be followed: what others write is not known.",
+	      atomic_load(&p->feed_lost));
+	gauge_seconds(b, "orchestra_feed_silent_seconds", "Since the store was last asked for changes and answered.",
+		      silent > 0 ? silent : 0);
+}
+
 void probes_metrics(struct call *c)
 {
 	struct plant *p = c->api->plant;
@@ -198,6 +211,7 @@ void probes_metrics(struct call *c)
 	gauge(b, "orchestra_journal_held_bytes", "Bytes of journal segments that hold records the store lacks.",
 	      atomic_load(&p->journal_bytes));
 	gauge(b, "orchestra_journal_quota_bytes", "Limit of the journal.", atomic_load(&p->journal_quota));
+	fleet(p, b);
 	gauge(b, "orchestra_pending_entries", "Entries of the pending table.", pending_count(c->api->shared.pending));
 	gauge(b, "orchestra_cache_entries", "Entries of the shared-memory cache.", cs.entries);
 	gauge(b, "orchestra_cache_bytes", "Bytes used in the shared-memory cache.", cs.bytes);

@@ -175,9 +175,9 @@ void apply_namespace(struct sync *s, const struct ns_state *n)
 	struct plant_namespace *row = plant_make(s->plant, (struct span){n->name, n->name_len});
 	if (!row)
 		return;
-	atomic_store_explicit(&row->count, n->count, memory_order_relaxed);
+	atomic_store_explicit(&row->count, sequence_counter(n->count), memory_order_relaxed);
 	FAULT_POINT(apply_row_half);
-	atomic_store_explicit(&row->bytes, n->bytes, memory_order_relaxed);
+	atomic_store_explicit(&row->bytes, sequence_counter(n->bytes), memory_order_relaxed);
 	atomic_store_explicit(&row->quota_count, n->quota_count, memory_order_relaxed);
 	atomic_store_explicit(&row->quota_bytes, n->quota_bytes, memory_order_relaxed);
 	atomic_store_explicit(&row->relaxed, n->relaxed, memory_order_relaxed);

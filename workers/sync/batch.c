@@ -46,9 +46,11 @@ static void note_diverged(struct flusher *f, struct attempt *a, const struct op_
 		if (uuid_cmp(&d->id, &l.id) != 0)
 			continue;
 		batch_weigh(op, body, &base, &now);
+		struct weight by = {base.count - d->store.count, base.bytes - d->store.bytes};
+		if (f->s->store_ops->drift) /* which says so itself */
+			by = (struct weight){0, 0};
 		GROW(a->fix, a->nfix, a->cfix);
-		a->fix[a->nfix++] = (struct fix){
-			l.id, l.ns, {base.count - d->store.count, base.bytes - d->store.bytes}};
+		a->fix[a->nfix++] = (struct fix){l.id, l.ns, by};
 		return;
 	}
 }

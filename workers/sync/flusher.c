@@ -166,6 +166,13 @@ static void note_lost(void *arg, const struct store_lost *l)
 	a->lost[a->nlost++] = l->seq;
 }
 
+static void note_drift(void *arg, uint64_t ns, int64_t count, int64_t bytes)
+{
+	struct attempt *a = arg;
+	GROW(a->fix, a->nfix, a->cfix);
+	a->fix[a->nfix++] = (struct fix){.ns = ns, .by = {count, bytes}};
+}
+
 static void settle(struct flusher *f, struct attempt *a)
 {
 	uint64_t before = f->flushed;
@@ -179,6 +186,8 @@ static void settle(struct flusher *f, struct attempt *a)
 	pass_retried(f, a, before);
 	if (f->s->store_ops->lost)
 		f->s->store_ops->lost(f->store, note_lost, &(struct losing){f, a});
+	if (f->s->store_ops->drift)
+		f->s->store_ops->drift(f->store, note_drift, a);
 	stats_add_shared(f->s->w->stats, STAT_FLUSHES, 1);
 	stats_add_shared(f->s->w->stats, STAT_FLUSHED_RECORDS, a->txns);
 	store_well(f);

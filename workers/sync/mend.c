@@ -89,7 +89,7 @@ static void mend_namespace(struct sync *s, const struct mend *d)
 	const struct store_ns *r = &d->row;
 	if (!n || recent_seq(s->recent, record_ns_key(d->ns)) > d->seq)
 		return;
-	n->exists = d->found ? r->exists : n->count > 0;
+	n->exists = d->found ? r->exists : sequence_counter(n->count) > 0;
 	n->quota_bytes = d->found ? r->quota_bytes : 0;
 	n->quota_count = d->found ? r->quota_count : 0;
 	n->relaxed = (d->found && r->relaxed) || s->relaxed_default;
@@ -108,12 +108,10 @@ static void mend_namespace(struct sync *s, const struct mend *d)
 	apply_namespace(s, n);
 }
 
-static int64_t plus(uint64_t v, int64_t by) { return by < 0 && (uint64_t)-by > v ? 0 : (int64_t)v + by; }
-
 static void fix_row(struct ns_state *n, const struct weight *by)
 {
-	n->count = (uint64_t)plus(n->count, by->count);
-	n->bytes = (uint64_t)plus(n->bytes, by->bytes);
+	n->count += (uint64_t)by->count;
+	n->bytes += (uint64_t)by->bytes;
 }
 
 /* A group that is refused later puts its namespaces back to what they were: that is corrected, too. */

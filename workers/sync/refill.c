@@ -93,10 +93,12 @@ static bool reach_store(struct refill *r)
 {
 	const struct store_ops *ops = r->s->store_ops;
 	static struct log_limit limit;
+	struct store_conf conf = r->s->store_conf;
+	conf.purpose = "refill"; /* not taken for a former writer's */
 	while (!atomic_load(&r->stop)) {
 		char *error = NULL;
 		if (!r->store)
-			r->store = ops->open(&r->s->store_conf, false, &error);
+			r->store = ops->open(&conf, false, &error);
 		if (r->store)
 			return true;
 		log_warn_limited(&limit, 10, "refill of the vector index waits for the store: %s",

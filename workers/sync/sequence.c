@@ -127,8 +127,8 @@ void sequence_account(struct sync *s, const struct op_head *op, const void *body
 		const struct op_delete *d = body;
 		n = sequence_ns(s, d->ns);
 		if (n && d->bytes >= 0) { /* -1: it was soft-deleted already and counts no more */
-			n->count -= n->count > 0;
-			n->bytes -= n->bytes < (uint64_t)d->bytes ? n->bytes : (uint64_t)d->bytes;
+			n->count--;
+			n->bytes -= (uint64_t)d->bytes;
 		}
 		break;
 	}
@@ -178,10 +178,10 @@ static enum txn_status check_put(struct sync *s, const struct memory *m)
 		return TXN_MALFORMED;
 	if (m->dim && n->dim && (n->dim != m->dim || !span_eq(SPAN(n->embedder), m->embedder)))
 		return TXN_EMBEDDER_MISMATCH;
-	if (m->replaces_bytes < 0 && n->quota_count && n->count + 1 > n->quota_count)
+	if (m->replaces_bytes < 0 && n->quota_count && sequence_counter(n->count) + 1 > n->quota_count)
 		return TXN_QUOTA_COUNT;
 	int64_t grow = (int64_t)memory_quota_bytes(m) - (m->replaces_bytes > 0 ? m->replaces_bytes : 0);
-	if (n->quota_bytes && grow > 0 && n->bytes + (uint64_t)grow > n->quota_bytes)
+	if (n->quota_bytes && grow > 0 && sequence_counter(n->bytes) + (uint64_t)grow > n->quota_bytes)
 		return TXN_QUOTA_BYTES;
 	return TXN_OK;
 }

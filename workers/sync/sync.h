@@ -77,6 +77,10 @@ struct ns_state {
 	char name[LIMIT_NAMESPACE];
 };
 
+/* What a counter says. It is below zero, wrapped around, when two daemons have counted the deletion of the same memories,
+ * until the store has said what became of ours. */
+static inline uint64_t sequence_counter(uint64_t n) { return (int64_t)n < 0 ? 0 : n; }
+
 struct ns_undo {
 	struct ns_state *row, old;
 };

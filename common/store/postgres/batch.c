@@ -11,6 +11,7 @@ void pg_batch_clear(struct pg_batch *b)
 	b->rc = STORE_OK;
 	for (size_t i = 0; i < b->nspaces; i++) {
 		b->spaces[i].count = b->spaces[i].bytes = 0;
+		b->spaces[i].dropped = 0;
 		b->spaces[i].dim = 0;
 		b->spaces[i].touched = false;
 	}
@@ -164,8 +165,11 @@ enum store_rc pg_batch_add(struct store *s, uint64_t seq, struct txn_reader *t)
 		enum store_rc rc = describe(s, op, body, &e, &use);
 		if (rc != STORE_OK)
 			return rc;
-		if (use)
-			keep(b, &e, body, op->len);
+		if (!use)
+			continue;
+		keep(b, &e, body, op->len);
+		if (e.how == HOW_NS_DROP)
+			b->spaces[e.space].dropped = b->n;
 	}
 	if (t->head->flags & TXN_SCRUB) {
 		b->scrub = true;
@@ -220,5 +224,39 @@ void pg_batch_settle(struct pg_batch *b)
 			e->how = HOW_SKIP;
 		else if (e->version == 1 && !strict(e))
 			e->how = HOW_ADD;
+	}
+}
+
+/* ---- what is expected of it ---- */
+
+/* What was replaced within the batch has happened as far as its last write has. */
+static enum pg_effect effect_of(const struct pg_batch *b, const struct pg_entry *e)
+{
+	while ((e->how == HOW_PAST || e->how == HOW_SKIP) && e->next)
+		e = &b->v[e->next - 1];
+	return e->effect;
+}
+
+/* As the sequencer counts (sequence_account). */
+void pg_batch_expect(struct pg_batch *b)
+{
+	for (size_t i = 0; i < b->nspaces; i++)
+		b->spaces[i].expected = b->spaces[i].expected_bytes = 0;
+	for (size_t i = 0; i < b->n; i++) {
+		const struct pg_entry *e = &b->v[i];
+		struct pg_space *n = &b->spaces[e->space];
+		const struct op_delete *d = pg_batch_deletion(b, e);
+		struct memory m;
+		bool put = e->how == HOW_ADD || e->how == HOW_PUT || e->how == HOW_PAST || e->how == HOW_SKIP;
+		if (i < n->dropped || (!put && e->how != HOW_DELETE) || effect_of(b, e) == EFFECT_REPEATED)
+			continue;
+		if (put && memory_decode(b->bytes.p + e->at, e->len, &m) && !m.deleted_us) {
+			n->expected += m.replaces_bytes < 0;
+			n->expected_bytes += (int64_t)memory_quota_bytes(&m) -
+					     (m.replaces_bytes < 0 ? 0 : m.replaces_bytes);
+		} else if (!put && d->bytes >= 0) {
+			n->expected--;
+			n->expected_bytes -= d->bytes;
+		}
 	}
 }

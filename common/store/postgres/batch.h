@@ -16,7 +16,7 @@ enum pg_how {
 	HOW_NS_DROP,
 };
 #define NO_SPACE UINT32_MAX
-enum pg_effect { EFFECT_NONE, EFFECT_STORED, EFFECT_LOST };
+enum pg_effect { EFFECT_NONE, EFFECT_STORED, EFFECT_LOST, EFFECT_REPEATED /* the store had this very write */ };
 
 struct pg_entry {
 	struct pg_request r;
@@ -40,7 +40,9 @@ struct pg_space {
 	char name[LIMIT_NAMESPACE + 1];
 	uint32_t name_len, dim;
 	char embedder[RECORD_EMBEDDER_MAX + 1];
-	int64_t count, bytes;
+	int64_t count, bytes;		  /* what the server says that it gained */
+	int64_t expected, expected_bytes; /* pg_batch_expect() */
+	size_t dropped;			  /* entry + 1 that drops it; what stands before does not count */
 	bool touched;
 };
 
@@ -73,4 +75,6 @@ enum store_rc must_check pg_batch_add(struct store *s, uint64_t seq, struct txn_
 void pg_write_memory(struct store *s, struct pg_entry *e, const struct memory *m);
 /* Decides `how` for each, when all are there. */
 void pg_batch_settle(struct pg_batch *b);
+/* What its operations gain the namespaces by themselves, without what the store had from an earlier attempt. */
+void pg_batch_expect(struct pg_batch *b);
 #endif

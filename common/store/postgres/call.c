@@ -94,10 +94,17 @@ static void on_done(struct pg_request *r, enum pg_fate fate, PGresult *res)
 
 void pg_drive(struct store *s) { (void)!event_base_loop(s->loop, EVLOOP_ONCE); }
 
+void pg_notice_end(struct store *s)
+{
+	if (!s->loop)
+		return;
+	pg_link_adopt(s->link);
+	(void)!event_base_loop(s->loop, EVLOOP_NONBLOCK);
+}
+
 static void wait_for(struct store *s, struct pg_link *l, struct wait *w)
 {
-	if (s->loop)
-		pg_link_adopt(l);
+	pg_notice_end(s);
 	pg_link_send(l, &w->r);
 	while (s->loop && !w->done)
 		pg_drive(s);

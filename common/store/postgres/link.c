@@ -32,6 +32,7 @@ void pg_link_error(struct pg_link *l, char *text, size_t cap)
 }
 
 uint64_t pg_link_session(struct pg_link *l) { return atomic_load(&l->session); }
+bool pg_link_ready(const struct pg_link *l) { return l->state == LINK_READY; }
 bool pg_link_is_loop(struct pg_link *l) { return pthread_equal(l->thread, pthread_self()); }
 
 bool pg_link_closed(struct pg_link *l)

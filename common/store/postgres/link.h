@@ -79,6 +79,7 @@ bool pg_link_blocked(const struct pg_link *l);
 void pg_link_error(struct pg_link *l, char *text, size_t cap);
 /* Grows with every connection: who keeps state in a session asks whether it is the same. Any thread. */
 uint64_t pg_link_session(struct pg_link *l);
+bool pg_link_ready(const struct pg_link *l); /* on the loop's thread: there is a connection */
 /* The calling thread is the one that drives the loop from now on. */
 void pg_link_adopt(struct pg_link *l);
 bool pg_link_is_loop(struct pg_link *l); /* is the caller on the loop's thread? */

@@ -1,6 +1,8 @@
 /* A handle's life. */
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "batch.h"
@@ -13,10 +15,26 @@ struct store_links {
 	struct pg_link *point, *scan;
 };
 
-/* Names the daemon's connections to the server's administrator, and to its successor (write.c, end_former). */
-static void application_of(const struct store_conf *c, const char *purpose, char out[64])
+/* Of a daemon's former writer and of nobody who has a copy of its data.dir, where the file is another one. */
+static unsigned own_mark(const struct store_conf *c)
 {
-	if (c->node)
+	char path[PATH_MAX], host[256] = "";
+	struct stat st = {.st_ino = 0};
+	snprintf(path, sizeof(path), "%s/node", c->dir ? c->dir : "");
+	(void)stat(path, &st);
+	(void)gethostname(host, sizeof(host) - 1);
+	uint64_t h = (uint64_t)st.st_ino * 0x9e3779b97f4a7c15ull ^ (uint64_t)st.st_dev;
+	for (const char *p = host; *p; p++)
+		h = (h ^ (unsigned char)*p) * 0x100000001b3ull;
+	return (unsigned)(h >> 32);
+}
+
+/* Names the daemon's connections to the server's administrator, and to its successor (pg_end_former). */
+static void application_of(const struct store_conf *c, const char *purpose, bool writer, char out[64])
+{
+	if (c->node && writer)
+		snprintf(out, 64, "orchestra %s %016llx %08x", purpose, (unsigned long long)c->node, own_mark(c));
+	else if (c->node)
 		snprintf(out, 64, "orchestra %s %016llx", purpose, (unsigned long long)c->node);
 	else
 		snprintf(out, 64, "orchestra %s", purpose);
@@ -49,7 +67,7 @@ struct store_links *pg_start(const struct store_conf *c, struct event_base *loop
 	if (!pq_load(error_r))
 		return NULL;
 	struct store_links *l = util_zalloc(sizeof(*l));
-	application_of(c, c->purpose ? c->purpose : "reader", name);
+	application_of(c, c->purpose ? c->purpose : "reader", false, name);
 	l->point = link_for(loop, c, name, false, NULL);
 	l->scan = link_for(loop, c, name, false, NULL);
 	return l;
@@ -67,7 +85,7 @@ static struct store *handle(const struct store_conf *c, bool writer)
 	struct store *s = util_zalloc(sizeof(*s));
 	s->conf = *c;
 	s->writer = writer;
-	application_of(c, c->purpose ? c->purpose : writer ? "sync" : "reader", s->application);
+	application_of(c, c->purpose ? c->purpose : writer ? "sync" : "reader", writer, s->application);
 	if (c->links) {
 		s->link = c->links->point;
 		s->scan = c->links->scan;
@@ -120,7 +138,8 @@ struct store *pg_open(const struct store_conf *c, bool writer, char **error_r)
 	if (!pq_load(error_r))
 		return NULL;
 	struct store *s = handle(c, writer);
-	if (pg_schema_read(s, &rc) && (!writer || be_known(s)))
+	/* A predecessor that died in a transaction may hold the node's row, and wait for something itself. */
+	if (pg_schema_read(s, &rc) && (!writer || (pg_end_former(s) == STORE_OK && be_known(s))))
 		return s;
 	*error_r = util_strndup(s->error, strlen(s->error));
 	pg_close(s);

@@ -49,8 +49,10 @@ struct store {
 	uint64_t listening; /* session that has been told LISTEN */
 	/* The writer's. */
 	struct pg_batch *batch;
-	uint64_t cursor;  /* as it was read or committed last */
-	uint64_t session; /* whose predecessors on the server have been ended */
+	uint64_t cursor;      /* as it was read or committed last */
+	uint64_t session;     /* whose predecessors on the server have been ended */
+	uint64_t claimed;     /* session that holds the lock of the node's number */
+	uint64_t transaction; /* session that BEGIN was sent on */
 	bool in_transaction, copying, copy_failed;
 	char application[64];
 };
@@ -67,6 +69,9 @@ enum store_rc must_check pg_call_text(struct store *s, const char *sql, const st
 enum store_rc pg_outcome(struct store *s, struct pg_link *l, enum pg_fate fate, const PGresult *res);
 const char *pg_statement(enum pg_stmt which);
 void pg_drive(struct store *s); /* the handle's own loop: until something has happened */
+/* Nobody drives the handle's own loop between two calls: a connection that the server has closed meanwhile is noticed
+ * here, or the next statement, which may be a probe of the breaker, would be lost on it. */
+void pg_notice_end(struct store *s);
 enum store_rc pg_fail(struct store *s, enum store_rc rc, const char *fmt, ...) printf_like(3, 4); /* returns rc */
 
 /* ---- values.c: parameters and results, all in binary ---- */
@@ -124,10 +129,15 @@ const char *pg_error(struct store *s);
 
 /* ---- write.c: the writer's entries of the vtable (store.h) ---- */
 
+/* Ends the sessions of this node's former writers: a connection that broke, or a process that died, may have left a
+ * transaction that the server still believes in. The handle's session is the current one from here on, and the only
+ * one that writes for this node. */
+enum store_rc pg_end_former(struct store *s);
 enum store_rc pg_begin(struct store *s);
 enum store_rc pg_apply(struct store *s, uint64_t seq, struct txn_reader *t);
 enum store_rc pg_commit(struct store *s, uint64_t seq);
 void pg_rollback(struct store *s);
+void pg_drift(struct store *s, void (*fn)(void *arg, uint64_t ns, int64_t count, int64_t bytes), void *arg);
 enum store_rc pg_cursor(struct store *s, uint64_t *seq_r);
 bool pg_culprit(struct store *s, uint64_t *seq_r, uint32_t *op_r);
 void pg_lost(struct store *s, void (*fn)(void *arg, const struct store_lost *l), void *arg);

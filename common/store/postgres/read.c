@@ -244,6 +244,7 @@ const struct store_ops postgres_store = {
 	.rollback = pg_rollback,
 	.culprit = pg_culprit,
 	.lost = pg_lost,
+	.drift = pg_drift,
 	.cursor = pg_cursor,
 	.scrub_due = pg_scrub_due,
 	.scrub = pg_scrub,

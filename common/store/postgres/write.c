@@ -23,7 +23,10 @@ static void on_done(struct pg_request *r, enum pg_fate fate, PGresult *res)
 		e->effect = *pq.cmdTuples(res) == '1' ? EFFECT_STORED : EFFECT_NONE;
 	if (!b->failed && (e->how == HOW_PUT || e->how == HOW_DELETE) && pq.ntuples(res) == 1) {
 		int64_t outcome = pg_int(res, 0, 0);
-		e->effect = outcome == 1 ? EFFECT_STORED : outcome == 2 ? EFFECT_LOST : EFFECT_NONE;
+		e->effect = outcome == 1   ? EFFECT_STORED
+			    : outcome == 2 ? EFFECT_LOST
+			    : outcome == 3 ? EFFECT_REPEATED
+					   : EFFECT_NONE;
 		b->spaces[e->space].count += pg_int(res, 0, 1);
 		b->spaces[e->space].bytes += pg_int(res, 0, 2);
 	}
@@ -207,7 +210,7 @@ static enum store_rc send_rows(struct store *s)
 	/* What was there already, or was deleted before: rare, and only the function knows what to do. */
 	for (size_t i = 0; i < b->n && rc == STORE_OK; i++) {
 		struct pg_entry *e = &b->v[i];
-		if (e->how != HOW_ADD)
+		if (e->how != HOW_ADD || i < b->spaces[e->space].dropped)
 			continue;
 		if (e->effect == EFFECT_STORED) {
 			struct memory m;
@@ -321,8 +324,41 @@ static enum store_rc publish(struct store *s, uint64_t seq)
 
 /* ---- the vtable's ---- */
 
-/* A connection that broke may have left a transaction that the server still believes in. */
-static enum store_rc end_former(struct store *s)
+static enum store_rc refuse_copy(struct store *s, const struct pg_params *node)
+{
+	PGresult *res = NULL;
+	enum store_rc rc = pg_call(s, PG_NODE_HOLDER, node, &res);
+	if (rc != STORE_OK)
+		return rc;
+	bool known = pq.ntuples(res) > 0;
+	struct span from = known ? pg_text(res, 0, 0) : SPAN_LIT("?"),
+		    since = known ? pg_text(res, 0, 1) : SPAN_LIT("?");
+	rc = pg_fail(
+		s, STORE_AWAY,
+		"another daemon writes with this one's number %016llx, from %.*s since %.*s: is data.dir a copy of "
+		"its? To make the copy a daemon of its own, stop it and remove node and journal from its data.dir",
+		(unsigned long long)s->conf.node, (int)from.len, from.p, (int)since.len, since.p);
+	pq.clear(res);
+	return rc;
+}
+
+/* Of two daemons with one number, of which one has a copy of the other's data.dir, only one gets to write: each
+ * would take what the other has flushed for its own. */
+static enum store_rc claim(struct store *s)
+{
+	struct pg_params p = {.n = 0};
+	PGresult *res = NULL;
+	pg_param_int8(&p, (int64_t)s->conf.node);
+	enum store_rc rc = pg_call(s, PG_NODE_CLAIM, &p, &res);
+	if (rc == STORE_BUSY)
+		rc = refuse_copy(s, &p);
+	pg_params_free(&p);
+	if (res)
+		pq.clear(res);
+	return rc;
+}
+
+enum store_rc pg_end_former(struct store *s)
 {
 	struct pg_params p = {.n = 0};
 	PGresult *res = NULL;
@@ -331,8 +367,10 @@ static enum store_rc end_former(struct store *s)
 	pg_params_free(&p);
 	if (res)
 		pq.clear(res);
+	if (rc == STORE_OK && s->claimed != pg_link_session(s->link))
+		rc = claim(s);
 	if (rc == STORE_OK)
-		s->session = pg_link_session(s->link);
+		s->session = s->claimed = pg_link_session(s->link);
 	return rc;
 }
 
@@ -340,7 +378,8 @@ enum store_rc pg_begin(struct store *s)
 {
 	pg_batch_clear(s->batch);
 	s->batch->s = s;
-	return s->session == pg_link_session(s->link) ? STORE_OK : end_former(s);
+	pg_notice_end(s);
+	return pg_link_ready(s->link) && s->session == pg_link_session(s->link) ? STORE_OK : pg_end_former(s);
 }
 
 enum store_rc pg_apply(struct store *s, uint64_t seq, struct txn_reader *t) { return pg_batch_add(s, seq, t); }
@@ -355,6 +394,7 @@ static enum store_rc open_transaction(struct store *s)
 		return rc;
 	pq.clear(res);
 	s->in_transaction = true;
+	s->transaction = pg_link_session(s->link);
 	pg_param_int8(&p, (int64_t)s->conf.node);
 	rc = pg_call(s, PG_NODE_LOCK, &p, &res);
 	pg_params_free(&p);
@@ -408,7 +448,7 @@ void pg_rollback(struct store *s)
 		return;
 	s->in_transaction = false;
 	memcpy(kept, s->error, sizeof(kept));
-	for (int i = 0; i < 2 && rc == STORE_BUSY && s->session == pg_link_session(s->link); i++)
+	for (int i = 0; i < 2 && rc == STORE_BUSY && s->transaction == pg_link_session(s->link); i++)
 		rc = pg_call(s, PG_ROLLBACK, NULL, &res);
 	if (rc == STORE_OK)
 		pq.clear(res);
@@ -437,7 +477,7 @@ static enum store_rc node_row(struct store *s, int64_t *cursor_r, int64_t *scrub
 enum store_rc pg_cursor(struct store *s, uint64_t *seq_r)
 {
 	int64_t cursor, scrub;
-	enum store_rc rc = s->writer ? end_former(s) : STORE_OK;
+	enum store_rc rc = s->writer ? pg_end_former(s) : STORE_OK;
 	rc = rc == STORE_OK ? node_row(s, &cursor, &scrub) : rc;
 	if (rc == STORE_OK)
 		*seq_r = s->cursor = (uint64_t)cursor;
@@ -474,6 +514,17 @@ void pg_lost(struct store *s, void (*fn)(void *arg, const struct store_lost *l),
 						     .op = e->op,
 						     .type = e->how == HOW_DELETE ? OP_DELETE : OP_PUT,
 						     .id = e->id});
+	}
+}
+
+void pg_drift(struct store *s, void (*fn)(void *arg, uint64_t ns, int64_t count, int64_t bytes), void *arg)
+{
+	struct pg_batch *b = s->batch;
+	pg_batch_expect(b);
+	for (size_t i = 0; i < b->nspaces; i++) {
+		const struct pg_space *n = &b->spaces[i];
+		if (n->count != n->expected || n->bytes != n->expected_bytes)
+			fn(arg, n->ns, n->count - n->expected, n->bytes - n->expected_bytes);
 	}
 }
 

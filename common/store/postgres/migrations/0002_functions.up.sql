@@ -1,6 +1,6 @@
 -- Writes that must look at what is there before they decide. The rule everywhere: the higher (version, updated_at,
 -- node) wins. strict: an equal version loses, too (the caller's If-Match is decided here).
--- outcome: 0 nothing to do (it is there already), 1 stored, 2 lost; count_r, bytes_r: what the namespace gains.
+-- outcome: 0 nothing to do, 1 stored, 2 lost, 3 this very write is there already; count_r, bytes_r: what the namespace gains.
 
 CREATE FUNCTION memory_put(p memories, strict boolean, OUT outcome smallint, OUT count_r bigint, OUT bytes_r bigint)
 LANGUAGE plpgsql AS $$
@@ -17,6 +17,8 @@ BEGIN
 		IF grave.how = 0 THEN
 			INSERT INTO memory_history VALUES (p.id, p.version, p.node, p.namespace, p.updated_at, true, p.body)
 			ON CONFLICT DO NOTHING;
+		ELSIF grave.how = 2 THEN -- versions between, which this batch has noted
+			DELETE FROM memory_history h WHERE h.id = p.id;
 		END IF;
 		RETURN;
 	END IF;
@@ -42,7 +44,7 @@ BEGIN
 		END IF;
 	END LOOP;
 	IF (old.version, old.updated_at, old.node) = (p.version, p.updated_at, p.node) THEN
-		outcome := 0;
+		outcome := 3;
 	ELSIF (CASE WHEN strict THEN old.version < p.version
 			ELSE (old.version, old.updated_at, old.node) < (p.version, p.updated_at, p.node) END) THEN
 		INSERT INTO memory_history VALUES
@@ -80,10 +82,20 @@ BEGIN
 	bytes_r := 0;
 	SELECT * INTO grave FROM memory_trash t WHERE t.id = id_p FOR UPDATE;
 	SELECT * INTO old FROM memories m WHERE m.id = id_p FOR UPDATE;
-	IF grave.id IS NOT NULL AND (grave.version, grave.updated_at, grave.node) >= (version_p, at_p, node_p) THEN
+	IF grave.node = node_p AND (grave.version, grave.updated_at) = (version_p, at_p)
+			OR how_p = 2 AND grave.how = 2 AND grave.node = node_p AND grave.version >= version_p AND old.id IS NULL THEN
+		outcome := 3;
 		RETURN;
 	END IF;
-	IF old.id IS NOT NULL AND (CASE WHEN strict THEN old.version >= version_p
+	-- What is to be erased is erased, whatever others have made of it meanwhile; what they write next must be newer.
+	IF how_p = 2 AND NOT strict THEN
+		version_p := greatest(version_p, old.version, grave.version);
+		at_p := greatest(at_p, old.updated_at, grave.updated_at);
+		node_p := greatest(node_p, old.node, grave.node);
+	ELSIF grave.id IS NOT NULL AND (grave.version, grave.updated_at, grave.node) >= (version_p, at_p, node_p) THEN
+		RETURN;
+	END IF;
+	IF old.id IS NOT NULL AND (how_p <> 2 OR strict) AND (CASE WHEN strict THEN old.version >= version_p
 			ELSE (old.version, old.updated_at, old.node) >= (version_p, at_p, node_p) END) THEN
 		outcome := 2;
 		RETURN;
