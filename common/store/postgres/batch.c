@@ -244,11 +244,13 @@ void pg_batch_expect(struct pg_batch *b)
 		b->spaces[i].expected = b->spaces[i].expected_bytes = 0;
 	for (size_t i = 0; i < b->n; i++) {
 		const struct pg_entry *e = &b->v[i];
-		struct pg_space *n = &b->spaces[e->space];
 		const struct op_delete *d = pg_batch_deletion(b, e);
 		struct memory m;
 		bool put = e->how == HOW_ADD || e->how == HOW_PUT || e->how == HOW_PAST || e->how == HOW_SKIP;
-		if (i < n->dropped || (!put && e->how != HOW_DELETE) || effect_of(b, e) == EFFECT_REPEATED)
+		if (!put && e->how != HOW_DELETE)
+			continue;
+		struct pg_space *n = &b->spaces[e->space];
+		if (i < n->dropped || effect_of(b, e) == EFFECT_REPEATED)
 			continue;
 		if (put && memory_decode(b->bytes.p + e->at, e->len, &m) && !m.deleted_us) {
 			n->expected += m.replaces_bytes < 0;
