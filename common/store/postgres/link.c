@@ -9,6 +9,7 @@
 
 #include "clock.h"
 #include "link-private.h"
+#include "log.h"
 
 void pg_link_say(struct pg_link *l, const char *fmt, ...)
 {
@@ -125,6 +126,14 @@ static PGconn *begin(struct pg_link *l, const struct pg_target *t)
 	return pq.connectStartParams(names, values, 1);
 }
 
+/* What the server says besides; libpq's own way is stderr. */
+static void on_notice(void *arg, const PGresult *res)
+{
+	const char *text = pq.resultErrorMessage(res);
+	(void)arg;
+	log_debug("PostgreSQL: %.*s", (int)strcspn(text, "\n"), text);
+}
+
 static void try_next(struct pg_link *l);
 
 static void failed(struct pg_link *l)
@@ -153,6 +162,7 @@ static void try_next(struct pg_link *l)
 		failed(l);
 		return;
 	}
+	pq.setNoticeReceiver(l->c, on_notice, NULL);
 	set_timer(l, l->conf.connect_timeout_us);
 	pg_link_watch(l, EV_WRITE);
 }
