@@ -1,4 +1,5 @@
 """Several daemons on one database, and what they and the server must agree on."""
+import collections
 import hashlib
 import http.client
 import json
@@ -210,6 +211,6 @@ class Writers:
                 wrong.append(f"{i}: {there!r}, but {c!r} was acknowledged")
         wrong += [f"{i} is back" for i in self.gone & rows.keys()]
         wrong += [f"{i} ({c!r}) was never acknowledged" for i, (_, c) in rows.items() if i not in self.live and c not in self.unknown]
-        contents = [c for _, c in rows.values()]
-        wrong += [f"{c!r} is there twice" for c in set(contents) if len(contents) != len(set(contents)) and contents.count(c) > 1]
+        times = collections.Counter(c for _, c in rows.values())
+        wrong += [f"{c!r} is there {n} times" for c, n in times.items() if n > 1]
         return wrong

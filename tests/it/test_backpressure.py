@@ -11,6 +11,8 @@ import pytest
 
 from orchestra import SLOW, until
 
+pytestmark = pytest.mark.sqlite("the lock of its file")
+
 BIG = "x" * 60000
 
 

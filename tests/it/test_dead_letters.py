@@ -246,6 +246,7 @@ def test_orchestractl(make):
     assert o.ctl("dlq", "frobnicate").returncode == 2 and o.ctl("dlq", "retry").returncode == 2
 
 
+@pytest.mark.sqlite("one batch on a server: its letters lie ahead of the cursor, and are not discarded before it has passed them")
 def test_the_list_is_full(make):
     """Nothing is lost, nothing is passed over; and it goes on as soon as there is room."""
     o = make(sets=["sync.dead_letters_max=2"])
@@ -258,7 +259,7 @@ def test_the_list_is_full(make):
     assert ready.status == 200 and "sync.dead_letters_max" in ready.json["reason"]
     assert o.memory(good).status == 200 and query(o, "SELECT count(*) FROM memories") == [["0"]]
     assert o.add("goes on")["id"]
-    until(lambda: o.ctl("dlq", "discard", "1").returncode == 0)  # refused while the flusher waits to try again
+    assert o.ctl("dlq", "discard", "1").returncode == 0
     flushed(o)
     assert o.get("/readyz").json == {"status": "ready", "degraded": []}
     assert [x["preview"] for x in letters(o)] == ["poison 1", "poison 2"] and counted(o) == 2
