@@ -10,29 +10,11 @@
 #include "clock.h"
 #include "handlers.h"
 
-#define LOOK_US 50000	       /* how often it is looked whether there is more */
-#define SWEEP_US 250000	       /* … and at everybody's times */
-#define KEEP_ALIVE_US 15000000 /* longest silence in a stream */
-#define RETRY_US 500000	       /* after the store could not be read */
+#define LOOK_US 50000	/* how often it is looked whether there is more */
+#define SWEEP_US 250000 /* … and at everybody's times */
+#define RETRY_US 500000 /* after the store could not be read */
 #define READS_AT_ONCE 2
 #define PAGES_MAX 64 /* pages without an end that one answer looks through */
-#define COME_BACK_MS 500
-
-struct follower {
-	struct follower *next, **pprev;
-	struct call *c;
-	struct changes_query q;
-	struct changes_cursor at, told; /* behind what was looked at; the last id in the stream */
-	struct changes_page *page;	/* is being read for it, by others too; no owner */
-	bool trusted;			/* its place is known to be one of this feed */
-	bool streaming, blocked;
-	size_t n;	  /* changes in the answer */
-	struct buf list;  /* they themselves */
-	unsigned pages;	  /* looked through for it */
-	int64_t until_us; /* of an answer: waits no longer */
-	int64_t alive_us; /* of a stream: says that it lives */
-	int64_t retry_us; /* not before this */
-};
 
 struct changes {
 	struct api *api;
@@ -127,20 +109,6 @@ static void expired_problem(struct call *c, uint64_t end)
 
 /* ---- streams ---- */
 
-static void send_text(struct follower *f, const struct buf *b, int64_t now)
-{
-	f->alive_us = now + KEEP_ALIVE_US;
-	f->blocked = !http_write(f->c->req, b->p, b->len);
-}
-
-static void add_id(struct follower *f, struct buf *b)
-{
-	buf_adds(b, "id: ");
-	changes_cursor_add(b, &f->at);
-	buf_addc(b, '\n');
-	f->told = f->at;
-}
-
 static void pump(struct changes *s, int64_t now);
 
 static void on_drained(void *arg, struct http_request *r)
@@ -151,20 +119,6 @@ static void on_drained(void *arg, struct http_request *r)
 		return;
 	((struct follower *)c->state)->blocked = false;
 	pump(c->api->changes, clock_mono_us());
-}
-
-static void begin_stream(struct follower *f, int64_t now)
-{
-	struct buf b = {0};
-	f->streaming = true;
-	router_count(f->c, 200);
-	http_stream_begin(f->c->req, 200, "text/event-stream", "Cache-Control: no-store\r\nX-Accel-Buffering: no\r\n",
-			  on_drained);
-	buf_printf(&b, "retry: %d\n", COME_BACK_MS);
-	add_id(f, &b);
-	buf_addc(&b, '\n');
-	send_text(f, &b, now);
-	buf_free(&b);
 }
 
 /* With the last words, if any. */
@@ -183,22 +137,11 @@ static void part(struct changes *s, struct follower *f, int64_t now)
 {
 	struct buf b = {0};
 	if (!f->streaming)
-		begin_stream(f, now);
-	buf_printf(&b, "retry: %u\n", COME_BACK_MS + s->parted++ % 100 * 10);
-	add_id(f, &b);
+		changes_stream_begin(f, on_drained, now);
+	buf_printf(&b, "retry: %u\n", CHANGES_COME_BACK_MS + s->parted++ % 100 * 10);
+	changes_stream_id(f, &b);
 	buf_addc(&b, '\n');
 	end_stream(s, f, &b);
-	buf_free(&b);
-}
-
-static void keep_alive(struct follower *f, int64_t now)
-{
-	struct buf b = {0};
-	buf_adds(&b, ": keep-alive\n");
-	if (!changes_cursor_same(&f->at, &f->told))
-		add_id(f, &b); /* what it does not see moves it too, or it would expire */
-	buf_addc(&b, '\n');
-	send_text(f, &b, now);
 	buf_free(&b);
 }
 
@@ -219,7 +162,7 @@ static void expire(struct changes *s, struct follower *f, uint64_t end)
 
 /* ---- what was read ---- */
 
-static bool visible(const struct follower *f, const struct changes_page *p, const struct changes_entry *e)
+bool changes_follower_sees(const struct follower *f, const struct changes_page *p, const struct changes_entry *e)
 {
 	struct span name = {p->names.p + e->name_at, e->name_len};
 	return changes_query_wants(&f->q, name) && call_may(f->c, AUTH_READ, name);
@@ -231,7 +174,7 @@ static void take_list(struct follower *f, const struct changes_page *p)
 	f->at = p->to;
 	for (size_t i = 0; i < p->n; i++) {
 		const struct changes_entry *e = &p->v[i];
-		if (!visible(f, p, e))
+		if (!changes_follower_sees(f, p, e))
 			continue;
 		if (f->n++)
 			buf_addc(&f->list, ',');
@@ -241,21 +184,6 @@ static void take_list(struct follower *f, const struct changes_page *p)
 			return;
 		}
 	}
-}
-
-static void take_events(struct follower *f, const struct changes_page *p, int64_t now)
-{
-	struct buf b = {0};
-	f->at = p->to;
-	for (size_t i = 0; i < p->n; i++) {
-		if (!visible(f, p, &p->v[i]))
-			continue;
-		buf_add(&b, p->text.p + p->v[i].event_at, p->v[i].event_len);
-		f->told = p->v[i].next;
-	}
-	if (b.len)
-		send_text(f, &b, now);
-	buf_free(&b);
 }
 
 static void serve(struct changes *s, struct follower *f, const struct changes_page *p, int64_t now)
@@ -273,14 +201,14 @@ static void serve(struct changes *s, struct follower *f, const struct changes_pa
 		return;
 	}
 	if (f->q.stream && !f->streaming)
-		begin_stream(f, now);
+		changes_stream_begin(f, on_drained, now);
 	if (p->outcome == CHANGES_UNREADABLE) {
 		f->retry_us = now + RETRY_US;
 		return;
 	}
 	f->trusted = true;
 	if (f->q.stream)
-		take_events(f, p, now);
+		changes_stream_take(f, p, now);
 	else
 		take_list(f, p);
 }
@@ -400,7 +328,7 @@ static void sweep(struct changes *s, int64_t now)
 		else if (f->q.stream && s->draining && !f->page)
 			part(s, f, now);
 		else if (f->streaming && !f->blocked && now >= f->alive_us)
-			keep_alive(f, now);
+			changes_stream_keep_alive(f, now);
 	}
 }
 
@@ -465,7 +393,7 @@ void changes_follow(struct call *c)
 	*http_user(c->req) = c;
 	link_follower(s, f);
 	if (q.stream && f->trusted)
-		begin_stream(f, now);
+		changes_stream_begin(f, on_drained, now);
 	if (q.stream && s->draining && f->trusted)
 		part(s, f, now);
 	else if (!q.stream)

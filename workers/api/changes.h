@@ -68,4 +68,33 @@ struct changes_page {
 void changes_page_read(struct call *c, struct reader *rd); /* c->state is the page */
 void changes_page_free(void *page);
 
+/* ---- changes.c: followers ---- */
+
+struct follower {
+	struct follower *next, **pprev;
+	struct call *c;
+	struct changes_query q;
+	struct changes_cursor at, told; /* behind what was looked at; the last id in the stream */
+	struct changes_page *page;	/* is being read for it, by others too; no owner */
+	bool trusted;			/* its place is known to be one of this feed */
+	bool streaming, blocked;
+	size_t n;	  /* changes in the answer */
+	struct buf list;  /* they themselves */
+	unsigned pages;	  /* looked through for it */
+	int64_t until_us; /* of an answer: waits no longer */
+	int64_t alive_us; /* of a stream: says that it lives */
+	int64_t retry_us; /* not before this */
+};
+/* Whether the request asks for it and its credential may read it. */
+bool changes_follower_sees(const struct follower *f, const struct changes_page *p, const struct changes_entry *e);
+
+/* ---- changes_stream.c: followers that are sent events; times are clock_mono_us() ---- */
+
+#define CHANGES_COME_BACK_MS 500 /* after which a client whose stream has ended asks again */
+/* on_drain is called when the client has taken what made the follower `blocked`. */
+void changes_stream_begin(struct follower *f, void (*on_drain)(void *arg, struct http_request *r), int64_t now);
+void changes_stream_id(struct follower *f, struct buf *b); /* the line that moves the client's cursor */
+void changes_stream_keep_alive(struct follower *f, int64_t now);
+void changes_stream_take(struct follower *f, const struct changes_page *p, int64_t now);
+
 #endif
