@@ -44,8 +44,7 @@ struct pg_request {
 	struct pg_params *params; /* NULL: none; they live until it is sent, or done() */
 	/* of pg_link_session(): for that connection only, else PG_UNSENT. 0: any, and one is made */
 	uint64_t session;
-	bool flush; /* the server is to send its answers up to here */
-	bool sync;  /* the pipeline is synced behind it: a failure before it does not matter to what follows */
+	bool sync; /* the pipeline is synced behind it: a failure before it does not matter to what follows */
 	/* On the loop's thread, in order. `res` is the callee's, NULL unless PG_DONE. A failed statement makes those
 	 * up to the next sync PGRES_PIPELINE_ABORTED. */
 	void (*done)(struct pg_request *r, enum pg_fate fate, PGresult *res);
@@ -72,6 +71,8 @@ void pg_link_close(struct pg_link *l);
  * PG_DONE: *res_r is the caller's. */
 enum pg_fate must_check pg_link_copy(struct pg_link *l, const char *sql, bool (*next)(void *arg, struct buf *b),
 				     void *arg, PGresult **res_r);
+/* The server is to send its answers to all that was sent; a sync asks for that, too. The loop's thread. */
+void pg_link_flush(struct pg_link *l);
 bool pg_link_closed(struct pg_link *l);
 /* Does what was sent pile up in libpq, because the server takes it more slowly? The loop's thread. */
 bool pg_link_blocked(const struct pg_link *l);

@@ -83,7 +83,7 @@ static bool send_one(struct pg_link *l, struct pg_request *r)
 			return false;
 		note(l, SENT_SYNC, NULL);
 		l->unflushed = 0;
-	} else if (r->flush || l->unflushed >= FLUSH_EVERY) {
+	} else if (l->unflushed >= FLUSH_EVERY) {
 		pq.sendFlushRequest(l->c);
 		l->unflushed = 0;
 	}
@@ -122,6 +122,17 @@ void pg_pipe_pump(struct pg_link *l)
 		broken(l);
 	else
 		pg_link_watch(l, left ? EV_READ | EV_WRITE : EV_READ);
+}
+
+void pg_link_flush(struct pg_link *l)
+{
+	if (l->state != LINK_READY || !l->unflushed)
+		return;
+	l->unflushed = 0;
+	if (!pq.sendFlushRequest(l->c))
+		broken(l);
+	else
+		pg_pipe_pump(l);
 }
 
 /* ---- in ---- */

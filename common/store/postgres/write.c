@@ -37,13 +37,12 @@ static void on_done(struct pg_request *r, enum pg_fate fate, PGresult *res)
 }
 
 /* The parameters are the batch's, and free again when this returns: the connection is there, so they are sent. */
-static void send_statement(struct pg_batch *b, struct pg_entry *e, enum pg_stmt which, bool flush, bool sync)
+static void send_statement(struct pg_batch *b, struct pg_entry *e, enum pg_stmt which, bool sync)
 {
 	e->r = (struct pg_request){.prepared = (int)which,
 				   .sql = pg_statement(which),
 				   .params = &b->params,
 				   .session = b->s->session,
-				   .flush = flush,
 				   .sync = sync,
 				   .done = on_done,
 				   .arg = e};
@@ -54,6 +53,8 @@ static void send_statement(struct pg_batch *b, struct pg_entry *e, enum pg_stmt 
 
 static enum store_rc settle(struct pg_batch *b)
 {
+	if (b->under_way)
+		pg_link_flush(b->s->link);
 	while (b->under_way)
 		pg_drive(b->s);
 	return b->failed ? b->rc : STORE_OK;
@@ -103,7 +104,7 @@ void pg_write_memory(struct store *s, struct pg_entry *e, const struct memory *m
 	pg_param_text(p, m->body);
 }
 
-static void send_put(struct store *s, struct pg_entry *e, const void *body, bool flush)
+static void send_put(struct store *s, struct pg_entry *e, const void *body)
 {
 	struct pg_params *p = &s->batch->params;
 	struct memory m;
@@ -115,16 +116,16 @@ static void send_put(struct store *s, struct pg_entry *e, const void *body, bool
 		pg_param_text(p, m.ns_name);
 		pg_param_time(p, m.updated_us);
 		pg_param_text(p, m.body);
-		send_statement(s->batch, e, PG_PAST, flush, false);
+		send_statement(s->batch, e, PG_PAST, false);
 		return;
 	}
 	pg_write_memory(s, e, &m);
 	if (e->how == HOW_PUT)
 		pg_param_bool(p, e->flags & TXN_STRICT);
-	send_statement(s->batch, e, e->how == HOW_ADD ? PG_ADD : PG_PUT, flush, false);
+	send_statement(s->batch, e, e->how == HOW_ADD ? PG_ADD : PG_PUT, false);
 }
 
-static void send_delete(struct store *s, struct pg_entry *e, const struct op_delete *d, struct span ns, bool flush)
+static void send_delete(struct store *s, struct pg_entry *e, const struct op_delete *d, struct span ns)
 {
 	struct pg_params *p = &s->batch->params;
 	pg_param_uuid(p, &d->id);
@@ -134,10 +135,10 @@ static void send_delete(struct store *s, struct pg_entry *e, const struct op_del
 	pg_param_time(p, d->at_us);
 	pg_param_int2(p, (int16_t)d->how);
 	pg_param_bool(p, e->flags & TXN_STRICT);
-	send_statement(s->batch, e, PG_DELETE, flush, false);
+	send_statement(s->batch, e, PG_DELETE, false);
 }
 
-static void send_idem(struct store *s, struct pg_entry *e, const struct op_idem *o, struct span ns, bool flush)
+static void send_idem(struct store *s, struct pg_entry *e, const struct op_idem *o, struct span ns)
 {
 	struct pg_params *p = &s->batch->params;
 	pg_param_int8(p, (int64_t)o->key);
@@ -146,11 +147,10 @@ static void send_idem(struct store *s, struct pg_entry *e, const struct op_idem 
 	pg_param_int4(p, (int32_t)o->status);
 	pg_param_time(p, o->expires_us);
 	pg_param_bytes(p, o + 1, o->reply_len);
-	send_statement(s->batch, e, PG_IDEM_PUT, flush, false);
+	send_statement(s->batch, e, PG_IDEM_PUT, false);
 }
 
-static void send_namespace(struct store *s, struct pg_entry *e, const struct op_namespace *o, struct span ns,
-			   bool flush)
+static void send_namespace(struct store *s, struct pg_entry *e, const struct op_namespace *o, struct span ns)
 {
 	struct pg_params *p = &s->batch->params;
 	const char *settings = (const char *)(o + 1) + o->name_len;
@@ -160,10 +160,10 @@ static void send_namespace(struct store *s, struct pg_entry *e, const struct op_
 	pg_param_int8(p, (int64_t)o->quota_count);
 	pg_param_bool(p, o->relaxed);
 	pg_param_text(p, o->settings_len ? (struct span){settings, o->settings_len} : SPAN_LIT("{}"));
-	send_statement(s->batch, e, PG_NS_PUT, flush, false);
+	send_statement(s->batch, e, PG_NS_PUT, false);
 }
 
-static void send_entry(struct store *s, struct pg_entry *e, bool flush)
+static void send_entry(struct store *s, struct pg_entry *e)
 {
 	const void *body = s->batch->bytes.p + e->at;
 	struct pg_space *n = e->space == NO_SPACE ? NULL : &s->batch->spaces[e->space];
@@ -173,15 +173,15 @@ static void send_entry(struct store *s, struct pg_entry *e, bool flush)
 	switch (e->how) {
 	case HOW_ADD:
 	case HOW_PUT:
-	case HOW_PAST: send_put(s, e, body, flush); break;
-	case HOW_DELETE: send_delete(s, e, body, ns, flush); break;
-	case HOW_IDEM: send_idem(s, e, body, ns, flush); break;
-	case HOW_NAMESPACE: send_namespace(s, e, body, ns, flush); break;
+	case HOW_PAST: send_put(s, e, body); break;
+	case HOW_DELETE: send_delete(s, e, body, ns); break;
+	case HOW_IDEM: send_idem(s, e, body, ns); break;
+	case HOW_NAMESPACE: send_namespace(s, e, body, ns); break;
 	case HOW_NS_DROP:
 		pg_param_text(&s->batch->params, ns);
 		pg_param_time(&s->batch->params, ((const struct op_ns_drop *)body)->at_us);
 		n->dim = 0;
-		send_statement(s->batch, e, PG_NS_DROP, flush, false);
+		send_statement(s->batch, e, PG_NS_DROP, false);
 		break;
 	case HOW_SKIP: break;
 	}
@@ -201,7 +201,7 @@ static enum store_rc send_rows(struct store *s)
 	for (size_t i = 0; i < b->n && !b->failed; i++) {
 		if (copy && b->v[i].how == HOW_ADD)
 			continue;
-		send_entry(s, &b->v[i], i + 1 == b->n);
+		send_entry(s, &b->v[i]);
 		while (pg_link_blocked(s->link) && !b->failed)
 			pg_drive(s);
 		FAULT_POINT(store_row);
@@ -220,7 +220,7 @@ static enum store_rc send_rows(struct store *s)
 			continue;
 		}
 		e->how = HOW_PUT;
-		send_entry(s, e, true);
+		send_entry(s, e);
 		rc = settle(b);
 	}
 	return rc;
@@ -317,8 +317,8 @@ static enum store_rc publish(struct store *s, uint64_t seq)
 	namespace_params(b, p);
 	change_params(b, p);
 	FAULT_POINT(store_cursor);
-	send_statement(b, &last[0], PG_PUBLISH, false, false);
-	send_statement(b, &last[1], PG_COMMIT, false, true);
+	send_statement(b, &last[0], PG_PUBLISH, false);
+	send_statement(b, &last[1], PG_COMMIT, true);
 	return settle(b);
 }
 
