@@ -76,7 +76,7 @@ struct call {
 	unsigned attempts;
 	uint64_t txn_id;
 	uint64_t committed_seq;
-	uint32_t answer_arg; /* what sync said with that */
+	uint32_t answer_arg;  /* what sync said with that */
 	int64_t committed_us; /* when the journal had it, and the wait for the store began; 0 = not yet */
 	int64_t started_us;
 	enum verdict (*evaluate)(struct call *c, struct reader *rd);
@@ -141,7 +141,7 @@ bool call_may(const struct call *c, unsigned right, struct span ns);
 /* Makes call->reply a problem: `type` is the last part of its URI. detail names field, limit, remedy. */
 void problem(struct call *c, int status, const char *type, const char *fmt, ...) printf_like(4, 5);
 void problem_write(struct buf *b, int status, const char *type, const char *detail, struct span request_id);
-void problem_later(struct call *c, uint32_t seconds); /* the problem that is set is over in so many: Retry-After */
+void problem_later(struct call *c, uint32_t seconds);	  /* the problem that is set is over in so many: Retry-After */
 void problem_store(struct call *c, const char *internal); /* 503: the store cannot be read */
 void problem_starting(struct call *c);
 
