@@ -110,6 +110,7 @@ struct flusher {
 	uint32_t part;
 	uint64_t scrub_to, scrubbed, bytes; /* bytes: flushed, and the loop not told */
 	struct pace pace;
+	uint64_t txn_ops; /* operations of a transaction in the last batch, on average; 0: none yet */
 	struct letters letters;
 	struct ahead *ahead;
 	size_t nahead, cahead;

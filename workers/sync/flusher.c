@@ -244,6 +244,8 @@ static void measure(struct flusher *f, const struct attempt *a, int64_t took_us)
 {
 	uint64_t rate = a->bytes * 1000000 / (uint64_t)(took_us > 0 ? took_us : 1), old = atomic_load(&f->rate);
 	pace_stored(&f->pace, a->ops, took_us);
+	if (a->txns)
+		f->txn_ops = a->ops / a->txns;
 	if (a->bytes)
 		atomic_store(&f->rate, old ? old - old / 4 + rate / 4 : rate);
 }
@@ -282,7 +284,8 @@ static enum flush_result flush_once(struct flusher *f, uint64_t to, uint64_t bat
 	if (!may_ask(f, &pass))
 		return FLUSH_TROUBLE;
 	int64_t start = clock_mono_us();
-	enum store_rc rc = batch_run(f, to, pace_batch(&f->pace, batch_max, to - f->flushed), &a);
+	enum store_rc rc = batch_run(
+		f, to, pace_batch(&f->pace, batch_max, (to - f->flushed) * (f->txn_ops ? f->txn_ops : 1)), &a);
 	report(f, &pass, rc);
 	if (rc == STORE_OK) {
 		bool unreadable = f->trouble.len;

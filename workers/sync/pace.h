@@ -26,7 +26,7 @@ struct pace {
 	unsigned failures; /* in a row, of the store itself */
 };
 
-/* Operations of the next batch, with `backlog` records waiting. */
+/* Operations of the next batch, with about `backlog` of them waiting. */
 uint64_t must_check pace_batch(const struct pace *p, uint64_t batch_max, uint64_t backlog);
 /* `ops` operations were stored, in took_us with the commit. */
 void pace_stored(struct pace *p, uint64_t ops, int64_t took_us);
