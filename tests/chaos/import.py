@@ -95,7 +95,8 @@ def main():
         state["ctl"].kill()
         kill_all(o)
         print(f"killed with {at_kill:,} in the server after {took:.0f} s ({at_kill / took:,.0f} a second)", flush=True)
-        o.start()
+        o.start(wait=False)
+        o.wait_ready(600)  # the vector index is filled again
         again = time.monotonic()
         state["ctl"] = start_import(o, path)
         out, err = state["ctl"].communicate()

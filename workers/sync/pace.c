@@ -55,6 +55,8 @@ int64_t pace_failed(struct pace *p, uint64_t random)
 	if (bound > PACE_RETRY_CAP_US)
 		bound = PACE_RETRY_CAP_US;
 	p->failures++;
+	if (p->ops) /* it may have been more than the store does in the time that it has */
+		p->ops = within(p->ops / 2, p->careful ? PACE_CAREFUL : PACE_MIN, UINT32_MAX);
 	return (int64_t)(random % (uint64_t)(bound + 1));
 }
 

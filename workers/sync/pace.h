@@ -2,6 +2,7 @@
  *
  * Batches. Behind the last one the next is as large as takes PACE_TARGET_US by the last one's speed, within a factor
  * of two of what it was; at least PACE_MIN operations, at most `batch_max`, and under backlog PACE_BACKLOG times that.
+ * After a failure it is half of that: a batch that never fits into the time that an answer may take would be tried for ever.
  *
  * A culprit. When the store rejects a batch and does not say which operation it was, half of it is tried, and of the half
  * that has it, half again: what was tried without it is stored by that. After log2(n) steps one operation alone is

@@ -54,10 +54,12 @@ struct pg_link {
 	struct pg_request *queue, **queue_end; /* not sent */
 	struct sent *sent;		       /* circular */
 	size_t sent_head, sent_len, sent_cap;
+	int64_t heard_us; /* the server answered something, or took something of what is sent */
 	unsigned unflushed;
 	unsigned blocked;	 /* requests since the socket took everything */
 	PGresult *prepare_error; /* of the statement that the next answer belongs to */
-	bool got_result;	 /* of the request at the head */
+	bool draining;
+	bool got_result; /* of the request at the head */
 	bool pumping;
 	_Atomic uint64_t session;
 	/* under the lock */

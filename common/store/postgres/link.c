@@ -238,7 +238,9 @@ static void on_connecting(struct pg_link *l)
 static void on_io(evutil_socket_t fd, short what, void *arg)
 {
 	struct pg_link *l = arg;
-	(void)fd, (void)what;
+	(void)fd;
+	if (what & EV_WRITE)
+		l->heard_us = clock_mono_us(); /* it takes what we send */
 	if (l->state == LINK_CONNECTING) {
 		/* libpq may go on with another socket, to which the same number may be given. */
 		event_free(l->io);
@@ -266,7 +268,10 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 		l->c = NULL;
 		failed(l);
 	} else if (l->state == LINK_READY) {
-		if (l->sent_len && clock_mono_us() - l->sent[l->sent_head].at_us > l->conf.answer_timeout_us) {
+		/* In a pipeline everything is sent at once: each has its time from the answer before it, and from its last byte. */
+		int64_t since = l->sent_len ? l->sent[l->sent_head].at_us : 0;
+		since = l->heard_us > since ? l->heard_us : since;
+		if (l->sent_len && clock_mono_us() - since > l->conf.answer_timeout_us) {
 			pg_link_say(l, "no answer within %lld ms", (long long)(l->conf.answer_timeout_us / 1000));
 			give_up(l);
 		} else {

@@ -92,6 +92,8 @@ static bool send_one(struct pg_link *l, struct pg_request *r)
 
 static void broken(struct pg_link *l) { pg_link_drop(l, pq.errorMessage(l->c)); }
 
+static void drain(struct pg_link *l);
+
 /* A request that cannot be sent fails with the connection: libpq refuses for want of memory or socket only. */
 void pg_pipe_pump(struct pg_link *l)
 {
@@ -118,10 +120,12 @@ void pg_pipe_pump(struct pg_link *l)
 		return;
 	int left = pq.flush(l->c);
 	l->blocked = left ? l->blocked + 1 : 0;
-	if (left < 0)
+	if (left < 0) {
 		broken(l);
-	else
-		pg_link_watch(l, left ? EV_READ | EV_WRITE : EV_READ);
+		return;
+	}
+	pg_link_watch(l, left ? EV_READ | EV_WRITE : EV_READ);
+	drain(l); /* libpq reads when it cannot write: no event comes for those answers */
 }
 
 void pg_link_flush(struct pg_link *l)
@@ -141,6 +145,7 @@ static void answer(struct pg_link *l, PGresult *res)
 {
 	struct sent *s = &l->sent[l->sent_head];
 	ExecStatusType st = pq.resultStatus(res);
+	l->heard_us = clock_mono_us();
 	if (s->what == SENT_PREPARE) {
 		if (st != PGRES_COMMAND_OK) {
 			set_prepared(l, s->r->prepared, false);
@@ -194,12 +199,22 @@ static bool take(struct pg_link *l)
 	return true;
 }
 
+/* All answers that libpq has. */
+static void drain(struct pg_link *l)
+{
+	if (l->draining)
+		return; /* from a done(): whoever called it goes on */
+	l->draining = true;
+	while (l->state == LINK_READY && take(l))
+		;
+	l->draining = false;
+}
+
 bool pg_pipe_read(struct pg_link *l)
 {
 	if (!pq.consumeInput(l->c))
 		return false;
-	while (l->state == LINK_READY && take(l))
-		;
+	drain(l);
 	if (l->state != LINK_READY)
 		return true;
 	bool notified = false;
