@@ -30,6 +30,7 @@ struct refill {
 	struct refill_row rows[REFILL_BATCH];
 	size_t n;
 	uint64_t read_seq;
+	uint64_t read_revision; /* of the fleet's feed, likewise */
 };
 
 static bool gather(void *arg, const struct uuid *id, uint64_t ns, uint64_t version, int64_t expires_us, uint32_t dim,
@@ -47,7 +48,9 @@ static void insert_batch(struct sync *s, void *arg)
 	struct refill *r = arg;
 	if (s->refill != r)
 		return; /* stopped meanwhile, and freed */
-	bool stale = recent_floor(s->recent) > r->read_seq;
+	/* What another daemon has deleted since is not told a second time. */
+	bool stale = recent_floor(s->recent) > r->read_seq ||
+		     (s->feed && atomic_load(&s->plant->feed_revision) != r->read_revision);
 	size_t done = 0;
 	for (size_t i = 0; i < r->n && !stale; i++, done++) {
 		struct refill_row *row = &r->rows[i];
@@ -118,6 +121,7 @@ static bool refill_batch(struct refill *r, struct uuid *last, bool *have_last)
 	/* Records beyond flushed_seq may be missing from what we read now; those that came after it
 	 * are in the index by their own write. */
 	r->read_seq = atomic_load(&r->s->plant->flushed_seq);
+	r->read_revision = atomic_load(&r->s->plant->feed_revision);
 	if (ops->vectors(r->store, *have_last ? last : NULL, REFILL_BATCH, gather, r) != STORE_OK) {
 		log_warn_limited(&limit, 10, "refill of the vector index: %s; trying again", ops->error(r->store));
 		usleep(RETRY_US);
