@@ -38,10 +38,9 @@ def anonymous_mb(pid):
     """Memory of its own: shared segments have their own bounds."""
     try:
         with open(f"/proc/{pid}/smaps_rollup") as f:
-            v = dict(line.split(":", 1) for line in f.readlines()[1:])
-        return int(v["Private_Dirty"].split()[0]) / 1024, int(v["Pss_Shmem"].split()[0]) / 1024
+            return int(dict(line.split(":", 1) for line in f.readlines()[1:])["Pss_Anon"].split()[0]) / 1024
     except (OSError, KeyError):
-        return 0, 0
+        return 0
 
 
 class Sampler(threading.Thread):
@@ -52,7 +51,7 @@ class Sampler(threading.Thread):
     def run(self):
         while not self.over:
             for name, pid in self.pids().items():
-                private, _ = anonymous_mb(pid)
+                private = anonymous_mb(pid)
                 first, peak = self.peaks.get(name, (private, 0))
                 self.peaks[name] = (first, max(peak, private))
             time.sleep(1)

@@ -18,6 +18,7 @@ struct late {
 	_Atomic bool stop;
 	/* What the store said; the loop's when it is handed over. */
 	struct store *store;
+	bool taken; /* it is the flusher's */
 	uint64_t flushed, scrub_due, revision;
 	struct store_ns *ns;
 	size_t nns, cns;
@@ -80,7 +81,6 @@ static void arrived(struct sync *s, void *arg)
 			"store.dsn leads to another database, or data.dir is not the one that wrote there. Nothing is "
 			"written to the store until the daemon is started with the right ones",
 			(unsigned long long)l->flushed, (unsigned long long)before + 1, (unsigned long long)last);
-		s->store_ops->close(l->store);
 		return;
 	}
 	for (size_t i = 0; i < l->nns; i++)
@@ -92,6 +92,7 @@ static void arrived(struct sync *s, void *arg)
 						.oldest_us = atomic_load(&s->plant->oldest_unflushed_us)});
 	if (!atomic_load(&s->plant->feed_revision))
 		atomic_store(&s->plant->feed_revision, l->revision);
+	l->taken = true;
 	s->flusher = flusher_start(s, l->store, l->flushed, atomic_load(&s->plant->applied_seq));
 	if (!s->flusher) {
 		log_error("cannot start the flusher");
@@ -153,6 +154,8 @@ void late_stop(struct sync *s)
 	atomic_store(&l->stop, true);
 	pthread_join(l->thread, NULL);
 	s->late = NULL;
+	if (l->store && !l->taken)
+		s->store_ops->close(l->store);
 	free(l->ns);
 	free(l);
 }
