@@ -127,7 +127,7 @@ void pg_close(struct store *s);
 bool pg_probe(const struct store_conf *c, char **what_r);
 const char *pg_error(struct store *s);
 
-/* ---- write.c: the writer's entries of the vtable (store.h) ---- */
+/* ---- write.c and node.c: the writer's entries of the vtable (store.h) ---- */
 
 /* Ends the sessions of this node's former writers: a connection that broke, or a process that died, may have left a
  * transaction that the server still believes in. The handle's session is the current one from here on, and the only
