@@ -2,13 +2,14 @@
 # The installed daemon on a minimal Debian 12 with nothing but its run-time libraries: as PID 1, as a user without
 # rights, on a read-only root where only its state and runtime directories can be written. Run as root:
 #   tests/packaging/chroot.sh [BUILD]          (default: build; make -C build install goes into the chroot)
-# Downloads about 60 MB once and keeps them in $ORCHESTRA_CHROOT_TAR (default: /var/tmp/orchestra-chroot-bookworm.tar).
+# Downloads about 60 MB once and keeps them in $ORCHESTRA_CHROOT_TAR (default: a file in /var/tmp, named by
+# the list of libraries).
 # Needs debootstrap, util-linux, curl, systemd (for systemd-sysusers). Leaves nothing behind but that file.
 set -eu
 cd "$(dirname "$0")/../.."
 build=$(realpath "${1:-build}")
-tar=${ORCHESTRA_CHROOT_TAR:-/var/tmp/orchestra-chroot-bookworm.tar}
-libraries=libconfig9,libcurl4,libevent-core-2.1-7,libevent-pthreads-2.1-7,libjansson4,libsqlite3-0,libssl3,libsystemd0
+libraries=libconfig9,libcurl4,libevent-core-2.1-7,libevent-pthreads-2.1-7,libjansson4,libpq5,libsqlite3-0,libssl3,libstemmer0d,libsystemd0
+tar=${ORCHESTRA_CHROOT_TAR:-/var/tmp/orchestra-chroot-bookworm-$(echo "$libraries" | cksum | cut -d' ' -f1).tar}
 [ "$(id -u)" = 0 ] || { echo "chroot.sh: run it as root" >&2; exit 2; }
 work=$(mktemp -d)
 root=$work/root
