@@ -366,6 +366,7 @@ def test_a_worker_that_dies_in_the_vote(make):
 def test_a_reload_under_way_ends_when_the_daemon_leaves(make):
     """Its vote is over when the daemon is leaving already: nobody is started then who would outlive it."""
     o = make(conf="api: { workers = 1; };\n")
+    until(lambda: row(o, "pinger")["state"] == "ready")  # before, it has no vote
     pid = worker(o, "pinger")
     os.kill(pid, signal.SIGSTOP)
     conf_file(o, "api: { workers = 8; };\n")
