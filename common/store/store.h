@@ -213,6 +213,15 @@ struct store_ops {
 };
 /* From the keys of section store, and data.dir; the strings are the configuration's. */
 void store_conf_from(const struct conf *c, const char *purpose, struct store_conf *out_r);
+/* For the stores' by_content(), whose index knows 64-bit keys only: a store_visit_fn that hands on to fn the memories
+ * whose content is really `want`. arg: struct store_same_content. */
+struct store_same_content {
+	struct span want;
+	store_visit_fn *fn;
+	void *arg;
+	bool found;
+};
+bool store_same_content(void *arg, const struct memory *m);
 /* The store that `kind` names ("sqlite", "postgres"); NULL: unknown. */
 const struct store_ops *store_by_kind(const char *kind);
 #endif

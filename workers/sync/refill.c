@@ -112,6 +112,13 @@ static bool reach_store(struct refill *r)
 	return false;
 }
 
+static void forget_rows(struct refill *r)
+{
+	for (size_t i = 0; i < r->n; i++)
+		free(r->rows[i].x);
+	r->n = 0;
+}
+
 /* One batch from behind *last. False: that was all, or stop. */
 static bool refill_batch(struct refill *r, struct uuid *last, bool *have_last)
 {
@@ -125,16 +132,14 @@ static bool refill_batch(struct refill *r, struct uuid *last, bool *have_last)
 	if (ops->vectors(r->store, *have_last ? last : NULL, REFILL_BATCH, gather, r) != STORE_OK) {
 		log_warn_limited(&limit, 10, "refill of the vector index: %s; trying again", ops->error(r->store));
 		usleep(RETRY_US);
-		for (size_t i = 0; i < r->n; i++)
-			free(r->rows[i].x);
+		forget_rows(r);
 		return reach_store(r);
 	}
 	if (!r->n)
 		return false;
 	struct uuid end = r->rows[r->n - 1].id;
 	bool go_on = hand_over(r);
-	for (size_t i = 0; i < r->n; i++)
-		free(r->rows[i].x);
+	forget_rows(r);
 	if (go_on && !r->stale) {
 		*last = end;
 		*have_last = true;

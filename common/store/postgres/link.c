@@ -34,7 +34,7 @@ void pg_link_error(struct pg_link *l, char *text, size_t cap)
 
 uint64_t pg_link_session(struct pg_link *l) { return atomic_load(&l->session); }
 bool pg_link_ready(const struct pg_link *l) { return l->state == LINK_READY; }
-bool pg_link_is_loop(struct pg_link *l) { return pthread_equal(l->thread, pthread_self()); }
+static bool on_loop(const struct pg_link *l) { return pthread_equal(l->thread, pthread_self()); }
 
 bool pg_link_closed(struct pg_link *l)
 {
@@ -325,23 +325,15 @@ static void on_bell(evutil_socket_t fd, short what, void *arg)
 	go_on(l);
 }
 
-void pg_link_send_all(struct pg_link *l, struct pg_request *first, size_t n)
-{
-	for (size_t i = 0; i < n; i++) {
-		first[i].next = NULL;
-		*l->queue_end = &first[i];
-		l->queue_end = &first[i].next;
-	}
-	go_on(l);
-}
-
 void pg_link_send(struct pg_link *l, struct pg_request *r)
 {
-	if (pg_link_is_loop(l)) {
-		pg_link_send_all(l, r, 1);
+	r->next = NULL;
+	if (on_loop(l)) {
+		*l->queue_end = r;
+		l->queue_end = &r->next;
+		go_on(l);
 		return;
 	}
-	r->next = NULL;
 	pthread_mutex_lock(&l->lock);
 	bool first = !l->inbox, closed = l->closed;
 	if (!closed) {

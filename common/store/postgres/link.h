@@ -60,8 +60,6 @@ struct pg_link *must_check pg_link_new(struct event_base *loop, const struct pg_
 void pg_link_free(struct pg_link **l);
 /* Any thread. The request belongs to the link until done(). */
 void pg_link_send(struct pg_link *l, struct pg_request *r);
-/* The loop's thread only: several at once, in order. */
-void pg_link_send_all(struct pg_link *l, struct pg_request *first, size_t n);
 /* Gives the connection up; the next request makes another. The loop's thread. */
 void pg_link_drop(struct pg_link *l, const char *why);
 /* For good: what is under way fails, and so does at once whatever is sent from now on. The loop's thread. */
@@ -83,5 +81,4 @@ uint64_t pg_link_session(struct pg_link *l);
 bool pg_link_ready(const struct pg_link *l); /* on the loop's thread: there is a connection */
 /* The calling thread is the one that drives the loop from now on. */
 void pg_link_adopt(struct pg_link *l);
-bool pg_link_is_loop(struct pg_link *l); /* is the caller on the loop's thread? */
 #endif

@@ -111,28 +111,12 @@ enum store_rc pg_read_by_external(struct store *s, uint64_t ns, struct span id, 
 	return visit(s, vector ? PG_BY_EXTERNAL_VECTOR : PG_BY_EXTERNAL, &p, &v);
 }
 
-struct same_content {
-	struct span want;
-	store_visit_fn *fn;
-	void *arg;
-	bool found;
-};
-
-static bool compare_content(void *arg, const struct memory *m)
-{
-	struct same_content *c = arg;
-	if (!span_eq(m->content, c->want))
-		return true; /* another text with the same 64-bit key */
-	c->found = true;
-	return c->fn(c->arg, m);
-}
-
 enum store_rc pg_read_by_content(struct store *s, uint64_t ns, uint64_t key, struct span content, bool vector,
 				 store_visit_fn *fn, void *arg)
 {
-	struct same_content c = {content, fn, arg, false};
+	struct store_same_content c = {content, fn, arg, false};
 	struct pg_params p = {.n = 0};
-	struct pg_visit v = {.fn = compare_content, .arg = &c};
+	struct pg_visit v = {.fn = store_same_content, .arg = &c};
 	struct span name;
 	enum store_rc rc = pg_namespace(s, ns, &name);
 	if (rc != STORE_OK || !name.len)

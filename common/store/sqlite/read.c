@@ -120,32 +120,16 @@ static enum store_rc by_external(struct store *s, uint64_t ns, struct span id, b
 	return visit(s, st, vector ? SQ_MEMORY_COLUMNS : 0, fn, arg);
 }
 
-struct same_content {
-	struct span want;
-	store_visit_fn *fn;
-	void *arg;
-	bool found;
-};
-
-static bool compare_content(void *arg, const struct memory *m)
-{
-	struct same_content *c = arg;
-	if (!span_eq(m->content, c->want))
-		return true; /* another text with the same 64-bit key */
-	c->found = true;
-	return c->fn(c->arg, m);
-}
-
 static enum store_rc by_content(struct store *s, uint64_t ns, uint64_t key, struct span content, bool vector,
 				store_visit_fn *fn, void *arg)
 {
-	struct same_content c = {content, fn, arg, false};
+	struct store_same_content c = {content, fn, arg, false};
 	sqlite3_stmt *st = sq_get(s, SQ_BY_CONTENT);
 	if (st) {
 		sqlite3_bind_int64(st, 1, (int64_t)key);
 		sqlite3_bind_int64(st, 2, (int64_t)ns);
 	}
-	enum store_rc rc = visit(s, st, vector ? SQ_MEMORY_COLUMNS : 0, compare_content, &c);
+	enum store_rc rc = visit(s, st, vector ? SQ_MEMORY_COLUMNS : 0, store_same_content, &c);
 	return rc == STORE_OK && !c.found ? STORE_NOT_FOUND : rc;
 }
 
