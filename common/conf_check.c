@@ -10,8 +10,10 @@
 #include <unistd.h>
 
 #include "conf-private.h"
+#include "redis/url.h"
 
 #define API_WORKERS_DEFAULT_MAX 4
+#define REDIS_PREFIX_MAX 64
 
 /* ---- defaults ---- */
 
@@ -237,6 +239,25 @@ static void check_names(struct conf_loading *l)
 	json_decref(list);
 }
 
+static void check_times(struct conf_loading *l)
+{
+	json_t *list = json_loads(conf_str(l->c, CONF_WARMER_AT), 0, NULL), *item;
+	unsigned hour, minute;
+	int end;
+	size_t i;
+	json_array_foreach (list, i, item) {
+		const char *t = json_is_string(item) ? json_string_value(item) : "";
+		end = 0;
+		if (strlen(t) == 5 && strspn(t, "0123456789:") == 5 &&
+		    sscanf(t, "%2u:%2u%n", &hour, &minute, &end) == 2 && end == 5 && hour < 24 && minute < 60)
+			continue;
+		wrong(l, CONF_WARMER_AT,
+		      "item %zu is no time of the day; expected a list such as [\"06:30\", \"18:00\"]", i + 1);
+		break;
+	}
+	json_decref(list);
+}
+
 static void check_breaker(struct conf_loading *l)
 {
 	if (conf_int(l->c, CONF_BREAKER_OPEN_MAX) >= conf_int(l->c, CONF_BREAKER_OPEN_MIN))
@@ -244,6 +265,24 @@ static void check_breaker(struct conf_loading *l)
 	char *min = conf_text(l->c, CONF_BREAKER_OPEN_MIN);
 	wrong(l, CONF_BREAKER_OPEN_MAX, "must be at least breaker.open_min (%s); raise it, or lower that one", min);
 	free(min);
+}
+
+static void check_redis(struct conf_loading *l)
+{
+	static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+	const char *prefix = conf_str(l->c, CONF_REDIS_PREFIX), *url = conf_str(l->c, CONF_REDIS_URL);
+	char *error = NULL;
+	size_t n = strlen(prefix);
+	if (!n || n > REDIS_PREFIX_MAX || strspn(prefix, letters) != n)
+		wrong(l, CONF_REDIS_PREFIX, "expected 1 to %d letters, digits, dots, dashes and underscores",
+		      REDIS_PREFIX_MAX);
+	if (!*url)
+		return;
+	struct redis_url *u = redis_url_parse(url, &error);
+	if (!u)
+		wrong(l, CONF_REDIS_URL, "%s", error ? error + strlen("redis.url: ") : "is refused");
+	free(error);
+	redis_url_free(&u);
 }
 
 #define DATA_DIR_MAX 480 /* SQLite opens paths of at most 512 bytes, and adds names to this one */
@@ -275,9 +314,11 @@ void conf_check_whole(struct conf_loading *l)
 	check_address(l, CONF_LISTEN_TCP);
 	check_tls(l);
 	check_names(l);
+	check_times(l);
 	check_unix(l);
 	check_data_dir(l);
 	check_breaker(l);
+	check_redis(l);
 	if (ring & (ring - 1))
 		wrong(l, CONF_RING_BYTES, "is no power of two; take for example \"8 MiB\"");
 }

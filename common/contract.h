@@ -22,7 +22,8 @@ enum contract_fd {
 	FD_LISTEN_TLS = 13,
 	FD_VITALS = 14,	   /* vitals.h: heartbeat and last words, which the supervisor reads */
 	FD_TLS_FILES = 15, /* sealed memfd with certificate and key (tls_files.h) */
-	FD_WAKE0 = 16,	   /* FD_WAKE0 + slot: that slot's eventfd (wake.h), where the role may ring it */
+	FD_SHM_WORDS = 16, /* words/postings.h */
+	FD_WAKE0 = 17,	   /* FD_WAKE0 + slot: that slot's eventfd (wake.h), where the role may ring it */
 	FD_AFTER_LAST = FD_WAKE0 + SLOT_COUNT
 };
 
@@ -30,11 +31,12 @@ enum contract_fd {
  * them over as they are, so whoever changes one incompatibly counts it up here (and says in
  * daemon/handover.c if the former one can still be read). */
 enum layout_version {
-	LAYOUT_PLANT = 3,
+	LAYOUT_PLANT = 4,
 	LAYOUT_RINGS = 1,
 	LAYOUT_PENDING = 2,
-	LAYOUT_CACHE = 2,
-	LAYOUT_VECTORS = 1,
+	LAYOUT_CACHE = 4,
+	LAYOUT_VECTORS = 2,
+	LAYOUT_WORDS = 1,
 	LAYOUT_VITALS = 1,
 	LAYOUT_JOURNAL = 1,
 	LAYOUT_CONTROL = 1, /* imsg.h with the messages of vocabulary.h */

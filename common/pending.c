@@ -210,6 +210,18 @@ void pending_publish(struct pending *p)
 	FAULT_POINT(pending_published);
 }
 
+void pending_leaving(struct pending *p, uint64_t flushed_seq, void (*fn)(void *arg, const struct pending_entry *e),
+		     void *arg)
+{
+	uint64_t tail = atomic_load_explicit(&p->l->tail, memory_order_relaxed);
+	for (uint64_t i = atomic_load_explicit(&p->l->head, memory_order_relaxed); i < tail; i++) {
+		const struct pending_entry *e = slot(p, i);
+		if (e->seq > flushed_seq)
+			break;
+		fn(arg, e);
+	}
+}
+
 void pending_release(struct pending *p, uint64_t flushed_seq)
 {
 	uint64_t head = atomic_load_explicit(&p->l->head, memory_order_relaxed);

@@ -48,6 +48,9 @@ bool pending_full(const struct pending *p, uint32_t more);
 void pending_append(struct pending *p, const struct pending_entry *e);
 void pending_publish(struct pending *p);		       /* makes all appended visible as one step of `tail` */
 void pending_release(struct pending *p, uint64_t flushed_seq); /* drops entries with seq <= it */
+/* Visits those that pending_release() would drop. The entry is only there during the call. */
+void pending_leaving(struct pending *p, uint64_t flushed_seq, void (*fn)(void *arg, const struct pending_entry *e),
+		     void *arg);
 /* The successor of a killed writer: forgets what was appended but not published. */
 void pending_recover(struct pending *p);
 

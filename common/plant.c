@@ -39,6 +39,12 @@ static size_t rows_used(const struct plant *p, bool one_more)
 
 /* A sync that is killed before the last store has changed a free row only: its successor writes it
  * again. After that store the row is whole. */
+bool plant_exists(struct plant *p, uint64_t ns)
+{
+	const struct plant_namespace *row = plant_find(p, ns);
+	return row && atomic_load_explicit(&row->exists, memory_order_acquire);
+}
+
 struct plant_namespace *plant_make(struct plant *p, struct span name)
 {
 	uint64_t ns = record_ns(name);

@@ -3,6 +3,8 @@
 #ifndef ORC_PLANT_H
 #define ORC_PLANT_H
 #include "breaker.h"
+#include "cache/trust.h"
+#include "flight.h"
 #include "shm.h"
 #include "vocabulary.h"
 #include "wake.h"
@@ -35,6 +37,10 @@ struct plant_namespace {
 struct plant_worker {
 	_Alignas(CACHE_LINE) _Atomic uint32_t pid; /* all: the worker itself, at birth */
 	_Atomic uint32_t ready;
+	/* api, while plant->warm.active: clock_mono_us() when it looked last how late its loop is (0: it does not); how often it
+	 * looked, and found it later than warmer.max_delay. */
+	_Atomic int64_t late_seen_us;
+	_Atomic uint64_t ticks, late_ticks;
 	_Atomic uint64_t incarnation;
 	_Atomic int64_t started_us;
 	struct stats_slot stats;
@@ -48,6 +54,30 @@ struct plant_target {
 	char name[LIMIT_TARGET_NAME + 1]; /* NUL-terminated */
 	_Atomic uint64_t pings, failures;
 	_Atomic uint32_t well; /* the last ping was answered as expected */
+};
+
+/* What the warmer is doing. Writer: warmer. */
+enum plant_warm_state { WARM_NEVER, WARM_RUNNING, WARM_DONE, WARM_CANCELLED, WARM_FAILED };
+enum plant_warm_source { WARM_FROM_NOTHING, WARM_FROM_FILE, WARM_FROM_IDS, WARM_FROM_STORE, WARM_SOURCES };
+enum plant_warm_kind { WARM_AT_START, WARM_BY_SCHEDULE, WARM_ALL, WARM_NAMESPACE };
+struct plant_warm {
+	_Atomic uint32_t active; /* 1: it loads or saves, and api workers say how late they are */
+	_Atomic uint32_t state, source, kind;
+	_Atomic uint64_t job;			 /* number of the last one; 0: there was none */
+	_Atomic uint64_t loaded, skipped, total; /* memories; total: as far as it is known */
+	_Atomic uint64_t bytes;
+	_Atomic int64_t started_us, ended_us; /* clock_real_us() */
+	_Atomic uint64_t ns;		      /* WARM_NAMESPACE */
+	_Atomic uint64_t saved;		      /* memories in the file that was written last */
+	_Atomic int64_t saved_us;
+	_Atomic uint32_t pause_us; /* how long it sleeps between two slices: what live latency makes it do */
+};
+
+/* What Redis says of itself, asked now and then. The numbers are those of its last answer, sums over its masters. Writer: sync. */
+struct plant_redis {
+	_Atomic int64_t asked_us; /* clock_mono_us(); 0: it was never asked, as there is none */
+	_Atomic uint32_t up;	  /* it answered when it was asked last */
+	_Atomic uint64_t used_memory, maxmemory, evicted_keys, keys;
 };
 
 /* The last transactions that were made visible: the one of sequence n lies at n mod PLANT_KNOWN. For a sync that comes after:
@@ -77,25 +107,33 @@ struct plant {
 	_Atomic uint32_t dead_full;	     /* 1: there is no room for another, and nothing is flushed */
 	_Atomic uint32_t
 		refusing; /* enum txn_status (BUSY, DISK_FULL) of the last refusal for want of room; 0 since a write was accepted */
-	_Atomic int64_t refused_us;	/* clock_mono_us() of it */
-	_Atomic uint32_t reason_len;	/* release-stored after reason[] was written, once per failure */
-	char reason[512];		/* why sync_state is *_FAILED */
-	_Atomic uint64_t feed_revision; /* what the feed says up to here is in caches and index */
-	_Atomic int64_t feed_us;	/* clock_mono_us() when it was last heard of */
-	_Atomic uint32_t store_known;	/* 1: namespaces and flushed_seq are what the store said */
-	_Atomic uint32_t feed_lost;	/* 1: the store is not to be reached, others' writes are not known */
-	_Atomic uint32_t warm_done;	/* writer: warmer; 1 = L1 filled */
-	_Atomic uint64_t warm_loaded;	/* writer: warmer */
-	_Atomic uint32_t draining;	/* writer: the supervisor's only word in here, via CTL_DRAIN → sync */
+	_Atomic int64_t refused_us;	 /* clock_mono_us() of it */
+	_Atomic uint32_t reason_len;	 /* release-stored after reason[] was written, once per failure */
+	char reason[512];		 /* why sync_state is *_FAILED */
+	_Atomic uint64_t feed_revision;	 /* what the feed says up to here is in caches and index */
+	_Atomic int64_t feed_us;	 /* clock_mono_us() when it was last heard of */
+	_Atomic uint64_t store_identity; /* which store it is; 0: not known yet */
+	_Atomic uint32_t store_known;	 /* 1: namespaces and flushed_seq are what the store said */
+	_Atomic uint32_t feed_lost;	 /* 1: the store is not to be reached, others' writes are not known */
+	_Atomic uint32_t unmended;	 /* so many memories are shown as the store did not accept them */
+	_Atomic int64_t served_us;	 /* clock_mono_us() when served_once was set */
+	struct plant_warm warm;
+	_Atomic uint32_t warm_done; /* writer: warmer; 1: what is warmed at the start is, or is given up */
+	_Atomic uint32_t draining;  /* writer: the supervisor's only word in here, via CTL_DRAIN → sync */
 	struct plant_worker worker[SLOT_COUNT];
 	struct plant_target targets[PLANT_TARGETS];
 	struct breaker breakers[BREAKERS]; /* writers: all (breaker.h) */
 	struct plant_namespace namespaces[PLANT_NAMESPACES];
 	struct plant_known known[PLANT_KNOWN];
+	struct trust trust;	/* writer: sync */
+	struct flights flights; /* writers: api */
+	struct plant_redis redis;
 };
 
 /* The row of a namespace or NULL (lock-free; never returns a free row). */
 struct plant_namespace *plant_find(struct plant *p, uint64_t ns);
+/* Is there a namespace of this number? Neither one that was dropped nor one that never was. */
+bool plant_exists(struct plant *p, uint64_t ns);
 /* sync only: the row of `name`, made when missing. NULL: the table is full. */
 struct plant_namespace *plant_make(struct plant *p, struct span name);
 

@@ -35,6 +35,8 @@ enum ctl_type {
 	CTL_REOPEN_LOGS,  /* supervisor → worker */
 	CTL_PROGRESS,	  /* worker → supervisor: not ready yet, but alive and at work; no payload */
 	CTL_TLS_FILES,	  /* supervisor → api: fd = certificate and key that the next PREPARE means */
+	CTL_ASK,	  /* supervisor → worker: u32 ticket + text, for the role's asked() */
+	CTL_TOLD,	  /* worker → supervisor: u32 ticket + i32 exit status + text (JSON) */
 	CTL_COUNT
 };
 
@@ -42,7 +44,8 @@ enum ctl_type {
 struct ctl_drain {
 	uint32_t whole;	   /* 1: the daemon ends, and readiness says so. 0: this worker only; others serve on */
 	uint32_t delay_ms; /* go on accepting for so long: whoever looks at readiness turns away meanwhile */
-	uint32_t idle_ms;  /* then leave idle keep-alive connections open for so long: their next answer says close */
+	uint32_t idle_ms; /* api: then leave idle keep-alive connections open for so long: their next answer says close.
+			    * warmer, when `whole`: the time that it has for saving */
 };
 
 /* Exit codes of workers. */

@@ -131,6 +131,7 @@ static void hand_down(const struct supervisor *sv, const struct child *c, int co
 	from[FD_SHM_PENDING] = reads ? sv->fd_pending : -1;
 	from[FD_SHM_CACHE] = reads ? sv->fd_cache : -1;
 	from[FD_SHM_VECTORS] = reads ? sv->fd_vectors : -1;
+	from[FD_SHM_WORDS] = reads ? sv->fd_words : -1;
 	from[FD_LISTEN_TCP] = listens ? sv->fd_tcp : -1;
 	from[FD_LISTEN_TLS] = listens ? sv->fd_tls : -1;
 	from[FD_TLS_FILES] = listens ? sv->fd_tls_files : -1;
@@ -219,6 +220,7 @@ static bool handle(struct child *c, const struct imsg *m)
 			return false;
 		control_command(sv, c, (struct span){m->data, m->len});
 		return true;
+	case CTL_TOLD: return control_told(sv, c, (struct span){m->data, m->len});
 	default: return false;
 	}
 }
@@ -400,6 +402,7 @@ void child_exited(struct child *c, int status)
 	c->pid = 0;
 	child_set_state(c, plan.verdict == RESTART_GIVE_UP ? CHILD_CRASHED : CHILD_STOPPED);
 	reload_child_gone(sv, c);
+	control_unasked(sv, c->slot);
 	if (upgrade_child_gone(c, plan.verdict == RESTART_STOPPED))
 		return;
 	switch (plan.verdict) {

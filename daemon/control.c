@@ -31,6 +31,8 @@ struct control {
 	struct evconnlistener *listener;
 	struct client *clients;
 	unsigned nclients;
+	struct reply *asked; /* workers were asked and have not answered */
+	uint32_t last_ticket;
 };
 
 /* Where an answer goes: a client, or a worker's request. Exactly one of both; neither when it has
@@ -41,6 +43,8 @@ struct reply {
 	struct child *child;
 	uint64_t incarnation;
 	uint32_t token;
+	uint32_t ticket; /* in control->asked: of what a worker in slot `of` was asked */
+	unsigned of;
 };
 
 /* ---- commands ---- */
@@ -97,6 +101,28 @@ static void command_config(struct supervisor *sv, struct span rest, struct reply
 	free(value);
 }
 
+/* Handed on to a worker of this image, whose answer is the answer. */
+static void ask(struct supervisor *sv, unsigned slot, struct span text, struct reply *r)
+{
+	struct control *control = sv->control;
+	struct child *c = &sv->child[slot];
+	struct buf b = {0};
+	r->ticket = ++control->last_ticket;
+	r->of = slot;
+	buf_add(&b, &r->ticket, sizeof(r->ticket));
+	buf_add(&b, text.p, text.len);
+	if (c->state == CHILD_READY && !c->former && !upgrade_under_way(sv) && b.len <= IMSG_MAX &&
+	    child_send(c, CTL_ASK, b.p, b.len, -1))
+		control_wait(&control->asked, r);
+	else
+		control_reply(&r, false,
+			      "{\"ok\":false,\"error\":\"the worker that does this is not ready, or is being "
+			      "replaced; try again\"}");
+	buf_free(&b);
+}
+
+static void command_warm(struct supervisor *sv, struct span rest, struct reply *r) { ask(sv, SLOT_WARMER, rest, r); }
+
 /* clang-format off */
 static const struct command {
 	const char *name; /* one that ends with a blank takes an argument */
@@ -109,6 +135,7 @@ static const struct command {
 	{"drain", command_drain},
 	{"stop", command_drain},
 	{"reopen-logs", command_reopen},
+	{"warm ", command_warm},
 };
 /* clang-format on */
 
@@ -213,6 +240,43 @@ void control_reply_through(struct reply **list, const struct child *c, bool ok, 
 }
 
 /* ---- workers ---- */
+
+bool control_told(struct supervisor *sv, struct child *c, const struct span payload)
+{
+	uint32_t ticket;
+	int32_t status;
+	struct buf json = {0};
+	if (payload.len < sizeof(ticket) + sizeof(status))
+		return false;
+	memcpy(&ticket, payload.p, sizeof(ticket));
+	memcpy(&status, payload.p + sizeof(ticket), sizeof(status));
+	buf_add(&json, payload.p + 8, payload.len - 8);
+	buf_addc(&json, '\0');
+	for (struct reply **list = &sv->control->asked; *list; list = &(*list)->next) {
+		struct reply *r = *list;
+		if (r->ticket != ticket || r->of != c->slot)
+			continue;
+		*list = r->next;
+		control_reply(&r, status == 0, json.p);
+		break;
+	}
+	buf_free(&json);
+	return true;
+}
+
+void control_unasked(struct supervisor *sv, unsigned slot)
+{
+	struct reply **list = sv->control ? &sv->control->asked : NULL;
+	while (list && *list) {
+		struct reply *r = *list;
+		if (r->of != slot) {
+			list = &r->next;
+			continue;
+		}
+		*list = r->next;
+		control_reply(&r, false, "{\"ok\":false,\"error\":\"the worker that was asked has gone; try again\"}");
+	}
+}
 
 void control_command(struct supervisor *sv, struct child *c, const struct span payload)
 {

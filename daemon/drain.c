@@ -6,6 +6,7 @@
  * safe: the journal has what the store lacks. */
 #include <unistd.h>
 
+#include "clock.h"
 #include "fault.h"
 #include "log.h"
 #include "upgrade.h"
@@ -63,6 +64,13 @@ static void on_deadline(evutil_socket_t fd, short what, void *arg)
 	}
 }
 
+/* What is left until the deadline of its phase. */
+static uint32_t warmer_ms(const struct supervisor *sv)
+{
+	int64_t left = sv->drain_began_us + tenths(sv, deadlines[1]) - clock_mono_us();
+	return left > 1000 ? (uint32_t)(left / 1000) : 1;
+}
+
 static void tell(struct child *c)
 {
 	if (c->state == CHILD_BACKING_OFF) {
@@ -74,6 +82,8 @@ static void tell(struct child *c)
 	evtimer_del(c->timer);
 	child_set_state(c, CHILD_DRAINING);
 	struct ctl_drain how = {.whole = 1, .delay_ms = (uint32_t)(conf_int(c->sv->conf, CONF_DRAIN_DELAY) / 1000)};
+	if (c->slot == SLOT_WARMER)
+		how.idle_ms = warmer_ms(c->sv);
 	FAULT_POINT(drain_telling);
 	if (!child_send(c, CTL_DRAIN, &how, sizeof(how), -1))
 		child_kill(c, "does not listen to its order to leave");
@@ -107,6 +117,7 @@ void drain_start(struct supervisor *sv, const char *why)
 	upgrade_cancel(sv);
 	reload_cancel(sv);
 	sv->state = SUPERVISOR_DRAINING;
+	sv->drain_began_us = clock_mono_us();
 	log_info("leaving: %s", why);
 	notify_stopping("draining");
 	/* Our copies would keep the sockets listening with nobody to accept. */

@@ -30,6 +30,7 @@ static const struct descriptor {
 	{"pending", offsetof(struct supervisor, fd_pending), false},
 	{"cache", offsetof(struct supervisor, fd_cache), false},
 	{"vectors", offsetof(struct supervisor, fd_vectors), false},
+	{"words", offsetof(struct supervisor, fd_words), false},
 	{"vitals", offsetof(struct supervisor, fd_vitals), false},
 	{"lock", offsetof(struct supervisor, fd_lock), false},
 	{"ctl", offsetof(struct supervisor, fd_ctl), false},
@@ -48,11 +49,11 @@ static int *descriptor_of(struct supervisor *sv, const struct descriptor *d)
 /* What must be alike in both programs, because both work on it at the same time. */
 static json_t *layouts(void)
 {
-	return json_pack("{s:i s:I s:i s:i s:i s:i s:i s:I s:i s:i s:i}", "plant", LAYOUT_PLANT, "plant_bytes",
+	return json_pack("{s:i s:I s:i s:i s:i s:i s:i s:i s:I s:i s:i s:i}", "plant", LAYOUT_PLANT, "plant_bytes",
 			 (json_int_t)sizeof(struct plant), "rings", LAYOUT_RINGS, "pending", LAYOUT_PENDING, "cache",
-			 LAYOUT_CACHE, "vectors", LAYOUT_VECTORS, "vitals", LAYOUT_VITALS, "vitals_bytes",
-			 (json_int_t)sizeof(struct vitals), "journal", LAYOUT_JOURNAL, "control", LAYOUT_CONTROL,
-			 "slots", SLOT_COUNT);
+			 LAYOUT_CACHE, "vectors", LAYOUT_VECTORS, "words", LAYOUT_WORDS, "vitals", LAYOUT_VITALS,
+			 "vitals_bytes", (json_int_t)sizeof(struct vitals), "journal", LAYOUT_JOURNAL, "control",
+			 LAYOUT_CONTROL, "slots", SLOT_COUNT);
 }
 
 /* Of the first n counters' names: a program with more of them reads the same slots. */

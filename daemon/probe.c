@@ -13,6 +13,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "cache/l2.h"
 #include "clock.h"
 #include "pinger/target.h"
 #include "pinger/transport.h"
@@ -165,6 +166,17 @@ static void probe_store(struct probe *p)
 	char *what = NULL;
 	bool good = ops && ops->probe(&sc, &what);
 	say(p, good ? OK : FAILED, "store.dsn %s", what ? what : "cannot be looked at");
+	free(what);
+}
+
+/* It is never needed, so nothing about it keeps the daemon from serving. */
+static void probe_redis(struct probe *p)
+{
+	char *what = NULL;
+	if (!*conf_str(p->c, CONF_REDIS_URL))
+		return;
+	bool good = l2_probe(p->c, &what);
+	say(p, good ? OK : WARNING, "redis.url: %s", what);
 	free(what);
 }
 
@@ -329,6 +341,7 @@ int probe_rest(const struct conf *c, FILE *out)
 {
 	struct probe p = {.c = c, .out = out};
 	probe_store(&p);
+	probe_redis(&p);
 	probe_disk(&p);
 	probe_targets(&p);
 	return p.failed;

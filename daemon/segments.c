@@ -9,6 +9,7 @@
 #include "plant.h"
 #include "rings.h"
 #include "supervisor.h"
+#include "words/postings.h"
 
 static bool create(const char *name, size_t size, int *fd_r)
 {
@@ -25,10 +26,12 @@ bool segments_create(struct supervisor *sv)
 	size_t pending = pending_segment_size((uint32_t)conf_int(c, CONF_JOURNAL_PENDING_MAX));
 	size_t cache = cache_segment_size((uint64_t)conf_int(c, CONF_CACHE_L1_BYTES));
 	size_t vectors = vectors_segment_size((uint64_t)conf_int(c, CONF_VECTORS_MAX_BYTES));
+	size_t words = postings_segment_size((uint64_t)conf_int(c, CONF_WORDS_MAX_BYTES));
 	if (!create("orchestra-plant", align_up(sizeof(struct plant), 4096), &sv->fd_plant) ||
 	    !create("orchestra-rings", rings, &sv->fd_rings) ||
 	    !create("orchestra-pending", pending, &sv->fd_pending) ||
-	    !create("orchestra-cache", cache, &sv->fd_cache) || !create("orchestra-vectors", vectors, &sv->fd_vectors))
+	    !create("orchestra-cache", cache, &sv->fd_cache) ||
+	    !create("orchestra-vectors", vectors, &sv->fd_vectors) || !create("orchestra-words", words, &sv->fd_words))
 		return false;
 	if (!create("orchestra-vitals", align_up(sizeof(struct vitals), 4096), &sv->fd_vitals))
 		return false;

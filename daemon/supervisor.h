@@ -82,7 +82,7 @@ struct supervisor {
 	struct conf *conf;
 	uint64_t conf_generation;
 	int fd_conf; /* effective configuration for the next worker that is born */
-	int fd_plant, fd_rings, fd_pending, fd_cache, fd_vectors, fd_vitals;
+	int fd_plant, fd_rings, fd_pending, fd_cache, fd_vectors, fd_words, fd_vitals;
 	struct vitals *vitals;
 	int fd_tcp, fd_tls, fd_unix, fd_lock, fd_ctl;
 	int fd_tls_files; /* certificate and key for the next api worker that is born; -1 without fd_tls */
@@ -106,6 +106,7 @@ struct supervisor {
 	bool starving;		/* it is not fed */
 	unsigned drain_phase;	/* index into the order of leaving, drain.c */
 	struct event *drain_timer;
+	int64_t drain_began_us;
 	unsigned drain_deadline; /* the next phase whose deadline passes */
 	int exit_code;
 };
@@ -187,6 +188,10 @@ void reload_free(struct supervisor *sv);
 /* control.c: commands from PATH.ctl and from api workers. */
 bool must_check control_open(struct supervisor *sv);
 void control_command(struct supervisor *sv, struct child *c, const struct span payload);
+/* A worker's answer to what it was asked. False: malformed. */
+bool must_check control_told(struct supervisor *sv, struct child *c, const struct span payload);
+/* Nobody in that slot answers any more: who asked is told so. */
+void control_unasked(struct supervisor *sv, unsigned slot);
 /* Answers and frees. NULL is fine. `json` is one object with "ok". */
 void control_reply(struct reply **r, bool ok, const char *json);
 /* Several may wait for one answer. */

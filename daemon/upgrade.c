@@ -105,6 +105,7 @@ void upgrade_hold(struct upgrade *u)
 	sigset_t all;
 	if (u->held)
 		return;
+	control_unasked(u->sv, SLOT_WARMER); /* the other image would not know who waits */
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, NULL);
 	u->held = 3;
@@ -188,6 +189,7 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 
 /* ---- life ---- */
 
+bool upgrade_under_way(const struct supervisor *sv) { return sv->upgrade->phase != PHASE_NONE; }
 int64_t upgrade_began_us(const struct supervisor *sv) { return sv->upgrade->began_us; }
 
 /* Requests that are under way end with an answer of sync: one that is leaving for its successor gets it still. */

@@ -30,6 +30,7 @@ bool must_check upgrade_configure(struct supervisor *sv, json_t *doc);
 void upgrade_adopted(struct supervisor *sv, json_t *doc, struct reply *waiting);
 /* For the document. */
 json_t *upgrade_replies(struct supervisor *sv);
+bool upgrade_under_way(const struct supervisor *sv);
 int64_t upgrade_began_us(const struct supervisor *sv);
 bool upgrade_reloads_after(const struct supervisor *sv);
 bool upgrade_starting(const struct supervisor *sv);

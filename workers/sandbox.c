@@ -135,7 +135,8 @@ void sandbox_enter(const struct worker_row *row, const struct conf *conf)
 		log_warn("sandbox: cannot drop capabilities: %s", strerror(errno));
 	if (row->may & MAY_WRITE_DATA)
 		check_owner(&paths);
-	bool net = row->may & MAY_CONNECT_NET || (row->may & MAY_REACH_STORE && !conf_store_is_file(conf));
+	bool servers = !conf_store_is_file(conf) || *conf_str(conf, CONF_REDIS_URL);
+	bool net = row->may & MAY_CONNECT_NET || (row->may & MAY_REACH_STORE && servers);
 	int landlock = sandbox_landlock(row->may | (net ? MAY_CONNECT_NET : 0), &paths, &abi);
 	int seccomp = sandbox_seccomp(row->may, net);
 	report(row, landlock, abi, seccomp);

@@ -17,7 +17,7 @@
 #include "conf.h"
 #include "worker.h"
 
-/* Call while the process has one thread. `conf` is read for data.dir, store.* and daemon.sandbox; with
+/* Call while the process has one thread. `conf` is read for data.dir, store.*, redis.url and daemon.sandbox; with
  * daemon.sandbox = off nothing is given up. Creates store.db-shm, empty, where a reader finds none. */
 void sandbox_enter(const struct worker_row *row, const struct conf *conf);
 

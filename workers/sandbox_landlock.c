@@ -9,6 +9,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "cache/hot_file.h"
 #include "log.h"
 #include "sandbox-private.h"
 
@@ -31,6 +32,8 @@ struct ruleset_attr {
 	(LANDLOCK_ACCESS_FS_WRITE_FILE | FS_TRUNCATE | LANDLOCK_ACCESS_FS_REMOVE_DIR |                                 \
 	 LANDLOCK_ACCESS_FS_REMOVE_FILE | LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_MAKE_REG |                  \
 	 LANDLOCK_ACCESS_FS_REFER)
+#define FS_FILES                                                                                                       \
+	(LANDLOCK_ACCESS_FS_WRITE_FILE | FS_TRUNCATE | LANDLOCK_ACCESS_FS_REMOVE_FILE | LANDLOCK_ACCESS_FS_MAKE_REG)
 #define FS_ON_FILES                                                                                                    \
 	(LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_READ_FILE | FS_TRUNCATE |     \
 	 FS_IOCTL_DEV)
@@ -78,6 +81,18 @@ static void allow_shm(struct rules *r, const char *store)
 		return;
 	allow(r, fd, false, LANDLOCK_ACCESS_FS_WRITE_FILE | FS_TRUNCATE);
 	close(fd);
+}
+
+/* A rule needs an inode, so the folder is made here. */
+static void allow_hot(struct rules *r, const char *data)
+{
+	char path[PATH_MAX + 8];
+	if (!*data)
+		return;
+	snprintf(path, sizeof(path), "%s/%s", data, HOT_FOLDER);
+	if (mkdir(path, 0700) == -1 && errno != EEXIST)
+		return;
+	allow_folder(r, path, FS_FILES);
 }
 
 /* ---- all but the data ---- */
@@ -188,6 +203,8 @@ static void add_rules(struct rules *r, unsigned may, const struct sandbox_paths 
 		allow_folder(r, p->store_dir, FS_CHANGE);
 	} else if (may & MAY_READ_DATA) {
 		allow_shm(r, p->store);
+		if (may & MAY_WRITE_HOT)
+			allow_hot(r, p->data);
 	} else {
 		allow_reading_all_but(r, p);
 	}

@@ -50,14 +50,17 @@ static const int never[] = {
 /* Who does not write data has no reason to change a name or an attribute anywhere. Landlock refuses the former as
  * well, but not on every kernel, and the latter on none. */
 static const int readers_never[] = {
-	SCMP_SYS(mkdir), SCMP_SYS(mkdirat), SCMP_SYS(rmdir), SCMP_SYS(unlink), SCMP_SYS(unlinkat), SCMP_SYS(rename),
-	SCMP_SYS(renameat), SCMP_SYS(renameat2), SCMP_SYS(link), SCMP_SYS(linkat), SCMP_SYS(symlink),
+	SCMP_SYS(mkdir), SCMP_SYS(mkdirat), SCMP_SYS(rmdir), SCMP_SYS(link), SCMP_SYS(linkat), SCMP_SYS(symlink),
 	SCMP_SYS(symlinkat), SCMP_SYS(truncate), SCMP_SYS(truncate64), SCMP_SYS(chmod), SCMP_SYS(fchmod),
 	SCMP_SYS(fchmodat), NR_FCHMODAT2, SCMP_SYS(chown), SCMP_SYS(fchown), SCMP_SYS(lchown), SCMP_SYS(fchownat),
 	SCMP_SYS(chown32), SCMP_SYS(fchown32), SCMP_SYS(lchown32), SCMP_SYS(setxattr), SCMP_SYS(lsetxattr),
 	SCMP_SYS(fsetxattr), NR_SETXATTRAT, SCMP_SYS(removexattr), SCMP_SYS(lremovexattr), SCMP_SYS(fremovexattr),
 	NR_REMOVEXATTRAT, NR_FILE_SETATTR, SCMP_SYS(utime), SCMP_SYS(utimes), SCMP_SYS(futimesat), SCMP_SYS(utimensat),
 	SCMP_SYS(utimensat_time64),
+};
+/* Nor to give a file another name or take it away, but in a folder of its own, which Landlock sees to. */
+static const int readers_never_rename[] = {
+	SCMP_SYS(unlink), SCMP_SYS(unlinkat), SCMP_SYS(rename), SCMP_SYS(renameat), SCMP_SYS(renameat2),
 };
 /* clang-format on */
 
@@ -118,6 +121,8 @@ static int add_rules(scmp_filter_ctx f, unsigned may, bool net)
 	int rc = refuse_all(f, never, ARRAY_LEN(never));
 	if (!rc && !(may & MAY_WRITE_DATA))
 		rc = refuse_all(f, readers_never, ARRAY_LEN(readers_never));
+	if (!rc && !(may & (MAY_WRITE_DATA | MAY_WRITE_HOT)))
+		rc = refuse_all(f, readers_never_rename, ARRAY_LEN(readers_never_rename));
 	if (!rc)
 		rc = refuse_processes(f);
 	if (!rc)

@@ -274,6 +274,23 @@ static bool take_answer(struct worker *w, const struct imsg *m)
 	return false;
 }
 
+static bool take_ask(struct worker *w, const struct imsg *m)
+{
+	struct buf answer = {0};
+	int32_t status = 1;
+	if (m->len < sizeof(uint32_t))
+		return false;
+	buf_add(&answer, m->data, sizeof(uint32_t));
+	buf_add(&answer, &status, sizeof(status));
+	if (!w->role->asked || !w->priv->inited)
+		buf_adds(&answer, "{\"ok\":false}");
+	else if (w->role->asked(w, (struct span){m->data + sizeof(uint32_t), m->len - sizeof(uint32_t)}, &answer))
+		memset(answer.p + sizeof(uint32_t), 0, sizeof(status));
+	send_control(w, CTL_TOLD, answer.p, answer.len);
+	buf_free(&answer);
+	return true;
+}
+
 /* False: the supervisor speaks another language. */
 static bool handle(struct worker *w, const struct imsg *m)
 {
@@ -287,6 +304,7 @@ static bool handle(struct worker *w, const struct imsg *m)
 		start_draining(w, &how);
 		return true;
 	case CTL_TLS_FILES: return take_tls_files(w, m);
+	case CTL_ASK: return take_ask(w, m);
 	case CTL_CONF_PREPARE: conf_prepare(w, m->fd); return m->len == 0 && m->fd != -1;
 	case CTL_CONF_COMMIT: conf_commit(w); return m->len == 0;
 	case CTL_CONF_ABORT: conf_abort(w); return m->len == 0;

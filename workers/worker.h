@@ -77,6 +77,8 @@ struct worker_role {
 	 * data.dir, so whatever is not done after WORKER_ORPHAN_MS is cut off. Called once. */
 	void (*drain)(struct worker *w);
 
+	/* Somebody asks this role by way of the supervisor (control.c): JSON into *answer, at once. False: it says why not. */
+	bool (*asked)(struct worker *w, struct span text, struct buf *answer);
 	void (*peer_started)(struct worker *w, unsigned slot); /* another worker was started, perhaps again */
 	void (*stop)(struct worker *w);			       /* after the loop: free everything */
 };
@@ -112,10 +114,12 @@ enum worker_wants {
 };
 /* What a kind of process is able to do at all; the rest it is not handed (child.c) or gives up (sandbox.h). */
 enum worker_may {
-	MAY_READ_DATA = 1,   /* the memories: data.dir, the store's file, the segments that hold them; to wake sync */
-	MAY_WRITE_DATA = 2,  /* files beneath data.dir and beside the store's file; to wake everybody */
-	MAY_REACH_STORE = 4, /* sockets to the network when the store is a server */
+	MAY_READ_DATA = 1,  /* the memories: data.dir, the store's file, the segments that hold them; to wake sync */
+	MAY_WRITE_DATA = 2, /* files beneath data.dir and beside the store's file; to wake everybody */
+	MAY_REACH_STORE =
+		4, /* sockets to the network when the store is a server, or a tier of the cache is (redis.url) */
 	MAY_CONNECT_NET = 8, /* sockets to the network */
+	MAY_WRITE_HOT = 16,  /* files in data.dir/hot */
 };
 enum worker_restart { RESTART_ALWAYS };
 

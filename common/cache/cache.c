@@ -1,4 +1,4 @@
-/* L1: the segment's layout, and reading. The proof is in cache-private.h. */
+/* L1: the segment's layout, times and figures. The proof is in cache-private.h. */
 #include "cache/cache-private.h"
 
 #include <errno.h>
@@ -10,7 +10,6 @@
 
 #include "clock.h"
 
-#define RETRIES 3 /* a record that is overwritten under us this often is no cache hit worth having */
 #define PAGE 4096u
 
 /* ---- layout ---- */
@@ -24,16 +23,20 @@ static bool make_plan(uint64_t size, struct cache_plan *p)
 	p->shards_end = align_up(sizeof(struct cache_segment) + p->shards * sizeof(struct cache_shard), PAGE);
 	if (size < p->shards_end + 65536)
 		return false;
-	/* A bucket's 16 lines of log, 64 bytes of slots, 8 hit bytes. Three pages for rounding. */
 	p->stride = (size - p->shards_end) / p->shards & ~(uint64_t)(PAGE - 1);
-	uint64_t per_bucket = (CACHE_LINES_PER_BUCKET << CACHE_LINE_SHIFT) + CACHE_WAYS * (sizeof(uint64_t) + 1);
+	/* A bucket with its lines of log and its word of the sketch. Three pages for rounding. */
+	const uint64_t per_bucket = (CACHE_LINES_PER_BUCKET << CACHE_LINE_SHIFT) + sizeof(struct cache_bucket) +
+				    sizeof(uint64_t);
 	uint64_t buckets = (p->stride - 3 * (uint64_t)PAGE) / per_bucket;
 	if (buckets > UINT32_MAX)
 		buckets = UINT32_MAX;
 	p->buckets = (uint32_t)buckets;
-	p->hits_at = align_up((size_t)buckets * CACHE_WAYS * sizeof(uint64_t), PAGE);
-	p->log_at = p->hits_at + align_up((size_t)buckets * CACHE_WAYS, PAGE);
-	p->log_lines = (p->stride - p->log_at) >> CACHE_LINE_SHIFT;
+	p->sketch_at = align_up((size_t)buckets * sizeof(struct cache_bucket), PAGE);
+	p->log_at[CACHE_SMALL] = p->sketch_at + align_up((size_t)buckets * sizeof(uint64_t), PAGE);
+	uint64_t lines = (p->stride - p->log_at[CACHE_SMALL]) >> CACHE_LINE_SHIFT;
+	p->lines[CACHE_SMALL] = lines / CACHE_SMALL_SHARE;
+	p->lines[CACHE_MAIN] = lines - p->lines[CACHE_SMALL];
+	p->log_at[CACHE_MAIN] = p->log_at[CACHE_SMALL] + (p->lines[CACHE_SMALL] << CACHE_LINE_SHIFT);
 	return true;
 }
 
@@ -58,7 +61,7 @@ static int make_lock(pthread_mutex_t *m)
 	return e;
 }
 
-/* Only headers are written: slots, hit bytes and logs are right as the zeros of a new memfd, and
+/* Only headers are written: buckets, sketch and logs are right as the zeros of a new memfd, and
  * take no memory until they are used. */
 static int format_segment(struct cache_segment *seg, size_t size, const struct cache_plan *p)
 {
@@ -69,9 +72,12 @@ static int format_segment(struct cache_segment *seg, size_t size, const struct c
 		int e = make_lock(&s->lock);
 		if (e)
 			return e;
-		/* Positions begin at log_lines, so that no slot is 0. */
-		atomic_store_explicit(&s->head, p->log_lines, memory_order_relaxed);
-		atomic_store_explicit(&s->reclaimed, p->log_lines, memory_order_relaxed);
+		for (int w = 0; w < CACHE_LOGS; w++) {
+			/* Positions begin one round up, so that no slot is 0. */
+			uint64_t pos = p->lines[w] | (w == CACHE_MAIN ? CACHE_MAIN_BIT : 0);
+			atomic_store_explicit(&s->head[w], pos, memory_order_relaxed);
+			atomic_store_explicit(&s->reclaimed[w], pos, memory_order_relaxed);
+		}
 	}
 	seg->h.magic = CACHE_MAGIC;
 	seg->h.layout = CACHE_LAYOUT;
@@ -117,88 +123,70 @@ void cache_close(struct cache **c)
 
 uint64_t cache_hash(const struct cache *c, enum cache_class cls, const struct uuid *key)
 {
-	return XXH3_64bits_withSeed(key, sizeof(*key), c->seed + (uint64_t)cls);
+	/* The seed is added to the key's words in there: classes must be far apart, or neighbouring keys of theirs meet. */
+	return XXH3_64bits_withSeed(key, sizeof(*key), c->seed + (uint64_t)cls * 0x9e3779b97f4a7c15ull);
 }
 
-/* ---- reading ---- */
+/* ---- names ---- */
 
-enum outcome { FOUND, NOT_THIS, CHANGED, UNUSABLE };
+static const char *const class_names[] = {"", "memory", "search", "vector"};
+_Static_assert(ARRAY_LEN(class_names) == CACHE_CLASSES, "a name for each class");
 
-/* Nothing copied before this call is believed unless it says true. */
-static bool still_there(const struct cache_place *p, uint64_t pos)
+const char *cache_class_name(enum cache_class cls) { return cls < CACHE_CLASSES ? class_names[cls] : ""; }
+
+enum cache_class cache_class_find(const char *name)
 {
-	atomic_thread_fence(memory_order_acquire);
-	return pos >= atomic_load_explicit(&p->shard->reclaimed, memory_order_relaxed);
+	for (unsigned i = 1; i < CACHE_CLASSES; i++)
+		if (strcmp(class_names[i], name) == 0)
+			return (enum cache_class)i;
+	return (enum cache_class)0;
 }
 
-static enum outcome read_record(const struct cache *c, const struct cache_place *p, uint64_t pos, uint32_t cls,
-				const struct uuid *key, int64_t now_us, void *buf, size_t cap, struct cache_head *h)
+/* ---- times ---- */
+
+void cache_meta_gone(struct cache_meta *m, int64_t gone_us)
 {
-	uint64_t at = pos % c->plan.log_lines;
-	const char *line = p->log + (at << CACHE_LINE_SHIFT);
-	shm_copy_out(h, line, sizeof(*h));
-	if (h->pos != pos || h->cls != cls || memcmp(&h->key, key, sizeof(*key)) != 0)
-		return still_there(p, pos) ? NOT_THIS : CHANGED;
-	/* Bounds first, since a changing head may hold any length; then judge what was found. */
-	bool whole = h->len <= cap && at + cache_lines(h->len) <= c->plan.log_lines;
-	if (whole)
-		shm_copy_out(buf, line + sizeof(*h), h->len);
-	if (!still_there(p, pos))
-		return CHANGED;
-	if (!whole || (h->meta.expires_us && h->meta.expires_us <= now_us))
-		return UNUSABLE;
-	return FOUND;
+	int64_t ms = (gone_us - m->filled_us) / 1000;
+	if (!gone_us)
+		m->gone_ms = 0;
+	else
+		m->gone_ms = ms < 1 ? 1 : ms > UINT32_MAX ? UINT32_MAX : (uint32_t)ms;
 }
 
-/* Set once per stay in the log, and read by writers only: hot records are shared, not fought over. */
-static void mark_hit(_Atomic uint8_t *hit)
+enum cache_age cache_age_of(const struct cache_meta *m, int64_t now_us)
 {
-	if (!atomic_load_explicit(hit, memory_order_relaxed))
-		atomic_store_explicit(hit, 1, memory_order_relaxed);
+	int64_t ms = (now_us - m->filled_us) / 1000;
+	if (m->gone_ms && ms >= m->gone_ms)
+		return CACHE_GONE;
+	if (m->fresh_ms && ms >= m->fresh_ms)
+		return CACHE_STALE;
+	return m->fresh_ms && ms >= m->fresh_ms - m->fresh_ms / 8 ? CACHE_AGEING : CACHE_FRESH;
 }
 
-ptrdiff_t cache_get(struct cache *c, enum cache_class cls, const struct uuid *key, int64_t now_us, void *buf,
-		    size_t cap, struct cache_meta *meta_r)
-{
-	struct cache_place p = cache_place_of(c, cache_hash(c, cls, key));
-	for (int tries = 0, i = 0; i < CACHE_WAYS; i++) {
-		uint64_t slot = atomic_load_explicit(&p.slots[i], memory_order_acquire);
-		struct cache_head h;
-		if ((uint16_t)slot != p.tag || !slot ||
-		    cache_slot_pos(slot) < atomic_load_explicit(&p.shard->reclaimed, memory_order_relaxed))
-			continue;
-		switch (read_record(c, &p, cache_slot_pos(slot), cls, key, now_us, buf, cap, &h)) {
-		case FOUND:
-			mark_hit(&p.hits[i]);
-			*meta_r = h.meta;
-			return (ptrdiff_t)h.len;
-		case UNUSABLE: return -1;
-		case CHANGED: /* evicted, or carried over to the head: look at this bucket again */
-			if (++tries == RETRIES)
-				return -1;
-			i = -1;
-			break;
-		case NOT_THIS: break;
-		}
-	}
-	return -1;
-}
+/* ---- figures ---- */
 
-uint64_t cache_epoch(struct cache *c, enum cache_class cls, const struct uuid *key)
+static void add_class(struct cache_class_stats *sum, const struct cache_class_stats *one)
 {
-	struct cache_place p = cache_place_of(c, cache_hash(c, cls, key));
-	return atomic_load_explicit(&p.shard->epoch, memory_order_acquire) +
-	       atomic_load_explicit(cache_stripe(&p), memory_order_acquire);
+	sum->entries += one->entries;
+	sum->bytes += one->bytes;
+	sum->evictions += one->evictions;
+	sum->evicted_ms += one->evicted_ms;
 }
 
 void cache_stats(struct cache *c, struct cache_stats *out)
 {
-	*out = (struct cache_stats){.capacity = c->plan.shards * (c->plan.log_lines << CACHE_LINE_SHIFT)};
+	*out = (struct cache_stats){
+		.capacity = c->plan.shards * (c->plan.lines[CACHE_SMALL] + c->plan.lines[CACHE_MAIN])
+			    << CACHE_LINE_SHIFT};
 	for (uint32_t i = 0; i < c->plan.shards; i++) {
 		const struct cache_shard *s = &c->seg->shards[i];
-		out->entries += atomic_load_explicit(&s->entries, memory_order_relaxed);
-		out->bytes += atomic_load_explicit(&s->bytes, memory_order_relaxed);
-		out->evictions += atomic_load_explicit(&s->evictions, memory_order_relaxed);
-		out->emptied_shards += atomic_load_explicit(&s->emptied, memory_order_relaxed);
+		for (int cls = 1; cls < CACHE_CLASSES; cls++) {
+			const struct cache_counts *n = &s->of[cls];
+			struct cache_class_stats one = {cache_peek_u64(&n->entries), cache_peek_u64(&n->bytes),
+							cache_peek_u64(&n->evictions), cache_peek_u64(&n->evicted_ms)};
+			add_class(&out->of[cls], &one);
+			add_class(&out->of[0], &one);
+		}
+		out->emptied_shards += cache_peek_u64(&s->emptied);
 	}
 }

@@ -2,6 +2,9 @@
  *
  *   super | namespace slots | namespace rows | chunk keys | chunk descriptors | data
  *
+ * Data memory holds chunks of rows and, for namespaces that have grown, lists of codes that point to rows
+ * (lists-private.h).
+ *
  * All tables have a fixed size, so every offset is a constant. Untouched pages cost nothing, and
  * merely reading a hole of a memfd fills it: no walk goes past what is in use.
  * Who writes: only the writer (sync, one thread at a time). Readers map the segment read-only.
@@ -19,8 +22,12 @@
  *   never missed, whatever the writer does meanwhile (vectors_search.c has the argument). */
 #ifndef ORC_VECTORS_PRIVATE_H
 #define ORC_VECTORS_PRIVATE_H
+#include <pthread.h>
+
 #include "contract.h"
 #include "kernels.h"
+#include "quantize.h"
+#include "rotate.h"
 #include "shm.h"
 #include "vectors.h"
 
@@ -31,8 +38,9 @@
 #define VECTORS_NAMESPACES (VECTORS_SLOTS / 8 * 7)
 #define VECTORS_ROWS_MAX 2048U /* rows of a chunk */
 #define VECTORS_WORDS (VECTORS_ROWS_MAX / 64)
-#define VECTORS_UNIT 4096U    /* smallest piece of data memory */
-#define VECTORS_ORDER_MAX 11U /* the largest piece is VECTORS_UNIT << 11 = 8 MiB */
+#define VECTORS_UNIT 4096U     /* smallest piece of data memory */
+#define VECTORS_ORDER_MAX 14U  /* the largest piece is VECTORS_UNIT << 14 = 64 MiB */
+#define VECTORS_ORDER_ROWS 11U /* and of rows 8 MiB */
 #define VECTORS_HUGE (2U << 20)
 
 struct vectors_super {
@@ -42,17 +50,22 @@ struct vectors_super {
 	_Atomic uint32_t namespaces;		    /* rows in use */
 	_Atomic uint32_t ns_full;		    /* a namespace found no row: unknown ones are incomplete */
 	_Atomic uint64_t live, bytes;
+	/* Moves before memory that lists have given up is used again: what a search read of any list meanwhile is void. */
+	_Alignas(CACHE_LINE) _Atomic uint64_t reclaimed;
 };
 struct vectors_ns { /* a row is never given back */
 	_Alignas(CACHE_LINE) _Atomic uint64_t ns;
 	_Atomic uint64_t live, newest;
 	_Atomic uint32_t incomplete;
+	_Atomic uint32_t form;			/* enum vectors_form of the rows to come */
+	_Atomic uint64_t lists;			/* offset + 1 of its struct lists; 0 = none: search all rows */
+	_Atomic uint32_t norm_least, norm_most; /* floats, as bits: no row has had a norm outside; 0, 0: none yet */
 };
 struct vectors_chunk {
 	_Alignas(CACHE_LINE) _Atomic uint64_t gen;
 	_Atomic uint64_t ns; /* 0 = free */
 	_Atomic uint64_t serial, offset;
-	_Atomic uint32_t dim, order, count;
+	_Atomic uint32_t dim, order, form, count;
 };
 
 #define VECTORS_OFF_SLOTS ((size_t)VECTORS_UNIT)
@@ -63,25 +76,42 @@ struct vectors_chunk {
 	((VECTORS_OFF_CHUNKS + sizeof(struct vectors_chunk) * VECTORS_CHUNKS + VECTORS_HUGE - 1) &                     \
 	 ~((size_t)VECTORS_HUGE - 1))
 
-/* Where things lie in a chunk of this dimension and size. The tombstones come first. Rows are
+/* How a row is kept. Floats and halves as they came, bytes rotated (rotate.h), each row with a step of its own. */
+enum vectors_form { VECTORS_FLOATS, VECTORS_HALVES, VECTORS_BYTES, VECTORS_FORMS };
+
+/* Where things lie in a chunk of this dimension, size and form. The tombstones come first. Rows are
  * padded with zeros to whole cache lines. */
 struct vectors_shape {
-	uint32_t stride, capacity; /* floats; rows */
-	size_t versions, expiries, ids, norms, rows;
+	uint32_t form, stride, capacity; /* stride: components; capacity: rows */
+	size_t row_bytes;
+	size_t versions, expiries, ids, norms, steps, rows; /* steps: of bytes only */
 };
 static inline uint32_t vectors_stride(uint32_t dim) { return (dim + 15) & ~15U; }
+static inline uint32_t vectors_row_stride(uint32_t dim, uint32_t form)
+{
+	return form == VECTORS_FLOATS ? vectors_stride(dim) : rotate_width(dim);
+}
+static inline size_t vectors_row_bytes(uint32_t dim, uint32_t form)
+{
+	size_t size = form == VECTORS_FLOATS ? sizeof(float) : form == VECTORS_HALVES ? sizeof(uint16_t) : 1;
+	return size * vectors_row_stride(dim, form);
+}
 /* False: not even one row fits. */
-static inline bool vectors_shape(uint32_t dim, uint32_t order, struct vectors_shape *s)
+static inline bool vectors_shape(uint32_t dim, uint32_t order, uint32_t form, struct vectors_shape *s)
 {
 	size_t bytes = (size_t)VECTORS_UNIT << order, head = VECTORS_WORDS * 8 + CACHE_LINE;
-	s->stride = vectors_stride(dim);
-	size_t rows = (bytes - head) / (s->stride * sizeof(float) + 8 + 8 + 16 + 4);
+	size_t step = form == VECTORS_BYTES ? sizeof(float) : 0;
+	s->form = form;
+	s->stride = vectors_row_stride(dim, form);
+	s->row_bytes = vectors_row_bytes(dim, form);
+	size_t rows = (bytes - head) / (s->row_bytes + 8 + 8 + 16 + 4 + step);
 	s->capacity = rows < VECTORS_ROWS_MAX ? (uint32_t)rows : VECTORS_ROWS_MAX;
 	s->versions = VECTORS_WORDS * 8;
 	s->expiries = s->versions + 8 * (size_t)s->capacity;
 	s->ids = s->expiries + 8 * (size_t)s->capacity;
 	s->norms = s->ids + 16 * (size_t)s->capacity;
-	s->rows = align_up(s->norms + 4 * (size_t)s->capacity, CACHE_LINE);
+	s->steps = s->norms + 4 * (size_t)s->capacity;
+	s->rows = align_up(s->steps + step * s->capacity, CACHE_LINE);
 	return s->capacity > 0;
 }
 
@@ -101,16 +131,26 @@ void vectors_pool_give(struct vectors_pool *p, uint64_t offset, uint32_t order);
 /* After a restart: [0,end) was in use by blocks that the caller walks in ascending order: the gap
  * before each is given back, the rest becomes fresh. */
 void vectors_pool_gap(struct vectors_pool *p, uint64_t from, uint64_t to);
+/* Gives pages of free memory back to the system, some at a time, from unit *unit_io on; the writer may take and give in
+ * between. False: that was all. */
+bool vectors_pool_trim(struct vectors_pool *p, char *data, uint32_t *unit_io);
 void vectors_pool_fresh(struct vectors_pool *p, uint64_t from);
 
+/* A row by its place: 1 | chunk (18 bits) | row (11 bits); 0 names none. Whoever follows one checks what it finds there. */
+#define VECTORS_ROW_BITS 11
+_Static_assert(VECTORS_ROWS_MAX <= 1U << VECTORS_ROW_BITS, "a row number fits");
+_Static_assert((uint64_t)VECTORS_CHUNKS << VECTORS_ROW_BITS <= 1U << 31, "a reference fits");
+static inline uint32_t vectors_ref(uint32_t chunk, uint32_t row) { return 1U << 31 | chunk << VECTORS_ROW_BITS | row; }
+static inline uint32_t vectors_ref_chunk(uint32_t ref) { return ref >> VECTORS_ROW_BITS & (VECTORS_CHUNKS - 1); }
+static inline uint32_t vectors_ref_row(uint32_t ref) { return ref & ((1U << VECTORS_ROW_BITS) - 1); }
+
 /* ---- id → row, private to the writer ----
- * A reference names chunk, row and the chunk's generation: those into a chunk that was given back
- * are void without being erased one by one, so dropping a namespace costs its chunks, not its rows. */
+ * References to rows that are dead count for nothing: dropping a namespace costs its chunks, not its rows. */
 #define VECTORS_MAP_SHARDS 256 /* each grows alone: no long pause */
 struct vectors_map {
 	struct vectors_map_shard {
 		struct vectors_map_slot {
-			uint64_t hash, ref; /* ref 0 = empty */
+			uint32_t hash, ref; /* ref 0 = empty */
 		} * slots;
 		uint32_t used, cap;
 	} shards[VECTORS_MAP_SHARDS];
@@ -126,9 +166,9 @@ struct vectors_row { /* a row on its way into a chunk */
 	uint64_t ns, version;
 	struct uuid id;
 	int64_t expires_us;
-	float norm;
-	uint32_t dim;
-	const float *x; /* normalised, padded to the stride */
+	float norm, step;
+	uint32_t dim, form;
+	const void *data; /* normalised, in that form, padded to the stride */
 };
 
 struct vectors_writer {
@@ -142,9 +182,18 @@ struct vectors_writer {
 	uint64_t reserve; /* offset + 1 of memory kept for compaction; 0 = none now */
 	uint32_t reserve_order;
 	bool huge;	/* huge pages were asked for */
-	float *scratch; /* one padded row */
+	float *scratch; /* a padded row as it came, */
+	void *formed;	/* and in the form that it is kept in */
 	struct vectors_pages *pages;
+	pthread_mutex_t lock; /* inserts and the background's slices take turns */
+	struct vectors_stages stages;
+	struct lists_writer *lists;
+	_Atomic bool due;  /* there may be something for the background */
+	struct work *work; /* NULL: nothing was ever to be done */
 };
+
+struct lists_writer;
+struct work;
 
 struct vectors {
 	char *base;
@@ -157,6 +206,7 @@ struct vectors {
 	char *data;
 	uint64_t data_bytes;
 	const struct kernels *kernels;
+	const struct quantize_kernels *quantize;
 	struct vectors_writer *w; /* NULL in readers */
 };
 
@@ -203,28 +253,69 @@ static inline uint64_t vectors_hash(const struct uuid *id)
 }
 
 /* vectors_map.c */
-uint64_t vectors_ref(const struct vectors *v, uint32_t chunk, uint32_t row);
-uint32_t vectors_ref_chunk(uint64_t ref);
-uint32_t vectors_ref_row(uint64_t ref);
-uint64_t vectors_map_find(const struct vectors *v, const struct uuid *id); /* 0: not there */
-void vectors_map_set(struct vectors *v, const struct uuid *id, uint64_t ref);
+uint32_t vectors_map_find(const struct vectors *v, const struct uuid *id); /* 0: not there */
+void vectors_map_set(struct vectors *v, const struct uuid *id, uint32_t ref);
 void vectors_map_erase(struct vectors *v, const struct uuid *id);
 void vectors_map_end(struct vectors_map *m);
 
+/* vectors_form.c */
+/* The form in which a namespace that has grown keeps rows of this dimension. */
+uint32_t vectors_form_of(const struct vectors *v, uint32_t dim);
+/* The row, which is in another form, in `form`, in the writer's memory. From floats only. */
+void vectors_form_row(struct vectors *v, struct vectors_row *row, uint32_t form);
+/* Row i of a chunk, rotated, rotate_width(dim) floats. */
+void vectors_form_rotated(const char *chunk, const struct vectors_shape *s, uint32_t dim, uint32_t i, float *out);
+
+/* What a search asks for, in every form that it may meet. */
+struct vectors_asked {
+	const struct vectors_query *q;
+	const struct kernels *k;
+	const struct quantize_kernels *qk;
+	uint32_t width;
+	double norm;	    /* of the query as it came */
+	float *x;	    /* normalised for cosine, padded with zeros */
+	float *rotated;	    /* normalised and rotated */
+	int8_t *high, *low; /* the rotated one is step · (256 · high + low) */
+	float step;
+	int64_t sum;	  /* of 256 · high + low */
+	int32_t sum_high; /* of high alone */
+	void *memory;
+};
+void vectors_ask(struct vectors_asked *a, const struct vectors *v, const struct vectors_query *q);
+/* A row of a chunk as the query, by cosine; rows of other forms than its own are not met then. */
+void vectors_ask_row(struct vectors_asked *a, const struct vectors *v, const struct vectors_query *q, const char *chunk,
+		     const struct vectors_shape *s, uint32_t i);
+void vectors_ask_end(struct vectors_asked *a);
+/* Scores of n rows of a chunk from `first` on, by the query's metric. */
+void vectors_ask_rows(const struct vectors_asked *a, const char *chunk, const struct vectors_shape *s, uint32_t first,
+		      uint32_t n, float *out);
+/* Cosine of row i and the query; 0 when either is zero. */
+float vectors_ask_cosine(const struct vectors_asked *a, const char *chunk, const struct vectors_shape *s, uint32_t i);
+/* The least cosine that a row can have whose score is above `score`, with norms between `least` and `most`. */
+float vectors_ask_floor(const struct vectors_asked *a, float score, float least, float most);
+
+/* Has the namespace more rows than are compared one by one? */
+static inline bool vectors_grown(const struct vectors *v, const struct vectors_ns *n, uint32_t dim)
+{
+	return n->live * vectors_row_bytes(dim, VECTORS_FLOATS) > v->w->stages.exact_bytes;
+}
 /* vectors.c: the row of a namespace; NULL: none */
 struct vectors_ns *vectors_ns_find(const struct vectors *v, uint64_t ns);
 /* vectors_write.c */
 struct vectors_ns *vectors_ns_make(struct vectors *v, uint64_t ns); /* NULL: full */
-int must_check vectors_put(struct vectors *v, const struct vectors_row *row);
+/* Under the writer's lock. The row may be brought into another form. */
+int must_check vectors_put(struct vectors *v, struct vectors_row *row);
 void vectors_incomplete(struct vectors *v, uint64_t ns);
+void vectors_drop_locked(struct vectors *v, uint64_t ns);
 /* vectors_chunk.c: chunks changing hands */
 int must_check vectors_append(struct vectors *v, struct vectors_ns *n, const struct vectors_row *row, bool compacting,
-			      uint64_t *ref_r);
+			      uint32_t *ref_r);
 void vectors_chunk_free(struct vectors *v, uint32_t chunk);
-void vectors_kill_row(struct vectors *v, uint64_t ref); /* tombstone; gives back what is all dead */
+void vectors_kill_row(struct vectors *v, uint32_t ref); /* tombstone; gives back what is all dead */
 void vectors_reserve(struct vectors *v);
 /* vectors_compact.c: moves a few rows out of mostly dead chunks */
 void vectors_compact(struct vectors *v);
+bool vectors_compact_row(struct vectors *v, uint32_t chunk); /* one row; false: it cannot be moved */
 void vectors_compact_offer(struct vectors *v, uint32_t chunk);
 /* vectors_top.c: the k best rows seen so far */
 struct vectors_top {
@@ -238,6 +329,12 @@ void vectors_top_push(struct vectors_top *t, const struct vectors_hit *h);
 /* Best first, ties by id, each id once. Returns the count, at most k. */
 size_t vectors_top_finish(struct vectors_top *t, struct vectors_hit *out);
 void vectors_top_end(struct vectors_top *t);
+/* vectors_scan.c: compares all rows. Returns how many. */
+size_t vectors_scan(const struct vectors *v, const struct vectors_asked *a, const struct vectors_ns *n,
+		    struct vectors_top *top);
+/* vectors_work.c */
+void vectors_work_hint(struct vectors *v, const struct vectors_ns *n); /* it has changed: look at it */
+void vectors_work_end(struct vectors *v);
 /* vectors_recover.c: rebuilds the writer's private state. False: the segment makes no sense. */
 bool must_check vectors_recover(struct vectors *v);
 #endif

@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "log.h"
-#include "vectors-private.h"
+#include "lists-private.h"
 #include "vocabulary.h"
 
 size_t vectors_segment_size(uint64_t max_bytes)
@@ -48,6 +48,9 @@ static char *map_aligned(int fd, size_t size, bool writer)
 	return base;
 }
 
+#define EXACT_BYTES (16u << 20) /* 2,730 rows of 1,536 floats: 0.6 ms on one core of docs/benchmarks.md */
+#define FLAT_ROWS 16384
+
 static bool header_fits(const struct vectors *v)
 {
 	const struct shm_header *h = &v->super->h;
@@ -78,7 +81,9 @@ static void wipe(struct vectors *v)
 	for (uint32_t i = 0; i < rows; i++) {
 		atomic_store_explicit(&v->ns[i].incomplete, 1, memory_order_relaxed);
 		atomic_store_explicit(&v->ns[i].live, 0, memory_order_relaxed);
+		atomic_store_explicit(&v->ns[i].lists, 0, memory_order_relaxed);
 	}
+	atomic_fetch_add_explicit(&v->super->reclaimed, 1, memory_order_release);
 	atomic_store_explicit(&v->super->used, 0, memory_order_relaxed);
 	atomic_store_explicit(&v->super->live, 0, memory_order_relaxed);
 	atomic_store_explicit(&v->super->bytes, 0, memory_order_relaxed);
@@ -106,12 +111,20 @@ static void writer_new(struct vectors *v)
 	w->queued = calloc(VECTORS_CHUNKS, sizeof(*w->queued));
 	AN(w->open && w->live && w->queued);
 	w->scratch = util_alloc(LIMIT_DIMENSIONS * sizeof(float));
+	w->formed = aligned_alloc(CACHE_LINE, LIMIT_DIMENSIONS * sizeof(float));
+	AN(w->formed);
+	pthread_mutex_init(&w->lock, NULL);
+	w->stages = (struct vectors_stages){.exact_bytes = EXACT_BYTES, .flat_rows = FLAT_ROWS};
+	w->lists = lists_writer_new(v);
 }
 
-static void writer_free(struct vectors_writer *w)
+static void writer_free(struct vectors *v)
 {
+	struct vectors_writer *w = v->w;
 	if (!w)
 		return;
+	vectors_work_end(v);
+	lists_writer_end(v);
 	vectors_map_end(&w->map);
 	vectors_pool_end(&w->pool);
 	free(w->free_chunks.p);
@@ -121,6 +134,8 @@ static void writer_free(struct vectors_writer *w)
 	free(w->queued);
 	vectors_pages_end(&w->pages);
 	free(w->scratch);
+	free(w->formed);
+	pthread_mutex_destroy(&w->lock);
 	free(w);
 }
 
@@ -130,7 +145,7 @@ static void open_writer(struct vectors *v)
 		format(v);
 	writer_new(v);
 	if (!vectors_recover(v)) {
-		writer_free(v->w);
+		writer_free(v);
 		wipe(v);
 		writer_new(v);
 		AN(vectors_recover(v));
@@ -162,6 +177,7 @@ struct vectors *vectors_open(int fd, bool writer)
 	v->data = v->base + VECTORS_OFF_DATA;
 	v->data_bytes = v->size - VECTORS_OFF_DATA;
 	v->kernels = kernels_get();
+	v->quantize = quantize_get();
 	bool formatted = atomic_load_explicit(&v->super->h.formatted, memory_order_acquire);
 	if (formatted ? !header_fits(v) : !writer) {
 		vectors_close(&v);
@@ -177,7 +193,7 @@ void vectors_close(struct vectors **v)
 {
 	if (!*v)
 		return;
-	writer_free((*v)->w);
+	writer_free(*v);
 	munmap((*v)->base, (*v)->size);
 	free(*v);
 	*v = NULL;
@@ -213,3 +229,13 @@ uint64_t vectors_count(const struct vectors *v, uint64_t ns)
 }
 
 uint64_t vectors_bytes(const struct vectors *v) { return atomic_load_explicit(&v->super->bytes, memory_order_relaxed); }
+
+void vectors_stages_set(struct vectors *v, const struct vectors_stages *stages)
+{
+	AN(v->w);
+	pthread_mutex_lock(&v->w->lock);
+	v->w->stages = *stages;
+	for (uint32_t i = 0; i < v->super->namespaces; i++)
+		vectors_work_hint(v, &v->ns[i]);
+	pthread_mutex_unlock(&v->w->lock);
+}

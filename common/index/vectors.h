@@ -1,14 +1,14 @@
-/* The vector index: exact SIMD scan over shared memory; a clustered index moves into this room
- * later behind the same five verbs: open / insert / remove / search / save.
+/* The vector index in shared memory, from one vector to ten million. What a namespace has goes through stages, by its
+ * size: rows of floats, compared one by one; rows of bytes behind one list of codes; behind many lists, of which a search
+ * reads those near to its query. Stages change in the background (vectors_work), and no search or insert waits for it.
  *
- * Writer: sync, one thread at a time. Readers: every api worker, any thread, lock-free.
+ * Writer: one process, sync. Its threads may call anything; they take turns. Readers: every api worker, any thread,
+ * lock-free; a killed writer costs them nothing.
  *
- * Layout: superblock, a table of chunk descriptors, then chunk memory. A chunk holds up to
- * `capacity` vectors of ONE namespace and ONE dimension: normalised fp32 rows, ids, versions, expiries and a
- * tombstone bitmap. Append: fill row, id, version, expiry; then store-release `count`. Delete:
- * set the tombstone bit. Update: append the new, then tombstone the old; between the two a reader sees
- * both and keeps the higher version. A chunk whose rows are all dead is given back: its descriptor's
- * generation moves first (seqlock), a reader that scanned it meanwhile drops what it got from it. */
+ * A chunk holds rows of ONE namespace, dimension and form: ids, versions, expiries, a tombstone bitmap. Append: fill the
+ * row, then store-release `count`. Delete: set the tombstone bit. Update: append the new, then tombstone the old; between
+ * the two a reader sees both and keeps the higher version. A chunk whose rows are all dead is given back: its
+ * descriptor's generation moves first (seqlock), a reader that scanned it meanwhile drops what it got from it. */
 #ifndef ORC_VECTORS_H
 #define ORC_VECTORS_H
 #include "uuid.h"
@@ -22,6 +22,25 @@ size_t vectors_segment_size(uint64_t max_bytes);
  * map id → slot by scanning). NULL and errno on failure. */
 struct vectors *must_check vectors_open(int fd, bool writer);
 void vectors_close(struct vectors **v);
+
+/* Writer: from which sizes on the stages begin, and how rows of later stages are kept. */
+struct vectors_stages {
+	uint64_t exact_bytes; /* rows of more bytes than this, as floats, get codes; default 16 MiB */
+	uint64_t flat_rows;   /* more rows than this get many lists; default 16,384 */
+	enum vectors_raw {
+		VECTORS_RAW_AUTO, /* bytes from 256 dimensions on, floats below */
+		VECTORS_RAW_INT8, /* a byte a component */
+		VECTORS_RAW_FLOAT16,
+		VECTORS_RAW_FLOAT32,
+	} raw;
+};
+void vectors_stages_set(struct vectors *v, const struct vectors_stages *stages);
+/* Writer, in a thread of its own: does the next piece of what is due: codes for a namespace that has grown, lists again
+ * for one that has doubled or lost much. Pieces may take seconds; they hold the writer up for less than a millisecond
+ * at a time. False: there is nothing to do. vectors_work_stop() makes a running piece return early. */
+bool vectors_work(struct vectors *v);
+bool vectors_work_due(struct vectors *v); /* may there be any? Any thread; cheap */
+void vectors_work_stop(struct vectors *v);
 
 /* Writer. `x` is copied (normalised for cosine). An entry with a version ≤ the indexed one is ignored (returns 0).
  * Errors: ENOSPC = memory limit: the vector is not resident (nor is an older version of it) and vectors_complete()
@@ -55,8 +74,18 @@ struct vectors_query {
 	const struct vectors_allow *allow; /* NULL = everything in the namespace */
 	int64_t now_us;			   /* rows with expires_us != 0 && <= now are skipped */
 	float min_score;		   /* -INFINITY = none */
+	float recall;	 /* share of the true k best that is aimed at where lists are used; 0: VECTORS_RECALL */
+	uint32_t probes; /* lists to read, instead of what the aim takes; 0: by the aim */
+	bool exact;	 /* compare every row */
+	struct vectors_trace *trace; /* NULL, or where it is told what was done */
 };
-/* The k best, best first, ties by id; at most k. Returns the count; *scanned_r rows compared.
+#define VECTORS_RECALL 0.98f
+struct vectors_trace {
+	uint32_t lists, probed; /* 0 lists: all rows were compared */
+	uint64_t codes, rows;	/* looked at */
+	uint32_t again;		/* times that it began anew, because what it read was given away meanwhile */
+};
+/* The k best, best first, ties by id; at most k. Returns the count; *scanned_r rows and codes compared.
  * Wait-free. */
 size_t vectors_search(struct vectors *v, const struct vectors_query *q, struct vectors_hit *out, size_t *scanned_r);
 /* False when the namespace has vectors that did not fit (search the store as well). */

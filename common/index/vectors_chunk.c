@@ -4,7 +4,7 @@
 #include <sys/mman.h>
 
 #include "fault.h"
-#include "vectors-private.h"
+#include "lists-private.h"
 
 #define HUGE_FROM (64ull << 20) /* bytes of chunks from which on huge pages are worth their grain */
 
@@ -25,11 +25,11 @@ static void add(_Atomic uint64_t *counter, int64_t delta)
 
 /* A namespace's next chunk has about a third of the rows it holds already: small ones stay small,
  * large ones waste little. */
-static uint32_t wanted_order(uint64_t live, uint32_t dim)
+static uint32_t wanted_order(uint64_t live, uint32_t dim, uint32_t form)
 {
 	uint32_t rows = live < 64 ? 16 : live < 256 ? 64 : live < 1024 ? 256 : 1024, order = 0;
 	struct vectors_shape s;
-	while (order < VECTORS_ORDER_MAX && (!vectors_shape(dim, order, &s) || s.capacity < rows))
+	while (order < VECTORS_ORDER_ROWS && (!vectors_shape(dim, order, form, &s) || s.capacity < rows))
 		order++;
 	return order;
 }
@@ -40,7 +40,7 @@ void vectors_reserve(struct vectors *v)
 	uint64_t offset;
 	if (w->reserve)
 		return;
-	w->reserve_order = VECTORS_ORDER_MAX;
+	w->reserve_order = VECTORS_ORDER_ROWS;
 	while (w->reserve_order && (uint64_t)VECTORS_UNIT << w->reserve_order > v->data_bytes / 16)
 		w->reserve_order--;
 	if (vectors_pool_take(&w->pool, w->reserve_order, &offset))
@@ -49,11 +49,12 @@ void vectors_reserve(struct vectors *v)
 
 /* Near the limit smaller chunks do as well. Only compaction, which frees more than it takes, may
  * break into the reserve: without one a full index could never be compacted. */
-static bool take_memory(struct vectors *v, uint32_t dim, bool compacting, uint32_t *order_io, uint64_t *offset_r)
+static bool take_memory(struct vectors *v, uint32_t dim, uint32_t form, bool compacting, uint32_t *order_io,
+			uint64_t *offset_r)
 {
 	struct vectors_writer *w = v->w;
 	struct vectors_shape s;
-	for (uint32_t order = *order_io; vectors_shape(dim, order, &s); order--) {
+	for (uint32_t order = *order_io; vectors_shape(dim, order, form, &s); order--) {
 		if (vectors_pool_take(&w->pool, order, offset_r)) {
 			*order_io = order;
 			return true;
@@ -61,11 +62,13 @@ static bool take_memory(struct vectors *v, uint32_t dim, bool compacting, uint32
 		if (!order)
 			break;
 	}
+	if (lists_reclaim(v, true))
+		return take_memory(v, dim, form, compacting, order_io, offset_r);
 	if (!compacting || !w->reserve)
 		return false;
 	vectors_pool_give(&w->pool, w->reserve - 1, w->reserve_order);
 	w->reserve = 0;
-	return take_memory(v, dim, false, order_io, offset_r);
+	return take_memory(v, dim, form, false, order_io, offset_r);
 }
 
 static bool take_descriptor(struct vectors *v, uint32_t *chunk_r)
@@ -90,18 +93,20 @@ static void use_huge_pages(struct vectors *v)
 	(void)madvise(v->data, v->data_bytes, MADV_HUGEPAGE); /* advice: refusal costs speed only */
 }
 
-/* The seqlock's writing side. Odd first; the fence keeps every later store into the descriptor and
+/* The seqlock's writing side. Odd first, behind all that told where rows went: a reader that finds the chunk gone looks
+ * there. The fence keeps every later store into the descriptor and
  * into the chunk's memory behind it: a reader that sees any of them also sees that `gen` moved. A
  * writer that dies in between leaves an odd `gen`, which readers skip and recovery frees. */
 static uint64_t begin(struct vectors_chunk *c)
 {
 	uint64_t gen = atomic_load_explicit(&c->gen, memory_order_relaxed);
-	atomic_store_explicit(&c->gen, gen + 1, memory_order_relaxed);
+	atomic_store_explicit(&c->gen, gen + 1, memory_order_release);
 	atomic_thread_fence(memory_order_release);
 	return gen + 2;
 }
 
-static void assign(struct vectors *v, uint32_t chunk, uint64_t ns, uint32_t dim, uint32_t order, uint64_t offset)
+static void assign(struct vectors *v, uint32_t chunk, uint64_t ns, uint32_t dim, uint32_t form, uint32_t order,
+		   uint64_t offset)
 {
 	struct vectors_chunk *c = &v->chunks[chunk];
 	uint64_t gen = begin(c);
@@ -109,6 +114,7 @@ static void assign(struct vectors *v, uint32_t chunk, uint64_t ns, uint32_t dim,
 	atomic_store_explicit(&c->serial, ++v->w->serial, memory_order_relaxed);
 	atomic_store_explicit(&c->offset, offset, memory_order_relaxed);
 	atomic_store_explicit(&c->dim, dim, memory_order_relaxed);
+	atomic_store_explicit(&c->form, form, memory_order_relaxed);
 	atomic_store_explicit(&c->order, order, memory_order_relaxed);
 	FAULT_POINT(vectors_assigning);
 	atomic_store_explicit(&c->count, 0, memory_order_relaxed);
@@ -130,6 +136,7 @@ void vectors_chunk_free(struct vectors *v, uint32_t chunk)
 	struct vectors_ns *n = vectors_ns_find(v, c->ns);
 	uint64_t offset = c->offset, gen = begin(c);
 	uint32_t order = c->order;
+	lists_chunk_gone(v, chunk);
 	atomic_store_explicit(&v->keys[chunk], 0, memory_order_relaxed);
 	FAULT_POINT(vectors_freeing);
 	atomic_store_explicit(&c->ns, 0, memory_order_relaxed);
@@ -147,11 +154,11 @@ void vectors_chunk_free(struct vectors *v, uint32_t chunk)
 
 /* Gives the namespace a new newest chunk. The previous one never gets another row: whatever of it
  * is dead already is compaction's business from now on. */
-static int open_chunk(struct vectors *v, struct vectors_ns *n, uint32_t dim, bool compacting)
+static int open_chunk(struct vectors *v, struct vectors_ns *n, uint32_t dim, uint32_t form, bool compacting)
 {
-	uint32_t order = wanted_order(n->live, dim), chunk, *open = &v->w->open[n - v->ns];
+	uint32_t order = wanted_order(n->live, dim, form), chunk, *open = &v->w->open[n - v->ns];
 	uint64_t offset;
-	if (!take_memory(v, dim, compacting, &order, &offset))
+	if (!take_memory(v, dim, form, compacting, &order, &offset))
 		return ENOSPC;
 	if (!take_descriptor(v, &chunk)) {
 		vectors_pool_give(&v->w->pool, offset, order);
@@ -159,7 +166,7 @@ static int open_chunk(struct vectors *v, struct vectors_ns *n, uint32_t dim, boo
 	}
 	uint32_t previous = *open;
 	use_huge_pages(v);
-	assign(v, chunk, n->ns, dim, order, offset);
+	assign(v, chunk, n->ns, dim, form, order, offset);
 	*open = chunk + 1;
 	/* After `used` and `gen`: who sees this serial finds the chunk. Before its first row. */
 	atomic_store_explicit(&n->newest, v->w->serial, memory_order_release);
@@ -171,42 +178,45 @@ static int open_chunk(struct vectors *v, struct vectors_ns *n, uint32_t dim, boo
 static void write_row(struct vectors *v, char *chunk, const struct vectors_shape *s, uint32_t i,
 		      const struct vectors_row *row)
 {
-	uint32_t bits;
+	uint32_t bits, step;
 	memcpy(&bits, &row->norm, sizeof(bits));
+	memcpy(&step, &row->step, sizeof(step));
 	atomic_store_explicit((_Atomic uint64_t *)(void *)(chunk + s->versions) + i, row->version,
 			      memory_order_relaxed);
 	atomic_store_explicit((_Atomic uint64_t *)(void *)(chunk + s->expiries) + i, (uint64_t)row->expires_us,
 			      memory_order_relaxed);
 	atomic_store_explicit((_Atomic uint32_t *)(void *)(chunk + s->norms) + i, bits, memory_order_relaxed);
+	if (s->form == VECTORS_BYTES)
+		atomic_store_explicit((_Atomic uint32_t *)(void *)(chunk + s->steps) + i, step, memory_order_relaxed);
 	shm_copy_in(chunk + s->ids + 16 * (size_t)i, row->id.b, 16);
-	size_t bytes = s->stride * sizeof(float);
+	size_t bytes = s->row_bytes;
 	FAULT_POINT(vectors_row_half);
 	vectors_pages_ahead(v, chunk + s->rows, i * bytes, bytes, s->capacity * bytes);
-	shm_copy_in(chunk + s->rows + i * bytes, row->x, bytes);
+	shm_copy_in(chunk + s->rows + i * bytes, row->data, bytes);
 }
 
-static bool has_room(const struct vectors *v, uint32_t open, uint32_t dim)
+static bool has_room(const struct vectors *v, uint32_t open, uint32_t dim, uint32_t form)
 {
 	struct vectors_shape s;
 	if (!open)
 		return false;
 	const struct vectors_chunk *c = &v->chunks[open - 1];
-	return c->dim == dim && vectors_shape(dim, c->order, &s) && c->count < s.capacity;
+	return c->dim == dim && c->form == form && vectors_shape(dim, c->order, form, &s) && c->count < s.capacity;
 }
 
 int vectors_append(struct vectors *v, struct vectors_ns *n, const struct vectors_row *row, bool compacting,
-		   uint64_t *ref_r)
+		   uint32_t *ref_r)
 {
 	uint32_t *open = &v->w->open[n - v->ns];
-	if (!has_room(v, *open, row->dim)) {
-		int rc = open_chunk(v, n, row->dim, compacting);
+	if (!has_room(v, *open, row->dim, row->form)) {
+		int rc = open_chunk(v, n, row->dim, row->form, compacting);
 		if (rc)
 			return rc;
 	}
 	uint32_t chunk = *open - 1;
 	struct vectors_chunk *c = &v->chunks[chunk];
 	struct vectors_shape s;
-	AN(vectors_shape(c->dim, c->order, &s));
+	AN(vectors_shape(c->dim, c->order, c->form, &s));
 	uint32_t i = atomic_load_explicit(&c->count, memory_order_relaxed);
 	write_row(v, v->data + c->offset, &s, i, row);
 	FAULT_POINT(vectors_row_written);
@@ -215,11 +225,11 @@ int vectors_append(struct vectors *v, struct vectors_ns *n, const struct vectors
 	v->w->live[chunk]++;
 	add(&n->live, 1);
 	add(&v->super->live, 1);
-	*ref_r = vectors_ref(v, chunk, i);
+	*ref_r = vectors_ref(chunk, i);
 	return 0;
 }
 
-void vectors_kill_row(struct vectors *v, uint64_t ref)
+void vectors_kill_row(struct vectors *v, uint32_t ref)
 {
 	uint32_t chunk = vectors_ref_chunk(ref), row = vectors_ref_row(ref);
 	struct vectors_chunk *c = &v->chunks[chunk];
@@ -227,6 +237,7 @@ void vectors_kill_row(struct vectors *v, uint64_t ref)
 	_Atomic uint64_t *word = &vectors_tombs(v, c->offset)[row / 64];
 	uint64_t bits = atomic_load_explicit(word, memory_order_relaxed), bit = 1ull << (row % 64);
 	AN(n && !(bits & bit) && v->w->live[chunk]);
+	lists_row_dead(v, (uint32_t)(n - v->ns), ref);
 	/* Release: whoever sees the tombstone sees the row that replaced this one. */
 	atomic_store_explicit(word, bits | bit, memory_order_release);
 	FAULT_POINT(vectors_tombstone);

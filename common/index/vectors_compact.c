@@ -2,7 +2,7 @@
  * per write, into its namespace's newest chunk. To a reader a move is an update to the same
  * version. Half dead means that at most one row is moved per row that died. */
 #include "fault.h"
-#include "vectors-private.h"
+#include "lists-private.h"
 #include <stdlib.h>
 
 #define ROWS_PER_WRITE 8 /* bounds what an insert can cost: 8 copies */
@@ -12,7 +12,7 @@ void vectors_compact_offer(struct vectors *v, uint32_t chunk)
 	struct vectors_writer *w = v->w;
 	struct vectors_shape s;
 	const struct vectors_chunk *c = &v->chunks[chunk];
-	AN(vectors_shape(c->dim, c->order, &s));
+	AN(vectors_shape(c->dim, c->order, c->form, &s));
 	uint32_t count = c->count; /* a chunk that was closed early has fewer rows than room */
 	if (w->queued[chunk] || 2U * w->live[chunk] > count)
 		return;
@@ -34,12 +34,12 @@ static uint32_t first_live(const struct vectors *v, const struct vectors_chunk *
 	return VECTORS_ROWS_MAX;
 }
 
-static bool move_one(struct vectors *v, uint32_t chunk)
+bool vectors_compact_row(struct vectors *v, uint32_t chunk)
 {
 	const struct vectors_chunk *c = &v->chunks[chunk];
 	const char *base = v->data + c->offset;
 	struct vectors_shape s;
-	AN(vectors_shape(c->dim, c->order, &s));
+	AN(vectors_shape(c->dim, c->order, c->form, &s));
 	struct vectors_ns *n = vectors_ns_find(v, c->ns);
 	uint32_t i = first_live(v, c);
 	AN(n && i < c->count);
@@ -51,14 +51,20 @@ static bool move_one(struct vectors *v, uint32_t chunk)
 				  .version = vectors_load_u64(base, s.versions, i),
 				  .expires_us = (int64_t)vectors_load_u64(base, s.expiries, i),
 				  .id = vectors_load_id(base, &s, i),
-				  .norm = vectors_load_norm(base, &s, i)};
+				  .norm = vectors_load_norm(base, &s, i),
+				  .form = c->form};
 	/* The writer reads its own row: no one else writes. */
-	row.x = (const float *)(const void *)(base + s.rows) + (size_t)i * s.stride;
-	uint64_t from = vectors_ref(v, chunk, i), to;
+	row.data = base + s.rows + i * s.row_bytes;
+	if (row.form == VECTORS_BYTES)
+		memcpy(&row.step, base + s.steps + i * sizeof(row.step), sizeof(row.step));
+	else if (n->form != row.form)
+		vectors_form_row(v, &row, n->form);
+	uint32_t from = vectors_ref(chunk, i), to;
 	if (vectors_append(v, n, &row, true, &to))
 		return false;
 	FAULT_POINT(vectors_moved);
 	vectors_map_set(v, &row.id, to);
+	lists_row_moved(v, (uint32_t)(n - v->ns), from, to);
 	vectors_kill_row(v, from); /* the last one gives the chunk back and clears `queued` */
 	return true;
 }
@@ -69,7 +75,7 @@ void vectors_compact(struct vectors *v)
 	for (int budget = ROWS_PER_WRITE; budget && s->n; budget--) {
 		uint32_t chunk = s->p[s->n - 1];
 		size_t at = s->n - 1;
-		if (v->w->queued[chunk] && move_one(v, chunk))
+		if (v->w->queued[chunk] && vectors_compact_row(v, chunk))
 			continue;
 		/* Given back, or no memory to move to: offered again with its next loss. A move may have
 		 * pushed other victims, so this one is not necessarily on top any more. */

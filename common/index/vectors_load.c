@@ -53,7 +53,7 @@ static const char *read_head(struct in *f, uint64_t seq)
 		return "is not a vector index";
 	if (f->head.check != XXH3_64bits(&f->head, offsetof(struct file_head, check)))
 		return "has a damaged head";
-	if (f->head.layout != FILE_LAYOUT)
+	if (f->head.layout < FILE_LAYOUT_OLDEST || f->head.layout > FILE_LAYOUT)
 		return "has another layout version";
 	if (f->head.seq != seq)
 		return "has another sequence number than its name";
@@ -70,7 +70,8 @@ static const char *read_section(struct in *f)
 	if (s->check != XXH3_64bits(s, offsetof(struct file_section, check)))
 		return "has a damaged section head";
 	bool rows = s->kind == FILE_ROWS && s->ns && s->n && s->n <= VECTORS_ROWS_MAX && s->dim &&
-		    s->dim <= LIMIT_DIMENSIONS && s->payload == file_rows_bytes(s->n, s->dim);
+		    s->dim <= LIMIT_DIMENSIONS && s->form < VECTORS_FORMS &&
+		    s->payload == file_rows_bytes(s->n, s->dim, s->form);
 	bool incomplete = s->kind == FILE_INCOMPLETE && s->n <= VECTORS_NAMESPACES &&
 			  s->payload == s->n * sizeof(uint64_t);
 	if (!rows && !incomplete)
@@ -101,16 +102,21 @@ static void insert_rows(struct vectors *v, const struct in *f)
 	const struct file_section *s = &f->section;
 	const char *versions = f->payload.p, *expiries = versions + 8 * (size_t)s->n;
 	const char *ids = expiries + 8 * (size_t)s->n, *norms = ids + 16 * (size_t)s->n;
-	const char *rows = norms + 4 * (size_t)s->n;
-	size_t bytes = s->dim * sizeof(float);
-	float *x = v->w->scratch;
-	memset(x + s->dim, 0, (vectors_stride(s->dim) - s->dim) * sizeof(float));
+	const char *steps = norms + 4 * (size_t)s->n, *rows = steps + (s->form == VECTORS_BYTES ? 4 * (size_t)s->n : 0);
+	size_t bytes = file_row_bytes(s->dim, s->form), padded = vectors_row_bytes(s->dim, s->form);
+	char *x = (char *)v->w->scratch;
+	memset(x + bytes, 0, padded - bytes);
+	struct vectors_ns *n = vectors_ns_make(v, s->ns);
+	if (n && s->form != VECTORS_FLOATS)
+		atomic_store_explicit(&n->form, s->form, memory_order_relaxed);
 	for (uint32_t i = 0; i < s->n; i++) {
-		struct vectors_row row = {.ns = s->ns, .dim = s->dim, .x = x};
+		struct vectors_row row = {.ns = s->ns, .dim = s->dim, .form = s->form, .data = x};
 		memcpy(&row.version, versions + 8 * (size_t)i, 8);
 		memcpy(&row.expires_us, expiries + 8 * (size_t)i, 8);
 		memcpy(row.id.b, ids + 16 * (size_t)i, 16);
 		memcpy(&row.norm, norms + 4 * (size_t)i, 4);
+		if (s->form == VECTORS_BYTES)
+			memcpy(&row.step, steps + 4 * (size_t)i, 4);
 		memcpy(x, rows + i * bytes, bytes);
 		if (vectors_put(v, &row))
 			continue; /* a smaller limit than before: the namespace is marked incomplete */
@@ -142,7 +148,7 @@ static void drop_all(struct vectors *v)
 	for (uint32_t i = 0; i < v->super->namespaces; i++) {
 		uint64_t ns = v->ns[i].ns;
 		if (ns)
-			vectors_drop(v, ns);
+			vectors_drop_locked(v, ns);
 	}
 }
 
@@ -201,7 +207,9 @@ int vectors_load(struct vectors *v, const char *dir, uint64_t *seq_r)
 	DIR *d = opendir(dir);
 	if (!d)
 		return errno == ENOENT ? 0 : errno;
+	pthread_mutex_lock(&v->w->lock);
 	int rc = load_newest(v, d, seq_r);
+	pthread_mutex_unlock(&v->w->lock);
 	closedir(d);
 	return rc;
 }

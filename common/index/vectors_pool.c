@@ -2,9 +2,11 @@
  * private to the writer and rebuilt from the chunk table after a crash. Chunks of all sizes share
  * the limit this way, and what small ones leave free merges into room for large ones. */
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include "vectors-private.h"
 
+#define TRIMMED 64U		       /* calls to the system at once */
 #define ROOT (1U << VECTORS_ORDER_MAX) /* units of the largest block */
 
 static void push(struct vectors_pool_stack *s, uint32_t unit)
@@ -113,3 +115,18 @@ void vectors_pool_gap(struct vectors_pool *p, uint64_t from, uint64_t to)
 }
 
 void vectors_pool_fresh(struct vectors_pool *p, uint64_t from) { p->fresh = (uint32_t)(from / VECTORS_UNIT); }
+
+bool vectors_pool_trim(struct vectors_pool *p, char *data, uint32_t *unit_io)
+{
+	uint32_t unit = *unit_io;
+	for (uint32_t calls = 0; unit < p->fresh && calls < TRIMMED;) {
+		uint32_t order = p->state[unit] ? p->state[unit] - 1U : 0;
+		if (p->state[unit]) {
+			(void)madvise(data + (uint64_t)unit * VECTORS_UNIT, (size_t)VECTORS_UNIT << order, MADV_REMOVE);
+			calls++;
+		}
+		unit += 1U << order;
+	}
+	*unit_io = unit;
+	return unit < p->fresh;
+}

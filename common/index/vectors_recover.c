@@ -5,7 +5,7 @@
 #include <stdlib.h>
 
 #include "fault.h"
-#include "vectors-private.h"
+#include "lists-private.h"
 
 struct piece {
 	uint64_t offset, end;
@@ -20,9 +20,10 @@ static int by_offset(const void *a, const void *b)
 static bool sane(const struct vectors *v, const struct vectors_chunk *c)
 {
 	struct vectors_shape s;
-	return c->order <= VECTORS_ORDER_MAX && c->dim && c->dim <= UINT16_MAX && vectors_shape(c->dim, c->order, &s) &&
-	       c->count <= s.capacity && c->offset % ((uint64_t)VECTORS_UNIT << c->order) == 0 &&
-	       c->offset <= v->data_bytes && (uint64_t)VECTORS_UNIT << c->order <= v->data_bytes - c->offset;
+	return c->order <= VECTORS_ORDER_MAX && c->dim && c->dim <= UINT16_MAX && c->form < VECTORS_FORMS &&
+	       vectors_shape(c->dim, c->order, c->form, &s) && c->count <= s.capacity &&
+	       c->offset % ((uint64_t)VECTORS_UNIT << c->order) == 0 && c->offset <= v->data_bytes &&
+	       (uint64_t)VECTORS_UNIT << c->order <= v->data_bytes - c->offset;
 }
 
 /* Caught while it changed hands: it holds nothing that was visible. */
@@ -40,8 +41,17 @@ static void settle(struct vectors *v, uint32_t chunk)
 
 static bool rebuild_pool(struct vectors *v, uint32_t used)
 {
-	struct piece *pieces = util_alloc((used + 1) * sizeof(*pieces));
-	uint32_t n = 0;
+	struct piece *pieces;
+	const uint8_t *starts = v->w->lists->starts;
+	uint32_t n = 0, blocks = 0;
+	for (uint64_t unit = 0; v->w->lists->any && unit < v->data_bytes / VECTORS_UNIT; unit++)
+		blocks += starts[unit] != 0;
+	pieces = util_alloc(((size_t)used + blocks + 1) * sizeof(*pieces));
+	for (uint64_t unit = 0; blocks && unit < v->data_bytes / VECTORS_UNIT; unit++) {
+		if (starts[unit])
+			pieces[n++] = (struct piece){unit * VECTORS_UNIT,
+						     (unit + (1ull << (starts[unit] - 1))) * VECTORS_UNIT};
+	}
 	uint64_t end = 0, bytes = 0;
 	bool ok = true;
 	for (uint32_t i = used; i-- > 0;) {
@@ -115,11 +125,11 @@ static bool recount(struct vectors *v, uint32_t used)
 	return ok;
 }
 
-static bool newer(const struct vectors *v, uint64_t a, uint64_t b)
+static bool newer(const struct vectors *v, uint32_t a, uint32_t b)
 {
 	const struct vectors_chunk *x = &v->chunks[vectors_ref_chunk(a)], *y = &v->chunks[vectors_ref_chunk(b)];
 	struct vectors_shape sx, sy;
-	AN(vectors_shape(x->dim, x->order, &sx) && vectors_shape(y->dim, y->order, &sy));
+	AN(vectors_shape(x->dim, x->order, x->form, &sx) && vectors_shape(y->dim, y->order, y->form, &sy));
 	uint64_t vx = vectors_load_u64(v->data + x->offset, sx.versions, vectors_ref_row(a));
 	uint64_t vy = vectors_load_u64(v->data + y->offset, sy.versions, vectors_ref_row(b));
 	if (vx != vy)
@@ -128,21 +138,24 @@ static bool newer(const struct vectors *v, uint64_t a, uint64_t b)
 	return x->serial != y->serial ? x->serial > y->serial : vectors_ref_row(a) > vectors_ref_row(b);
 }
 
-/* An id that is found twice: an update or a move was under way. */
+/* An id that is found twice: an update or a move was under way. Searches that are under way look for the one that
+ * stays where moves are told. */
 static void map_chunk(struct vectors *v, uint32_t chunk)
 {
 	const struct vectors_chunk *c = &v->chunks[chunk];
 	struct vectors_shape s;
-	AN(vectors_shape(c->dim, c->order, &s));
+	AN(vectors_shape(c->dim, c->order, c->form, &s));
 	/* The last kill may give this very chunk back: count is 0 then. */
 	for (uint32_t i = 0; i < c->count; i++) {
 		if (vectors_tombs(v, c->offset)[i / 64] >> (i % 64) & 1)
 			continue;
 		struct uuid id = vectors_load_id(v->data + c->offset, &s, i);
-		uint64_t here = vectors_ref(v, chunk, i), other = vectors_map_find(v, &id);
+		uint32_t here = vectors_ref(chunk, i), other = vectors_map_find(v, &id);
 		bool keep = !other || newer(v, here, other);
 		if (keep)
 			vectors_map_set(v, &id, here);
+		if (other)
+			lists_tell(v, (uint32_t)(vectors_ns_find(v, c->ns) - v->ns), keep ? here : other);
 		if (other)
 			vectors_kill_row(v, keep ? other : here);
 	}
@@ -161,6 +174,7 @@ bool vectors_recover(struct vectors *v)
 		if (v->chunks[i].ns && !sane(v, &v->chunks[i]))
 			return false;
 	}
+	lists_recover(v);
 	if (!rebuild_pool(v, used) || !recount(v, used))
 		return false;
 	FAULT_POINT(vectors_recounted);
@@ -168,6 +182,7 @@ bool vectors_recover(struct vectors *v)
 		if (v->chunks[i].ns && !v->w->live[i])
 			vectors_chunk_free(v, i);
 	}
+	lists_recover_rows(v); /* before one of two rows of an entry dies: it may be the one that has an entry */
 	for (uint32_t i = 0; i < used; i++) {
 		if (v->chunks[i].ns)
 			map_chunk(v, i);

@@ -67,7 +67,8 @@ static uint32_t gather(const struct vectors *v, const struct vectors_chunk *c, s
 	struct vectors_shape s;
 	uint16_t live[VECTORS_ROWS_MAX];
 	uint32_t n = 0, dim = c->dim, count = c->count;
-	AN(vectors_shape(dim, c->order, &s));
+	AN(vectors_shape(dim, c->order, c->form, &s));
+	size_t row = file_row_bytes(dim, c->form);
 	for (uint32_t i = 0; i < count; i++) {
 		if (!(vectors_tombs(v, c->offset)[i / 64] >> (i % 64) & 1))
 			live[n++] = (uint16_t)i;
@@ -78,9 +79,10 @@ static uint32_t gather(const struct vectors *v, const struct vectors_chunk *c, s
 		      {s.expiries, 8, 8},
 		      {s.ids, 16, 16},
 		      {s.norms, 4, 4},
-		      {s.rows, dim * sizeof(float), s.stride * sizeof(float)}};
+		      {s.steps, c->form == VECTORS_BYTES ? 4 : 0, 4},
+		      {s.rows, row, s.row_bytes}};
 	b->len = 0;
-	buf_reserve(b, file_rows_bytes(n, dim));
+	buf_reserve(b, file_rows_bytes(n, dim, c->form));
 	for (size_t a = 0; a < ARRAY_LEN(arrays); a++) {
 		for (uint32_t i = 0; i < n; i++)
 			buf_add(b, base + arrays[a].at + live[i] * arrays[a].stride, arrays[a].size);
@@ -96,7 +98,7 @@ static int write_rows(const struct vectors *v, struct out *o)
 		const struct vectors_chunk *c = &v->chunks[i];
 		if (!c->ns)
 			continue;
-		struct file_section s = {.kind = FILE_ROWS, .ns = c->ns, .dim = c->dim};
+		struct file_section s = {.kind = FILE_ROWS, .ns = c->ns, .dim = c->dim, .form = c->form};
 		s.n = gather(v, c, &o->payload);
 		o->head.rows += s.n;
 		rc = s.n ? write_section(o, &s) : 0;
@@ -195,7 +197,9 @@ int vectors_save(struct vectors *v, const char *dir, uint64_t seq)
 	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd == -1)
 		return errno;
+	pthread_mutex_lock(&v->w->lock);
 	int rc = save_at(v, fd, seq);
+	pthread_mutex_unlock(&v->w->lock);
 	close(fd);
 	return rc;
 }

@@ -1,228 +1,116 @@
-/* The search: an exact scan of a namespace's chunks, wait-free, beside a writer that may do
- * anything, be killed included.
- *
- * Why no entry is missed that exists throughout a search (some version of it, always). An entry
- * only ever moves (by an update or by compaction) to the newest chunk of its namespace as of then, and its new
- * row is published before its old one is tombstoned. A round takes M = the serial of the newest chunk,
- * scans all chunks up to M, M itself last, then looks whether there is a newer one; if so another round does
- * the chunks above M. Suppose we find the row dead in chunk A, or A reassigned. Then its successor was
- * published before, in a chunk B that was the newest at that time:
- *  - B = A: the bitmap was read before `count`, so `count` covers the successor;
- *  - serial of B ≤ M, B ≠ A: then B = M, since M was the newest when the round began, and we scan M later;
- *  - serial of B > M: a later round scans it, as `newest` is at least B's when that round begins.
- * Serials only grow along such moves, so this ends at a version that was alive when we passed it. */
-#include <errno.h>
+/* The search: by lists where a namespace has them, else by comparing all rows. */
 #include <math.h>
 #include <stdlib.h>
 
-#include "vectors-private.h"
+#include "lists-private.h"
 #include "vocabulary.h"
 
-#define ROUNDS 64 /* chunks that may be opened during one search; far more than ever are */
+#define ATTEMPTS 4     /* at lists that change under the search; then all rows are compared */
+#define ALLOW_SCAN 32  /* a filter that leaves fewer than this part of the rows */
+#define ALLOW_FEW 4096 /* or so few: only these are compared */
 
-struct scan {
-	const struct vectors *v;
+struct search {
+	struct vectors *v;
 	const struct vectors_query *q;
-	const float *x; /* the query: normalised for cosine, padded with zeros */
+	const struct vectors_ns *n;
+	struct vectors_asked a;
 	struct vectors_top top;
-	size_t scanned;
+	struct vectors_trace trace;
 };
 
-/* A chunk as it stood under one generation. */
-struct view {
-	const struct vectors_chunk *c;
-	const char *base;
-	struct vectors_shape s;
-	uint64_t gen;
-	uint32_t count;
-	uint64_t tombs[VECTORS_WORDS];
-};
-
-static bool moved(const struct view *w)
+/* A filter that leaves little: looking at every id, in order, costs less than lists that hold mostly others. */
+static bool few(const struct search *s)
 {
+	size_t allowed = s->q->allow ? vectors_allow_count(s->q->allow) : SIZE_MAX;
+	return allowed <= ALLOW_FEW || allowed <= atomic_load_explicit(&s->n->live, memory_order_relaxed) / ALLOW_SCAN;
+}
+
+/* False: begin anew. */
+static bool by_lists(struct search *s, uint64_t lists)
+{
+	uint64_t reclaimed = atomic_load_explicit(&s->v->super->reclaimed, memory_order_acquire);
+	struct lists_view w;
+	struct lists_search l = {.a = &s->a, .top = &s->top, .probes = s->q->probes};
+	bool ok = atomic_load_explicit(&s->n->lists, memory_order_acquire) == lists && lists_view(s->v, lists, &w) &&
+		  w.l->dim == s->q->dim && w.width == s->a.width;
+	if (ok) {
+		lists_aim(&w, s->q->recall > 0 ? s->q->recall : VECTORS_RECALL, &l.margin, &l.slack);
+		ok = lists_search(&w, &l);
+	}
+	s->trace.lists = l.trace.lists;
+	s->trace.probed += l.trace.probed;
+	s->trace.codes += l.trace.codes;
+	s->trace.rows += l.trace.rows;
 	atomic_thread_fence(memory_order_acquire);
-	return atomic_load_explicit(&w->c->gen, memory_order_relaxed) != w->gen;
+	return ok && atomic_load_explicit(&s->v->super->reclaimed, memory_order_relaxed) == reclaimed &&
+	       atomic_load_explicit(&s->n->lists, memory_order_relaxed) == lists;
 }
 
-/* Serial of a chunk of the namespace under a stable generation; 0: it is none. */
-static uint64_t serial_of(const struct vectors_chunk *c, uint64_t ns)
+static uint32_t dim_of(const struct vectors *v, uint64_t lists)
 {
-	struct view w = {.c = c, .gen = atomic_load_explicit(&c->gen, memory_order_acquire)};
-	uint64_t serial = atomic_load_explicit(&c->serial, memory_order_relaxed);
-	uint64_t have = atomic_load_explicit(&c->ns, memory_order_relaxed);
-	return w.gen & 1 || have != ns || moved(&w) ? 0 : serial;
+	struct lists_view w;
+	return lists_view(v, lists, &w) ? w.l->dim : 0;
 }
 
-/* Everything that is used as an address or a size is read first and trusted only after the
- * generation was found unmoved; `offset` and `order` are checked before that because the bitmap lies there. */
-static bool look(const struct scan *s, uint32_t chunk, uint64_t serial, struct view *w)
+static void top_anew(struct search *s)
 {
-	const struct vectors *v = s->v;
-	w->c = &v->chunks[chunk];
-	w->gen = atomic_load_explicit(&w->c->gen, memory_order_acquire);
-	uint64_t offset = atomic_load_explicit(&w->c->offset, memory_order_relaxed);
-	uint32_t order = atomic_load_explicit(&w->c->order, memory_order_relaxed);
-	uint32_t dim = atomic_load_explicit(&w->c->dim, memory_order_relaxed);
-	if (w->gen & 1 || atomic_load_explicit(&w->c->serial, memory_order_relaxed) != serial ||
-	    atomic_load_explicit(&w->c->ns, memory_order_relaxed) != s->q->ns || dim != s->q->dim ||
-	    order > VECTORS_ORDER_MAX || offset % VECTORS_UNIT || offset >= v->data_bytes ||
-	    v->data_bytes - offset < (uint64_t)VECTORS_UNIT << order || !vectors_shape(dim, order, &w->s))
-		return false;
-	w->base = v->data + offset;
-	/* The bitmap before the count: see the top. */
-	for (uint32_t i = 0; i < VECTORS_WORDS; i++)
-		w->tombs[i] = atomic_load_explicit(&vectors_tombs(v, offset)[i], memory_order_acquire);
-	w->count = atomic_load_explicit(&w->c->count, memory_order_acquire);
-	return w->count <= w->s.capacity && !moved(w);
+	vectors_top_end(&s->top);
+	vectors_top_init(&s->top, s->q->k, isnan(s->q->min_score) ? -INFINITY : s->q->min_score);
 }
 
-/* Which of the 64 rows from `first` on are to be compared. */
-static uint64_t wanted(const struct scan *s, const struct view *w, uint32_t first)
+static bool search_lists(struct search *s)
 {
-	uint32_t left = w->count - first;
-	uint64_t mask = (left >= 64 ? ~0ull : (1ull << left) - 1) & ~w->tombs[first / 64];
-	for (uint64_t m = mask; m; m &= m - 1) {
-		uint32_t bit = (uint32_t)__builtin_ctzll(m);
-		int64_t expires = (int64_t)vectors_load_u64(w->base, w->s.expiries, first + bit);
-		bool out = expires && expires <= s->q->now_us;
-		if (!out && s->q->allow) {
-			struct uuid id = vectors_load_id(w->base, &w->s, first + bit);
-			out = !vectors_allow_has(s->q->allow, &id);
-		}
-		if (out)
-			mask &= ~(1ull << bit);
+	for (uint32_t i = 0; i < ATTEMPTS; i++) {
+		uint64_t lists = atomic_load_explicit(&s->n->lists, memory_order_acquire);
+		if (!lists || dim_of(s->v, lists) != s->q->dim)
+			return false;
+		if (by_lists(s, lists))
+			return true;
+		s->trace.again++;
+		top_anew(s);
 	}
-	return mask;
+	return false;
 }
 
-/* Scores the rows of `mask`, in runs of neighbours, into out[bit]. */
-static void score(const struct scan *s, const struct view *w, uint32_t first, uint64_t mask, float out[64])
+static size_t run(struct search *s, struct vectors_hit *out)
 {
-	const struct kernels *k = s->v->kernels;
-	const float *rows = (const float *)(const void *)(w->base + w->s.rows) + (size_t)first * w->s.stride;
-	const float *norms = (const float *)(const void *)(w->base + w->s.norms) + first;
-	while (mask) {
-		uint32_t at = (uint32_t)__builtin_ctzll(mask);
-		uint64_t rest = ~(mask >> at);
-		uint32_t len = rest ? (uint32_t)__builtin_ctzll(rest) : 64;
-		const float *run = rows + (size_t)at * w->s.stride;
-		if (s->q->metric == VECTORS_L2)
-			k->l2sq_rows(s->x, run, norms + at, len, w->s.stride, out + at);
-		else
-			k->dot_rows(s->x, run, len, w->s.stride, out + at);
-		mask = at + len < 64 ? mask >> (at + len) << (at + len) : 0;
+	const struct vectors_query *q = s->q;
+	bool all = q->exact || few(s) || !(s->a.norm > 0) || !search_lists(s);
+	if (all) {
+		s->trace.lists = s->trace.probed = 0;
+		s->trace.rows += vectors_scan(s->v, &s->a, s->n, &s->top);
 	}
-}
-
-static float final_score(const struct scan *s, const struct view *w, uint32_t row, float raw)
-{
-	switch (s->q->metric) {
-	case VECTORS_DOT: return raw * vectors_load_norm(w->base, &w->s, row);
-	case VECTORS_L2: return -raw;
-	case VECTORS_COSINE: break;
-	}
-	return raw;
-}
-
-/* Hits are kept only after the generation was found unmoved behind everything that was read of
- * them: what is kept need never be taken back. False: the chunk moved. */
-static bool scan_64(struct scan *s, const struct view *w, uint32_t first)
-{
-	float scores[64];
-	struct vectors_hit hits[64];
-	size_t n = 0;
-	uint64_t mask = wanted(s, w, first);
-	if (!mask)
-		return true;
-	score(s, w, first, mask, scores);
-	for (uint64_t m = mask; m; m &= m - 1) {
-		uint32_t bit = (uint32_t)__builtin_ctzll(m), row = first + bit;
-		float f = final_score(s, w, row, scores[bit]);
-		if (f >= s->top.floor)
-			hits[n++] = (struct vectors_hit){vectors_load_id(w->base, &w->s, row),
-							 vectors_load_u64(w->base, w->s.versions, row), f};
-	}
-	if (moved(w))
-		return false;
-	s->scanned += (size_t)__builtin_popcountll(mask);
-	for (size_t i = 0; i < n; i++)
-		vectors_top_push(&s->top, &hits[i]);
-	return true;
-}
-
-static void scan_chunk(struct scan *s, uint32_t chunk, uint64_t serial)
-{
-	struct view w;
-	if (!look(s, chunk, serial, &w))
-		return; /* reassigned: what lived there has moved on, see the top */
-	for (uint32_t first = 0; first < w.count; first += 64) {
-		if (!scan_64(s, &w, first))
-			return;
-	}
-}
-
-/* All chunks of the namespace with a serial in (after, upto], that with `upto` last. */
-static void scan_round(struct scan *s, uint64_t after, uint64_t upto)
-{
-	const struct vectors *v = s->v;
-	uint32_t used = atomic_load_explicit(&v->super->used, memory_order_acquire), last = UINT32_MAX;
-	for (uint32_t i = 0; i < used; i++) {
-		if (atomic_load_explicit(&v->keys[i], memory_order_acquire) != s->q->ns)
-			continue;
-		uint64_t serial = serial_of(&v->chunks[i], s->q->ns);
-		if (serial == upto)
-			last = i;
-		else if (serial > after && serial < upto)
-			scan_chunk(s, i, serial);
-	}
-	if (last != UINT32_MAX)
-		scan_chunk(s, last, upto);
-}
-
-static void scan_namespace(struct scan *s, const struct vectors_ns *n)
-{
-	uint64_t after = 0;
-	for (int round = 0; round < ROUNDS; round++) {
-		uint64_t upto = atomic_load_explicit(&n->newest, memory_order_acquire);
-		if (upto == after)
-			return;
-		scan_round(s, after, upto);
-		after = upto;
-	}
-}
-
-/* In double, as rows are normalised. A query that is all zeros stays so: cosine 0 with everything. */
-static float *prepare(const struct vectors_query *q)
-{
-	size_t stride = vectors_stride(q->dim);
-	float *x = aligned_alloc(CACHE_LINE, stride * sizeof(*x));
-	AN(x);
-	double sum = 0;
-	for (uint32_t i = 0; i < q->dim; i++)
-		sum += (double)q->x[i] * (double)q->x[i];
-	double factor = q->metric != VECTORS_COSINE ? 1 : sum > 0 ? 1 / sqrt(sum) : 0;
-	for (uint32_t i = 0; i < q->dim; i++)
-		x[i] = (float)(q->x[i] * factor);
-	memset(x + q->dim, 0, (stride - q->dim) * sizeof(*x));
-	return x;
+	size_t found = vectors_top_finish(&s->top, out);
+	if (all || found >= q->k || q->probes)
+		return found;
+	/* Two versions of one entry, which was updated meanwhile, took two of the k places, or a row died after it had
+	 * taken one: never a short answer. */
+	uint64_t live = atomic_load_explicit(&s->n->live, memory_order_relaxed);
+	if (found == live || q->min_score > -INFINITY || (q->allow && found >= vectors_allow_count(q->allow)))
+		return found;
+	top_anew(s);
+	s->trace.rows += vectors_scan(s->v, &s->a, s->n, &s->top);
+	return vectors_top_finish(&s->top, out);
 }
 
 size_t vectors_search(struct vectors *v, const struct vectors_query *q, struct vectors_hit *out, size_t *scanned_r)
 {
-	struct scan s = {.v = v, .q = q};
+	struct search s = {.v = v, .q = q};
 	if (scanned_r)
 		*scanned_r = 0;
-	const struct vectors_ns *n = q->ns ? vectors_ns_find(v, q->ns) : NULL;
-	if (!n || !q->k || !q->dim || q->dim > LIMIT_DIMENSIONS)
+	if (q->trace)
+		*q->trace = s.trace;
+	s.n = q->ns ? vectors_ns_find(v, q->ns) : NULL;
+	if (!s.n || !q->k || !q->dim || q->dim > LIMIT_DIMENSIONS)
 		return 0;
-	float *x = prepare(q);
-	s.x = x;
+	vectors_ask(&s.a, v, q);
 	vectors_top_init(&s.top, q->k, isnan(q->min_score) ? -INFINITY : q->min_score);
-	scan_namespace(&s, n);
-	size_t found = vectors_top_finish(&s.top, out);
+	size_t found = run(&s, out);
 	vectors_top_end(&s.top);
+	vectors_ask_end(&s.a);
 	if (scanned_r)
-		*scanned_r = s.scanned;
-	free(x);
+		*scanned_r = (size_t)(s.trace.codes + s.trace.rows);
+	if (q->trace)
+		*q->trace = s.trace;
 	return found;
 }

@@ -1,9 +1,10 @@
 /* Insert, remove, drop. Writer only. */
 #include <errno.h>
+#include <float.h>
 #include <math.h>
 
 #include "fault.h"
-#include "vectors-private.h"
+#include "lists-private.h"
 #include "vocabulary.h"
 
 /* The row counts as used before its slot names it: killed in between, a row is lost, never shared
@@ -31,24 +32,58 @@ void vectors_incomplete(struct vectors *v, uint64_t ns)
 	atomic_store_explicit(flag, 1, memory_order_release);
 }
 
-static uint64_t version_of(const struct vectors *v, uint64_t ref)
+static uint64_t version_of(const struct vectors *v, uint32_t ref)
 {
 	const struct vectors_chunk *c = &v->chunks[vectors_ref_chunk(ref)];
 	struct vectors_shape s;
-	AN(vectors_shape(c->dim, c->order, &s));
+	AN(vectors_shape(c->dim, c->order, c->form, &s));
 	return vectors_load_u64(v->data + c->offset, s.versions, vectors_ref_row(ref));
+}
+
+/* Norms of a namespace's rows only ever widen: what searches cut off by them stays true. */
+static void widen(struct vectors_ns *n, float norm)
+{
+	uint32_t bits = atomic_load_explicit(&n->norm_least, memory_order_relaxed), mine;
+	float least, most;
+	if (!(norm > 0))
+		norm = FLT_MIN; /* so that 0 means none; no cosine is asked of a row of zeros then */
+	memcpy(&mine, &norm, sizeof(mine));
+	memcpy(&least, &bits, sizeof(least));
+	if (!bits || norm < least)
+		atomic_store_explicit(&n->norm_least, mine, memory_order_relaxed);
+	bits = atomic_load_explicit(&n->norm_most, memory_order_relaxed);
+	memcpy(&most, &bits, sizeof(most));
+	if (norm > most)
+		atomic_store_explicit(&n->norm_most, mine, memory_order_relaxed);
+}
+
+/* The row and, where the namespace has lists, its entry. */
+static int place(struct vectors *v, struct vectors_ns *n, struct vectors_row *row, uint32_t *ref_r)
+{
+	if (n->form == VECTORS_FLOATS && vectors_grown(v, n, row->dim)) /* the background brings those before into it */
+		atomic_store_explicit(&n->form, vectors_form_of(v, row->dim), memory_order_relaxed);
+	if (n->form != row->form)
+		vectors_form_row(v, row, n->form);
+	widen(n, row->norm);
+	int rc = vectors_append(v, n, row, false, ref_r);
+	FAULT_POINT(vectors_unlisted);
+	if (!rc && lists_row_new(v, n, *ref_r, row)) {
+		vectors_kill_row(v, *ref_r);
+		rc = ENOSPC;
+	}
+	return rc;
 }
 
 /* First the new row, then the private map, then the tombstone on the old row: killed after the
  * first step, recovery finds both and keeps the higher version. When the new one does not fit, the old one goes
  * nevertheless: an outdated vector must not answer searches; the namespace is incomplete. */
-int vectors_put(struct vectors *v, const struct vectors_row *row)
+int vectors_put(struct vectors *v, struct vectors_row *row)
 {
-	uint64_t old = vectors_map_find(v, &row->id), ref;
+	uint32_t old = vectors_map_find(v, &row->id), ref;
 	if (old && version_of(v, old) >= row->version)
 		return 0;
 	struct vectors_ns *n = vectors_ns_make(v, row->ns);
-	int rc = n ? vectors_append(v, n, row, false, &ref) : ENOSPC;
+	int rc = n ? place(v, n, row, &ref) : ENOSPC;
 	if (rc) {
 		vectors_incomplete(v, row->ns);
 		if (old)
@@ -57,8 +92,12 @@ int vectors_put(struct vectors *v, const struct vectors_row *row)
 		vectors_map_set(v, &row->id, ref);
 	}
 	FAULT_POINT(vectors_two_rows);
+	if (old && !rc)
+		lists_tell(v, (uint32_t)(n - v->ns), ref);
 	if (old)
 		vectors_kill_row(v, old);
+	if (n)
+		vectors_work_hint(v, n);
 	return rc;
 }
 
@@ -87,33 +126,40 @@ int vectors_insert(struct vectors *v, uint64_t ns, const struct uuid *id, uint64
 {
 	AN(v->w);
 	struct vectors_row row = {
-		.ns = ns, .version = version, .id = *id, .expires_us = expires_us, .dim = dim, .x = v->w->scratch};
-	if (!ns || !dim || dim > LIMIT_DIMENSIONS || !normalise(x, dim, v->w->scratch, &row.norm))
-		return EINVAL;
-	int rc = vectors_put(v, &row);
-	vectors_compact(v);
+		.ns = ns, .version = version, .id = *id, .expires_us = expires_us, .dim = dim, .data = v->w->scratch};
+	int rc = EINVAL;
+	pthread_mutex_lock(&v->w->lock);
+	if (ns && dim && dim <= LIMIT_DIMENSIONS && normalise(x, dim, v->w->scratch, &row.norm)) {
+		rc = vectors_put(v, &row);
+		vectors_compact(v);
+	}
+	pthread_mutex_unlock(&v->w->lock);
 	return rc;
 }
 
 void vectors_remove(struct vectors *v, const struct uuid *id, uint64_t version)
 {
 	AN(v->w);
-	uint64_t ref = vectors_map_find(v, id);
+	pthread_mutex_lock(&v->w->lock);
+	uint32_t ref = vectors_map_find(v, id);
 	if (ref && version_of(v, ref) <= version) {
+		struct vectors_ns *n = vectors_ns_find(v, v->chunks[vectors_ref_chunk(ref)].ns);
 		vectors_map_erase(v, id);
 		vectors_kill_row(v, ref);
+		vectors_work_hint(v, n);
 	}
 	vectors_compact(v);
+	pthread_mutex_unlock(&v->w->lock);
 }
 
 /* By chunks: the references of their rows in the private map become void with them. */
-void vectors_drop(struct vectors *v, uint64_t ns)
+void vectors_drop_locked(struct vectors *v, uint64_t ns)
 {
-	AN(v->w);
 	struct vectors_ns *n = vectors_ns_find(v, ns);
 	if (!n)
 		return;
 	uint32_t used = atomic_load_explicit(&v->super->used, memory_order_relaxed);
+	lists_drop(v, (uint32_t)(n - v->ns));
 	for (uint32_t i = 0; i < used; i++) {
 		if (atomic_load_explicit(&v->keys[i], memory_order_relaxed) == ns)
 			vectors_chunk_free(v, i);
@@ -123,12 +169,24 @@ void vectors_drop(struct vectors *v, uint64_t ns)
 	uint64_t all = atomic_load_explicit(&v->super->live, memory_order_relaxed);
 	atomic_store_explicit(&v->super->live, all - live, memory_order_relaxed);
 	atomic_store_explicit(&n->live, 0, memory_order_relaxed);
+	atomic_store_explicit(&n->form, VECTORS_FLOATS, memory_order_relaxed);
 	atomic_store_explicit(&n->incomplete, 0, memory_order_release);
+}
+
+void vectors_drop(struct vectors *v, uint64_t ns)
+{
+	AN(v->w);
+	pthread_mutex_lock(&v->w->lock);
+	vectors_drop_locked(v, ns);
+	pthread_mutex_unlock(&v->w->lock);
 }
 
 uint64_t vectors_version(struct vectors *v, const struct uuid *id)
 {
 	AN(v->w);
-	uint64_t ref = vectors_map_find(v, id);
-	return ref ? version_of(v, ref) : 0;
+	pthread_mutex_lock(&v->w->lock);
+	uint32_t ref = vectors_map_find(v, id);
+	uint64_t version = ref ? version_of(v, ref) : 0;
+	pthread_mutex_unlock(&v->w->lock);
+	return version;
 }

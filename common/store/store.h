@@ -34,8 +34,16 @@ enum store_rc {
 
 /* Visits one memory; spans are valid during the call. Return false to stop. */
 typedef bool store_visit_fn(void *arg, const struct memory *m);
-typedef bool store_vector_fn(void *arg, const struct uuid *id, uint64_t ns, uint64_t version, int64_t expires_us,
-			     uint32_t dim, const float *x);
+/* What an index holds of a memory. dim 0: it has no vector. */
+struct store_indexed {
+	struct uuid id;
+	uint64_t ns, version;
+	int64_t expires_us;
+	struct span content;
+	uint32_t dim;
+	const float *x;
+};
+typedef bool store_indexed_fn(void *arg, const struct store_indexed *x);
 
 struct store_list {
 	uint64_t ns;
@@ -148,6 +156,9 @@ struct store_ops {
 	void (*rollback)(struct store *s);
 	/* After STORE_REJECTED from apply or commit: which operation of which transaction it was. False: not known. */
 	bool (*culprit)(struct store *s, uint64_t *seq_r, uint32_t *op_r);
+	/* After commit: the revision that others read the batch's changes at; 0: it had none. NULL: the batch's last sequence
+	 * number is its revision. */
+	uint64_t (*committed)(struct store *s);
 	/* After commit: writes that have lost against another daemon's, in order. NULL: there are no others. */
 	void (*lost)(struct store *s, void (*fn)(void *arg, const struct store_lost *l), void *arg);
 	/* After commit, NULL without a fleet: by how much namespaces count otherwise than the operations say by
@@ -187,16 +198,21 @@ struct store_ops {
 	enum store_rc (*neighbours)(struct store *s, const struct uuid *id, int64_t now_us,
 				    struct store_neighbour out[4], size_t *n_r);
 	enum store_rc (*namespaces)(struct store *s, void (*fn)(void *arg, const struct store_ns *n), void *arg);
-	/* All vectors in id order after `after` (NULL = from the start), newest first if descending; the refill. */
-	enum store_rc (*vectors)(struct store *s, const struct uuid *after, size_t max, store_vector_fn *fn, void *arg);
-	enum store_rc (*vector_count)(struct store *s, uint64_t *count_r);
-	/* Most recently updated memories first, for the warmer. */
-	enum store_rc (*recent)(struct store *s, size_t max, store_visit_fn *fn, void *arg);
+	/* What the indexes hold, in id order after `after` (NULL = from the start): all that is live and not superseded; the
+	 * refill. indexed_count: about how many; 0 only when there are none. */
+	enum store_rc (*indexed)(struct store *s, const struct uuid *after, size_t max, store_indexed_fn *fn,
+				 void *arg);
+	enum store_rc (*indexed_count)(struct store *s, uint64_t *count_r);
+	/* Newest memories first, at most max, for the warmer; from the one behind `after` on (NULL: from the newest). When
+	 * `after` is gone meanwhile, there may be none. */
+	enum store_rc (*recent)(struct store *s, const struct uuid *after, size_t max, store_visit_fn *fn, void *arg);
 	/* Room for q->limit hits. */
 	enum store_rc (*nearest)(struct store *s, const struct store_nearest *q, struct store_text_hit *out,
 				 size_t *n_r);
 
 	/* -- the feed -- */
+	/* Which store it is, as a number that another one hardly has. NULL where `fleet` is false. */
+	enum store_rc (*identity)(struct store *s, uint64_t *identity_r);
 	/* The last one that was published. */
 	enum store_rc (*revision)(struct store *s, uint64_t *revision_r);
 	/* Changes with revision > after, in order, at most max batches; *last_r: the last revision that was looked at.

@@ -240,3 +240,13 @@ size_t words_query(struct words *w, struct span query, struct word *out, size_t 
 			out[n++] = t.v[i];
 	return n;
 }
+
+size_t words_fold_last(struct span text, char *to)
+{
+	struct fold f;
+	size_t len = 0;
+	fold_start(&f, text);
+	while (fold_next(&f) != FOLD_END)
+		len = encode(f.word, f.len, to);
+	return len;
+}

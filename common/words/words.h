@@ -43,6 +43,9 @@ void words_analyze(struct words *w, struct span text, struct words_text *text_r)
  * until it is used again. */
 size_t words_query(struct words *w, struct span query, struct word *out, size_t max);
 
+/* The text's last word, folded but not stemmed, as UTF-8 in `to` (room for 4 * FOLD_WORD_MAX). Returns its length; 0: none. */
+size_t words_fold_last(struct span text, char *to);
+
 /* A word without meaning in a question (English)? In lower case, as words are written: "don", "t" and "dont". */
 bool words_is_stop(struct span word);
 

@@ -76,6 +76,17 @@ static int explain(const struct ctl *c, const struct transfer *t, CURLcode rc)
 	return t->answer->status ? CTL_FAILED : CTL_UNREACHABLE;
 }
 
+static CURLSH *connections(void)
+{
+	static CURLSH *share;
+	if (!share) {
+		share = curl_share_init();
+		AN(share);
+		curl_share_setopt(share, CURLSHOPT_SHARE, CURL_LOCK_DATA_CONNECT);
+	}
+	return share;
+}
+
 static CURL *prepare(struct ctl *c, const char *path, struct transfer *t)
 {
 	struct buf url = {0};
@@ -91,6 +102,8 @@ static CURL *prepare(struct ctl *c, const char *path, struct transfer *t)
 	curl_easy_setopt(t->easy, CURLOPT_URL, url.p);
 	curl_easy_setopt(t->easy, CURLOPT_UNIX_SOCKET_PATH, c->socket);
 	curl_easy_setopt(t->easy, CURLOPT_TIMEOUT_MS, c->timeout_ms);
+	if (c->keep_open)
+		curl_easy_setopt(t->easy, CURLOPT_SHARE, connections());
 	curl_easy_setopt(t->easy, CURLOPT_NOPROXY, "*");
 	curl_easy_setopt(t->easy, CURLOPT_PROTOCOLS_STR, "http");
 	curl_easy_setopt(t->easy, CURLOPT_USERAGENT, "orchestractl");

@@ -18,6 +18,7 @@ struct ctl {
 	bool json;	       /* print the daemon's JSON as it is */
 	bool terminal;	       /* standard output is one */
 	bool colour;
+	bool keep_open;	 /* requests share a connection: many of them are timed */
 	bool quiet;	 /* somebody else is asked next: do not complain … */
 	long timeout_ms; /* … and do not wait longer than this; 0 = as long as it takes */
 	int width;	 /* columns of the terminal; 0 = do not cut lines */
@@ -66,6 +67,9 @@ void output_bytes(double bytes, char out[16]);		  /* "1.2 MiB" */
 void output_duration(double seconds, char out[16]);	  /* "3h 12m" */
 const char *output_str(const json_t *o, const char *key); /* "" when missing */
 
+/* A bar on standard error in the line that the cursor is in, when `on`. */
+void output_bar(const char *what, uint64_t done, uint64_t total, bool on);
+
 /* Progress on standard error, when that is a terminal; quiet otherwise. */
 struct progress {
 	bool on;
@@ -94,7 +98,10 @@ int admin_check(struct ctl *c, int argc, char **argv);
 int migrate_command(struct ctl *c, int argc, char **argv);
 int admin_namespaces(struct ctl *c, int argc, char **argv);
 int changes_command(struct ctl *c, int argc, char **argv);
+int cache_command(struct ctl *c, int argc, char **argv);
 int breaker_command(struct ctl *c, int argc, char **argv);
+int warm_run(struct ctl *c, int argc, char **argv);
+int tune_command(struct ctl *c, int argc, char **argv);
 int dlq_run(struct ctl *c, int argc, char **argv);
 
 /* Says what is wrong with the arguments; CTL_USAGE. */

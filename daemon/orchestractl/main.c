@@ -33,6 +33,10 @@ static const struct command commands[] = {
 	{"config", "get KEY", "prints the effective value of a key", admin_config},
 	{"breaker", "VERB [NAME]", "shows the circuit breakers (list), or turns one (open, close, reset)",
 	 breaker_command},
+	{"warm", "--all | ...", "brings memories into the cache", warm_run},
+	{"tune", "vectors", "measures what searches find and take on your data, and recommends", tune_command},
+	{"cache", "stats|top|...", "shows what the caches hold, why a memory is seen as it is; or empties them",
+	 cache_command},
 	{"check", "[-c FILE]", "validates a configuration file", admin_check},
 	{"completion", "", "prints a script that completes commands in bash", completion},
 };

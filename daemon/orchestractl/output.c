@@ -104,6 +104,17 @@ void output_duration(double seconds, char out[16])
 
 /* ---- progress ---- */
 
+void output_bar(const char *what, uint64_t done, uint64_t total, bool on)
+{
+	if (!on)
+		return;
+	int full = total ? (int)((double)(done < total ? done : total) / (double)total * BAR) : 0;
+	fprintf(stderr, "\r\033[K%s [", what);
+	for (int i = 0; i < BAR; i++)
+		fputc(i < full ? '#' : '.', stderr);
+	fprintf(stderr, "] %llu of %llu", (unsigned long long)done, (unsigned long long)total);
+}
+
 void progress_start(struct progress *p, const char *verb, uint64_t total_bytes)
 {
 	*p = (struct progress){

@@ -1,4 +1,4 @@
-// FAISS IndexFlatIP beside bench_vectors.c and the daemon: same rows, same queries, one query at a time.
+// FAISS IndexFlatIP beside the daemon: rows of the same kind, one query at a time.
 //   g++ -O2 bench_faiss.cpp -lfaiss -lopenblas -fopenmp -pthread        bench_faiss [rows [clients]]
 // Each client is a thread that searches alone (no OpenMP inside), as a worker process would.
 // Debian's libfaiss is built without AVX2: do not quote its figures as FAISS's best.

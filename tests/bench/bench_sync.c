@@ -37,6 +37,7 @@
 #include "record.h"
 #include "rings.h"
 #include "vitals.h"
+#include "words/postings.h"
 
 enum { SLOT = SLOT_API0, HIGH = 100 };
 
@@ -125,6 +126,8 @@ static void make_segments(void)
 		shm_create("bench-cache", cache_segment_size((uint64_t)conf_int(conf, CONF_CACHE_L1_BYTES))));
 	fd_of[FD_SHM_VECTORS] = high(
 		shm_create("bench-vectors", vectors_segment_size((uint64_t)conf_int(conf, CONF_VECTORS_MAX_BYTES))));
+	fd_of[FD_SHM_WORDS] = high(
+		shm_create("bench-words", postings_segment_size((uint64_t)conf_int(conf, CONF_WORDS_MAX_BYTES))));
 	fd_of[FD_VITALS] = high(shm_create("bench-vitals", align_up(sizeof(struct vitals), 4096)));
 	for (int slot = 0; slot < SLOT_COUNT; slot++)
 		fd_of[FD_WAKE0 + slot] = high(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));

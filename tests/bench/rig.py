@@ -105,8 +105,8 @@ class Process:
 
 
 class Rig:
-    def __init__(self, build, quick):
-        self.build, self.quick = os.path.abspath(build), quick
+    def __init__(self, build, quick, sets=()):
+        self.build, self.quick, self.sets = os.path.abspath(build), quick, sets
         os.environ["ORCHESTRA_BUILD"] = self.build
         sys.path.insert(0, os.path.join(ROOT, "tests", "it"))
         self.dir = os.path.join(self.build, "bench-run")  # on the disk of the build, never a tmpfs by accident
@@ -202,6 +202,11 @@ class Report:
         self.rows.append(row)
         print(self.line(row), flush=True)
 
+    def sheet(self, group, caption, head, lines):
+        """A table of its own for the document: cells are text."""
+        self.rows.append({"group": group, "name": "sheet", "caption": caption, "head": head, "lines": lines, "met": None})
+        print(f"\n{caption}\n{self.line(self.rows[-1])}\n", flush=True)
+
     def skip(self, group, why):
         self.rows.append({"group": group, "name": "skipped", "note": why, "met": None})
         print(f"{group:9} skipped: {why}", flush=True)
@@ -215,6 +220,9 @@ class Report:
     def line(self, r):
         if r["name"] == "skipped":
             return f"{r['group']:9} skipped: {r['note']}"
+        if r["name"] == "sheet":
+            widths = [max(map(len, column)) for column in zip(r["head"], *r["lines"])]
+            return "\n".join("  ".join(f"{cell:{w}}" for cell, w in zip(line, widths)).rstrip() for line in (r["head"], *r["lines"]))
         reference = f"{self.number(r['reference'])} {r['reference_name']}" if r["reference"] is not None else ""
         times = ""
         if r["ratio"] is not None:
@@ -225,4 +233,4 @@ class Report:
         return f"{r['group']:9} {r['name']:46} {self.number(r['ours']):>9} {r['unit']:13} {times:21} {verdict:16} {reference}"
 
     def table(self):
-        return "\n".join(self.line(r) for r in self.rows)
+        return "\n".join(self.line(r) for r in self.rows if r["name"] != "sheet")

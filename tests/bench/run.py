@@ -5,7 +5,8 @@ Prints a line as soon as a figure is there, the whole table at the end, and writ
 directory. Ratios are medians of the rounds' ratios (least–most in parentheses): on a machine that others use too,
 only they mean something. `CPU-s` is user and system time of the serving process.
 
-usage: run.py --build DIR [--quick] [--only NAME]...     NAME: get, tls, add, sync, pg, receive, search, life, parts
+usage: run.py --build DIR [--quick] [--only NAME]...     NAME: get, tls, add, sync, pg, redis, receive, search, cache, tiers, life, warm, parts;
+       and only on request: vectors, words
 exit: 0 all goals met, 1 some missed, 2 could not measure
 """
 import argparse
@@ -23,7 +24,8 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 sys.dont_write_bytecode = True
 import rig as r  # noqa: E402
 
-SUITES = ("get", "tls", "add", "sync", "pg", "receive", "search", "life", "parts")
+SUITES = ("get", "tls", "add", "sync", "pg", "redis", "receive", "search", "cache", "tiers", "life", "warm", "parts")
+ON_REQUEST = ("vectors", "words")  # they fetch and build for long the first time
 
 
 def commit():
@@ -44,13 +46,14 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--build", required=True)
     p.add_argument("--quick", action="store_true", help="shorter and fewer rounds")
-    p.add_argument("--only", action="append", choices=SUITES, help="may be given several times")
+    p.add_argument("--only", action="append", choices=SUITES + ON_REQUEST, help="may be given several times")
+    p.add_argument("--set", action="append", help="vectors: a data set of ann/sets.py; may be given several times")
     args = p.parse_args()
     if os.cpu_count() < 2:
         print("two cores are needed: one for the server, one for the client", file=sys.stderr)
         return 2
-    rig, report = r.Rig(args.build, args.quick), r.Report()
-    info = {"machine": machine(), "quick": args.quick, "commit": commit(), "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    rig, report = r.Rig(args.build, args.quick, args.set), r.Report()
+    info = {"machine": machine(), "quick": args.quick, "only": args.only, "commit": commit(), "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     info["memory_first_touch_us_per_page"] = r.warm_memory(1 if args.quick else 3)
     failed = False
     for name in args.only or SUITES:

@@ -1,4 +1,4 @@
-"""L1, ring, journal and words on their own (bench_micro.c), and the vector index (bench_vectors.c)."""
+"""L1, ring, journal and words on their own (bench_micro.c)."""
 import rig as r
 
 NAMES = {"l1_get_1kb_60000_random": ("L1 get, 1 KB, 60,000 keys at random", "gets/s", 1.5e6),

@@ -1,5 +1,7 @@
-/* Any bytes: the analysis adds up, and a tsvector is one that PostgreSQL takes without sorting it. */
-#include "words/words.h"
+/* Any bytes: the analysis adds up, a tsvector is one that PostgreSQL takes without sorting it, a question names only words
+ * that it has, and the word index takes the text and finds it by them. */
+#include "shm.h"
+#include "words/postings.h"
 #include <stdlib.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -32,6 +34,32 @@ static void check_lexeme(const char **p, const char *end, struct span *before)
 	}
 }
 
+static void check_question(struct words *w, struct span text)
+{
+	static struct postings *p;
+	static uint64_t version;
+	struct postings_question q;
+	struct postings_hit hit;
+	struct uuid id = {{1}};
+	size_t n;
+	if (!p)
+		p = postings_open(shm_create("fuzz", postings_segment_size(64 << 20)), true);
+	AN(p && postings_put(p, 1, &id, ++version, 0, text) == 0);
+	postings_question_read(w, text, &q);
+	AN(q.n <= POSTINGS_WORDS_MAX && q.nplaces <= POSTINGS_WORDS_MAX && q.nphrases <= POSTINGS_PHRASES_MAX);
+	for (size_t i = 0; i < q.nplaces; i++)
+		AN(q.places[i].word < q.n && !q.v[q.places[i].word].prefix);
+	for (size_t i = 0; i < q.nphrases; i++)
+		AN(q.phrases[i].n && q.phrases[i].from + q.phrases[i].n <= q.nplaces);
+	/* Its phrases stand in it, too, unless it has only stop words or is cut. */
+	AN(postings_search(p, &(struct postings_query){.ns = 1, .question = &q, .k = 1}, &hit, &n, NULL));
+	AN(n <= 1 && (!n || hit.version == version));
+	q.nphrases = q.nplaces = 0;
+	AN(postings_search(p, &(struct postings_query){.ns = 1, .question = &q, .k = 1}, &hit, &n, NULL));
+	AN(n == (q.n > 0 ? 1 : 0));
+	postings_question_free(&q);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static struct words *w; /* kept, so that the cache of stems is under test, too */
@@ -58,6 +86,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (uint32_t n = be(&p, end, 4); n; n--)
 		check_lexeme(&p, end, &before);
 	AN(p == end);
+	check_question(w, (struct span){copy, size});
 	buf_free(&b);
 	free(copy);
 	return 0;

@@ -48,6 +48,17 @@ def store_sets(server, database, **dsn):
     return ["store.kind=postgres", f"store.dsn={server.dsn(dbname=database, **dsn)}"]
 
 
+def descriptors(pid):
+    """{number: what it stands for} of the files a process has open; one that is closed while we look is not among them."""
+    out = {}
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            out[int(fd)] = os.readlink(f"/proc/{pid}/fd/{fd}")
+        except FileNotFoundError:
+            pass
+    return out
+
+
 def kill_all(o):
     """The supervisor and every worker, none of which gets to do anything about it."""
     pids = list(o.workers().values())

@@ -73,7 +73,7 @@ def test_lag_is_shown(make):
         status = o.get("/v1/admin/status").json["lag"]
         assert status["records"] == 3 and status["bytes"] == first[1] and status["seconds"] > first[2]
         assert "the store lacks 3 records" in o.ctl("status").stdout
-        until(lambda: o.get("/readyz").json["degraded"] == ["store"], 20)
+        until(lambda: "store" in o.get("/readyz").json["degraded"], 20)
         assert o.get("/readyz").status == 200 and "locked" in o.get("/readyz").json["reason"]
         assert all(o.memory(i).status == 200 for i in ids) and len(o.search("waits")) == 3
     until(lambda: lag(o) == (0, 0, 0), 20)
@@ -189,7 +189,7 @@ def test_it_goes_on_by_itself(make, how):
     o = make()
     with Locked(o):
         id_ = o.add("waits")["id"]
-        until(lambda: o.get("/readyz").json["degraded"] == ["store"], 20)
+        until(lambda: "store" in o.get("/readyz").json["degraded"], 20)
     if how == "reload":
         assert o.post("/v1/admin/reload").status == 200
     until(lambda: lag(o) == (0, 0, 0) and o.get("/readyz").json["degraded"] == [], 10)

@@ -127,6 +127,18 @@ def namespaces(c):
     c.call("DELETE", NS + "/n?confirm=n&erase=true", NAME, 200)
 
 
+def caches(c):
+    cache = "/v1/admin/cache"
+    id_ = c.call("POST", M, M, 201, {"content": "Ada keeps bees"}).json["id"]
+    c.call("GET", cache, cache, 200)
+    c.call("GET", cache + "/top?limit=3&class=memory", cache + "/top", 200)
+    c.call("GET", cache + "/top?class=none", cache + "/top", 400)
+    c.call("GET", f"{cache}/{id_}", cache + "/{id}", 200)
+    c.call("GET", cache + "/none", cache + "/{id}", 404)
+    c.call("POST", cache + ":purge", cache + ":purge", 200, {"id": id_})
+    c.call("POST", cache + ":purge", cache + ":purge", 400, {"tier": "l3"})
+
+
 def dead_letters(c):
     rejects(c.o)
     for _ in range(3):
@@ -165,6 +177,13 @@ def test_openapi_is_what_the_daemon_does(contract):
     for verb in ("open", "close", "reset"):
         contract.call("POST", f"{breakers}/store/{verb}", f"{breakers}/{{name}}/{verb}", 200)
         contract.call("POST", f"{breakers}/none/{verb}", f"{breakers}/{{name}}/{verb}", 404)
+    caches(contract)
+    warm = "/v1/admin/warm"
+    contract.call("GET", warm, warm, 200)
+    contract.call("DELETE", warm, warm, 200)
+    contract.call("POST", warm, warm, 202, {"all": True})
+    contract.call("POST", warm, warm, 400, {})
+    contract.call("POST", warm, warm, 404, {"namespace": "nobody"})
     contract.call("POST", "/v1/admin/reload", "/v1/admin/reload", 200)
     contract.call("POST", "/v1/admin/upgrade", "/v1/admin/upgrade", 200)
     dead_letters(contract)

@@ -75,7 +75,7 @@ def test_a_journal_that_cannot_be_read_is_not_passed_over(make, calls, error):
     with Strace(worker(o, "sync"), calls, error):
         if calls != "openat":
             ids += add_many(o, 100)
-        until(lambda: o.get("/readyz").json["degraded"] == ["store"])
+        until(lambda: "store" in o.get("/readyz").json["degraded"])
         assert "cannot be read" in o.get("/readyz").json["reason"]
         all_there(o, ids)
     until(lambda: flushed(o), 30)
@@ -167,7 +167,7 @@ def test_a_store_that_is_taken_away_under_the_daemon(make, what):
     until(lambda: flushed(o))
     take_away(o, what)
     after = add_many(o, 200, 20000)                                   # 4 MB: four segments
-    until(lambda: o.get("/readyz").json["degraded"] == ["store"])
+    until(lambda: "store" in o.get("/readyz").json["degraded"])
     ready = o.get("/readyz")
     assert ready.status == 200 and "store.db" in ready.json["reason"] and "deleted or replaced" in ready.json["reason"]
     o.wait_log("deleted or replaced")
@@ -188,7 +188,7 @@ def test_a_store_that_is_put_back(make):
     for s in ("", "-wal", "-shm"):
         os.rename(o.data + "/store.db" + s, o.data + "/away" + s)
     ids += add_many(o, 50)
-    until(lambda: o.get("/readyz").json["degraded"] == ["store"])
+    until(lambda: "store" in o.get("/readyz").json["degraded"])
     for s in ("-shm", "-wal", ""):
         os.rename(o.data + "/away" + s, o.data + "/store.db" + s)
     until(lambda: flushed(o), 30)
@@ -228,7 +228,7 @@ def test_a_store_that_another_program_locks(make):
     other = sqlite3.connect(o.data + "/store.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     ids += add_many(o, 100)
-    until(lambda: o.get("/readyz").json["degraded"] == ["store"], 20)
+    until(lambda: "store" in o.get("/readyz").json["degraded"], 20)
     assert "locked" in o.get("/readyz").json["reason"] and o.get("/readyz").status == 200
     ids += add_many(o, 50)
     all_there(o, ids)

@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from orchestra import BUILD, Orchestra, SLOW, until, kill_all
+from orchestra import BUILD, Orchestra, SLOW, descriptors, until, kill_all
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -161,7 +161,7 @@ def test_a_store_that_cannot_be_written_holds_nobody_up(make):
         o.post("/v1/memories?wait=store", {"content": "first"})
         with Strace(worker(o, "sync"), "pwrite64", "ENOSPC"):     # the journal uses pwritev
             ids = [o.add(f"meanwhile {i}")["id"] for i in range(30)]
-            until(lambda: o.get("/readyz").json["degraded"] == ["store"])
+            until(lambda: "store" in o.get("/readyz").json["degraded"])
             ready = o.get("/readyz")
             assert ready.status == 200 and "store" in ready.json["reason"]
             assert all(o.memory(i).status == 200 for i in ids) and len(o.list()["memories"]) == 31
@@ -213,7 +213,7 @@ def test_full_disk_under_the_store_only(make):
             n += 5
         assert r.status == 503 and "journal.quota" in r.json["detail"] and r.headers["Retry-After"]
         ready = o.get("/readyz")
-        assert ready.status == 503 and ready.json["degraded"] == ["store"] and "full" in ready.json["reason"]
+        assert ready.status == 503 and "store" in ready.json["degraded"] and "full" in ready.json["reason"]
         assert o.get("/v1/memories:count").json["count"] == n
         assert m.remount("size=200M") == 0
         until(lambda: o.post("/v1/memories", {"content": "again"}).status == 201)
@@ -314,7 +314,7 @@ def test_out_of_descriptors(make):
     assert o.search("there")
     api, sync = worker(o, "api"), worker(o, "sync")
     o.close_connection()
-    until(lambda: "socket:" in "".join(links(api)))
+    until(lambda: "socket:" in "".join(descriptors(api).values()))
     for pid in (api, sync):
         subprocess.run(["prlimit", f"--nofile={len(os.listdir(f'/proc/{pid}/fd')) + 4}", f"--pid={pid}"], check=True)
     conns = [socket.create_connection(("127.0.0.1", o.port), timeout=0.2 * SLOW) for _ in range(15)]
@@ -332,14 +332,6 @@ def test_out_of_descriptors(make):
         s.close()
     assert o.memory(m["id"]).status == 200 and o.add("goes on")       # those that waited in the queue were let in
     assert worker(o, "api") == api and worker(o, "sync") == sync
-
-
-def links(pid):
-    for fd in os.listdir(f"/proc/{pid}/fd"):
-        try:
-            yield os.readlink(f"/proc/{pid}/fd/{fd}")
-        except OSError:
-            pass
 
 
 def test_fewer_descriptors_than_connections_are_allowed(make):

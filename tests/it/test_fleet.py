@@ -144,6 +144,7 @@ def test_erased_elsewhere_is_not_kept_as_history(server):
         a, b = f
         m = stored(a, "POST", "/v1/memories", {"content": "secret-one"}).json
         path = f"/v1/memories/{m['id']}"
+        until(lambda: b.get(path).status == 200)  # it may have to hear of the namespace first
         assert b.patch(path, {"content": "secret-two"}).json["version"] == 2
         assert b.patch(path, {"content": "secret-three"}).json["version"] == 3
         for n in range(4):  # the erasure's version is higher than B's
@@ -521,7 +522,7 @@ def test_a_copy_of_a_data_directory_is_refused(server, ns):
         with copy:
             copy.start(wait=False)
             copy.wait_log("is data.dir a copy of its?", 20)
-            r = until(lambda: (r := copy.get("/readyz")).json["degraded"] == ["store"] and r)
+            r = until(lambda: "store" in (r := copy.get("/readyz")).json["degraded"] and r)
             assert "remove node and journal" in r.json["reason"]
             ids = [a.add(f"goes on {n}", namespace=ns)["id"] for n in range(20)]
             until(lambda: flushed(a))

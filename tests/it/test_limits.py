@@ -1,6 +1,5 @@
 """Limits: the last value inside is taken, the first one outside is refused by a problem that names limit and remedy."""
 import json
-import os
 import random
 import re
 import socket
@@ -10,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from orchestra import SLOW
+from orchestra import SLOW, descriptors
 from test_bad_input import refused
 
 H = b"Host: localhost\r\n"
@@ -271,18 +270,12 @@ def test_clients_that_vanish(shared, ns):
             b"POST /v1/memories:import?namespace=%s HTTP/1.1\r\n" % ns.encode() + H + b"Content-Length: 9000\r\n\r\n" + b'{"content":"half"}\n' * 40]
     whole = [a for i, a in enumerate(asks) if i not in (1, 6)]
 
-    def descriptors():
+    def open_sockets():
         """Open sockets of the api workers."""
-        n = 0
-        for name, p in shared.workers().items():
-            for fd in os.listdir(f"/proc/{p}/fd"):
-                try:
-                    n += "api" in name and os.readlink(f"/proc/{p}/fd/{fd}").startswith("socket:")
-                except OSError:
-                    pass
-        return n
+        return sum(target.startswith("socket:") for name, p in shared.workers().items() if "api" in name
+                   for target in descriptors(p).values())
     shared.close_connection()
-    before, rnd = descriptors(), random.Random(1)
+    before, rnd = open_sockets(), random.Random(1)
     for i in range(200):
         s = socket.create_connection(("127.0.0.1", shared.port))
         if i % 2:
@@ -295,8 +288,8 @@ def test_clients_that_vanish(shared, ns):
         s.close()
     deadline = time.monotonic() + 10 * SLOW
     lazy = 2 * sum("api" in n for n in shared.workers()) if shared.database else 0  # connections to a server, made when needed
-    while descriptors() > before + lazy:
-        assert time.monotonic() < deadline, (before, descriptors())
+    while open_sockets() > before + lazy:
+        assert time.monotonic() < deadline, (before, open_sockets())
         time.sleep(0.05)
     assert shared.search("vanished", namespace=ns)
 

@@ -220,7 +220,7 @@ def test_unknown_fields_are_answered_with_the_known_ones(shared, ns):
     m = shared.add("there", namespace=ns)
     search = {"query": "x", "embedding": None, "mode": "text", "namespace": ns, "filter": {}, "user_id": "u", "agent_id": "a",
               "session_id": "s", "kind": "k", "limit": 1, "min_score": 0, "recency_half_life": 9, "importance_weight": 0,
-              "diversity": 0, "explain": False}
+              "diversity": 0, "recall": 0.9, "probes": 4, "exact": False, "explain": False}
     for known, send in (
             (good, lambda b: shared.post("/v1/memories", b).json),
             (good, lambda b: shared.post("/v1/memories", {"memories": [b]}).json),

@@ -24,7 +24,7 @@ ASKS_THE_STORE = [("PATCH", 503), ("DELETE", 503), ("GET", 503)]
 
 def degraded(o):
     r = o.get("/readyz")
-    return r.status == 200 and r.json["degraded"] == ["store"] and r.json
+    return r.status == 200 and "store" in r.json["degraded"] and r.json
 
 
 def well(o):
@@ -108,9 +108,13 @@ def full(pg, proxy):
                 while True:
                     taken.append(stack.enter_context(pg.session(pg.dsn(user="other"))))
         pg.sql("DO $$ BEGIN CREATE ROLE other LOGIN; EXCEPTION WHEN duplicate_object THEN END $$")
-        take()
-        pg.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'orchestra %'")
-        take()
+        # A backend that is told to end holds its slot for a while, and the daemon is quick to take it again:
+        # once more until none of its own is left.
+        def shut_out():
+            take()
+            return pg.sql("""SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity
+                             WHERE application_name LIKE 'orchestra %'""") == []
+        until(shut_out, 20)
         # What is left is reserved for the superuser, which the daemon must not be here.
         yield
     del taken
@@ -272,7 +276,7 @@ def test_certificates(ns):
                 o.start(wait=False)
                 o.wait_log(word, 20)
                 r = o.wait_ready()
-                assert r.json["degraded"] == ["store"] and word in r.json["reason"], r
+                assert "store" in r.json["degraded"] and word in r.json["reason"], r
 
 
 # ---- slow and quarrelling ----

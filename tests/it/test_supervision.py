@@ -14,7 +14,7 @@ import time
 import pytest
 
 from load import Clients
-from orchestra import BUILD, SLOW, until
+from orchestra import BUILD, SLOW, descriptors, until
 
 TOKEN = f"root sha256:{hashlib.sha256(b't-root').hexdigest()} admin *\n"
 STUCK = 2  # s, with the three to SIGKILL and a tick to notice
@@ -189,7 +189,7 @@ def test_nothing_leaks_into_workers(make):
     o.wait_ready()
 
     def files(pid):
-        return sorted(re.sub(r"\d+", "N", os.readlink(f"/proc/{pid}/fd/{f}")) for f in os.listdir(f"/proc/{pid}/fd"))
+        return sorted(re.sub(r"\d+", "N", f) for f in descriptors(pid).values())
     before = {n: files(p) for n, p in o.workers().items()}
     assert not any("hostname" in f for fs in before.values() for f in fs)
     for _ in range(3):

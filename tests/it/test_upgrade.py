@@ -12,7 +12,7 @@ import time
 import pytest
 
 from load import Clients
-from orchestra import BUILD, Orchestra, SLOW, until
+from orchestra import BUILD, Orchestra, SLOW, descriptors, until
 
 DAEMON = os.path.join(BUILD, "orchestrad")
 
@@ -69,10 +69,6 @@ def compiled(o, text):
     os.replace(o.binary + ".new", o.binary)
 
 
-def descriptors(pid):
-    return len(os.listdir(f"/proc/{pid}/fd"))
-
-
 def settled(o, workers):
     """Only that many processes, all of them serving."""
     until(lambda: (w := o.status()["workers"]) and len(w) == workers and all(x["state"] == "ready" for x in w), 20)
@@ -111,14 +107,13 @@ def test_twenty_under_load(make):
                 until(lambda: o.log().count("upgraded from ") > done, 30)
             if n % 5 == 4:
                 settled(o, 5)
-                fds.append(descriptors(pid))
+                fds.append(len(descriptors(pid)))
                 rss.append(o.status()["rss_bytes"])
     clients.check()
     assert fds[-1] <= fds[0], fds
     assert rss[-1] < rss[0] + (2 << 20), rss
     settled(o, 5)
-    names = {n: sorted(os.readlink(f"/proc/{p}/fd/{f}").split(":")[0] for f in os.listdir(f"/proc/{p}/fd"))
-             for n, p in o.workers().items()}
+    names = {n: sorted(f.split(":")[0] for f in descriptors(p).values()) for n, p in o.workers().items()}
     assert all(len(v) < 80 for v in names.values()), names           # nothing of the former images' in the new workers
     o.stop()
     o.start()
@@ -232,14 +227,14 @@ def test_whoever_asks_just_then_is_answered(make):
     half.connect(o.socket + ".ctl")
     early.sendall(b"status\n")
     assert json.loads(early.makefile().readline())["ok"]
-    fds = descriptors(o.process.pid)
+    fds = len(descriptors(o.process.pid))
     for _ in range(3):
         assert control(o, "upgrade")["ok"]
         for s in early, half:
             s.sendall(b"status\n")
             assert json.loads(s.makefile().readline())["ok"]
     settled(o, 4)
-    assert descriptors(o.process.pid) <= fds + 1
+    assert len(descriptors(o.process.pid)) <= fds + 1
     early.close()
     half.close()
 

@@ -8,7 +8,7 @@
 set -eu
 cd "$(dirname "$0")/../.."
 build=$(realpath "${1:-build}")
-libraries=libconfig9,libcurl4,libevent-core-2.1-7,libevent-pthreads-2.1-7,libjansson4,libpq5,libsqlite3-0,libssl3,libstemmer0d,libsystemd0
+libraries=libconfig9,libcurl4,libevent-core-2.1-7,libevent-pthreads-2.1-7,libhiredis0.14,libjansson4,libpq5,libsqlite3-0,libssl3,libstemmer0d,libsystemd0
 tar=${ORCHESTRA_CHROOT_TAR:-/var/tmp/orchestra-chroot-bookworm-$(echo "$libraries" | cksum | cut -d' ' -f1).tar}
 [ "$(id -u)" = 0 ] || { echo "chroot.sh: run it as root" >&2; exit 2; }
 work=$(mktemp -d)

@@ -151,7 +151,15 @@ static bool st_culprit(struct store *s, uint64_t *seq, uint32_t *op)
 	*op = st.bad_op;
 	return st.bad && st.names;
 }
-static const struct store_ops fake = {.begin = st_begin,
+static enum store_rc st_revision(struct store *s, uint64_t *revision_r)
+{
+	(void)s;
+	*revision_r = 1;
+	return STORE_OK;
+}
+
+static const struct store_ops fake = {.revision = st_revision,
+				      .begin = st_begin,
 				      .apply = st_apply,
 				      .commit = st_commit,
 				      .rollback = st_rollback,

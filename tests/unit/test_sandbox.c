@@ -169,6 +169,26 @@ static void test_sockets(void **state)
 	run_in_all(opens_sockets);
 }
 
+/* A server that the daemon uses is reached by those who use it. */
+static void reaches_servers(enum worker_role_id role)
+{
+	(void)role;
+	expect(open_socket(AF_INET, SOCK_STREAM) == 0);
+	expect(open_socket(AF_UNIX, SOCK_STREAM) == 0);
+	expect(open_socket(AF_PACKET, SOCK_RAW) == EACCES);
+}
+
+static void test_sockets_for_servers(void **state)
+{
+	static const char *const redis[] = {"redis.url=redis://127.0.0.1", NULL};
+	static const char *const postgres[] = {"store.kind=postgres", "store.dsn=host=localhost", NULL};
+	(void)state;
+	for (int role = 0; role < ROLE_COUNT; role++) {
+		run_in((enum worker_role_id)role, redis, reaches_servers);
+		run_in((enum worker_role_id)role, postgres, reaches_servers);
+	}
+}
+
 static void connects(enum worker_role_id role)
 {
 	struct sockaddr_in any = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -368,11 +388,17 @@ static void test_inside_another_sandbox(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_privileges),    cmocka_unit_test(test_processes),
-		cmocka_unit_test(test_calls),	      cmocka_unit_test_setup(test_sockets, listen_somewhere),
-		cmocka_unit_test(test_connections),   cmocka_unit_test(test_inherited_socket),
-		cmocka_unit_test(test_signals),	      cmocka_unit_test(test_off),
-		cmocka_unit_test(test_older_kernels), cmocka_unit_test(test_inside_another_sandbox),
+		cmocka_unit_test(test_privileges),
+		cmocka_unit_test(test_processes),
+		cmocka_unit_test(test_calls),
+		cmocka_unit_test_setup(test_sockets, listen_somewhere),
+		cmocka_unit_test(test_sockets_for_servers),
+		cmocka_unit_test(test_connections),
+		cmocka_unit_test(test_inherited_socket),
+		cmocka_unit_test(test_signals),
+		cmocka_unit_test(test_off),
+		cmocka_unit_test(test_older_kernels),
+		cmocka_unit_test(test_inside_another_sandbox),
 	};
 	return cmocka_run_group_tests(tests, make_base, remove_base);
 }

@@ -114,14 +114,16 @@ static void test_killed(void **state)
 	}
 }
 
-static bool vector_of_2(void *arg, const struct uuid *id, uint64_t ns, uint64_t version, int64_t expires_us,
-			uint32_t dim, const float *x)
+static bool vector_of_2(void *arg, const struct store_indexed *x)
 {
 	struct seen *s = arg;
 	s->calls++;
-	assert_true(number_of(id) == 2 && ns == NS && expires_us == 0 && dim == 8);
-	s->m.version = version;
-	memcpy(s->x, x, sizeof(s->x));
+	assert_true(number_of(&x->id) == 2 && x->ns == NS && x->expires_us == 0);
+	assert_true(x->dim == 8 || (!x->dim && !x->x));
+	s->m.version = x->version;
+	s->m.dim = x->dim;
+	if (x->dim)
+		memcpy(s->x, x->x, sizeof(s->x));
 	return true;
 }
 
@@ -149,7 +151,7 @@ static void test_versions(void **state)
 	assert_true(span_eq(SPAN(m.body), d->m.body));
 	assert_string_equal(m.ns_name, NS_A);
 	assert_memory_equal(m.x, d->x, sizeof(m.x));
-	assert_int_equal(ops->vectors(store, NULL, 10, vector_of_2, &v), STORE_OK);
+	assert_int_equal(ops->indexed(store, NULL, 10, vector_of_2, &v), STORE_OK);
 	assert_true(v.calls == 1 && v.m.version == 3);
 	assert_memory_equal(v.x, d->x, sizeof(v.x));
 	made_free(d);

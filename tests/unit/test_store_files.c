@@ -288,14 +288,14 @@ static bool glance(void *arg, const struct memory *m)
 	return true;
 }
 
-static bool glance_vector(void *arg, const struct uuid *id, uint64_t ns, uint64_t version, int64_t expires_us,
-			  uint32_t dim, const float *x)
+static bool glance_indexed(void *arg, const struct store_indexed *x)
 {
 	unsigned *sum = arg;
-	(void)ns, (void)version, (void)expires_us;
-	for (uint32_t i = 0; i < dim; i++)
-		*sum += x[i] > 0;
-	*sum += id->b[15];
+	for (uint32_t i = 0; i < x->dim; i++)
+		*sum += x->x[i] > 0;
+	for (size_t i = 0; i < x->content.len; i++)
+		*sum += (unsigned char)x->content.p[i];
+	*sum += x->id.b[15];
 	return true;
 }
 
@@ -324,9 +324,9 @@ static unsigned use_all(struct store *s)
 	wrong += ops->ids(s, &q, glance, &sum) == STORE_ERROR;
 	wrong += ops->count(s, &q, &count) == STORE_ERROR;
 	wrong += ops->text(s, &t, hits, &n) == STORE_ERROR;
-	wrong += ops->vectors(s, NULL, 100, glance_vector, &sum) == STORE_ERROR;
-	wrong += ops->vector_count(s, &count) == STORE_ERROR;
-	wrong += ops->recent(s, 100, glance, &sum) == STORE_ERROR;
+	wrong += ops->indexed(s, NULL, 100, glance_indexed, &sum) == STORE_ERROR;
+	wrong += ops->indexed_count(s, &count) == STORE_ERROR;
+	wrong += ops->recent(s, NULL, 100, glance, &sum) == STORE_ERROR;
 	wrong += ops->by_external(s, NS, SPAN("ext-5"), true, glance, &sum) == STORE_ERROR;
 	wrong += ops->by_content(s, NS, record_content_key(NS, SPAN("memory 1 of version 1")),
 				 SPAN("memory 1 of version 1"), true, glance, &sum) == STORE_ERROR;

@@ -19,7 +19,14 @@ static void check_all(const struct model *m, struct vectors *v, uint64_t ns, uin
 	float *x = malloc(dim * sizeof(*x));
 	for (size_t i = 0; i < ARRAY_LEN(metrics); i++) {
 		fill(x, dim, 3);
-		struct vectors_query q = {ns, dim, x, k, metrics[i], allow, now, -INFINITY};
+		struct vectors_query q = {.ns = ns,
+					  .dim = dim,
+					  .x = x,
+					  .k = k,
+					  .metric = metrics[i],
+					  .allow = allow,
+					  .now_us = now,
+					  .min_score = -INFINITY};
 		model_check(m, v, &q);
 	}
 	free(x);
@@ -171,7 +178,14 @@ static void test_refused(void **state)
 	assert_int_equal(vectors_insert(v, 1, &id, 1, 0, 2, bad), EINVAL);
 	assert_int_equal(vectors_insert(v, 1, &id, 1, 0, 2, inf), EINVAL);
 	struct vectors_hit hit;
-	struct vectors_query q = {1, 4, x, 0, VECTORS_COSINE, NULL, 0, -INFINITY};
+	struct vectors_query q = {.ns = 1,
+				  .dim = 4,
+				  .x = x,
+				  .k = 0,
+				  .metric = VECTORS_COSINE,
+				  .allow = NULL,
+				  .now_us = 0,
+				  .min_score = -INFINITY};
 	assert_int_equal(vectors_search(v, &q, &hit, NULL), 0);
 	vectors_remove(v, &id, 9);
 	vectors_drop(v, 77);
@@ -198,7 +212,14 @@ static void test_extreme_rows(void **state)
 	struct vectors_hit hits[3];
 	assert_int_equal(vectors_insert(v, 1, &a, 1, 0, 3, huge), 0);
 	assert_int_equal(vectors_insert(v, 1, &b, 1, 0, 3, tiny), 0);
-	struct vectors_query q = {1, 3, q3, 3, VECTORS_COSINE, NULL, 0, -INFINITY};
+	struct vectors_query q = {.ns = 1,
+				  .dim = 3,
+				  .x = q3,
+				  .k = 3,
+				  .metric = VECTORS_COSINE,
+				  .allow = NULL,
+				  .now_us = 0,
+				  .min_score = -INFINITY};
 	const float *queries[] = {q3, huge, tiny};
 	for (size_t i = 0; i < 3; i++) {
 		q.x = queries[i];
@@ -224,7 +245,14 @@ static void test_min_score(void **state)
 		assert_int_equal(vectors_insert(v, 1, &id, 1, 0, 2, x), 0);
 	}
 	float x[2] = {1, 0};
-	struct vectors_query q = {1, 2, x, 5, VECTORS_COSINE, NULL, 0, cosf(0.7F)};
+	struct vectors_query q = {.ns = 1,
+				  .dim = 2,
+				  .x = x,
+				  .k = 5,
+				  .metric = VECTORS_COSINE,
+				  .allow = NULL,
+				  .now_us = 0,
+				  .min_score = cosf(0.7F)};
 	assert_int_equal(vectors_search(v, &q, hits, NULL), 3);
 	q.k = 2;
 	assert_int_equal(vectors_search(v, &q, hits, NULL), 2);
@@ -483,7 +511,14 @@ static void test_inconsistent(void **state)
 		default: c->count = 5000;
 		}
 		struct vectors_hit hits[10];
-		struct vectors_query q = {c->ns, 64, x, 10, VECTORS_COSINE, NULL, 0, -INFINITY};
+		struct vectors_query q = {.ns = c->ns,
+					  .dim = 64,
+					  .x = x,
+					  .k = 10,
+					  .metric = VECTORS_COSINE,
+					  .allow = NULL,
+					  .now_us = 0,
+					  .min_score = -INFINITY};
 		(void)vectors_search(reader, &q, hits, NULL); /* must survive it */
 		vectors_close(&v);
 		v = vectors_open(fd, true);

@@ -8,11 +8,15 @@
 #include <sys/wait.h>
 #include <time.h>
 
+#include "index/lists-private.h"
 #include "vectors_model.h"
 
-enum { DIM = 40, PERMANENT = 250, TRANSIENT = 250, ALL = PERMANENT + TRANSIENT, OTHER = 64 };
+enum { DIM_MAX = 300, PERMANENT = 250, TRANSIENT = 250, ALL = PERMANENT + TRANSIENT, OTHER = 64 };
 #define NS_MAIN 0x1111111111111111ull
 #define NS_OTHER 0x2222222222222222ull
+
+static uint32_t dim = 40; /* 300: codes of lists are bits */
+static bool lists;
 
 /* What writer, reader and judge share besides the index. */
 struct board {
@@ -22,10 +26,10 @@ struct board {
 	_Atomic uint32_t stop;
 };
 
-static void vector_of(uint32_t id, uint64_t version, float x[DIM])
+static void vector_of(uint32_t id, uint64_t version, float x[DIM_MAX])
 {
 	uint64_t s = (id + 1) * 0x9e3779b97f4a7c15ull + version * 0xd6e8feb86659fd93ull;
-	for (int i = 0; i < DIM; i++) {
+	for (uint32_t i = 0; i < dim; i++) {
 		s ^= s << 13;
 		s ^= s >> 7;
 		s ^= s << 17;
@@ -37,13 +41,21 @@ static void vector_of(uint32_t id, uint64_t version, float x[DIM])
 static const char *judge(struct vectors *v, struct board *b, uint32_t seed)
 {
 	struct vectors_hit hits[2 * ALL];
-	float q[DIM], x[DIM];
+	float q[DIM_MAX], x[DIM_MAX];
 	uint64_t low[PERMANENT];
 	uint8_t seen[ALL] = {0};
 	vector_of(1000000 + seed, 0, q);
 	for (uint32_t i = 0; i < PERMANENT; i++)
 		low[i] = atomic_load(&b->acked[i]);
-	struct vectors_query query = {NS_MAIN, DIM, q, 2 * ALL, VECTORS_COSINE, NULL, 0, -INFINITY};
+	struct vectors_query query = {.ns = NS_MAIN,
+				      .dim = dim,
+				      .x = q,
+				      .k = 2 * ALL,
+				      .metric = VECTORS_COSINE,
+				      .allow = NULL,
+				      .now_us = 0,
+				      .min_score = -INFINITY,
+				      .probes = LISTS_MAX}; /* by lists alone, where there are any: no second look */
 	size_t n = vectors_search(v, &query, hits, NULL);
 	for (size_t i = 0; i < n; i++) {
 		uint32_t id = model_number(&hits[i].id);
@@ -71,21 +83,21 @@ static const char *judge(struct vectors *v, struct board *b, uint32_t seed)
 
 static void write_one(struct vectors *v, struct board *b, uint32_t what, uint32_t id)
 {
-	float x[DIM];
+	float x[DIM_MAX];
 	struct uuid u = model_id(id);
 	if (what % 1000 == 0) {
 		vectors_drop(v, NS_OTHER);
 	} else if (what % 5 == 0) { /* makes chunks change hands between namespaces */
 		u = model_id(100000 + id % OTHER);
 		vector_of(0, what, x);
-		(void)!vectors_insert(v, NS_OTHER, &u, vectors_version(v, &u) + 1, 0, DIM, x);
+		(void)!vectors_insert(v, NS_OTHER, &u, vectors_version(v, &u) + 1, 0, dim, x);
 	} else if (id >= PERMANENT && what % 3 == 0) {
 		vectors_remove(v, &u, UINT64_MAX);
 	} else {
 		uint64_t version = atomic_load(&b->started[id]) + 1;
 		atomic_store(&b->started[id], version);
 		vector_of(id, version, x);
-		AN(vectors_insert(v, NS_MAIN, &u, version, 0, DIM, x) == 0);
+		AN(vectors_insert(v, NS_MAIN, &u, version, 0, dim, x) == 0);
 		atomic_store(&b->acked[id], version);
 	}
 	atomic_fetch_add(&b->writes, 1);
@@ -100,14 +112,26 @@ static void writer(int fd, struct board *b, uint64_t seed)
 	struct vectors *v = vectors_open(fd, true);
 	model_rng = seed;
 	AN(v);
+	if (lists)
+		vectors_stages_set(v, &(struct vectors_stages){.flat_rows = 100, .raw = VECTORS_RAW_FLOAT32});
 	for (uint32_t i = 0; i < PERMANENT; i++) {
 		struct uuid id = model_id(i);
 		uint64_t version = vectors_version(v, &id);
 		/* what was acknowledged survived; what was under way is there or not */
 		AN(version >= atomic_load(&b->acked[i]) && version <= atomic_load(&b->started[i]));
 	}
-	for (uint32_t step = 0;; step++)
+	for (uint32_t step = 1;; step++) {
 		write_one(v, b, model_next(), pick(step));
+		if (lists && step % 256 == 0 && !vectors_work(v)) {
+			struct vectors_ns *n = vectors_ns_find(v, NS_MAIN);
+			struct ivf *f = v->w->lists->of[n - v->ns];
+			static const _Atomic bool go_on;
+			for (uint32_t list = 0; f && list < f->view.count; list++)
+				AN(lists_rewrite(v, f, list));
+			if (step % 1024 == 0)
+				AN(lists_build(v, n, dim, 1 + step / 1024 % 16, &go_on));
+		}
+	}
 }
 
 static int reader(int fd, struct board *b)
@@ -141,11 +165,10 @@ static pid_t start(int (*f)(int, struct board *), int fd, struct board *b)
 	return pid;
 }
 
-static void test_killed_writer(void **state)
+static void kill_writers(int few)
 {
-	(void)state;
-	int fd, status, rounds = getenv("VECTORS_ROUNDS") ? atoi(getenv("VECTORS_ROUNDS")) : 300;
-	struct vectors *v = model_open(2 << 20, &fd);
+	int fd, status, rounds = getenv("VECTORS_ROUNDS") ? atoi(getenv("VECTORS_ROUNDS")) : few;
+	struct vectors *v = model_open(4 << 20, &fd);
 	struct board *b = board_new(v);
 	vectors_close(&v);
 	pid_t watching = start(reader, fd, b);
@@ -158,6 +181,7 @@ static void test_killed_writer(void **state)
 		}
 		/* From amid recovery to thousands of writes later. */
 		uint32_t us = model_next() % 4 ? model_next() % 3000 : model_next() % 600;
+		us *= lists ? 4 : 1;
 		nanosleep(&(struct timespec){0, (long)us * 1000}, NULL);
 		kill(pid, SIGKILL);
 		assert_int_equal(waitpid(pid, &status, 0), pid);
@@ -178,6 +202,7 @@ static void test_killed_writer(void **state)
 	assert_true(vectors_complete(v, NS_MAIN));
 	vectors_drop(v, NS_MAIN);
 	vectors_drop(v, NS_OTHER);
+	lists_reclaim(v, true);
 	assert_int_equal(vectors_bytes(v), 0);
 	print_message("%d kills, %llu writes, %llu searches\n", rounds, (unsigned long long)b->writes,
 		      (unsigned long long)b->searches);
@@ -186,12 +211,37 @@ static void test_killed_writer(void **state)
 	close(fd);
 }
 
-/* One writer, several readers in threads of one process and on one mapping: for ThreadSanitizer. */
+/* One writer, several readers in threads of one process and on one mapping: for ThreadSanitizer. With lists, another
+ * thread builds and rewrites them beside all of that, and gives their memory to others at once. */
 struct shared {
 	struct vectors *v;
 	struct board *b;
 	_Atomic(const char *) wrong;
+	_Atomic uint32_t pieces;
+	_Atomic bool stopped;
 };
+
+static void *working(void *arg)
+{
+	struct shared *s = arg;
+	for (uint32_t round = 0; !atomic_load(&s->b->stop); round++) {
+		if (vectors_work(s->v))
+			atomic_fetch_add(&s->pieces, 1);
+		pthread_mutex_lock(&s->v->w->lock);
+		const struct vectors_ns *n = vectors_ns_find(s->v, NS_MAIN);
+		struct ivf *f = s->v->w->lists->of[n - s->v->ns];
+		for (uint32_t list = 0; f && list < f->view.count; list += 5)
+			AN(lists_rewrite(s->v, f, list));
+		lists_reclaim(s->v, true);
+		pthread_mutex_unlock(&s->v->w->lock);
+		/* as if the namespace had doubled: lists again */
+		if (f && lists_build(s->v, &s->v->ns[n - s->v->ns], dim, 1 + round * 7 % 32, &s->stopped))
+			atomic_fetch_add(&s->pieces, 1);
+		else if (f)
+			atomic_store(&s->wrong, "lists cannot be built");
+	}
+	return NULL;
+}
 
 static void *reading(void *arg)
 {
@@ -204,30 +254,78 @@ static void *reading(void *arg)
 	return NULL;
 }
 
-static void test_threads(void **state)
+static void beside(int writes)
 {
-	(void)state;
-	int fd, writes = getenv("VECTORS_WRITES") ? atoi(getenv("VECTORS_WRITES")) : 60000;
-	pthread_t threads[2];
-	struct shared s = {.v = model_open(2 << 20, &fd)};
+	int fd;
+	pthread_t threads[2], worker;
+	struct shared s = {.v = model_open(4 << 20, &fd)};
+	if (lists)
+		vectors_stages_set(s.v, &(struct vectors_stages){.flat_rows = 100, .raw = VECTORS_RAW_FLOAT32});
 	s.b = board_new(s.v);
+	if (lists)
+		assert_int_equal(pthread_create(&worker, NULL, working, &s), 0);
 	for (size_t i = 0; i < ARRAY_LEN(threads); i++)
 		assert_int_equal(pthread_create(&threads[i], NULL, reading, &s), 0);
 	for (uint32_t i = 0; i < (uint32_t)writes; i++)
 		write_one(s.v, s.b, model_next(), pick(i));
+	for (uint32_t i = 0; lists && !s.wrong && (s.pieces < 30 || s.b->searches < 300); i++)
+		write_one(s.v, s.b, model_next(), pick(i));
 	atomic_store(&s.b->stop, 1);
 	for (size_t i = 0; i < ARRAY_LEN(threads); i++)
 		pthread_join(threads[i], NULL);
+	if (lists)
+		pthread_join(worker, NULL);
 	if (s.wrong)
 		fail_msg("%s", s.wrong);
-	print_message("%llu searches beside %d writes\n", (unsigned long long)s.b->searches, writes);
+	print_message("%llu searches beside %llu writes and %u pieces of work\n", (unsigned long long)s.b->searches,
+		      (unsigned long long)s.b->writes, (unsigned)s.pieces);
+	assert_true(!lists || s.pieces);
 	vectors_close(&s.v);
 	munmap(s.b, sizeof(*s.b));
 	close(fd);
 }
 
-int main(void)
+static int writes(int few) { return getenv("VECTORS_WRITES") ? atoi(getenv("VECTORS_WRITES")) : few; }
+
+static void test_killed_writer(void **state)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(test_killed_writer), cmocka_unit_test(test_threads)};
+	(void)state;
+	kill_writers(300);
+}
+
+static void test_killed_writer_lists(void **state)
+{
+	(void)state;
+	lists = true;
+	kill_writers(150);
+	dim = DIM_MAX;
+	kill_writers(100);
+	dim = 40;
+	lists = false;
+}
+
+static void test_threads(void **state)
+{
+	(void)state;
+	beside(writes(60000));
+}
+
+static void test_threads_lists(void **state)
+{
+	(void)state;
+	lists = true;
+	beside(writes(20000));
+	dim = DIM_MAX;
+	beside(writes(20000));
+	dim = 40;
+	lists = false;
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {cmocka_unit_test(test_killed_writer),
+					   cmocka_unit_test(test_killed_writer_lists), cmocka_unit_test(test_threads),
+					   cmocka_unit_test(test_threads_lists)};
+	cmocka_set_test_filter(argc > 1 ? argv[1] : NULL);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -52,9 +52,14 @@ static void check(const struct model *m, struct vectors *v)
 	for (uint64_t ns = 1; ns <= 3; ns++) {
 		for (int now = 0; now < 2000; now += 1999) {
 			for (int metric = VECTORS_COSINE; metric <= VECTORS_L2; metric++) {
-				struct vectors_query q = {
-					ns,  ns == 1 ? 100 : 17, x, 300, (enum vectors_metric)metric, NULL,
-					now, -INFINITY};
+				struct vectors_query q = {.ns = ns,
+							  .dim = ns == 1 ? 100 : 17,
+							  .x = x,
+							  .k = 300,
+							  .metric = (enum vectors_metric)metric,
+							  .allow = NULL,
+							  .now_us = now,
+							  .min_score = -INFINITY};
 				model_check(m, v, &q);
 			}
 		}

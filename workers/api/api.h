@@ -22,6 +22,8 @@
 struct jobs;
 struct writes;
 struct changes;
+struct herd;
+struct late;
 struct call;
 
 struct api {
@@ -32,6 +34,8 @@ struct api {
 	struct jobs *jobs;
 	struct writes *writes;
 	struct changes *changes;
+	struct herd *herd;
+	struct late *late;
 	struct shared shared;		 /* what reader threads need; attached once sync has formatted it */
 	struct auth *auth, *next_auth;	 /* NULL: local callers are admin; next: between prepare and commit */
 	struct http_tls *next_tls;	 /* between prepare and commit, with a TLS socket */
@@ -86,7 +90,8 @@ struct call {
 	void (*finish)(struct call *c); /* instead of call_reply(), for calls of several steps */
 	void *state;			/* the handler's own */
 	void (*free_state)(void *state);
-	struct call *next; /* jobs queue */
+	struct call *next;    /* jobs queue, herd */
+	struct uuid herd_key; /* of a call that leads one */
 	enum verdict verdict;
 };
 
@@ -129,6 +134,8 @@ void call_txn_begin(struct call *c, struct txn_builder *t, uint64_t read_seq, ui
  * 400/403 into the reply and false when it is malformed or not allowed. */
 bool must_check call_namespace(struct call *c, struct span given, unsigned right, char out[LIMIT_NAMESPACE + 1],
 			       struct span *name_r);
+/* A query parameter that is a whole number from 1 to `most`; *out stays when it is absent. False: problem set. */
+bool must_check call_number(struct call *c, const char *name, uint64_t most, uint64_t *out);
 /* ?wait=store, or sync.ack = store. False: problem set. */
 bool must_check call_wait(struct call *c);
 /* The value of If-Match / If-None-Match matches `version`: "*" or a list with "<version>". If-Match compares
@@ -169,6 +176,11 @@ uint64_t writes_next_id(struct writes *w);
 struct changes *must_check changes_open(struct api *a);
 void changes_drain(struct changes *s); /* streams end, and so does all waiting */
 void changes_free(struct changes **s);
+
+/* ---- how late this loop is, while the warmer wants to know (late.c) ---- */
+struct late *must_check late_open(struct api *a);
+void late_look(struct late *l); /* once a second: does it? */
+void late_free(struct late **l);
 
 /* ---- the TLS socket (tls.c) ---- */
 /* What the supervisor handed on last, with the settings of `c`; *tls_r stays NULL without a TLS socket. */

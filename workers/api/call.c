@@ -341,3 +341,20 @@ bool call_namespace(struct call *c, struct span given, unsigned right, char out[
 	free(query);
 	return ok;
 }
+
+bool call_number(struct call *c, const char *name, uint64_t most, uint64_t *out)
+{
+	char *v = NULL, *end;
+	size_t len = 0;
+	int found = http_query_get(c->req, name, &v, &len);
+	bool ok = found == 0;
+	if (found == 1) {
+		*out = strtoull(v, &end, 10);
+		ok = len && *v >= '0' && *v <= '9' && end == v + len && *out >= 1 && *out <= most;
+	}
+	free(v);
+	if (!ok)
+		problem(c, 400, "invalid-parameter", "%s: must be a whole number from 1 to %llu", name,
+			(unsigned long long)most);
+	return ok;
+}

@@ -86,23 +86,6 @@ static void unreadable(struct call *c, int error)
 		problem(c, 503, "dead-letters-unreadable", "the dead letters cannot be read at the moment; try again");
 }
 
-static bool number_parameter(struct call *c, const char *name, uint64_t most, uint64_t *out)
-{
-	char *v = NULL, *end;
-	size_t len = 0;
-	int found = http_query_get(c->req, name, &v, &len);
-	bool ok = found == 0;
-	if (found == 1) {
-		*out = strtoull(v, &end, 10);
-		ok = len && *v >= '0' && *v <= '9' && !*end && *out >= 1 && *out <= most;
-	}
-	free(v);
-	if (!ok)
-		problem(c, 400, "invalid-parameter", "%s: must be a whole number from 1 to %llu", name,
-			(unsigned long long)most);
-	return ok;
-}
-
 /* Letters behind `after`, at most `limit`; the number of the last one, or 0 when there are no more behind it. */
 static uint64_t write_page(struct call *c, int dir, const uint64_t *v, size_t n, uint64_t after, uint64_t limit)
 {
@@ -134,7 +117,7 @@ static void list_read(struct call *c, struct reader *rd)
 {
 	uint64_t limit = LETTERS_PAGE, after = 0, *v = NULL;
 	size_t n = 0;
-	if (!number_parameter(c, "limit", LIMIT_LIST, &limit) || !number_parameter(c, "cursor", UINT32_MAX, &after))
+	if (!call_number(c, "limit", LIMIT_LIST, &limit) || !call_number(c, "cursor", UINT32_MAX, &after))
 		return;
 	int dir = dead_open(rd->shared->store_conf.dir, false);
 	if ((dir == -1 && errno != ENOENT) || (dir != -1 && !dead_numbers(dir, &v, &n))) {

@@ -18,6 +18,8 @@ bool memories_get_fast(struct api *a, struct http_request *r);
 /* Appends "durability":"…" to the reply. stored false: nothing was, and it says where all that was read is by now. */
 void memories_durability(struct call *c, bool stored);
 
+bool memories_not_found(struct call *c); /* the problem; false */
+
 /* Shared with bulk deletes. */
 void memories_receipt(struct call *c, size_t n); /* the answer to an erase */
 int memories_erase_param(struct call *c);	 /* 1, 0, or -1: problem set */
@@ -64,6 +66,10 @@ void admin_config(struct call *c);
 void admin_reload(struct call *c);
 void admin_upgrade(struct call *c);
 void admin_drain(struct call *c);
+/* warm.c */
+void warm_start(struct call *c);
+void warm_show(struct call *c);
+void warm_cancel(struct call *c);
 /* breakers.c */
 void breakers_list(struct call *c);
 void breakers_open(struct call *c);
@@ -71,6 +77,13 @@ void breakers_close(struct call *c);
 void breakers_reset(struct call *c);
 bool breakers_is(void (*handle)(struct call *c)); /* one of these: they need nothing that sync serves */
 void breakers_metrics(const struct plant *p, struct buf *b);
+
+/* caches*.c */
+void caches_get(struct call *c);
+void caches_top(struct call *c);
+void caches_inspect(struct call *c);
+void caches_purge(struct call *c);
+void caches_metrics(struct api *a, struct buf *b);
 
 void probes_livez(struct call *c);
 void probes_readyz(struct call *c);

@@ -1,4 +1,4 @@
-/* One memory by id: read, change, delete, restore, supersede, history. */
+/* One memory by id: change, delete, restore, supersede, history. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -8,108 +8,11 @@
 #include "ids.h"
 #include "list.h"
 
-/* ---- GET ---- */
-
-static void get_reply_head(struct buf *head, uint64_t version, const char *tier)
-{
-	buf_printf(head, "ETag: \"%llu\"\r\nCache-Status: orchestra; %s\r\n", (unsigned long long)version, tier);
-}
-
-/* The same for a hit, as printf would write it and without its cost. */
-static void hit_head(char *to, uint64_t version)
-{
-	static const char before[] = "ETag: \"", behind[] = "\"\r\nCache-Status: orchestra; hit\r\n";
-	char digits[20], *d = digits + sizeof(digits);
-	do
-		*--d = (char)('0' + version % 10);
-	while (version /= 10);
-	size_t n = (size_t)(digits + sizeof(digits) - d);
-	memcpy(to, before, sizeof(before) - 1);
-	memcpy(to + sizeof(before) - 1, d, n);
-	memcpy(to + sizeof(before) - 1 + n, behind, sizeof(behind));
-}
-
-/* From shared memory, on the loop, without allocation: the product's hot path. Anything unusual
- * (conditions it does not know, refusals) goes the long way, which decides again. */
-bool memories_get_fast(struct api *a, struct http_request *r)
-{
-	struct span path = http_path(r);
-	static const char prefix[] = "/v1/memories/";
-	struct cache_meta meta;
-	struct uuid id;
-	char head[96];
-	enum http_method method = http_method(r);
-	if (path.len != sizeof(prefix) - 1 + UUID_TEXT || (method != HTTP_M_GET && method != HTTP_M_HEAD) ||
-	    memcmp(path.p, prefix, sizeof(prefix) - 1) != 0 || http_query(r).len ||
-	    http_header(r, HTTP_H_IF_NONE_MATCH).p || http_header(r, HTTP_H_ORIGIN).p ||
-	    !uuid_parse(path.p + sizeof(prefix) - 1, UUID_TEXT, &id))
-		return false;
-	const struct auth_principal *who = router_admit_fast(a, r, AUTH_READ);
-	if (!who)
-		return false;
-	ptrdiff_t n = cache_get(a->shared.cache, CACHE_MEMORY, &id, clock_real_us(), a->scratch, SCRATCH_BYTES, &meta);
-	if (n < 0)
-		return false;
-	if (who->namespaces) {
-		const struct plant_namespace *row = plant_find(a->plant, meta.ns);
-		if (!row || !auth_allows(who, AUTH_READ, (struct span){row->name, row->name_len}))
-			return false;
-	}
-	hit_head(head, meta.version);
-	stats_add(a->w->stats, STAT_L1_HITS, 1);
-	router_count_get(a);
-	http_reply(r, 200, "application/json", head, a->scratch, (size_t)n);
-	return true;
-}
-
-static bool not_found(struct call *c)
+bool memories_not_found(struct call *c)
 {
 	problem(c, 404, "not-found", "no such memory, or it was deleted or has expired");
 	return false;
 }
-
-static bool get_checks(struct call *c, const struct memory *m)
-{
-	if (m->deleted_us || !call_may(c, AUTH_READ, m->ns_name))
-		return not_found(c);
-	struct span inm = http_header(c->req, HTTP_H_IF_NONE_MATCH);
-	if (inm.p && call_etag_matches(inm, m->version, true)) {
-		c->reply.status = 304;
-		get_reply_head(&c->reply.head, m->version, "fwd=miss");
-		return false;
-	}
-	return true;
-}
-
-static void get_read(struct call *c, struct reader *rd)
-{
-	struct held h = {.bytes = NULL};
-	struct shared *s = rd->shared;
-	bool vector = false;
-	if (!list_include(c, &vector))
-		return;
-	uint64_t epoch = cache_epoch(s->cache, CACHE_MEMORY, &c->id);
-	switch (reader_get(rd, &c->id, vector, &h)) {
-	case READ_ERROR: problem_store(c, rd->error); return;
-	case READ_NONE: not_found(c); return;
-	case READ_OK: break;
-	}
-	if (!h.m.deleted_us) {
-		struct cache_meta meta = {.ns = h.m.ns, .version = h.m.version, .expires_us = h.m.expires_us};
-		cache_fill(s->cache, CACHE_MEMORY, &c->id, epoch, &meta, h.m.body.p, h.m.body.len);
-	}
-	stats_add_shared(c->api->w->stats, STAT_L1_MISSES, 1);
-	if (get_checks(c, &h.m)) {
-		c->reply.status = 200;
-		get_reply_head(&c->reply.head, h.m.version, "fwd=miss");
-		buf_add(&c->reply.body, h.m.body.p, h.m.body.len);
-		if (vector)
-			list_vector(&c->reply.body, &h.m);
-	}
-	held_free(&h);
-}
-
-void memories_get(struct call *c) { call_read(c, get_read); }
 
 /* ---- what the writing verbs share ---- */
 
@@ -119,13 +22,13 @@ static bool load(struct call *c, struct reader *rd, bool deleted_too, struct hel
 {
 	switch (reader_get(rd, &c->id, true, h)) {
 	case READ_ERROR: problem_store(c, rd->error); return false;
-	case READ_NONE: return not_found(c);
+	case READ_NONE: return memories_not_found(c);
 	case READ_OK: break;
 	}
 	bool ok = true;
 	struct span im = http_header(c->req, HTTP_H_IF_MATCH);
 	if ((h->m.deleted_us && !deleted_too) || !call_may(c, AUTH_WRITE, h->m.ns_name)) {
-		ok = not_found(c);
+		ok = memories_not_found(c);
 	} else if (im.p && !call_etag_valid(im)) {
 		problem(c, 400, "invalid-header",
 			"If-Match: must be * or a list of ETags in double quotes, such as \"3\"");
@@ -506,7 +409,7 @@ static void history_read(struct call *c, struct reader *rd)
 	if (rc == READ_ERROR) {
 		problem_store(c, rd->error);
 	} else if (rc == READ_NONE || !h.n || h.refused) {
-		not_found(c);
+		memories_not_found(c);
 	} else {
 		c->reply.status = 200;
 		buf_adds(&c->reply.body, "]}");

@@ -2,6 +2,7 @@
 #include "api.h"
 #include "clock.h"
 #include "handlers.h"
+#include "tiers.h"
 
 #define REFUSING_US 5000000
 
@@ -49,6 +50,39 @@ static const char *refusing(struct plant *p)
 	return why == TXN_DISK_FULL ? "disk-full" : why == TXN_JOURNAL_ERROR ? "journal-error" : "journal-quota";
 }
 
+/* What is missing, and not missed so much that requests could not be served. */
+static void degraded(struct api *a, uint32_t state, struct buf *b)
+{
+	const struct breaker *redis = a->shared.l2 ? breaker_find(a->plant->breakers, "redis") : NULL;
+	const char *what[] = {
+		state != SYNC_STORE_FAILED	    ? NULL
+		: atomic_load(&a->plant->dead_full) ? "dead-letters"
+						    : "store",
+		tiers_feed_heard(&a->shared) || !atomic_load(&a->plant->feed_us) ? NULL : "feed",
+		redis && breaker_state(redis) != BREAKER_CLOSED ? "redis" : NULL,
+	};
+	bool first = true;
+	buf_adds(b, "\"degraded\":[");
+	for (size_t i = 0; i < ARRAY_LEN(what); i++) {
+		if (what[i])
+			buf_printf(b, "%s\"%s\"", first ? "" : ",", what[i]);
+		first = first && !what[i];
+	}
+	buf_addc(b, ']');
+}
+
+/* So much of what is warmed at the start as warmer.ready_fraction wants is in L1, or it has been waited for long enough. */
+static bool warm_enough(const struct call *c)
+{
+	struct plant *p = c->api->plant;
+	const struct conf *conf = c->api->w->conf;
+	uint64_t percent = (uint64_t)conf_int(conf, CONF_WARMER_READY_FRACTION), total = atomic_load(&p->warm.total),
+		 done = atomic_load(&p->warm.loaded) + atomic_load(&p->warm.skipped);
+	return !percent || atomic_load_explicit(&p->warm_done, memory_order_acquire) ||
+	       (total && done * 100 >= percent * total) ||
+	       clock_mono_us() - atomic_load(&p->served_us) >= conf_int(conf, CONF_WARMER_READY_MAX);
+}
+
 /* 200 whenever writes are accepted and local reads served; store trouble shows as degraded. */
 void probes_readyz(struct call *c)
 {
@@ -65,7 +99,7 @@ void probes_readyz(struct call *c)
 	else if (!atomic_load_explicit(&p->served_once, memory_order_acquire))
 		why = state == SYNC_STORE_FAILED ? "store-failed" : "starting";
 	else if (state != SYNC_STORE_FAILED && /* what it cannot bring is not waited for */
-		 (atomic_load(&p->refill_state) != REFILL_DONE || !atomic_load(&p->warm_done)))
+		 (atomic_load(&p->refill_state) != REFILL_DONE || !warm_enough(c)))
 		why = "warming";
 	else if (quota && atomic_load(&p->journal_bytes) >= quota)
 		why = "journal-quota";
@@ -76,16 +110,17 @@ void probes_readyz(struct call *c)
 	c->reply.status = why ? 503 : 200;
 	if (why)
 		buf_adds(&c->reply.head, "Retry-After: 1\r\n");
-	buf_printf(b, "{\"status\":\"%s\",\"degraded\":[%s]", why ? why : "ready",
-		   state != SYNC_STORE_FAILED	? ""
-		   : atomic_load(&p->dead_full) ? "\"dead-letters\""
-						: "\"store\"");
+	buf_printf(b, "{\"status\":\"%s\",", why ? why : "ready");
+	degraded(c->api, state, b);
 	if (state == SYNC_JOURNAL_FAILED || state == SYNC_STORE_FAILED)
 		add_reason(b, p);
 	if (why && c->api->errors_full)
-		buf_printf(b, ",\"vectors\":{\"loaded\":%llu,\"total\":%llu}",
+		buf_printf(b,
+			   ",\"vectors\":{\"loaded\":%llu,\"total\":%llu},\"cache\":{\"loaded\":%llu,\"total\":%llu}",
 			   (unsigned long long)atomic_load(&p->refill_done),
-			   (unsigned long long)atomic_load(&p->refill_total));
+			   (unsigned long long)atomic_load(&p->refill_total),
+			   (unsigned long long)atomic_load(&p->warm.loaded),
+			   (unsigned long long)atomic_load(&p->warm.total));
 	buf_addc(b, '}');
 	call_reply(c);
 }
@@ -193,8 +228,6 @@ void probes_metrics(struct call *c)
 {
 	struct plant *p = c->api->plant;
 	struct buf *b = &c->reply.body;
-	struct cache_stats cs;
-	cache_stats(c->api->shared.cache, &cs);
 	router_metrics(c->api, b);
 	counters(p, b);
 	targets(p, b);
@@ -213,10 +246,17 @@ void probes_metrics(struct call *c)
 	gauge(b, "orchestra_journal_quota_bytes", "Limit of the journal.", atomic_load(&p->journal_quota));
 	fleet(p, b);
 	gauge(b, "orchestra_pending_entries", "Entries of the pending table.", pending_count(c->api->shared.pending));
-	gauge(b, "orchestra_cache_entries", "Entries of the shared-memory cache.", cs.entries);
-	gauge(b, "orchestra_cache_bytes", "Bytes used in the shared-memory cache.", cs.bytes);
+	caches_metrics(c->api, b);
+	gauge(b, "orchestra_warming", "1 while the warmer fills or saves the cache.", atomic_load(&p->warm.active));
+	gauge(b, "orchestra_warm_loaded", "Memories that the last job of warming has put into the cache.",
+	      atomic_load(&p->warm.loaded));
+	gauge(b, "orchestra_warm_total", "Memories that it is to put there, as far as is known.",
+	      atomic_load(&p->warm.total));
 	gauge(b, "orchestra_vectors", "Vectors in the shared-memory index.", vectors_count(c->api->shared.vectors, 0));
 	gauge(b, "orchestra_vectors_bytes", "Bytes used by the vector index.", vectors_bytes(c->api->shared.vectors));
+	gauge(b, "orchestra_words", "Memories in the shared-memory index of words.",
+	      postings_count(c->api->shared.postings, 0));
+	gauge(b, "orchestra_words_bytes", "Bytes used by the word index.", postings_bytes(c->api->shared.postings));
 	gauge(b, "orchestra_ready", "1 when sync serves.", atomic_load(&p->sync_state) == SYNC_SERVING);
 	c->reply.content_type = "text/plain; version=0.0.4; charset=utf-8";
 	c->reply.status = 200;

@@ -26,6 +26,7 @@ void reader_free(struct reader **rp)
 		journal_reader_close(&r->journal);
 	free(r->error);
 	free(r->body);
+	words_free(&r->words);
 	free(r);
 	*rp = NULL;
 }
@@ -58,6 +59,13 @@ bool reader_store(struct reader *r)
 	return r->store != NULL;
 }
 
+struct words *reader_words(struct reader *r)
+{
+	if (!r->words)
+		r->words = words_new();
+	return r->words;
+}
+
 void reader_offline(struct reader *r, bool on) { r->offline = on; }
 
 enum read_rc reader_trouble(struct reader *r)
@@ -75,7 +83,7 @@ enum read_rc reader_trouble(struct reader *r)
 }
 
 /* The store does not have what is pending: without the journal its answer would be wrong. */
-static enum read_rc from_store(struct reader *r, enum store_rc rc)
+enum read_rc reader_outcome(struct reader *r, enum store_rc rc)
 {
 	return r->trouble	       ? reader_trouble(r)
 	       : rc == STORE_OK	       ? READ_OK
@@ -166,12 +174,6 @@ bool reader_pending_memory(struct reader *r, const struct pending_entry *e, stru
 
 static bool expired(const struct memory *m) { return m->expires_us && m->expires_us <= clock_real_us(); }
 
-static bool namespace_exists(struct reader *r, uint64_t ns)
-{
-	struct plant_namespace *row = plant_find(r->shared->plant, ns);
-	return row && atomic_load_explicit(&row->exists, memory_order_acquire);
-}
-
 /* What a pending deletion says. False: its segment is gone, so the store has it. */
 static bool pending_delete(struct reader *r, const struct pending_entry *del, struct op_delete *d)
 {
@@ -195,7 +197,7 @@ static enum read_rc before_deletion(struct reader *r, const struct pending_entry
 	if (!found) {
 		if (!reader_store(r))
 			return READ_ERROR;
-		enum read_rc rc = from_store(r, r->shared->ops->get(r->store, &del->id, vector, hold, h));
+		enum read_rc rc = reader_outcome(r, r->shared->ops->get(r->store, &del->id, vector, hold, h));
 		if (rc != READ_OK)
 			return rc;
 	}
@@ -206,28 +208,38 @@ static enum read_rc before_deletion(struct reader *r, const struct pending_entry
 	return READ_OK;
 }
 
-enum read_rc reader_newest(struct reader *r, const struct uuid *id, bool with_embedding, struct held *h)
+bool reader_pending(struct reader *r, const struct uuid *id, bool with_embedding, struct held *h, enum read_rc *rc_r)
 {
 	struct pending_entry e;
 	struct op_delete d;
 	for (int i = 0; i < PENDING_TRIES && pending_find_id(r->shared->pending, id, &e); i++) {
+		*rc_r = READ_NONE;
 		if (e.type == OP_DELETE && e.how != DELETE_SOFT)
-			return READ_NONE;
-		if (e.type == OP_DELETE && pending_delete(r, &e, &d)) {
-			r->trouble = 0;
-			return before_deletion(r, &e, d.at_us, with_embedding, h);
-		}
-		if (e.type == OP_PUT && pending_memory(r, &e, h)) {
-			r->trouble = 0;
-			return READ_OK;
-		}
+			return true;
+		bool deleted = e.type == OP_DELETE && pending_delete(r, &e, &d);
+		if (!deleted && (e.type != OP_PUT || !pending_memory(r, &e, h)))
+			continue;
+		r->trouble = 0;
+		*rc_r = deleted ? before_deletion(r, &e, d.at_us, with_embedding, h) : READ_OK;
+		return true;
 	}
-	if (!reader_store(r))
-		return r->trouble ? reader_trouble(r) : READ_ERROR;
-	return from_store(r, r->shared->ops->get(r->store, id, with_embedding, hold, h));
+	return false;
 }
 
-bool reader_visible(struct reader *r, const struct memory *m) { return !expired(m) && namespace_exists(r, m->ns); }
+enum read_rc reader_newest(struct reader *r, const struct uuid *id, bool with_embedding, struct held *h)
+{
+	enum read_rc rc;
+	if (reader_pending(r, id, with_embedding, h, &rc))
+		return rc;
+	if (!reader_store(r))
+		return r->trouble ? reader_trouble(r) : READ_ERROR;
+	return reader_outcome(r, r->shared->ops->get(r->store, id, with_embedding, hold, h));
+}
+
+bool reader_visible(struct reader *r, const struct memory *m)
+{
+	return !expired(m) && plant_exists(r->shared->plant, m->ns);
+}
 
 enum read_rc reader_get(struct reader *r, const struct uuid *id, bool with_embedding, struct held *h)
 {
@@ -272,9 +284,9 @@ static enum read_rc current_row(struct reader *r, uint64_t ns, struct span text,
 	for (size_t seen = 0; rc == READ_NONE; f.max *= 8) {
 		f.v = util_realloc(f.v, f.max * sizeof(*f.v));
 		f.n = 0;
-		rc = from_store(r, external ? ops->by_external(r->store, ns, text, false, note_id, &f)
-					    : ops->by_content(r->store, ns, record_content_key(ns, text), text, false,
-							      note_id, &f));
+		rc = reader_outcome(r, external ? ops->by_external(r->store, ns, text, false, note_id, &f)
+						: ops->by_content(r->store, ns, record_content_key(ns, text), text,
+								  false, note_id, &f));
 		bool more = rc == READ_OK && f.n == f.max;
 		for (rc = rc == READ_OK ? READ_NONE : rc; rc == READ_NONE && seen < f.n; seen++)
 			rc = by_key(r, &f.v[seen], text, external, h);
@@ -328,36 +340,5 @@ enum read_rc reader_idem(struct reader *r, uint64_t key, struct op_idem *o, stru
 	}
 	if (!reader_store(r))
 		return READ_ERROR;
-	return from_store(r, r->shared->ops->idem(r->store, key, now, o, reply));
-}
-
-#define BODY_BYTES (1u << 20)
-
-enum read_rc reader_body(struct reader *r, const struct uuid *id, struct cache_meta *meta, struct buf *body,
-			 const char **tier_r)
-{
-	struct cache *cache = r->shared->cache;
-	struct held h = {.bytes = NULL};
-	if (!r->body)
-		r->body = util_alloc(BODY_BYTES);
-	ptrdiff_t n = cache_get(cache, CACHE_MEMORY, id, clock_real_us(), r->body, BODY_BYTES, meta);
-	if (n >= 0) {
-		buf_add(body, r->body, (size_t)n);
-		*tier_r = "l1";
-		return READ_OK;
-	}
-	uint64_t epoch = cache_epoch(cache, CACHE_MEMORY, id);
-	enum read_rc rc = reader_get(r, id, false, &h);
-	if (rc != READ_OK)
-		return rc;
-	*tier_r = "store";
-	if (!h.m.deleted_us) {
-		*meta = (struct cache_meta){.ns = h.m.ns, .version = h.m.version, .expires_us = h.m.expires_us};
-		cache_fill(cache, CACHE_MEMORY, id, epoch, meta, h.m.body.p, h.m.body.len);
-		buf_add(body, h.m.body.p, h.m.body.len);
-	} else {
-		rc = READ_NONE;
-	}
-	held_free(&h);
-	return rc;
+	return reader_outcome(r, r->shared->ops->idem(r->store, key, now, o, reply));
 }

@@ -1,18 +1,25 @@
 /* Reading what is accepted: pending table first, then the store. One struct reader per thread. */
 #ifndef ORC_READER_H
 #define ORC_READER_H
-#include "cache/cache.h"
+#include "cache/policy.h"
 #include "index/vectors.h"
 #include "journal/journal.h"
 #include "pending.h"
 #include "plant.h"
 #include "store/store.h"
+#include "words/postings.h"
 
 struct shared { /* attached once per worker, used by all its threads */
 	struct plant *plant;
 	struct pending *pending;
 	struct cache *cache;
+	struct l2 *l2; /* NULL: there is none, or the store is nearer */
+	struct stats_slot *stats;
+	struct flight_self self; /* this process, among those that load */
+	struct cache_policy policy;
 	struct vectors *vectors;
+	float recall; /* that searches of it aim at; 1: exact */
+	struct postings *postings;
 	const struct store_ops *ops;
 	struct store_conf store_conf;
 };
@@ -24,8 +31,9 @@ struct reader {
 	char *error;	   /* why the store cannot be read; valid after READ_ERROR */
 	bool store_failed; /* the last READ_ERROR was the store's, not the journal's */
 	bool offline;
-	int trouble; /* errno: something pending could not be read from the journal */
-	char *body;  /* scratch for L1 reads */
+	int trouble;	     /* errno: something pending could not be read from the journal */
+	char *body;	     /* scratch for L1 reads */
+	struct words *words; /* made on first use: reader_words() */
 };
 
 enum read_rc { READ_OK, READ_NONE, READ_ERROR };
@@ -43,6 +51,7 @@ void reader_free(struct reader **r);
 bool must_check reader_store(struct reader *r); /* opens the store; false: r->error */
 /* On: the store is not asked, and what needs it is READ_ERROR at once. */
 void reader_offline(struct reader *r, bool on);
+struct words *reader_words(struct reader *r);
 /* READ_ERROR when something pending could not be read since the last question: r->error says it. */
 enum read_rc must_check reader_trouble(struct reader *r);
 
@@ -51,15 +60,19 @@ enum read_rc must_check reader_trouble(struct reader *r);
  * store still has: who takes their id over must go on from their version. */
 enum read_rc must_check reader_newest(struct reader *r, const struct uuid *id, bool with_embedding, struct held *h_r);
 bool reader_visible(struct reader *r, const struct memory *m);
+/* The part of reader_newest() that is decided without the store: what is pending. False: nothing is, or (r->trouble) it
+ * could not be read. */
+bool must_check reader_pending(struct reader *r, const struct uuid *id, bool with_embedding, struct held *h_r,
+			       enum read_rc *rc_r);
+/* After the store was asked: what its answer means. READ_ERROR: r->error says why; what is pending could not be read
+ * either, and without it the store's answer would be wrong. */
+enum read_rc must_check reader_outcome(struct reader *r, enum store_rc rc);
 enum read_rc must_check reader_get(struct reader *r, const struct uuid *id, bool with_embedding, struct held *h_r);
 /* Live memory by external id or by content of a namespace. */
 enum read_rc must_check reader_by_external(struct reader *r, uint64_t ns, struct span external_id, struct held *h_r);
 enum read_rc must_check reader_by_content(struct reader *r, uint64_t ns, struct span content, struct held *h_r);
 /* A stored idempotent answer: head and reply bytes. */
 enum read_rc must_check reader_idem(struct reader *r, uint64_t key, struct op_idem *out_r, struct buf *reply);
-/* Body and meta only, through L1, for building result pages. READ_NONE when gone, deleted or expired. */
-enum read_rc must_check reader_body(struct reader *r, const struct uuid *id, struct cache_meta *meta_r,
-				    struct buf *body, const char **tier_r);
 
 /* List with the pending table merged in. fn is called in order; the memory's spans live during the call. */
 enum read_rc must_check reader_list(struct reader *r, const struct store_list *q, store_visit_fn *fn, void *arg);

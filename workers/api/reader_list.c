@@ -94,17 +94,11 @@ static bool on_row(void *arg, const struct memory *row)
 	return emit(m, row);
 }
 
-static bool namespace_gone(struct reader *r, uint64_t ns)
-{
-	struct plant_namespace *row = plant_find(r->shared->plant, ns);
-	return !row || !atomic_load_explicit(&row->exists, memory_order_acquire);
-}
-
 enum read_rc reader_list(struct reader *r, const struct store_list *q, store_visit_fn *fn, void *arg)
 {
 	struct merge m = {.q = q, .fn = fn, .arg = arg};
 	struct store_list rows = *q;
-	if (namespace_gone(r, q->ns))
+	if (!plant_exists(r->shared->plant, q->ns))
 		return READ_OK;
 	overlay_load(r, q, &m.o); /* pending before store */
 	if (reader_trouble(r) != READ_OK) {
@@ -139,7 +133,7 @@ enum read_rc reader_count(struct reader *r, const struct store_list *q, uint64_t
 {
 	*n = 0;
 	if (!pending_count(r->shared->pending)) {
-		if (namespace_gone(r, q->ns))
+		if (!plant_exists(r->shared->plant, q->ns))
 			return READ_OK;
 		if (reader_store(r) && r->shared->ops->count(r->store, q, n) == STORE_OK)
 			return READ_OK;

@@ -4,7 +4,9 @@
 #include <sys/resource.h>
 
 #include "api.h"
+#include "cache/l2.h"
 #include "handlers.h"
+#include "herd.h"
 #include "http/tls.h"
 #include "log.h"
 
@@ -64,6 +66,7 @@ static void take_conf(struct api *a, const struct conf *c)
 		if (json_is_string(v))
 			a->names[a->nnames++] = util_strndup(json_string_value(v), json_string_length(v));
 	json_decref(names);
+	a->shared.recall = (float)conf_int(c, CONF_VECTORS_RECALL) / 100;
 	a->errors_full = strcmp(conf_str(c, CONF_ERRORS_DETAIL), "full") == 0;
 }
 
@@ -126,18 +129,28 @@ static int open_shared(struct api *a)
 	struct shared *s = &a->shared;
 	char *error = NULL;
 	s->plant = a->plant;
+	s->stats = a->w->stats;
+	s->self = (struct flight_self){.slot = a->w->slot, .incarnation = a->w->incarnation};
 	s->pending = pending_open(FD_SHM_PENDING, false, (uint32_t)conf_int(c, CONF_JOURNAL_PENDING_MAX));
 	s->cache = cache_open(FD_SHM_CACHE, false);
 	s->vectors = vectors_open(FD_SHM_VECTORS, false);
+	s->postings = postings_open(FD_SHM_WORDS, false);
 	store_conf_from(c, a->w->name, &s->store_conf);
 	s->store_conf.breaker = &s->plant->breakers[0];
 	s->ops = store_by_kind(s->store_conf.kind);
+	cache_policy_from(c, s->ops && s->ops->fleet, &s->policy);
 	if (s->ops && s->ops->start && !(s->store_conf.links = s->ops->start(&s->store_conf, a->base, &error))) {
 		log_error("%s", error ? error : "the store's connections cannot be made");
 		free(error);
 		return WORKER_EXIT_FATAL;
 	}
-	if (s->pending && s->cache && s->vectors && s->ops)
+	if (s->ops && s->ops->fleet &&
+	    !(s->l2 = l2_open(c, a->base, s->plant->breakers, s->stats, a->w->name, &error)) && error) {
+		log_error("%s", error);
+		free(error);
+		return WORKER_EXIT_FATAL;
+	}
+	if (s->pending && s->cache && s->vectors && s->postings && s->ops)
 		return 0;
 	log_error("cannot map the shared segments: %s", strerror(errno));
 	return WORKER_EXIT_FAIL;
@@ -159,6 +172,8 @@ static int api_init(struct worker *w)
 		return rc;
 	a->writes = writes_open(a);
 	a->changes = changes_open(a);
+	a->herd = herd_new();
+	a->late = late_open(a);
 	a->jobs = jobs_start(a, (unsigned)conf_int(w->conf, CONF_API_READER_THREADS));
 	return open_http(a);
 }
@@ -222,6 +237,7 @@ static void api_drain(struct worker *w)
 static void api_load(struct worker *w, uint64_t *waiting_r, uint64_t *working_r)
 {
 	struct api *a = w->role_data;
+	late_look(a->late);
 	*waiting_r = jobs_waiting(a->jobs);
 	*working_r = writes_in_flight(a->writes);
 }
@@ -249,6 +265,7 @@ static void api_conf_commit(struct worker *w)
 	a->auth = a->next_auth;
 	a->next_auth = NULL;
 	take_conf(a, w->conf);
+	cache_policy_from(w->conf, a->shared.ops->fleet, &a->shared.policy);
 	tls_commit(a, &a->next_tls);
 	http_server_set_limits(a->http, &limits);
 }
@@ -263,6 +280,8 @@ static void api_peer_started(struct worker *w, unsigned slot)
 /* Whoever waits for the store in a thread gives up: the loop that brings the answers has ended. */
 static void stop_store(struct api *a)
 {
+	if (a->shared.l2)
+		l2_stop(a->shared.l2);
 	if (a->shared.store_conf.links)
 		a->shared.ops->stop(a->shared.store_conf.links);
 }
@@ -275,6 +294,9 @@ static void api_stop(struct worker *w)
 		jobs_halt(a->jobs); /* the threads read requests, which go with the server */
 	http_server_free(&a->http);
 	jobs_stop(&a->jobs);
+	herd_free(&a->herd);
+	if (a->shared.l2)
+		l2_free(&a->shared.l2);
 	changes_free(&a->changes);
 	if (a->ev_drain)
 		event_free(a->ev_drain);

@@ -1,5 +1,5 @@
 /* POST /v1/memories/search. */
-#include "search.h"
+#include "search_cache.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -109,8 +109,16 @@ static bool read_search_field(struct call *c, struct search *s, const char *key,
 		return number(c, key, v, 0, 1, &s->importance_weight);
 	if (strcmp(key, "diversity") == 0)
 		return number(c, key, v, 0, 1, &s->diversity);
-	if (strcmp(key, "explain") == 0) {
-		s->explain = json_is_true(v);
+	if (strcmp(key, "recall") == 0)
+		return number(c, key, v, 0.5, 1, &s->recall);
+	if (strcmp(key, "probes") == 0) {
+		if (!json_is_integer(v) || !number(c, key, v, 1, 65536, &x))
+			return refuse(c, key, "must be a whole number from 1 to 65536");
+		s->probes = (uint32_t)x;
+		return true;
+	}
+	if (strcmp(key, "explain") == 0 || strcmp(key, "exact") == 0) {
+		*(strcmp(key, "exact") == 0 ? &s->exact : &s->explain) = json_is_true(v);
 		return json_is_boolean(v) || refuse(c, key, "must be true or false");
 	}
 	if (is_scope(key)) {
@@ -124,7 +132,7 @@ static bool read_search_field(struct call *c, struct search *s, const char *key,
 	problem(c, 400, "unknown-field",
 		"%.64s: no such field%s; allowed are query, embedding, mode, namespace, filter, "
 		"user_id, agent_id, session_id, kind, limit, min_score, recency_half_life, importance_weight, diversity, "
-		"explain",
+		"recall, probes, exact, explain",
 		key, strcmp(key, "top_k") == 0 ? "; the number of results is \"limit\"" : "");
 	return false;
 }
@@ -164,7 +172,7 @@ static bool parse(struct call *c, struct search *s)
 /* ---- the lists ---- */
 
 /* The query's vector in the namespace's space. False: problem set. */
-static bool find_vector(struct call *c, struct search *s, const struct plant_namespace *row)
+static bool find_vector(struct call *c, struct reader *rd, struct search *s, const struct plant_namespace *row)
 {
 	const struct embedder *e = c->api->embedder;
 	uint32_t dim = atomic_load_explicit(&row->dim, memory_order_acquire);
@@ -186,7 +194,7 @@ static bool find_vector(struct call *c, struct search *s, const struct plant_nam
 		return true;
 	}
 	s->own_x = util_alloc(e->dimensions * sizeof(float));
-	if (e->embed(e, &s->query, 1, s->own_x)) {
+	if (search_cache_vector(rd, e, s->query, s->own_x)) {
 		s->x = s->own_x;
 		s->dim = e->dimensions;
 	}
@@ -319,8 +327,14 @@ static void write_explain(struct buf *b, const struct search *s, const struct li
 		b,
 		",\"explain\":{\"mode\":\"%s\",\"candidates\":{\"text\":%zu,\"vector\":%zu,\"pending\":%zu},\"scanned\":%zu,",
 		modes[s->mode], l->ntext, l->nvector, s->npending, s->scanned);
+	if (s->text_tier)
+		buf_printf(b, "\"text_tier\":\"%s\",", s->text_tier);
 	if (s->vector_tier)
 		buf_printf(b, "\"vector_tier\":\"%s\",", s->vector_tier);
+	if (s->trace.lists)
+		buf_printf(b, "\"vector_lists\":{\"lists\":%u,\"read\":%u,\"codes\":%llu,\"compared\":%llu},",
+			   s->trace.lists, s->trace.probed, (unsigned long long)s->trace.codes,
+			   (unsigned long long)s->trace.rows);
 	buf_printf(
 		b,
 		"\"timings_us\":{\"embed\":%lld,\"pending\":%lld,\"filter\":%lld,\"text\":%lld,\"vector\":%lld,\"fuse\":%lld,\"fill\":%lld}}",
@@ -331,7 +345,7 @@ static void write_explain(struct buf *b, const struct search *s, const struct li
 static void write_degraded(struct buf *b, const struct search *s)
 {
 	const char *const what[] = {s->degraded_store ? "store" : NULL, s->degraded_text ? "text" : NULL,
-				    s->degraded_vector ? "vector" : NULL};
+				    s->degraded_vector ? "vector" : NULL, s->degraded_feed ? "feed" : NULL};
 	bool first = true;
 	buf_adds(b, "],\"degraded\":[");
 	for (size_t i = 0; i < ARRAY_LEN(what); i++) {
@@ -390,7 +404,8 @@ static void search_read(struct call *c, struct reader *rd)
 		write_answer(c, s, &l); /* nothing was ever stored there */
 		return;
 	}
-	if (!find_vector(c, s, row))
+	search_cache_begin(s, row);
+	if (!find_vector(c, rd, s, row))
 		return;
 	s->us_embed = search_lap(&at);
 	l.have_vector = s->mode != SEARCH_TEXT && s->x;
@@ -408,6 +423,7 @@ static void search_read(struct call *c, struct reader *rd)
 		write_answer(c, s, &l);
 	else
 		problem_store(c, rd->error ? rd->error : rd->shared->ops->error(rd->store));
+	search_cache_keep(c, rd, s);
 	reader_offline(rd, false);
 	free(l.text);
 	free(l.vector);
@@ -421,5 +437,9 @@ void search_memories(struct call *c)
 	c->state = s;
 	c->free_state = search_free;
 	s->text = http_body_take(c->req, &s->len);
+	if (search_cache_serve(c, s))
+		return;
+	s->degraded_feed = !s->feed_heard;
+	c->finish = search_cache_finish;
 	call_read(c, search_read);
 }

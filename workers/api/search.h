@@ -2,6 +2,7 @@
 #ifndef ORC_SEARCH_H
 #define ORC_SEARCH_H
 #include "draft.h"
+#include "tiers.h"
 
 enum search_mode { SEARCH_HYBRID, SEARCH_TEXT, SEARCH_VECTOR };
 
@@ -30,7 +31,10 @@ struct search {
 	char ns_name[LIMIT_NAMESPACE + 1];
 	struct span ns, query;
 	enum search_mode mode;
-	bool mode_set, explain, have_min;
+	bool mode_set, explain, have_min, exact;
+	double recall;	 /* 0: as configured */
+	uint32_t probes; /* 0: by the recall */
+	struct vectors_trace trace;
 	struct filter *filter;
 	size_t limit;
 	double min_score, half_life_s, importance_weight, diversity;
@@ -40,8 +44,14 @@ struct search {
 	struct draft vector; /* reads the embedding field */
 	/* results */
 	struct candidates c;
-	bool degraded_store, degraded_text, degraded_vector;
-	const char *vector_tier; /* where the vectors were compared; NULL: nowhere */
+	bool degraded_store, degraded_text, degraded_vector, degraded_feed;
+	bool feed_heard;
+	/* search_cache.c */
+	bool cacheable, unsettled; /* unsettled: something of the namespace is pending */
+	struct uuid key;
+	uint64_t epoch, generation;
+	int64_t gone_us;		     /* the first of what was found ends then; 0: none does */
+	const char *text_tier, *vector_tier; /* where words were ranked, and vectors compared; NULL: nowhere */
 	int64_t us_embed, us_pending, us_filter, us_text, us_vector, us_fuse, us_fill;
 	size_t scanned, ntext, nvector, npending;
 };

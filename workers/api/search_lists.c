@@ -1,7 +1,7 @@
 /* The two lists of candidates: by words and by vectors, each over what is stored and what is still pending.
  *
- * Vectors come from the index in shared memory. When it does not hold all of the namespace, the store ranks them
- * itself, and what is pending is compared here. When the store is away, the index answers alone. */
+ * Both come from the indexes in shared memory, which hold what is pending, too. When one does not have all of the namespace, the
+ * store ranks instead, together with what is pending. When the store is away, the index answers alone with what it has. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -28,28 +28,41 @@ static bool allow_visible(void *arg, const struct memory *m)
 	return true;
 }
 
+/* What the filter allows, for both lists: made when the first of them needs it. */
+struct allowed {
+	const struct store_list *q;
+	const struct overlay *o;
+	struct vectors_allow *set; /* NULL: not made, or there is no filter */
+	bool away;		   /* only what is pending is in it */
+};
+
 /* Without the store only what is pending is known to match the filter. Honoured inside the scan, never on a finished
  * top-k. */
-static struct vectors_allow *make_allow(struct search *s, struct reader *rd, const struct store_list *q,
-					const struct overlay *o)
+static const struct vectors_allow *make_allow(struct search *s, struct reader *rd, struct allowed *w)
 {
-	struct allowing a = {vectors_allow_new(1024), o->hidden};
+	const struct overlay *o = w->o;
+	struct allowing a = {NULL, o->hidden};
+	if (!w->q->filter || w->set)
+		return w->set;
+	a.allow = vectors_allow_new(1024);
 	int64_t start = clock_mono_us();
-	enum store_rc rc = reader_store(rd) ? rd->shared->ops->ids(rd->store, q, allow_visible, &a) : STORE_AWAY;
+	enum store_rc rc = reader_store(rd) ? rd->shared->ops->ids(rd->store, w->q, allow_visible, &a) : STORE_AWAY;
 	if (rc != STORE_OK) {
 		search_store_failed(s, rd, rc);
-		s->degraded_vector = true;
+		w->away = true;
 		vectors_allow_free(&a.allow);
 		a.allow = vectors_allow_new(o->n + 1);
 	}
 	for (size_t i = 0; i < o->n; i++)
 		allow_row(a.allow, &o->v[i].m);
 	s->us_filter = clock_mono_us() - start;
-	return a.allow;
+	return w->set = a.allow;
 }
 
-static void text_list(struct search *s, struct reader *rd, const struct store_list *q, const struct overlay *o,
-		      struct lists *l)
+/* ---- words ---- */
+
+static bool store_text(struct search *s, struct reader *rd, const struct store_list *q, const struct overlay *o,
+		       struct lists *l)
 {
 	struct store_text_extra *extra = util_alloc((o->n + 1) * sizeof(*extra));
 	size_t nextra = 0;
@@ -69,11 +82,48 @@ static void text_list(struct search *s, struct reader *rd, const struct store_li
 	enum store_rc rc = reader_store(rd) ? rd->shared->ops->text(rd->store, &t, l->text, &l->ntext) : STORE_AWAY;
 	free(extra);
 	if (rc == STORE_OK)
-		return;
+		return true;
 	search_store_failed(s, rd, rc);
-	s->degraded_text = true;
-	l->have_text = false;
 	l->ntext = 0;
+	return false;
+}
+
+static bool index_text(struct search *s, struct reader *rd, struct allowed *w, struct lists *l)
+{
+	struct postings_question ask;
+	struct postings_hit *v = util_alloc(l->depth * sizeof(*v));
+	struct postings_query q = {
+		.ns = w->q->ns, .question = &ask, .k = l->depth, .allow = make_allow(s, rd, w), .now_us = w->q->now_us};
+	size_t n;
+	postings_question_read(reader_words(rd), s->query, &ask);
+	bool known = postings_search(rd->shared->postings, &q, v, &n, NULL);
+	if (known && !n && ask.nphrases) { /* people quote from memory: rather something like it than nothing */
+		ask.nphrases = ask.nplaces = 0;
+		known = postings_search(rd->shared->postings, &q, v, &n, NULL);
+	}
+	postings_question_free(&ask);
+	for (size_t i = 0; i < n; i++)
+		l->text[i] = (struct store_text_hit){v[i].id, v[i].version, v[i].score};
+	l->ntext = n;
+	free(v);
+	return known;
+}
+
+static void text_list(struct search *s, struct reader *rd, struct allowed *w, struct lists *l)
+{
+	bool all = atomic_load(&rd->shared->plant->refill_state) == REFILL_DONE &&
+		   postings_complete(rd->shared->postings, w->q->ns);
+	s->text_tier = "index";
+	if (all && index_text(s, rd, w, l)) {
+		s->degraded_text |= w->away;
+		return;
+	}
+	s->text_tier = "store";
+	if (store_text(s, rd, w->q, w->o, l))
+		return;
+	s->text_tier = "index";
+	s->degraded_text = true;
+	l->have_text = index_text(s, rd, w, l) && l->ntext;
 }
 
 /* ---- vectors ---- */
@@ -99,8 +149,8 @@ static void merge(struct hits *h, const struct vectors_hit *v, size_t n, const s
 	}
 }
 
-static size_t index_list(struct search *s, struct reader *rd, const struct store_list *q, struct vectors_allow *allow,
-			 struct vectors_hit *out, size_t depth)
+static size_t index_list(struct search *s, struct reader *rd, const struct store_list *q,
+			 const struct vectors_allow *allow, struct vectors_hit *out, size_t depth)
 {
 	struct vectors_query vq = {.ns = q->ns,
 				   .dim = s->dim,
@@ -109,7 +159,11 @@ static size_t index_list(struct search *s, struct reader *rd, const struct store
 				   .metric = VECTORS_COSINE,
 				   .allow = allow,
 				   .now_us = q->now_us,
-				   .min_score = -INFINITY};
+				   .min_score = -INFINITY,
+				   .recall = s->recall > 0 ? (float)s->recall : rd->shared->recall,
+				   .probes = s->probes,
+				   .trace = &s->trace};
+	vq.exact = s->exact || vq.recall >= 1;
 	return vectors_search(rd->shared->vectors, &vq, out, &s->scanned);
 }
 
@@ -141,9 +195,10 @@ static bool store_list(struct search *s, struct reader *rd, const struct store_l
 	return true;
 }
 
-static void vector_list(struct search *s, struct reader *rd, const struct store_list *q, const struct overlay *o,
-			struct lists *l)
+static void vector_list(struct search *s, struct reader *rd, struct allowed *w, struct lists *l)
 {
+	const struct store_list *q = w->q;
+	const struct overlay *o = w->o;
 	bool refilled = atomic_load(&rd->shared->plant->refill_state) == REFILL_DONE;
 	bool complete = vectors_complete(rd->shared->vectors, q->ns);
 	bool stored = refilled && !complete && store_list(s, rd, q, o, l);
@@ -152,8 +207,8 @@ static void vector_list(struct search *s, struct reader *rd, const struct store_
 	if (stored && q->filter)
 		return; /* exact already, and what the filter allows need not be collected for the index */
 	struct vectors_hit *v = util_alloc(l->depth * sizeof(*v));
-	struct vectors_allow *allow = q->filter ? make_allow(s, rd, q, o) : NULL;
-	size_t n = index_list(s, rd, q, allow, v, l->depth);
+	size_t n = index_list(s, rd, q, make_allow(s, rd, w), v, l->depth);
+	s->degraded_vector |= w->away;
 	struct hits h = {l->vector, stored ? l->nvector : 0, l->depth};
 	if (stored)
 		merge(&h, v, n, o);
@@ -161,7 +216,6 @@ static void vector_list(struct search *s, struct reader *rd, const struct store_
 		for (; h.n < n; h.n++)
 			h.v[h.n] = (struct store_text_hit){v[h.n].id, v[h.n].version, (double)v[h.n].score};
 	l->nvector = h.n;
-	vectors_allow_free(&allow);
 	free(v);
 }
 
@@ -172,19 +226,23 @@ enum read_rc lists_make(struct search *s, struct reader *rd, struct lists *l)
 	struct store_list q = {.ns = record_ns(s->ns),
 			       .filter = filter_is_empty(s->filter) ? NULL : s->filter,
 			       .now_us = clock_real_us()};
+	struct allowed w = {.q = &q, .o = &o};
 	overlay_load(rd, &q, &o);
 	enum read_rc rc = reader_trouble(rd);
 	s->npending = o.n;
+	s->unsettled = o.n || o.nhidden;
 	s->us_pending = search_lap(&at);
 	if (rc == READ_OK && l->have_text)
-		text_list(s, rd, &q, &o, l);
-	s->us_text = search_lap(&at);
+		text_list(s, rd, &w, l);
+	s->us_text = search_lap(&at) - s->us_filter;
+	int64_t filtered = s->us_filter;
 	if (rc == READ_OK && l->have_vector)
-		vector_list(s, rd, &q, &o, l);
+		vector_list(s, rd, &w, l);
 	if (s->mode == SEARCH_HYBRID) /* what points elsewhere is no candidate */
 		while (l->nvector && l->vector[l->nvector - 1].score < 1e-6)
 			l->nvector--;
-	s->us_vector = search_lap(&at) - s->us_filter;
+	s->us_vector = search_lap(&at) - (s->us_filter - filtered);
+	vectors_allow_free(&w.set);
 	overlay_free(&o);
 	return rc;
 }

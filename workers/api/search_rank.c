@@ -179,34 +179,70 @@ static void read_facts(struct candidate *c)
 	json_decref(o);
 }
 
+/* What an answer that is kept must not outlive. */
+static void note_end(struct search *s, const struct cache_meta *m)
+{
+	int64_t gone_us = m->gone_ms ? m->filled_us + (int64_t)m->gone_ms * 1000 : 0;
+	if (gone_us && (!s->gone_us || gone_us < s->gone_us))
+		s->gone_us = gone_us;
+}
+
+/* The candidate's body. False: it is no result. */
+static bool take_body(struct search *s, struct candidate *c, struct tier_item *v, uint64_t ns)
+{
+	if (v->rc != READ_OK || v->meta.ns != ns) /* READ_NONE: deleted since the lists were made */
+		return false;
+	c->body = v->body;
+	c->body_len = v->len;
+	c->version = v->meta.version;
+	c->tier = tier_name(v->tier);
+	v->body = NULL;
+	s->degraded_store |= v->away;
+	note_end(s, &v->meta);
+	return true;
+}
+
+/* Bodies for the next `want` candidates from `from` on that have none; those that are gone are taken out. */
+static enum read_rc fill_some(struct search *s, struct reader *rd, size_t from, size_t want)
+{
+	struct tier_item *v = util_zalloc((want + 1) * sizeof(*v));
+	size_t n = 0, kept = from, at = 0;
+	enum read_rc rc = READ_OK;
+	for (size_t i = from; i < s->c.n && n < want; i++)
+		if (!s->c.v[i].body)
+			v[n++].id = s->c.v[i].id;
+	tiers_read(rd, v, n, false);
+	for (size_t i = 0; i < n && rc == READ_OK; i++)
+		if (v[i].rc == READ_ERROR && !rd->store_failed)
+			rc = READ_ERROR;
+		else if (v[i].rc == READ_ERROR)
+			search_store_failed(s, rd, STORE_AWAY);
+	for (size_t i = from; i < s->c.n && rc == READ_OK; i++) {
+		struct candidate *c = &s->c.v[i];
+		bool stays = c->body || at == n || take_body(s, c, &v[at++], record_ns(s->ns));
+		if (stays)
+			s->c.v[kept++] = *c;
+		else
+			free(c->x);
+	}
+	if (rc == READ_OK)
+		s->c.n = kept;
+	tier_items_free(v, n);
+	free(v);
+	return rc;
+}
+
 enum read_rc rank_fill(struct search *s, struct reader *rd, size_t top)
 {
-	size_t kept = 0;
-	uint64_t ns = record_ns(s->ns);
-	for (size_t i = 0; i < s->c.n; i++) {
-		struct candidate *c = &s->c.v[i];
-		struct buf b = {0};
-		struct cache_meta meta;
-		if (!c->body && kept < top) {
-			enum read_rc rc = reader_body(rd, &c->id, &meta, &b, &c->tier);
-			if (rc == READ_ERROR && !rd->store_failed)
-				return rc;
-			if (rc == READ_ERROR)
-				search_store_failed(s, rd, STORE_AWAY);
-			/* READ_NONE: deleted since the lists were made */
-			if (rc != READ_OK || meta.ns != ns) {
-				buf_free(&b);
-				free(c->x);
-				continue;
-			}
-			c->body = b.p;
-			c->body_len = b.len;
-			c->version = meta.version;
-		}
-		s->c.v[kept++] = *c;
+	enum read_rc rc = READ_OK;
+	for (size_t have = 0; rc == READ_OK && have < top;) {
+		while (have < s->c.n && have < top && s->c.v[have].body)
+			have++;
+		if (have == s->c.n || have == top)
+			break;
+		rc = fill_some(s, rd, have, top - have);
 	}
-	s->c.n = kept;
-	return READ_OK;
+	return rc;
 }
 
 void rank_adjust(struct search *s, int64_t now_us)

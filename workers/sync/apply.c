@@ -95,23 +95,20 @@ static void pend_txn(struct sync *s, uint64_t seq, uint64_t segment, uint64_t of
 
 static void index_put(struct sync *s, const struct memory *m)
 {
-	static struct log_limit full;
-	if (m->deleted_us || m->flags & MEMORY_SUPERSEDED) {
-		vectors_remove(s->vectors, &m->id, m->version);
-		if (m->deleted_us) {
-			cache_remove(s->cache, CACHE_MEMORY, &m->id);
-			return;
-		}
-	} else if (m->dim) {
-		if (vectors_insert(s->vectors, m->ns, &m->id, m->version, m->expires_us, m->dim, m->embedding))
-			log_warn_limited(
-				&full, 60,
-				"vectors.max_bytes is reached: searches where vectors are left out wait for the store; raise it");
-	} else {
-		vectors_remove(s->vectors, &m->id, m->version);
+	index_memory(s, &(struct indexable){.ns = m->ns,
+					    .id = m->id,
+					    .version = m->version,
+					    .expires_us = m->expires_us,
+					    .found = !m->deleted_us && !(m->flags & MEMORY_SUPERSEDED),
+					    .content = m->content,
+					    .dim = m->dim,
+					    .x = m->embedding});
+	if (m->deleted_us) {
+		cache_remove(s->cache, CACHE_MEMORY, &m->id);
+		return;
 	}
 	FAULT_POINT(apply_vector_only);
-	struct cache_meta meta = {.ns = m->ns, .version = m->version, .expires_us = m->expires_us};
+	struct cache_meta meta = cache_policy_memory(&s->policy, m->ns, m->version, m->expires_us);
 	cache_put(s->cache, CACHE_MEMORY, &m->id, &meta, m->body.p, m->body.len);
 }
 
@@ -125,13 +122,13 @@ static void index_op(struct sync *s, const struct op_head *op, const void *body)
 		break;
 	case OP_DELETE: {
 		const struct op_delete *d = body;
-		vectors_remove(s->vectors, &d->id, d->version);
+		index_remove(s, &d->id, d->version);
 		cache_remove(s->cache, CACHE_MEMORY, &d->id);
 		break;
 	}
 	case OP_NS_DROP:
-		vectors_drop(s->vectors, ((const struct op_ns_drop *)body)->ns);
-		cache_purge_ns(s->cache, ((const struct op_ns_drop *)body)->ns);
+		index_drop(s, ((const struct op_ns_drop *)body)->ns);
+		cache_purge(s->cache, &(struct cache_match){.ns = ((const struct op_ns_drop *)body)->ns});
 		break;
 	}
 }
@@ -453,8 +450,23 @@ void apply_lag(struct sync *s, uint64_t bytes)
 	atomic_store_explicit(&s->plant->lag_bytes, bytes, memory_order_relaxed);
 }
 
+/* Copies of what leaves the pending table are older than this, wherever they lie. */
+static void note_changed(void *arg, const struct pending_entry *e)
+{
+	const struct flushed_note *n = ((struct sync *)arg)->note;
+	struct trust *t = &((struct sync *)arg)->plant->trust;
+	if (e->type == OP_PUT || e->type == OP_DELETE)
+		trust_changed(t, &e->id, n->revision);
+	else if (e->type == OP_NS_DROP)
+		trust_all_changed(t, n->revision);
+}
+
 void apply_flushed(struct sync *s, struct flushed_note *n)
 {
+	s->note = n;
+	atomic_store_explicit(&s->plant->unmended, (uint32_t)(n->nmend + n->unmended), memory_order_release);
+	pending_leaving(s->pending, n->seq, note_changed, s);
+	notices_send(s, n->seq, n->revision);
 	FAULT_POINT(flushed_told);
 	pending_release(s->pending, n->seq);
 	FAULT_POINT(flushed_dropped);
@@ -467,11 +479,11 @@ void apply_flushed(struct sync *s, struct flushed_note *n)
 	FAULT_POINT(flushed_moved);
 	/* Behind the pending table: who still saw it there fills L1 with an epoch that is moved now. */
 	mend_apply(s, n);
+	atomic_store_explicit(&s->plant->unmended, (uint32_t)n->unmended, memory_order_release);
 	atomic_store_explicit(&s->plant->journal_bytes, journal_bytes(s->journal), memory_order_relaxed);
 	atomic_store_explicit(&s->plant->oldest_unflushed_us, n->oldest_us, memory_order_relaxed);
 	apply_lag(s, n->bytes < s->unflushed_bytes ? s->unflushed_bytes - n->bytes : 0);
 	size_t kept = 0;
-	s->note = n;
 	for (size_t i = 0; i < s->nwaiters; i++)
 		if (!answer_stored(s, &s->waiters[i]))
 			s->waiters[kept++] = s->waiters[i];

@@ -9,7 +9,7 @@ struct feed_row {
 	int64_t expires_us;
 	bool there; /* live; else it is gone */
 	bool indexed;
-	struct span body;
+	struct span body, content;
 	uint32_t dim;
 	float *x;
 	char *bytes;
@@ -25,9 +25,10 @@ struct feed {
 	pthread_mutex_t lock;
 	pthread_cond_t taken;
 	bool busy;
-	_Atomic bool stop;
+	_Atomic bool stop, hurry;
 	uint64_t revision; /* read up to here */
-	bool failed;
+	bool failed, looked_back;
+	uint64_t past_drop; /* revision of the last namespace that was dropped, while looking back */
 	int64_t count_at_us;
 	struct feed_ids
 		again; /* under the lock: to be looked at once more, because our own write was not decided yet */

@@ -4,20 +4,24 @@
  * older than what this daemon has written meanwhile: the loop knows, only lets go of what it has cached then, and has
  * the row read again when the store has our write, too: which of the two has won is what it says behind both. Our own
  * changes pass by unread; of those that have lost the flusher hears (mend.c). */
+#include <errno.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include "cache/l2.h"
 #include "clock.h"
 #include "feed-private.h"
 #include "log.h"
 
 #define BATCHES_AT_ONCE 32
 #define ROWS_AT_ONCE 256
-#define POLL_US 1000000	     /* with wake-ups: in case one is lost */
+#define POLL_US 250000 /* with wake-ups: in case one is lost, and for readers to know that nothing was (tiers.c) */
 #define POLL_ALONE_US 100000 /* without */
 #define RETRY_US 300000
 #define COUNT_EVERY_US 10000000
+#define PAST_BATCHES 4096
+#define PAST_AT_ONCE 64
 #define AGAIN_US 20000 /* while something waits for our own write to be decided */
 
 /* ---- the thread: reading ---- */
@@ -55,12 +59,15 @@ static bool note_row(void *arg, const struct memory *m)
 			       .there = !m->deleted_us,
 			       .indexed = !m->deleted_us && !(m->flags & MEMORY_SUPERSEDED),
 			       .dim = vector ? m->dim : 0,
-			       .bytes = util_alloc(vector + m->body.len + 1)};
+			       .bytes = util_alloc(vector + m->body.len + m->content.len + 1)};
 	r->x = (float *)(void *)r->bytes;
 	if (vector)
 		memcpy(r->bytes, m->embedding, vector);
 	memcpy(r->bytes + vector, m->body.p, m->body.len);
 	r->body = (struct span){r->bytes + vector, m->body.len};
+	r->content = (struct span){r->body.p + m->body.len, m->content.len};
+	if (m->content.len)
+		memcpy(r->bytes + vector + m->body.len, m->content.p, m->content.len);
 	return true;
 }
 
@@ -243,6 +250,57 @@ static bool follow(struct feed *f, bool *more_r)
 	return go_on;
 }
 
+/* ---- what happened before ---- */
+
+static bool note_past(void *arg, const struct store_change *c)
+{
+	struct trust *t = &((struct feed *)arg)->s->plant->trust;
+	if (is_memory(c))
+		trust_changed(t, &c->id, c->revision);
+	else if (c->kind == CHANGE_NS_DROP)
+		((struct feed *)arg)->past_drop = c->revision;
+	return true;
+}
+
+/* Reads the changes behind `after` without applying them. */
+static enum store_rc read_past(struct feed *f, uint64_t after)
+{
+	enum store_rc rc = STORE_OK;
+	for (uint64_t last = after; rc == STORE_OK && after < f->revision && !atomic_load(&f->stop); after = last) {
+		rc = f->s->store_ops->changes(f->store, after, PAST_AT_ONCE, note_past, f, &last);
+		if (last == after)
+			break;
+	}
+	return rc;
+}
+
+/* Copies of memories that were made before this daemon began are believed as far as the feed tells what has changed
+ * since. False: the store did not answer. */
+static bool look_back(struct feed *f)
+{
+	uint64_t identity;
+	if (f->s->store_ops->identity(f->store, &identity) != STORE_OK)
+		return false;
+	atomic_store(&f->s->plant->store_identity, identity ? identity : 1);
+	if (f->s->l2)
+		l2_set_store(f->s->l2, identity ? identity : 1);
+	for (uint64_t far = PAST_BATCHES;; far /= 8) {
+		uint64_t after = f->revision > far ? f->revision - far : 0;
+		f->past_drop = 0;
+		enum store_rc rc = read_past(f, after);
+		if (rc == STORE_OK) {
+			trust_since(&f->s->plant->trust, after > f->past_drop ? after : f->past_drop);
+			return true;
+		}
+		if (rc != STORE_NOT_FOUND)
+			return false;
+		if (!far) { /* not even the present is kept: the feed itself begins anew */
+			trust_since(&f->s->plant->trust, f->revision);
+			return true;
+		}
+	}
+}
+
 static void trouble(struct feed *f, const char *why)
 {
 	if (!f->failed)
@@ -262,8 +320,16 @@ static void well_again(struct feed *f)
 
 static void pause_us(struct feed *f, int64_t us)
 {
-	for (; us > 0 && !atomic_load(&f->stop); us -= 20000)
-		usleep(20000);
+	struct timespec until;
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += (until.tv_nsec / 1000 + us) / 1000000;
+	until.tv_nsec = (until.tv_nsec / 1000 + us) % 1000000 * 1000;
+	pthread_mutex_lock(&f->lock);
+	while (!atomic_load(&f->stop) && !atomic_load(&f->hurry))
+		if (pthread_cond_timedwait(&f->taken, &f->lock, &until) == ETIMEDOUT)
+			break;
+	atomic_store(&f->hurry, false);
+	pthread_mutex_unlock(&f->lock);
 }
 
 static void *feed_main(void *arg)
@@ -280,7 +346,8 @@ static void *feed_main(void *arg)
 			pause_us(f, RETRY_US);
 			continue;
 		}
-		if (!follow(f, &more)) {
+		f->looked_back = f->looked_back || look_back(f);
+		if (!f->looked_back || !follow(f, &more)) {
 			trouble(f, ops->error(f->store));
 			pause_us(f, RETRY_US);
 			continue;
@@ -312,6 +379,17 @@ void feed_start(struct sync *s)
 		return;
 	log_error("no thread to follow the feed of the fleet");
 	exit(WORKER_EXIT_FAIL);
+}
+
+void feed_hurry(struct sync *s)
+{
+	struct feed *f = s->feed;
+	if (!f)
+		return;
+	pthread_mutex_lock(&f->lock);
+	atomic_store(&f->hurry, true);
+	pthread_cond_signal(&f->taken);
+	pthread_mutex_unlock(&f->lock);
 }
 
 void feed_stop(struct sync *s)

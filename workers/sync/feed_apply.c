@@ -21,24 +21,6 @@ static bool undecided(struct feed *f, struct sync *s, const struct uuid *id)
 	return true;
 }
 
-static void take_out(struct sync *s, const struct uuid *id)
-{
-	uint64_t version = vectors_version(s->vectors, id);
-	if (version)
-		vectors_remove(s->vectors, id, version);
-}
-
-static void index_row(struct sync *s, const struct feed_row *r)
-{
-	/* Not older, yet another content: of two daemons that wrote it at the same time, one has won. */
-	if (vectors_version(s->vectors, &r->id) >= r->version)
-		take_out(s, &r->id);
-	if (!r->indexed || !r->dim)
-		take_out(s, &r->id);
-	else if (vectors_insert(s->vectors, r->ns, &r->id, r->version, r->expires_us, r->dim, r->x))
-		log_debug("no room in the vector index for what another daemon wrote");
-}
-
 /* row: NULL when the store has none. */
 static void apply_memory(struct feed *f, struct sync *s, const struct uuid *id, const struct feed_row *r)
 {
@@ -46,11 +28,18 @@ static void apply_memory(struct feed *f, struct sync *s, const struct uuid *id, 
 	if (undecided(f, s, id))
 		return;
 	if (!r) {
-		take_out(s, id);
+		index_take_out(s, id);
 		return;
 	}
-	struct cache_meta meta = {.ns = r->ns, .version = r->version, .expires_us = r->expires_us};
-	index_row(s, r);
+	struct cache_meta meta = cache_policy_memory(&s->policy, r->ns, r->version, r->expires_us);
+	index_winner(s, &(struct indexable){.ns = r->ns,
+					    .id = *id,
+					    .version = r->version,
+					    .expires_us = r->expires_us,
+					    .found = r->indexed,
+					    .content = r->content,
+					    .dim = r->dim,
+					    .x = r->x});
 	if (r->there)
 		cache_put(s->cache, CACHE_MEMORY, id, &meta, r->body.p, r->body.len);
 }
@@ -61,14 +50,27 @@ static const struct feed_row *row_of(const struct feed *f, const struct uuid *id
 	return f->nrows ? bsearch(&key, f->rows, f->nrows, sizeof(key), by_id) : NULL;
 }
 
+/* Who has won is known now. Answers of searches that were found meanwhile are not right any more. */
+static void apply_second(struct feed *f, struct sync *s, const struct uuid *id)
+{
+	const struct feed_row *r = row_of(f, id);
+	struct ns_state *n = r ? sequence_ns(s, r->ns) : NULL;
+	trust_changed(&s->plant->trust, id, f->to);
+	apply_memory(f, s, id, r);
+	if (n)
+		apply_namespace(s, n);
+	else
+		apply_namespaces(s); /* it is gone, and which one it was in is not known */
+}
+
 static void drop_namespace(struct sync *s, struct ns_state *n)
 {
 	n->exists = n->dim = n->relaxed = 0;
 	n->count = n->bytes = n->quota_bytes = n->quota_count = 0;
 	n->embedder[0] = 0;
 	apply_namespace(s, n); /* before the purge, as in apply.c */
-	vectors_drop(s->vectors, n->ns);
-	cache_purge_ns(s->cache, n->ns);
+	index_drop(s, n->ns);
+	cache_purge(s->cache, &(struct cache_match){.ns = n->ns});
 }
 
 static void apply_change(struct feed *f, struct sync *s, const struct store_change *c)
@@ -82,11 +84,13 @@ static void apply_change(struct feed *f, struct sync *s, const struct store_chan
 		n->bytes += (uint64_t)c->bytes;
 	}
 	if (c->kind == CHANGE_NS_DROP) {
+		trust_all_changed(&s->plant->trust, c->revision);
 		drop_namespace(s, n);
 		return;
 	}
 	if (c->kind != CHANGE_NAMESPACE) {
 		n->exists = 1;
+		trust_changed(&s->plant->trust, &c->id, c->revision);
 		apply_memory(f, s, &c->id, row_of(f, &c->id));
 	}
 	apply_namespace(s, n);
@@ -111,14 +115,16 @@ static void take_namespace(void *arg, const struct store_ns *row)
 	apply_namespace(s, n);
 }
 
-static void apply_all(struct sync *s)
+/* A server whose revisions go back has lost some: copies from then must not be believed when it gets there again. */
+static void apply_all(struct sync *s, uint64_t to)
 {
 	for (size_t i = 0; i < PLANT_NAMESPACES; i++) {
 		if (!s->ns[i].ns)
 			continue;
-		vectors_drop(s->vectors, s->ns[i].ns);
-		cache_purge_ns(s->cache, s->ns[i].ns);
+		index_drop(s, s->ns[i].ns);
+		cache_purge(s->cache, &(struct cache_match){.ns = s->ns[i].ns});
 	}
+	trust_all_changed(&s->plant->trust, to);
 	atomic_store(&s->plant->refill_state, REFILL_NONE);
 	refill_start(s);
 }
@@ -129,13 +135,13 @@ void feed_apply(struct sync *s, void *arg)
 	if (s->feed != f)
 		return;
 	if (f->all)
-		apply_all(s);
+		apply_all(s, f->to > f->revision ? f->to : f->revision);
 	if (f->nrows)
 		qsort(f->rows, f->nrows, sizeof(*f->rows), by_id);
 	for (size_t i = 0; i < f->nchanges; i++)
 		apply_change(f, s, &f->changes[i]);
 	for (size_t i = 0; i < f->second.n; i++)
-		apply_memory(f, s, &f->second.v[i], row_of(f, &f->second.v[i]));
+		apply_second(f, s, &f->second.v[i]);
 	atomic_store_explicit(&s->plant->feed_revision, f->to, memory_order_release);
 	atomic_store_explicit(&s->plant->feed_us, clock_mono_us(), memory_order_relaxed);
 	pthread_mutex_lock(&f->lock);

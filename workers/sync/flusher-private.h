@@ -47,6 +47,8 @@ struct mend {
 	int64_t expires_us;
 	uint32_t dim;
 	float *x;
+	char *content;
+	size_t content_len;
 	/* a namespace */
 	struct store_ns row;
 };
@@ -58,6 +60,7 @@ struct attempt {
 	uint64_t last_seq; /* the last one of them */
 	uint32_t last_op;
 	uint64_t txns, bytes, scrub_to;
+	uint64_t revision; /* when it is committed: the store's, at which others read it */
 	struct fix *fix;
 	size_t nfix, cfix;
 	uint64_t *lost; /* see flushed_note */
@@ -171,12 +174,13 @@ void mend_add(struct flusher *f, const struct ahead *a);
 /* What the loop is told when the cursor has moved. Owned by mend_apply(). */
 struct flushed_note {
 	uint64_t seq, scrubbed, bytes;
+	uint64_t revision; /* not older than that of anything up to seq; 0: nothing that others read has changed */
 	int64_t oldest_us;
 	struct fix *fix;
 	size_t nfix;
 	struct mend *mend;
-	size_t nmend;
-	uint64_t *lost; /* transactions of which something has lost against another daemon's; ascending */
+	size_t nmend, unmended; /* unmended: those that could not be looked up yet */
+	uint64_t *lost;		/* transactions of which something has lost against another daemon's; ascending */
 	size_t nlost;
 };
 void mend_look(struct flusher *f, struct flushed_note *n); /* what the store has of f->mends goes into the note */

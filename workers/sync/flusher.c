@@ -11,6 +11,7 @@
 #include <sys/random.h>
 #include <time.h>
 
+#include "cache/hot_file.h"
 #include "clock.h"
 #include "fault.h"
 #include "flusher-private.h"
@@ -37,6 +38,7 @@ static void tell_loop(struct flusher *f, struct attempt *a)
 	*n = (struct flushed_note){.seq = f->flushed, .scrubbed = f->scrubbed, .bytes = f->bytes};
 	f->bytes = 0;
 	if (a) {
+		n->revision = a->revision;
 		n->fix = a->fix;
 		n->nfix = a->nfix;
 		n->lost = a->lost;
@@ -234,6 +236,8 @@ static bool resolve(struct flusher *f)
 			(unsigned long long)seq, (unsigned long long)f->flushed);
 		return false;
 	}
+	if (seq > f->flushed && f->s->store_ops->revision(f->store, &f->unsure.revision) != STORE_OK)
+		return false;
 	if (seq > f->flushed)
 		settle(f, &f->unsure);
 	batch_free(&f->unsure);
@@ -290,6 +294,7 @@ static enum flush_result flush_once(struct flusher *f, uint64_t to, uint64_t bat
 	if (rc == STORE_OK) {
 		bool unreadable = f->trouble.len;
 		measure(f, &a, clock_mono_us() - start);
+		a.revision = f->s->store_ops->committed ? f->s->store_ops->committed(f->store) : a.seq;
 		settle(f, &a);
 		return unreadable ? FLUSH_TROUBLE : f->flushed == before && f->part == part ? FLUSH_IDLE : FLUSH_ON;
 	}
@@ -340,6 +345,16 @@ static void scrub(struct flusher *f, uint64_t to)
 	if (f->s->store_ops->scrub(f->store) != STORE_OK) {
 		f->trouble.len = 0;
 		store_trouble(f);
+		return;
+	}
+	if (!hot_file_wipe(f->s->store_conf.dir)) {
+		static struct log_limit limit;
+		log_warn_limited(&limit, 10, "erased content could not be scrubbed from data.dir/%s, trying again: %s",
+				 HOT_FOLDER, strerror(errno));
+		f->scrub_failed = true;
+		pthread_mutex_lock(&f->lock);
+		f->retry_at_us = clock_mono_us() + PACE_RETRY_BASE_US;
+		pthread_mutex_unlock(&f->lock);
 		return;
 	}
 	FAULT_POINT(scrub_over);
@@ -471,6 +486,7 @@ static bool inherit(struct flusher *f)
 	}
 	isolate_load(f);
 	atomic_store(&p->dead_letters, f->letters.n);
+	atomic_store(&p->unmended, (uint32_t)f->nmends);
 	return true;
 }
 

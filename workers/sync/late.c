@@ -88,6 +88,7 @@ static void arrived(struct sync *s, void *arg)
 			take_namespace(s, &l->ns[i]);
 	s->scrubbed_seq = l->scrub_due ? l->scrub_due - 1 : l->flushed;
 	apply_flushed(s, &(struct flushed_note){.seq = l->flushed,
+						.revision = l->revision,
 						.scrubbed = s->scrubbed_seq,
 						.oldest_us = atomic_load(&s->plant->oldest_unflushed_us)});
 	if (!atomic_load(&s->plant->feed_revision))

@@ -1,5 +1,5 @@
 /* What was acknowledged and visible, and what the store then did not accept, must not be shown for ever: behind the cursor a
- * memory is what the store has. L1 forgets it, the vector index gets the store's row, counters are corrected. Nothing is
+ * memory is what the store has. L1 forgets it, the indexes get the store's row, counters are corrected. Nothing is
  * done to what has changed meanwhile: its own write has told everybody. */
 #include <stdlib.h>
 
@@ -29,6 +29,8 @@ static bool see_memory(void *arg, const struct memory *m)
 		d->x = util_alloc(d->dim * sizeof(float));
 		memcpy(d->x, m->embedding, d->dim * sizeof(float));
 	}
+	d->content = util_strndup(m->content.p ? m->content.p : "", m->content.len);
+	d->content_len = m->content.len;
 	return false;
 }
 
@@ -54,6 +56,7 @@ void mend_look(struct flusher *f, struct flushed_note *n)
 	size_t i = 0;
 	while (i < f->nmends && look(f, &f->mends[i]))
 		i++;
+	n->unmended = f->nmends - i;
 	if (!i)
 		return;
 	n->nmend = i;
@@ -71,10 +74,16 @@ static void mend_memory(struct sync *s, const struct mend *d)
 	struct ns_state *n = sequence_ns(s, d->ns);
 	bool newer = pending_find_id(s->pending, &d->id, &e);
 	if (!newer) {
-		vectors_remove(s->vectors, &d->id, d->version);
-		if (d->dim && n && n->exists &&
-		    vectors_insert(s->vectors, d->ns, &d->id, d->row_version, d->expires_us, d->dim, d->x))
-			log_debug("no room in the vector index for what the store has of a memory");
+		index_remove(s, &d->id, d->version);
+		if (d->found && n && n->exists)
+			index_memory(s, &(struct indexable){.ns = d->ns,
+							    .id = d->id,
+							    .version = d->row_version,
+							    .expires_us = d->expires_us,
+							    .found = true,
+							    .content = {d->content, d->content_len},
+							    .dim = d->dim,
+							    .x = d->x});
 		FAULT_POINT(mend_half);
 	}
 	cache_remove(s->cache, CACHE_MEMORY, &d->id);
@@ -100,6 +109,7 @@ static void mend_namespace(struct sync *s, const struct mend *d)
 		n->created_us = r->created_us;
 		n->dropped_seq = 0;
 		memcpy(n->embedder, r->embedder, sizeof(n->embedder));
+		postings_lacks(s->postings, n->ns); /* the store has its words */
 		log_warn(
 			"the store did not drop namespace %.*s: it is there as before; until the next start of the daemon "
 			"its vectors are not searched",
@@ -141,6 +151,7 @@ void mend_apply(struct sync *s, struct flushed_note *n)
 		else
 			mend_namespace(s, d);
 		free(d->x);
+		free(d->content);
 		seq = d->seq;
 	}
 	if (seq > atomic_load_explicit(&s->plant->dead_mended, memory_order_relaxed))

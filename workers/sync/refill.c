@@ -1,4 +1,4 @@
-/* The refill: store → vector index after a start, when the shared index is new. The thread reads
+/* The refill: store → vector index and word index after a start, when the shared indexes are new. The thread reads
  * batches, the loop inserts them between commits. A row that was written or deleted after the
  * batch was read is skipped: its own write has told the index already. */
 #include <stdlib.h>
@@ -12,13 +12,6 @@
 #define REFILL_BATCH 256
 #define RETRY_US 300000
 
-struct refill_row {
-	struct uuid id;
-	uint64_t ns, version;
-	int64_t expires_us;
-	uint32_t dim;
-	float *x;
-};
 struct refill {
 	struct sync *s;
 	pthread_t thread;
@@ -27,19 +20,29 @@ struct refill {
 	bool busy, stale; /* busy: the loop has a batch; stale: it must be read again */
 	_Atomic bool stop;
 	struct store *store;
-	struct refill_row rows[REFILL_BATCH];
+	struct indexable rows[REFILL_BATCH]; /* x, and behind it the content, in one piece of memory each */
 	size_t n;
 	uint64_t read_seq;
 	uint64_t read_revision; /* of the fleet's feed, likewise */
 };
 
-static bool gather(void *arg, const struct uuid *id, uint64_t ns, uint64_t version, int64_t expires_us, uint32_t dim,
-		   const float *x)
+static bool gather(void *arg, const struct store_indexed *x)
 {
 	struct refill *r = arg;
-	struct refill_row *row = &r->rows[r->n++];
-	*row = (struct refill_row){*id, ns, version, expires_us, dim, util_alloc(dim * sizeof(float))};
-	memcpy(row->x, x, dim * sizeof(float));
+	size_t vector = x->dim * sizeof(float);
+	char *bytes = util_alloc(vector + x->content.len + 1);
+	r->rows[r->n++] = (struct indexable){.ns = x->ns,
+					     .version = x->version,
+					     .id = x->id,
+					     .expires_us = x->expires_us,
+					     .found = true,
+					     .content = {bytes + vector, x->content.len},
+					     .dim = x->dim,
+					     .x = (float *)(void *)bytes};
+	if (vector)
+		memcpy(bytes, x->x, vector);
+	if (x->content.len)
+		memcpy(bytes + vector, x->content.p, x->content.len);
 	return r->n < REFILL_BATCH;
 }
 
@@ -53,10 +56,10 @@ static void insert_batch(struct sync *s, void *arg)
 		     (s->feed && atomic_load(&s->plant->feed_revision) != r->read_revision);
 	size_t done = 0;
 	for (size_t i = 0; i < r->n && !stale; i++, done++) {
-		struct refill_row *row = &r->rows[i];
-		if (recent_unchanged(s->recent, record_id_key(&row->id), r->read_seq) &&
-		    vectors_insert(s->vectors, row->ns, &row->id, row->version, row->expires_us, row->dim, row->x))
-			continue; /* no room: the namespace is marked incomplete and searched in the store */
+		const struct indexable *row = &r->rows[i];
+		/* What finds no room marks its namespace as incomplete: it is searched in the store. */
+		if (recent_unchanged(s->recent, record_id_key(&row->id), r->read_seq))
+			index_memory(s, row);
 	}
 	FAULT_POINT(refill_batch);
 	atomic_fetch_add_explicit(&s->plant->refill_done, done, memory_order_relaxed);
@@ -73,7 +76,8 @@ static void finished(struct sync *s, void *arg)
 		refill_stop(s); /* the thread has ended or is about to */
 	FAULT_POINT(refill_over);
 	atomic_store_explicit(&s->plant->refill_state, REFILL_DONE, memory_order_release);
-	log_info("vector index holds %llu vectors", (unsigned long long)vectors_count(s->vectors, 0));
+	log_info("vector index holds %llu vectors, word index %llu memories",
+		 (unsigned long long)vectors_count(s->vectors, 0), (unsigned long long)postings_count(s->postings, 0));
 }
 
 /* Hands the batch to the loop and waits until it took it. False: stop. */
@@ -104,7 +108,7 @@ static bool reach_store(struct refill *r)
 			r->store = ops->open(&conf, false, &error);
 		if (r->store)
 			return true;
-		log_warn_limited(&limit, 10, "refill of the vector index waits for the store: %s",
+		log_warn_limited(&limit, 10, "refill of the indexes waits for the store: %s",
 				 error ? error : "unknown");
 		free(error);
 		usleep(RETRY_US);
@@ -115,7 +119,7 @@ static bool reach_store(struct refill *r)
 static void forget_rows(struct refill *r)
 {
 	for (size_t i = 0; i < r->n; i++)
-		free(r->rows[i].x);
+		free((void *)(uintptr_t)r->rows[i].x);
 	r->n = 0;
 }
 
@@ -129,8 +133,8 @@ static bool refill_batch(struct refill *r, struct uuid *last, bool *have_last)
 	 * are in the index by their own write. */
 	r->read_seq = atomic_load(&r->s->plant->flushed_seq);
 	r->read_revision = atomic_load(&r->s->plant->feed_revision);
-	if (ops->vectors(r->store, *have_last ? last : NULL, REFILL_BATCH, gather, r) != STORE_OK) {
-		log_warn_limited(&limit, 10, "refill of the vector index: %s; trying again", ops->error(r->store));
+	if (ops->indexed(r->store, *have_last ? last : NULL, REFILL_BATCH, gather, r) != STORE_OK) {
+		log_warn_limited(&limit, 10, "refill of the indexes: %s; trying again", ops->error(r->store));
 		usleep(RETRY_US);
 		forget_rows(r);
 		return reach_store(r);
@@ -156,9 +160,12 @@ static void *refill_main(void *arg)
 	bool have_last = false;
 	uint64_t total = 0;
 	prctl(PR_SET_NAME, "refill");
-	if (reach_store(r) && ops->vector_count(r->store, &total) == STORE_OK)
+	if (reach_store(r) && ops->indexed_count(r->store, &total) != STORE_OK)
+		total = 1; /* not known */
+	else
 		atomic_store(&s->plant->refill_total, total);
-	while (!atomic_load(&r->stop) && refill_batch(r, &last, &have_last))
+	/* What is written from here on is indexed by its own write: without memories there is nothing to look for. */
+	while (total && !atomic_load(&r->stop) && refill_batch(r, &last, &have_last))
 		;
 	if (r->store)
 		ops->close(r->store);
@@ -179,7 +186,7 @@ void refill_start(struct sync *s)
 	atomic_store(&s->plant->refill_state, REFILL_RUNNING);
 	atomic_store(&s->plant->refill_done, 0);
 	if (pthread_create(&r->thread, NULL, refill_main, r)) {
-		log_warn("refill of the vector index cannot start: no thread");
+		log_warn("refill of the indexes cannot start: no thread");
 		free(r);
 		return;
 	}

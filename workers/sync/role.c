@@ -8,6 +8,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "cache/l2.h"
 #include "clock.h"
 #include "dead.h"
 #include "fault.h"
@@ -26,6 +27,7 @@ void sync_enter(struct sync *s) { pthread_mutex_lock(&s->lock); }
 
 void sync_leave(struct sync *s)
 {
+	indexer_poke(s);
 	sync_ring_bells(s);
 	pthread_mutex_unlock(&s->lock);
 }
@@ -109,6 +111,21 @@ void sync_fail(struct sync *s, enum plant_sync state, const char *fmt, ...)
 
 /* ---- birth ---- */
 
+static void set_stages(struct sync *s)
+{
+	static const char *const raws[] = {[VECTORS_RAW_AUTO] = "auto",
+					   [VECTORS_RAW_INT8] = "int8",
+					   [VECTORS_RAW_FLOAT16] = "float16",
+					   [VECTORS_RAW_FLOAT32] = "float32"};
+	const struct conf *c = s->w->conf;
+	struct vectors_stages stages = {.exact_bytes = (uint64_t)conf_int(c, CONF_VECTORS_EXACT_BYTES),
+					.flat_rows = (uint64_t)conf_int(c, CONF_VECTORS_FLAT_ROWS)};
+	for (size_t i = 0; i < ARRAY_LEN(raws); i++)
+		if (strcmp(conf_str(c, CONF_VECTORS_RAW), raws[i]) == 0)
+			stages.raw = (enum vectors_raw)i;
+	vectors_stages_set(s->vectors, &stages);
+}
+
 static void open_segments(struct sync *s)
 {
 	bool format = !atomic_load_explicit(&s->plant->h.formatted, memory_order_acquire);
@@ -116,10 +133,12 @@ static void open_segments(struct sync *s)
 	s->pending = pending_open(FD_SHM_PENDING, format, capacity);
 	s->cache = cache_open(FD_SHM_CACHE, format);
 	s->vectors = vectors_open(FD_SHM_VECTORS, true);
-	if (!s->pending || !s->cache || !s->vectors) {
+	s->postings = postings_open(FD_SHM_WORDS, true);
+	if (!s->pending || !s->cache || !s->vectors || !s->postings) {
 		log_error("cannot map the shared segments: %s", strerror(errno));
 		exit(WORKER_EXIT_FAIL);
 	}
+	set_stages(s);
 	if (!format)
 		pending_recover(s->pending);
 	FAULT_POINT(sync_segments);
@@ -131,6 +150,8 @@ static void configure_breaker(struct worker *w)
 	struct breaker_conf c;
 	breaker_conf_store(w->conf, &c);
 	AN(breaker_take(w->plant->breakers, BREAKER_STORE, &c));
+	if (*conf_str(w->conf, CONF_REDIS_URL) && !l2_breaker(w->conf, w->plant->breakers))
+		log_warn("no room for the breaker of redis");
 }
 
 static void load_namespace(void *arg, const struct store_ns *row)
@@ -256,6 +277,7 @@ static bool choose_ack(struct sync *s)
 static void start_serving(struct sync *s, struct store *store, uint64_t flushed, uint64_t last)
 {
 	atomic_store(&s->plant->flushed_seq, flushed);
+	atomic_store_explicit(&s->plant->unmended, 1, memory_order_release); /* until the flusher knows */
 	pending_release(s->pending, flushed);
 	s->next_seq = last + 1;
 	FAULT_POINT(sync_replayed);
@@ -283,6 +305,8 @@ static void start_serving(struct sync *s, struct store *store, uint64_t flushed,
 		if (s->w->peers >> slot & 1)
 			intake_open(s, slot);
 	FAULT_POINT(sync_opened);
+	if (!atomic_load(&s->plant->served_once))
+		atomic_store(&s->plant->served_us, clock_mono_us());
 	atomic_store_explicit(&s->plant->served_once, 1, memory_order_release);
 	atomic_store_explicit(&s->plant->sync_state, store ? SYNC_SERVING : SYNC_STORE_FAILED, memory_order_release);
 }
@@ -327,6 +351,7 @@ static struct store *open_store(struct sync *s, uint64_t *flushed_r)
 {
 	char *error = NULL;
 	s->store_ops = store_by_kind(s->store_conf.kind);
+	cache_policy_from(s->w->conf, s->store_ops && s->store_ops->fleet, &s->policy);
 	AN(s->store_ops);
 	struct store *store = s->store_ops->open(&s->store_conf, true, &error);
 	bool read = store && s->store_ops->cursor(store, flushed_r) == STORE_OK &&
@@ -397,6 +422,7 @@ static int sync_init(struct worker *w)
 	s->pending_max = (uint32_t)conf_int(w->conf, CONF_JOURNAL_PENDING_MAX);
 	s->relaxed_default = strcmp(conf_str(w->conf, CONF_JOURNAL_DURABILITY), "relaxed") == 0;
 	open_segments(s);
+	trust_begin(&s->plant->trust); /* what a predecessor had not noted yet, nobody does */
 	configure_breaker(w);
 	prune_conf(s, w->conf);
 	/* api and warmer start now; they answer "starting" until served_once is set. */
@@ -410,6 +436,8 @@ static int sync_init(struct worker *w)
 	bool late = !store && !conf_store_is_file(w->conf);
 	if (late)
 		flushed = without_store(s);
+	if (!notices_open(s))
+		return WORKER_EXIT_FATAL;
 	uint64_t last = store || late ? open_journal(s, store, flushed) : 0;
 	atomic_store(&s->plant->ack_store, choose_ack(s));
 	if ((!store && !late) || !s->journal) {
@@ -491,6 +519,7 @@ static void finish(struct sync *s)
 	late_stop(s);
 	feed_stop(s);
 	refill_stop(s);
+	indexer_stop(s);
 	settle(s);
 	FAULT_POINT(drain_committed);
 	flusher_stop(&s->flusher);
@@ -508,6 +537,7 @@ static void hand_over(struct sync *s)
 	late_stop(s);
 	feed_stop(s);
 	refill_stop(s);
+	indexer_stop(s);
 	sync_enter(s);
 	s->leaving = true;
 	sync_leave(s);
@@ -532,6 +562,7 @@ static void sync_drain(struct worker *w)
 	} else {
 		hand_over(s);
 	}
+	notices_close(s);
 	worker_exit(w, WORKER_EXIT_OK);
 }
 
@@ -546,6 +577,7 @@ static void sync_conf_commit(struct worker *w)
 	struct sync *s = w->role_data;
 	configure_breaker(w);
 	s->max_age_us = conf_int(w->conf, CONF_SYNC_MAX_AGE);
+	cache_policy_from(w->conf, s->store_ops && s->store_ops->fleet, &s->policy);
 	prune_conf(s, w->conf);
 	if (s->flusher)
 		flusher_conf(s->flusher, w->conf);

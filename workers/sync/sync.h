@@ -4,13 +4,14 @@
  *   loop     intake.c drains the rings, sequence.c validates and numbers.
  *   journal  commit.c: pwritev + fdatasync of one group while the loop gathers the next; then apply.c makes it visible
  *            and answers. (The loop does, when the disk is busy with the next group already.)
- *            Loop and journal thread write pending table, vector index, L1, namespace rows, sequence
+ *            Loop and journal thread write pending table, vector index, word index, L1, namespace rows, sequence
  *            numbers and answer rings in turns: sync_enter().
  *   segments commit.c: spare journal segments, filled with zeros before they are needed.
  *   flusher  flusher.c: journal → store by its own cursor; collects what expired; keeps the dead letters
  *            (flusher-private.h); prune.c: forgets old changes of the feed.
  *   feed     feed.c: what other daemons have written to the store, which the loop applies.
- *   refill   refill.c: store → vector index, in batches that the loop inserts.
+ *   refill   refill.c: store → vector index and word index, in batches that the loop inserts.
+ *   indexer  indexer.c: codes and lists of the vector index, when a namespace has grown.
  *   pages    index/vectors_pages.c, while much is written: memory for the next rows of the vector index.
  *
  * Order that makes a crash at any instruction harmless: fdatasync → pending_publish → indexes →
@@ -18,7 +19,7 @@
 #ifndef ORC_SYNC_H
 #define ORC_SYNC_H
 #include <pthread.h>
-#include "cache/cache.h"
+#include "cache/policy.h"
 #include "index/vectors.h"
 #include "journal/journal.h"
 #include "pending.h"
@@ -27,6 +28,7 @@
 #include "record.h"
 #include "rings.h"
 #include "store/store.h"
+#include "words/postings.h"
 #include "worker.h"
 
 #define BATCH_TXNS 512		  /* largest group */
@@ -104,7 +106,9 @@ struct sync {
 	struct plant *plant;
 	struct pending *pending;
 	struct cache *cache;
+	struct cache_policy policy;
 	struct vectors *vectors;
+	struct postings *postings;
 	struct journal *journal;
 	struct recent *recent;
 	struct peer peer[SLOT_COUNT];
@@ -133,8 +137,12 @@ struct sync {
 	struct committer *committer;
 	struct flusher *flusher; /* NULL: the store has not been reached yet */
 	struct refill *refill;
+	struct indexer *indexer; /* NULL until there is something to do */
+	bool indexer_off;
 	struct late *late; /* the store could not be reached at the start */
-	struct feed *feed; /* NULL: the store is ours alone */
+	struct feed *feed;
+	struct l2 *l2;	     /* NULL: no Redis, or the store is ours alone */
+	struct watch *watch; /* of l2 */
 	_Atomic int64_t feed_keep_us;
 	_Atomic uint64_t feed_keep_changes;
 	int64_t next_prune_us; /* flusher */
@@ -203,9 +211,30 @@ void flusher_refused(struct flusher *f, uint64_t txn, enum txn_status why);
  * store? */
 enum txn_status admit_txn(struct sync *s, uint32_t nops, size_t len, uint32_t *arg_r);
 
+/* index.c: what is in the indexes follows what was written. On the loop or in its place. */
+struct indexable { /* the newest version of a memory, as far as an index knows it */
+	uint64_t ns, version;
+	struct uuid id;
+	int64_t expires_us;
+	bool found; /* false: it is not to be found (any more) */
+	struct span content;
+	uint32_t dim; /* 0: it has no vector */
+	const float *x;
+};
+void index_memory(struct sync *s, const struct indexable *x);
+/* Whatever its version: of two daemons that wrote it at the same time, one has won, with the same version as the other. */
+void index_winner(struct sync *s, const struct indexable *x);
+void index_remove(struct sync *s, const struct uuid *id, uint64_t version);
+void index_take_out(struct sync *s, const struct uuid *id); /* in any version */
+void index_drop(struct sync *s, uint64_t ns);
+
 /* refill.c */
 void refill_start(struct sync *s); /* no-op when running or done */
 void refill_stop(struct sync *s);
+
+/* indexer.c: under sync_enter() */
+void indexer_poke(struct sync *s);
+void indexer_stop(struct sync *s); /* and not under it */
 
 /* node.c: reads the number, or makes one. False: said in the log. */
 bool must_check node_number(const char *data_dir, uint64_t *node_r);
@@ -218,6 +247,15 @@ void late_namespaces(struct sync *s); /* those that readers see, instead of the 
 /* feed.c */
 void feed_start(struct sync *s); /* no-op when nobody else writes to this kind of store */
 void feed_stop(struct sync *s);
+/* Somebody has written: a feed that polls looks now. The loop. */
+void feed_hurry(struct sync *s);
+
+/* notices.c: what daemons tell each other through Redis. All on the loop. */
+/* False: redis.* is wrong, and the log says how. True without redis.url, or where nobody else writes. */
+bool must_check notices_open(struct sync *s);
+void notices_close(struct sync *s);
+/* What leaves the pending table with `seq` is in the store at this revision. */
+void notices_send(struct sync *s, uint64_t seq, uint64_t revision);
 
 /* prune.c */
 void prune_conf(struct sync *s, const struct conf *c);

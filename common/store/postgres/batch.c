@@ -9,6 +9,7 @@ void pg_batch_clear(struct pg_batch *b)
 	b->scrub = false;
 	b->failed = NULL;
 	b->rc = STORE_OK;
+	b->revision = 0;
 	for (size_t i = 0; i < b->nspaces; i++) {
 		b->spaces[i].count = b->spaces[i].bytes = 0;
 		b->spaces[i].dropped = 0;

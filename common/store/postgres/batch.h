@@ -14,6 +14,7 @@ enum pg_how {
 	HOW_IDEM,
 	HOW_NAMESPACE,
 	HOW_NS_DROP,
+	HOW_PUBLISH, /* no operation: the end of the batch */
 };
 #define NO_SPACE UINT32_MAX
 enum pg_effect { EFFECT_NONE, EFFECT_STORED, EFFECT_LOST, EFFECT_REPEATED /* the store had this very write */ };
@@ -61,6 +62,7 @@ struct pg_batch {
 	size_t under_way;
 	struct pg_entry *failed; /* the first one */
 	enum store_rc rc;
+	uint64_t revision; /* of the last commit; 0: it changed nothing that others read */
 	struct pg_params params;
 	struct buf words;
 };

@@ -5,16 +5,22 @@
 #include "clock.h"
 #include "postgres-private.h"
 
-enum store_rc pg_revision(struct store *s, uint64_t *revision_r)
+static enum store_rc one_number(struct store *s, enum pg_stmt which, uint64_t *n_r)
 {
 	PGresult *res = NULL;
-	enum store_rc rc = pg_call(s, PG_REVISION, NULL, &res);
+	enum store_rc rc = pg_call(s, which, NULL, &res);
 	if (rc != STORE_OK)
 		return rc;
-	*revision_r = pq.ntuples(res) ? (uint64_t)pg_int(res, 0, 0) : 0;
+	*n_r = pq.ntuples(res) ? (uint64_t)pg_int(res, 0, 0) : 0;
 	pq.clear(res);
 	return STORE_OK;
 }
+
+/* The database, and when our schema was made in it: a copy of the server has the same, a database restored beside it
+ * has not. */
+enum store_rc pg_identity(struct store *s, uint64_t *identity_r) { return one_number(s, PG_IDENTITY, identity_r); }
+
+enum store_rc pg_revision(struct store *s, uint64_t *revision_r) { return one_number(s, PG_REVISION, revision_r); }
 
 /* The columns of a row that go element by element. */
 struct columns {

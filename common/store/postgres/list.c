@@ -189,20 +189,24 @@ static enum store_rc page_after(struct store *s, enum pg_stmt which, const struc
 }
 
 /* False: stop. */
-static bool visit_vector(const struct store *s, const PGresult *res, int row, struct buf *x, store_vector_fn *fn,
-			 void *arg)
+static bool visit_indexed(const struct store *s, const PGresult *res, int row, struct buf *x, store_indexed_fn *fn,
+			  void *arg)
 {
-	struct uuid id = pg_uuid(res, row, 0);
+	struct store_indexed m = {.id = pg_uuid(res, row, 0),
+				  .ns = record_ns(pg_text(res, row, 1)),
+				  .version = (uint64_t)pg_int(res, row, 2),
+				  .expires_us = pg_time(res, row, 3),
+				  .content = pg_text(res, row, 5)};
 	size_t len = pg_text(res, row, 4).len;
 	x->len = 0;
 	buf_reserve(x, len + sizeof(float));
 	float *v = (float *)(void *)x->p;
-	uint32_t dim = pg_embedding(res, row, 4, &s->schema, v, (uint32_t)(len / sizeof(float)));
-	return !dim || fn(arg, &id, record_ns(pg_text(res, row, 1)), (uint64_t)pg_int(res, row, 2),
-			  pg_time(res, row, 3), dim, v);
+	m.dim = len ? pg_embedding(res, row, 4, &s->schema, v, (uint32_t)(len / sizeof(float))) : 0;
+	m.x = m.dim ? v : NULL;
+	return fn(arg, &m);
 }
 
-enum store_rc pg_list_vectors(struct store *s, const struct uuid *after, size_t max, store_vector_fn *fn, void *arg)
+enum store_rc pg_list_indexed(struct store *s, const struct uuid *after, size_t max, store_indexed_fn *fn, void *arg)
 {
 	struct uuid last = {{0}};
 	struct buf x = {NULL, 0, 0};
@@ -212,14 +216,14 @@ enum store_rc pg_list_vectors(struct store *s, const struct uuid *after, size_t 
 	for (bool more = true; more && max && rc == STORE_OK;) {
 		PGresult *res;
 		size_t rows = max < ROWS_PAGE ? max : ROWS_PAGE;
-		rc = page_after(s, PG_VECTORS, &last, rows, &res);
+		rc = page_after(s, PG_INDEXED, &last, rows, &res);
 		if (rc != STORE_OK)
 			break;
 		size_t n = (size_t)pq.ntuples(res);
 		more = n == rows;
 		max -= rows;
 		for (size_t i = 0; i < n; i++)
-			if (!visit_vector(s, res, (int)i, &x, fn, arg)) {
+			if (!visit_indexed(s, res, (int)i, &x, fn, arg)) {
 				more = false;
 				break;
 			}
@@ -231,11 +235,11 @@ enum store_rc pg_list_vectors(struct store *s, const struct uuid *after, size_t 
 	return rc;
 }
 
-enum store_rc pg_list_vector_count(struct store *s, uint64_t *n)
+enum store_rc pg_list_indexed_count(struct store *s, uint64_t *n)
 {
 	PGresult *res;
 	*n = 0;
-	enum store_rc rc = pg_call_text(s, pg_statement(PG_VECTOR_COUNT), NULL, &res);
+	enum store_rc rc = pg_call_text(s, pg_statement(PG_INDEXED_COUNT), NULL, &res);
 	if (rc == STORE_OK) {
 		*n = (uint64_t)pg_int(res, 0, 0);
 		pq.clear(res);
@@ -244,13 +248,15 @@ enum store_rc pg_list_vector_count(struct store *s, uint64_t *n)
 }
 
 /* Ids ascend with time, so the last ones are what was made last. */
-enum store_rc pg_list_recent(struct store *s, size_t max, store_visit_fn *fn, void *arg)
+enum store_rc pg_list_recent(struct store *s, const struct uuid *after, size_t max, store_visit_fn *fn, void *arg)
 {
 	struct pg_visit v = {.limit = max, .fn = fn, .arg = arg};
 	struct uuid last;
 	enum store_rc rc = STORE_OK;
 	size_t rows = FIRST_PAGE;
 	memset(&last, 0xff, sizeof(last));
+	if (after)
+		last = *after;
 	for (bool more = max > 0; more && !v.stopped && rc == STORE_OK;) {
 		PGresult *res;
 		if (max - v.n < rows)

@@ -54,6 +54,8 @@ static void statement_name(int n, char out[8])
 	out[3] = 0;
 }
 
+/* False: it failed half way, but is noted once, as under way as far as anybody can tell: whoever ends the connection tells
+ * it so. */
 static bool send_one(struct pg_link *l, struct pg_request *r)
 {
 	static const int binary[PG_PARAMS_MAX] = {[0 ... PG_PARAMS_MAX - 1] = 1};
@@ -65,18 +67,21 @@ static bool send_one(struct pg_link *l, struct pg_request *r)
 	if (r->prepared >= 0) {
 		statement_name(r->prepared, name);
 		if (!is_prepared(l, r->prepared)) {
-			if (!pq.sendPrepare(l->c, name, r->sql, 0, NULL))
+			if (!pq.sendPrepare(l->c, name, r->sql, 0, NULL)) {
+				note(l, SENT_QUERY, r);
 				return false;
+			}
 			set_prepared(l, r->prepared, true);
 			note(l, SENT_PREPARE, r);
 		}
+		note(l, SENT_QUERY, r);
 		ok = pq.sendQueryPrepared(l->c, name, p->n, p->v, p->len, binary, 1);
 	} else {
+		note(l, SENT_QUERY, r);
 		ok = pq.sendQueryParams(l->c, r->sql, p->n, NULL, p->v, p->len, binary, 1);
 	}
 	if (!ok)
 		return false;
-	note(l, SENT_QUERY, r);
 	l->unflushed++;
 	if (r->sync) {
 		if (!pq.pipelineSync(l->c))
@@ -108,8 +113,6 @@ void pg_pipe_pump(struct pg_link *l)
 		if (r->session && r->session != atomic_load(&l->session)) {
 			r->done(r, PG_UNSENT, NULL);
 		} else if (!send_one(l, r)) {
-			/* It is under way as far as anybody can tell. */
-			note(l, SENT_QUERY, r);
 			l->pumping = false;
 			broken(l);
 			return;

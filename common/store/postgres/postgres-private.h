@@ -136,6 +136,7 @@ enum store_rc pg_end_former(struct store *s);
 enum store_rc pg_begin(struct store *s);
 enum store_rc pg_apply(struct store *s, uint64_t seq, struct txn_reader *t);
 enum store_rc pg_commit(struct store *s, uint64_t seq);
+uint64_t pg_committed(struct store *s);
 void pg_rollback(struct store *s);
 void pg_drift(struct store *s, void (*fn)(void *arg, uint64_t ns, int64_t count, int64_t bytes), void *arg);
 enum store_rc pg_cursor(struct store *s, uint64_t *seq_r);
@@ -151,6 +152,7 @@ enum store_rc must_check pg_copy_adds(struct store *s, bool *done_r);
 
 /* ---- feed.c ---- */
 
+enum store_rc pg_identity(struct store *s, uint64_t *identity_r);
 enum store_rc pg_revision(struct store *s, uint64_t *revision_r);
 enum store_rc pg_changes(struct store *s, uint64_t after, size_t max, store_change_fn *fn, void *arg, uint64_t *last_r);
 enum store_rc pg_listen(struct store *s, int64_t max_us, const _Atomic bool *stop);
@@ -203,9 +205,9 @@ bool must_check pg_filter(const struct filter *f, struct buf *sql, struct pg_par
 enum store_rc pg_list_rows(struct store *s, const struct store_list *q, store_visit_fn *fn, void *arg);
 enum store_rc pg_list_ids(struct store *s, const struct store_list *q, store_visit_fn *fn, void *arg);
 enum store_rc pg_list_count(struct store *s, const struct store_list *q, uint64_t *count_r);
-enum store_rc pg_list_vectors(struct store *s, const struct uuid *after, size_t max, store_vector_fn *fn, void *arg);
-enum store_rc pg_list_vector_count(struct store *s, uint64_t *count_r);
-enum store_rc pg_list_recent(struct store *s, size_t max, store_visit_fn *fn, void *arg);
+enum store_rc pg_list_indexed(struct store *s, const struct uuid *after, size_t max, store_indexed_fn *fn, void *arg);
+enum store_rc pg_list_indexed_count(struct store *s, uint64_t *count_r);
+enum store_rc pg_list_recent(struct store *s, const struct uuid *after, size_t max, store_visit_fn *fn, void *arg);
 /* collect.c: what has expired is judged by the server's clock, what is old in the trash by now_us - trash_before_us
  * before it. Deletes answers that expired, and marks of what was erased or expired a month ago. */
 enum store_rc pg_collect(struct store *s, int64_t now_us, int64_t trash_before_us, size_t max, store_visit_fn *fn,

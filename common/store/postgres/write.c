@@ -30,6 +30,8 @@ static void on_done(struct pg_request *r, enum pg_fate fate, PGresult *res)
 		b->spaces[e->space].count += pg_int(res, 0, 1);
 		b->spaces[e->space].bytes += pg_int(res, 0, 2);
 	}
+	if (!b->failed && e->how == HOW_PUBLISH && pq.ntuples(res) == 1)
+		b->revision = (uint64_t)pg_int(res, 0, 0);
 	if (!b->failed && e->how == HOW_NS_DROP)
 		b->spaces[e->space].count = b->spaces[e->space].bytes = 0;
 	if (res)
@@ -183,7 +185,8 @@ static void send_entry(struct store *s, struct pg_entry *e)
 		n->dim = 0;
 		send_statement(s->batch, e, PG_NS_DROP, false);
 		break;
-	case HOW_SKIP: break;
+	case HOW_SKIP:
+	case HOW_PUBLISH: break;
 	}
 }
 
@@ -307,7 +310,7 @@ static enum store_rc publish(struct store *s, uint64_t seq)
 {
 	struct pg_batch *b = s->batch;
 	struct pg_params *p = &b->params;
-	struct pg_entry last[2] = {{.batch = b, .how = HOW_SKIP}, {.batch = b, .how = HOW_SKIP}};
+	struct pg_entry last[2] = {{.batch = b, .how = HOW_PUBLISH}, {.batch = b, .how = HOW_SKIP}};
 	pg_param_int8(p, (int64_t)s->conf.node);
 	pg_param_int8(p, (int64_t)seq);
 	if (b->scrub)
@@ -387,6 +390,8 @@ enum store_rc pg_commit(struct store *s, uint64_t seq)
 	}
 	return rc;
 }
+
+uint64_t pg_committed(struct store *s) { return s->batch->revision; }
 
 /* What failed leaves the pipeline aborted up to the next sync, which the first ROLLBACK brings: the second one is done. */
 void pg_rollback(struct store *s)

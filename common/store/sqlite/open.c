@@ -96,10 +96,11 @@ static const char *const sql[SQ_COUNT] = {
 			     " AND (expires_us=0 OR expires_us>?) ORDER BY id LIMIT 2",
 	[SQ_NEIGHBOURS_DOWN] = "SELECT id FROM memories WHERE ns=? AND session_id=? AND id<? AND deleted_us=0 AND (flags&4)=0"
 			       " AND (expires_us=0 OR expires_us>?) ORDER BY id DESC LIMIT 2",
-	[SQ_VECTORS] = "SELECT m.id,m.ns,m.version,m.expires_us,v.dim,v.x FROM memories m JOIN vectors v ON v.n=m.n"
+	[SQ_INDEXED] = "SELECT m.id,m.ns,m.version,m.expires_us,v.dim,v.x,m.body FROM memories m LEFT JOIN vectors v ON v.n=m.n"
 		       " WHERE m.id>? AND m.deleted_us=0 AND (m.flags&4)=0 ORDER BY m.id LIMIT ?",
-	[SQ_VECTOR_COUNT] = "SELECT count(*) FROM vectors",
-	[SQ_RECENT] = "SELECT " SQ_MEMORY " FROM memories m JOIN namespaces s ON s.ns=m.ns ORDER BY m.n DESC LIMIT ?",
+	[SQ_INDEXED_COUNT] = "SELECT coalesce(sum(count),0) FROM namespaces",
+	[SQ_RECENT] = "SELECT " SQ_MEMORY " FROM memories m JOIN namespaces s ON s.ns=m.ns WHERE m.n<coalesce((SELECT n FROM memories"
+		      " WHERE id=?1),CASE WHEN ?1 IS NULL THEN 9223372036854775807 ELSE 0 END) ORDER BY m.n DESC LIMIT ?2",
 	[SQ_DF] = "SELECT doc,cnt FROM words_df WHERE term=? AND col='content'",
 	[SQ_EXTRA_CLEAR] = "DELETE FROM temp.extra",
 	[SQ_EXTRA_ADD] = "INSERT INTO temp.extra(rowid,content) VALUES(?,?)",

@@ -109,6 +109,32 @@ static enum store_rc get(struct store *s, const struct uuid *id, bool vector, st
 	return visit(s, st, vector ? SQ_MEMORY_COLUMNS : 0, fn, arg);
 }
 
+struct many {
+	store_visit_fn *fn;
+	void *arg;
+	bool stopped;
+};
+
+static bool one_of_many(void *arg, const struct memory *m)
+{
+	struct many *v = arg;
+	v->stopped = !v->fn(v->arg, m);
+	return false;
+}
+
+/* One by one: no trip to a server is saved, and a reader is in nobody's way for longer than a row. */
+static enum store_rc get_many(struct store *s, const struct uuid *ids, size_t n, bool vector, store_visit_fn *fn,
+			      void *arg)
+{
+	struct many v = {fn, arg, false};
+	enum store_rc rc = STORE_OK;
+	for (size_t i = 0; i < n && rc == STORE_OK && !v.stopped; i++) {
+		rc = get(s, &ids[i], vector, one_of_many, &v);
+		rc = rc == STORE_NOT_FOUND ? STORE_OK : rc;
+	}
+	return rc;
+}
+
 static enum store_rc by_external(struct store *s, uint64_t ns, struct span id, bool vector, store_visit_fn *fn,
 				 void *arg)
 {
@@ -366,26 +392,41 @@ static enum store_rc namespaces(struct store *s, void (*fn)(void *, const struct
 	return rc == SQLITE_DONE ? STORE_OK : sq_fail(s);
 }
 
-static enum store_rc vectors(struct store *s, const struct uuid *after, size_t max, store_vector_fn *fn, void *arg)
+static bool visit_indexed(sqlite3_stmt *st, struct buf *content, store_indexed_fn *fn, void *arg)
+{
+	struct store_indexed x = {.id = sq_uuid(st, 0),
+				  .ns = (uint64_t)sqlite3_column_int64(st, 1),
+				  .version = (uint64_t)sqlite3_column_int64(st, 2),
+				  .expires_us = sqlite3_column_int64(st, 3)};
+	uint32_t dim = (uint32_t)sqlite3_column_int(st, 4);
+	content->len = 0;
+	sq_content(sq_text(st, 6), content);
+	x.content = (struct span){content->p, content->len};
+	if (dim && (size_t)sqlite3_column_bytes(st, 5) == dim * sizeof(float)) {
+		x.dim = dim;
+		x.x = sqlite3_column_blob(st, 5);
+	}
+	return fn(arg, &x);
+}
+
+static enum store_rc indexed(struct store *s, const struct uuid *after, size_t max, store_indexed_fn *fn, void *arg)
 {
 	static const struct uuid first;
-	sqlite3_stmt *st = sq_get(s, SQ_VECTORS);
+	sqlite3_stmt *st = sq_get(s, SQ_INDEXED);
+	struct buf content = {0};
 	int rc;
 	if (!st)
 		return STORE_ERROR;
 	sq_bind_uuid(st, 1, after ? after : &first);
 	sqlite3_bind_int64(st, 2, (int64_t)max);
 	while ((rc = sqlite3_step(st)) == SQLITE_ROW) {
-		struct uuid id = sq_uuid(st, 0);
-		uint32_t dim = (uint32_t)sqlite3_column_int(st, 4);
-		if ((size_t)sqlite3_column_bytes(st, 5) == dim * sizeof(float) &&
-		    !fn(arg, &id, (uint64_t)sqlite3_column_int64(st, 1), (uint64_t)sqlite3_column_int64(st, 2),
-			sqlite3_column_int64(st, 3), dim, sqlite3_column_blob(st, 5))) {
+		if (!visit_indexed(st, &content, fn, arg)) {
 			rc = SQLITE_DONE;
 			break;
 		}
 	}
 	sqlite3_reset(st);
+	buf_free(&content);
 	return rc == SQLITE_DONE ? STORE_OK : sq_fail(s);
 }
 
@@ -398,16 +439,20 @@ static enum store_rc number(struct store *s, enum sq which, uint64_t *out)
 		sqlite3_reset(st);
 	return rc == SQLITE_ROW ? STORE_OK : sq_fail(s);
 }
-static enum store_rc vector_count(struct store *s, uint64_t *n) { return number(s, SQ_VECTOR_COUNT, n); }
+static enum store_rc indexed_count(struct store *s, uint64_t *n) { return number(s, SQ_INDEXED_COUNT, n); }
 static enum store_rc cursor(struct store *s, uint64_t *seq) { return number(s, SQ_CURSOR_GET, seq); }
 
 static enum store_rc scrub_due(struct store *s, uint64_t *seq) { return number(s, SQ_SCRUB_GET, seq); }
 
-static enum store_rc recent(struct store *s, size_t max, store_visit_fn *fn, void *arg)
+static enum store_rc recent(struct store *s, const struct uuid *after, size_t max, store_visit_fn *fn, void *arg)
 {
 	sqlite3_stmt *st = sq_get(s, SQ_RECENT);
+	if (st && after)
+		sq_bind_uuid(st, 1, after);
+	else if (st)
+		sqlite3_bind_null(st, 1);
 	if (st)
-		sqlite3_bind_int64(st, 1, (int64_t)max);
+		sqlite3_bind_int64(st, 2, (int64_t)max);
 	enum store_rc rc = visit(s, st, 0, fn, arg);
 	return rc == STORE_NOT_FOUND ? STORE_OK : rc;
 }
@@ -427,6 +472,7 @@ const struct store_ops sqlite_store = {
 	.scrub = sq_scrub,
 	.collect = collect,
 	.get = get,
+	.get_many = get_many,
 	.by_external = by_external,
 	.by_content = by_content,
 	.idem = idem,
@@ -437,8 +483,8 @@ const struct store_ops sqlite_store = {
 	.text = sq_text_search,
 	.neighbours = neighbours,
 	.namespaces = namespaces,
-	.vectors = vectors,
-	.vector_count = vector_count,
+	.indexed = indexed,
+	.indexed_count = indexed_count,
 	.recent = recent,
 	.nearest = sq_nearest,
 	.revision = sq_revision,

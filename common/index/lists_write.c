@@ -1,0 +1,417 @@
+/* Entries: how they are made, appended, and die. The writer's side, under its lock. */
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+
+#include "fault.h"
+#include "lists-private.h"
+#include "vocabulary.h"
+
+/* ---- encoding ---- */
+
+/* Two factors in a word. */
+static uint32_t pack(float f, float g)
+{
+	uint16_t h[64];
+	float x[64] = {f, g};
+	quantize_get()->to_half(x, 64, h);
+	return (uint32_t)h[0] | (uint32_t)h[1] << 16;
+}
+
+#define SHORT_LIST 8 /* lists, near by their codes, whose centroids are looked at whole */
+
+static float largest(const float *x, uint32_t n)
+{
+	float most = 0;
+	for (uint32_t i = 0; i < n; i++)
+		most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+	return most;
+}
+
+/* <x,c> − |c|²/2 of n centroids: the largest is the nearest. q: x as signed bytes of `step`, their sum is `sum`. */
+static void ask_centroids(const struct lists_view *w, const int8_t *q, float step, int32_t sum, uint32_t first,
+			  uint32_t n, float *out)
+{
+	int32_t dots[64];
+	quantize_get()->bytes(q, lists_centroids(w) + (size_t)first * w->width, n, w->width, w->width, dots);
+	for (uint32_t i = 0; i < n; i++)
+		out[i] = step * lists_steps(w)[first + i] * (float)(dots[i] - 128 * sum) - lists_halves(w)[first + i];
+}
+
+struct near {
+	float near;
+	uint32_t list;
+};
+
+/* The lists that are nearest by their centroids' codes, the farthest of them first. */
+static uint32_t short_list(const struct lists_view *w, const float *x, struct near out[SHORT_LIST])
+{
+	uint64_t planes[QUANTIZE_PLANES * LIMIT_DIMENSIONS / 64];
+	uint32_t dist[512], index[512 + 16], n = 0;
+	float estimate[512 + 16];
+	struct quantize_line line;
+	lists_ask(w, x, planes, &line);
+	for (uint32_t l = 0; l < w->count; l += 512) {
+		uint32_t some = w->count - l < 512 ? w->count - l : 512;
+		quantize_get()->codes(planes, lists_codes(w) + (size_t)l * (w->width / 64), some, w->width / 64, dist);
+		quantize_get()->select(dist, lists_factors(w) + l, some, &line, index, estimate);
+		for (uint32_t i = 0; i < some; i++) {
+			float near = estimate[i] - lists_halves(w)[l + i];
+			if (n == SHORT_LIST && !(near > out[0].near))
+				continue;
+			uint32_t at = n < SHORT_LIST ? n++ : 0, worst = 0;
+			out[at] = (struct near){near, l + i};
+			for (uint32_t j = 1; j < n; j++)
+				worst = out[j].near < out[worst].near ? j : worst;
+			struct near t = out[0];
+			out[0] = out[worst];
+			out[worst] = t;
+		}
+	}
+	return n;
+}
+
+static uint32_t nearest(const struct lists_view *w, const float *x)
+{
+	int8_t high[LIMIT_DIMENSIONS], low[LIMIT_DIMENSIONS];
+	int32_t sums[2];
+	float most = largest(x, w->width), step = most / 127, top = -INFINITY, near[64];
+	struct near list[SHORT_LIST] = {0};
+	uint32_t best = 0;
+	if (w->count == 1)
+		return 0;
+	quantize_get()->to_pair(x, w->width, most > 0 ? 127 * 256 / most : 0, high, low, sums);
+	uint32_t n = lists_coded(w) ? short_list(w, x, list) : 0;
+	for (uint32_t i = 0; i < n; i++) {
+		ask_centroids(w, high, step, sums[0], list[i].list, 1, near);
+		if (near[0] > top) {
+			top = near[0];
+			best = list[i].list;
+		}
+	}
+	for (uint32_t l = 0; l < w->count && !n; l += 64) {
+		uint32_t some = w->count - l < 64 ? w->count - l : 64;
+		ask_centroids(w, high, step, sums[0], l, some, near);
+		for (uint32_t i = 0; i < some; i++) {
+			if (near[i] > top) {
+				top = near[i];
+				best = l + i;
+			}
+		}
+	}
+	return best;
+}
+
+uint32_t lists_code(const struct lists_view *w, const float *r, uint64_t *code)
+{
+	const float *mean = lists_mean(w);
+	float square[4] = {0}, sum[4] = {0}, g[4] = {0}; /* no one chain of additions */
+	for (uint32_t i = 0; i < w->width; i += 4) {
+		for (uint32_t k = 0; k < 4; k++) {
+			square[k] += r[i + k] * r[i + k];
+			sum[k] += fabsf(r[i + k]);
+			g[k] += r[i + k] * mean[i + k];
+		}
+	}
+	quantize_get()->to_code(r, w->width, code);
+	float all = (sum[0] + sum[1]) + (sum[2] + sum[3]), squares = (square[0] + square[1]) + (square[2] + square[3]);
+	return pack(all > 0 ? squares / all : 0, (g[0] + g[1]) + (g[2] + g[3]));
+}
+
+static void encode_bits(const struct lists_view *w, const float *x, struct lists_entry *e)
+{
+	const uint8_t *c = lists_centroids(w) + (size_t)e->list * w->width;
+	float r[LIMIT_DIMENSIONS], step = lists_steps(w)[e->list];
+	for (uint32_t i = 0; i < w->width; i++)
+		r[i] = x[i] - step * (float)((int)c[i] - 128);
+	e->factors = lists_code(w, r, (uint64_t *)(void *)e->code);
+}
+
+static void encode_bytes(const struct lists_view *w, const float *x, struct lists_entry *e)
+{
+	float most = largest(x, w->width), step = most / 127;
+	quantize_get()->to_bytes(x, w->width, most > 0 ? 127 / most : 0, e->code);
+	memcpy(&e->factors, &step, sizeof(step));
+}
+
+void lists_encode(const struct lists_view *w, const float *x, struct lists_entry *e)
+{
+	e->list = nearest(w, x);
+	if (w->kind == LISTS_BITS)
+		encode_bits(w, x, e);
+	else
+		encode_bytes(w, x, e);
+}
+
+/* ---- appending ---- */
+
+/* A list's next block has about an eighth of what it holds already. */
+static uint32_t wanted_order(const struct lists_view *w, uint32_t entries)
+{
+	uint32_t order = 0;
+	while (order < VECTORS_ORDER_ROWS && lists_capacity(order, w->code_bytes) < entries / 8)
+		order++;
+	return order;
+}
+
+static bool add_block(struct vectors *v, const struct lists_view *w, uint32_t list, uint32_t order, struct tail *t,
+		      _Atomic uint32_t *head)
+{
+	uint64_t at;
+	while (!lists_take(v, order, &at))
+		if (!order--)
+			return false;
+	struct block *b = (struct block *)(void *)(v->data + at);
+	uint32_t unit = (uint32_t)(at / VECTORS_UNIT) + 1;
+	b->list = list;
+	b->order = order;
+	b->capacity = lists_capacity(order, w->code_bytes);
+	atomic_store_explicit(&b->count, 0, memory_order_relaxed);
+	atomic_store_explicit(&b->next, 0, memory_order_relaxed);
+	FAULT_POINT(lists_block_made);
+	struct block *last = t->unit ? lists_block(w, t->unit) : NULL;
+	atomic_store_explicit(last ? &last->next : head, unit, memory_order_release);
+	FAULT_POINT(lists_block_linked);
+	t->unit = unit;
+	t->blocks++;
+	return true;
+}
+
+static void write_entry(const struct lists_view *w, struct block *b, uint32_t i, const struct lists_entry *e)
+{
+	shm_copy_in(block_codes(b) + (size_t)i * w->code_bytes, e->code, w->code_bytes);
+	FAULT_POINT(lists_entry_half);
+	shm_copy_in(&block_factors(w, b)[i], &e->factors, sizeof(e->factors));
+	atomic_store_explicit(&block_refs(w, b)[i], e->ref, memory_order_relaxed);
+	atomic_store_explicit(&b->count, i + 1, memory_order_release);
+	FAULT_POINT(lists_entry_published);
+}
+
+int lists_append(struct vectors *v, struct ivf *f, const struct lists_entry *e, uint32_t *at_r)
+{
+	const struct lists_view *w = &f->view;
+	struct tail *t = &f->tails[e->list];
+	struct block *b = t->unit ? lists_block(w, t->unit) : NULL;
+	if (!b || b->count == b->capacity) {
+		if (!add_block(v, w, e->list, wanted_order(w, t->entries), t, lists_head(w, e->list)))
+			return ENOSPC;
+		b = lists_block(w, t->unit);
+	}
+	uint32_t i = atomic_load_explicit(&b->count, memory_order_relaxed);
+	write_entry(w, b, i, e);
+	t->entries++;
+	f->entries++;
+	*at_r = t->unit * LISTS_PER_UNIT + i;
+	f->stale |= lists_stale(f, t);
+	return 0;
+}
+
+/* The block that an entry's place lies in, and the entry's number there. */
+static struct block *locate(const struct vectors *v, const struct lists_view *w, uint32_t at, uint32_t *index_r)
+{
+	uint32_t unit = at / LISTS_PER_UNIT - 1;
+	for (uint32_t order = 0; order <= VECTORS_ORDER_MAX; order++) {
+		uint32_t start = unit & ~((1U << order) - 1);
+		if (v->w->lists->starts[start] != order + 1)
+			continue;
+		*index_r = at - (start + 1) * LISTS_PER_UNIT;
+		return lists_block(w, start + 1);
+	}
+	return NULL;
+}
+
+static void kill_entry(struct vectors *v, struct ivf *f, uint32_t at)
+{
+	uint32_t i;
+	struct block *b = locate(v, &f->view, at, &i);
+	AN(b && i < b->count);
+	atomic_store_explicit(&block_refs(&f->view, b)[i], 0, memory_order_release);
+	f->tails[b->list].dead++;
+	f->dead++;
+	f->stale |= lists_stale(f, &f->tails[b->list]);
+}
+
+static void point_entry(struct vectors *v, struct ivf *f, uint32_t at, uint32_t ref)
+{
+	uint32_t i;
+	struct block *b = locate(v, &f->view, at, &i);
+	AN(b && i < b->count);
+	atomic_store_explicit(&block_refs(&f->view, b)[i], ref, memory_order_release);
+}
+
+/* ---- what happens to rows ---- */
+
+static uint32_t *slot(uint32_t **table, uint32_t ref)
+{
+	uint32_t **p = &table[vectors_ref_chunk(ref)];
+	if (!*p)
+		*p = util_zalloc(VECTORS_ROWS_MAX * sizeof(**p));
+	return &(*p)[vectors_ref_row(ref)];
+}
+
+static uint32_t take_slot(uint32_t **table, uint32_t ref)
+{
+	uint32_t *p = table[vectors_ref_chunk(ref)], at = p ? p[vectors_ref_row(ref)] : 0;
+	if (at)
+		p[vectors_ref_row(ref)] = 0;
+	return at;
+}
+
+int lists_row_new(struct vectors *v, const struct vectors_ns *n, uint32_t ref, const struct vectors_row *row)
+{
+	struct lists_writer *w = v->w->lists;
+	struct ivf *f = w->of[n - v->ns];
+	if (!f || f->view.l->dim != row->dim)
+		return 0;
+	struct lists_entry e;
+	float x[LIMIT_DIMENSIONS];
+	struct vectors_shape s;
+	const struct vectors_chunk *c = &v->chunks[vectors_ref_chunk(ref)];
+	AN(vectors_shape(c->dim, c->order, c->form, &s));
+	vectors_form_rotated(v->data + c->offset, &s, c->dim, vectors_ref_row(ref), x);
+	lists_encode(&f->view, x, &e);
+	e.ref = ref;
+	return lists_append(v, f, &e, slot(w->entries, ref));
+}
+
+void lists_row_dead(struct vectors *v, uint32_t ns_row, uint32_t ref)
+{
+	struct lists_writer *w = v->w->lists;
+	uint32_t at = take_slot(w->entries, ref), next = take_slot(w->next_entries, ref);
+	if (at)
+		kill_entry(v, w->of[ns_row], at);
+	if (next)
+		kill_entry(v, w->next, next);
+}
+
+void lists_row_moved(struct vectors *v, uint32_t ns_row, uint32_t from, uint32_t to)
+{
+	struct lists_writer *w = v->w->lists;
+	uint32_t at = take_slot(w->entries, from), next = take_slot(w->next_entries, from);
+	if (at) {
+		point_entry(v, w->of[ns_row], at, to);
+		*slot(w->entries, to) = at;
+		FAULT_POINT(lists_pointed);
+		lists_tell(v, ns_row, to);
+	}
+	if (next) {
+		point_entry(v, w->next, next, to);
+		*slot(w->next_entries, to) = next;
+	}
+}
+
+void lists_chunk_gone(struct vectors *v, uint32_t chunk)
+{
+	struct lists_writer *w = v->w->lists;
+	free(w->entries[chunk]);
+	free(w->next_entries[chunk]);
+	w->entries[chunk] = w->next_entries[chunk] = NULL;
+}
+
+/* Before what the row replaces dies: who finds that dead finds this. */
+void lists_tell(struct vectors *v, uint32_t ns_row, uint32_t ref)
+{
+	struct ivf *f = v->w->lists->of[ns_row];
+	if (!f)
+		return;
+	struct lists *l = f->view.l;
+	uint64_t n = atomic_load_explicit(&l->moves, memory_order_relaxed);
+	atomic_thread_fence(
+		memory_order_release); /* who sees this one in the place of another sees `moves` at n, too */
+	atomic_store_explicit(&l->moved[n % LISTS_MOVES], ref, memory_order_relaxed);
+	atomic_store_explicit(&l->moves, n + 1, memory_order_release);
+	FAULT_POINT(lists_told);
+}
+
+void lists_drop(struct vectors *v, uint32_t ns_row)
+{
+	struct lists_writer *w = v->w->lists;
+	if (w->next && w->next->view.l->ns == v->ns[ns_row].ns)
+		w->next->abandoned = true;
+	if (!w->of[ns_row])
+		return;
+	atomic_store_explicit(&v->ns[ns_row].lists, 0, memory_order_release);
+	FAULT_POINT(lists_dropped);
+	for (uint32_t i = 0; i < v->super->used; i++) { /* the rows may stay */
+		if (v->keys[i] != v->ns[ns_row].ns)
+			continue;
+		free(w->entries[i]);
+		w->entries[i] = NULL;
+	}
+	lists_retire_all(v, &w->of[ns_row]);
+}
+
+/* ---- a list anew ---- */
+
+/* Blocks that hold n entries and little more, the largest first. */
+static bool lay_out(struct vectors *v, const struct lists_view *w, uint32_t list, uint32_t n, struct tail *t,
+		    _Atomic uint32_t *head)
+{
+	while (n) {
+		uint32_t order = VECTORS_ORDER_ROWS;
+		while (order && lists_capacity(order, w->code_bytes) > n)
+			order--;
+		if (!add_block(v, w, list, order, t, head))
+			return false;
+		uint32_t got = lists_block(w, t->unit)->capacity;
+		n -= got < n ? got : n;
+	}
+	return true;
+}
+
+static void give_up(struct vectors *v, const struct ivf *f, uint32_t head)
+{
+	const struct lists_view *w = &f->view;
+	for (uint32_t unit = head; unit;) {
+		struct block *b = lists_block(w, unit);
+		AN(b);
+		uint32_t next = b->next;
+		if (f == v->w->lists->next) /* nobody has seen it */
+			lists_give(v, (uint64_t)(unit - 1) * VECTORS_UNIT, b->order);
+		else
+			lists_retire(v, (uint64_t)(unit - 1) * VECTORS_UNIT, b->order);
+		unit = next;
+	}
+}
+
+/* Live entries one behind the other, into the chain of `unit`, which has the room. */
+static void copy_entries(uint32_t **entries, const struct lists_view *w, uint32_t head, uint32_t unit)
+{
+	struct block *out = lists_block(w, unit);
+	for (uint32_t u = head; u; u = lists_block(w, u)->next) {
+		struct block *b = lists_block(w, u);
+		for (uint32_t k = 0; k < b->count; k++) {
+			struct lists_entry e = {.ref = block_refs(w, b)[k], .factors = block_factors(w, b)[k]};
+			if (!e.ref)
+				continue;
+			if (out->count == out->capacity) {
+				unit = out->next;
+				out = lists_block(w, unit);
+			}
+			memcpy(e.code, block_codes(b) + (size_t)k * w->code_bytes, w->code_bytes);
+			*slot(entries, e.ref) = unit * LISTS_PER_UNIT + out->count;
+			write_entry(w, out, out->count, &e);
+		}
+	}
+}
+
+bool lists_rewrite(struct vectors *v, struct ivf *f, uint32_t list)
+{
+	const struct lists_view *w = &f->view;
+	struct tail *t = &f->tails[list], fresh = {.entries = t->entries - t->dead};
+	uint32_t old = *lists_head(w, list);
+	_Atomic uint32_t head = 0;
+	if (!lay_out(v, w, list, fresh.entries, &fresh, &head)) {
+		give_up(v, f, head);
+		return false;
+	}
+	copy_entries(f == v->w->lists->next ? v->w->lists->next_entries : v->w->lists->entries, w, old, head);
+	FAULT_POINT(lists_rewritten);
+	atomic_store_explicit(lists_head(w, list), head, memory_order_release);
+	FAULT_POINT(lists_replaced);
+	give_up(v, f, old);
+	f->entries -= t->dead;
+	f->dead -= t->dead;
+	*t = fresh;
+	return true;
+}

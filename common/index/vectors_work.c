@@ -1,0 +1,208 @@
+/* What the background has to do: namespaces that inserts and removals have pointed out are looked at one by one. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "clock.h"
+#include "lists-private.h"
+#include "log.h"
+
+#define CONVERTED 8    /* rows that the writer waits for */
+#define RETRY_MS 30000 /* after there was no memory for lists */
+
+struct work {
+	uint32_t *due; /* rows of namespaces */
+	size_t n, cap;
+	uint8_t *noted; /* per row of namespaces: is among them */
+	int64_t *retry_ms;
+	_Atomic bool stop;
+};
+
+static struct work *get(struct vectors *v)
+{
+	struct work **w = &v->w->work;
+	if (!*w) {
+		*w = util_zalloc(sizeof(**w));
+		(*w)->noted = calloc(VECTORS_NAMESPACES, 1);
+		(*w)->retry_ms = calloc(VECTORS_NAMESPACES, sizeof(int64_t));
+		AN((*w)->noted && (*w)->retry_ms);
+	}
+	return *w;
+}
+
+void vectors_work_end(struct vectors *v)
+{
+	struct work *w = v->w->work;
+	if (w) {
+		free(w->due);
+		free(w->noted);
+		free(w->retry_ms);
+	}
+	free(w);
+	v->w->work = NULL;
+}
+
+/* Under the lock, with every insert: only what can be due is noted. */
+void vectors_work_hint(struct vectors *v, const struct vectors_ns *n)
+{
+	uint32_t row = (uint32_t)(n - v->ns);
+	const struct ivf *f = v->w->lists->of[row];
+	uint32_t open = v->w->open[row];
+	bool due = f ? f->stale || n->live >= f->look_again : open && vectors_grown(v, n, v->chunks[open - 1].dim);
+	if (!due)
+		return;
+	struct work *w = get(v);
+	if (w->noted[row] || (w->retry_ms[row] && clock_mono_us() / 1000 < w->retry_ms[row]))
+		return;
+	if (w->n == w->cap) {
+		w->cap = w->cap ? 2 * w->cap : 64;
+		w->due = util_realloc(w->due, w->cap * sizeof(*w->due));
+	}
+	w->noted[row] = 1;
+	w->due[w->n++] = row;
+	atomic_store_explicit(&v->w->due, true, memory_order_relaxed);
+}
+
+bool vectors_work_due(struct vectors *v) { return atomic_load_explicit(&v->w->due, memory_order_relaxed); }
+
+void vectors_work_stop(struct vectors *v)
+{
+	pthread_mutex_lock(&v->w->lock);
+	atomic_store(&get(v)->stop, true);
+	pthread_mutex_unlock(&v->w->lock);
+}
+
+/* Times the root of the rows, to a power of two: lists that hold little let a search leave out more, and it takes few
+ * nanoseconds to rank one. */
+#define LISTS_PER_ROOT 4
+static uint32_t wanted_lists(const struct vectors *v, uint64_t live)
+{
+	if (live <= v->w->stages.flat_rows)
+		return 1;
+	uint32_t n = 1U << lrint(log2(LISTS_PER_ROOT * sqrt((double)live)));
+	return n < LISTS_MAX ? n : LISTS_MAX;
+}
+
+/* ---- rows into their later form ---- */
+
+/* The next chunk of the namespace in another form than its rows are to have. Rows of another dimension than the youngest
+ * stay as they are: compaction does not move them. */
+static bool find_other(const struct vectors *v, const struct vectors_ns *n, uint32_t *chunk_r)
+{
+	uint32_t used = v->super->used, open = v->w->open[n - v->ns];
+	for (uint32_t i = 0; open && i < used; i++) {
+		const struct vectors_chunk *c = &v->chunks[i];
+		if (v->keys[i] == n->ns && c->form != n->form && c->dim == v->chunks[open - 1].dim) {
+			*chunk_r = i;
+			return true;
+		}
+	}
+	return false;
+}
+
+static bool convert(struct vectors *v, struct vectors_ns *n, const _Atomic bool *stop)
+{
+	bool ok = true;
+	for (bool more = true; ok && more && !atomic_load(stop);) {
+		pthread_mutex_lock(&v->w->lock);
+		uint32_t chunk = 0;
+		more = find_other(v, n, &chunk);
+		uint64_t serial = more ? v->chunks[chunk].serial : 0;
+		for (uint32_t i = 0;
+		     ok && more && i < CONVERTED && v->chunks[chunk].ns && v->chunks[chunk].serial == serial; i++)
+			ok = vectors_compact_row(v, chunk);
+		pthread_mutex_unlock(&v->w->lock);
+	}
+	return ok && !atomic_load(stop);
+}
+
+/* ---- lists ---- */
+
+static bool rewrite_stale(struct vectors *v, uint32_t row)
+{
+	bool ok = true;
+	for (uint32_t list = 0; ok; list++) {
+		pthread_mutex_lock(&v->w->lock);
+		struct ivf *f = v->w->lists->of[row];
+		bool more = f && list < f->view.count;
+		if (!more && f)
+			f->stale = false;
+		if (more && f->view.count > 1 && lists_stale(f, &f->tails[list]))
+			ok = lists_rewrite(v, f, list);
+		pthread_mutex_unlock(&v->w->lock);
+		if (!more)
+			break;
+	}
+	return ok;
+}
+
+enum task { NOTHING, CONVERT, BUILD, REWRITE, LEARN };
+
+static enum task decide(struct vectors *v, struct vectors_ns *n, uint32_t *dim_r, uint32_t *count_r)
+{
+	struct vectors_writer *w = v->w;
+	uint32_t row = (uint32_t)(n - v->ns), open = w->open[row], chunk;
+	const struct ivf *f = w->lists->of[row];
+	uint64_t live = n->live;
+	if (!open)
+		return NOTHING;
+	uint32_t dim = *dim_r = f ? f->view.l->dim : v->chunks[open - 1].dim;
+	*count_r = wanted_lists(v, live);
+	if (!f && !vectors_grown(v, n, dim))
+		return NOTHING;
+	if (n->form == VECTORS_FLOATS && vectors_form_of(v, dim) != VECTORS_FLOATS)
+		atomic_store_explicit(&n->form, vectors_form_of(v, dim), memory_order_relaxed);
+	if (find_other(v, n, &chunk))
+		return CONVERT;
+	bool grown = f && live >= 2 * f->view.l->built && (*count_r > 1 || *count_r > f->view.count);
+	bool worn = f && f->view.count == 1 && f->stale && f->dead > f->entries / 4 + 16;
+	if (!f || grown || worn)
+		return BUILD;
+	return f->stale ? REWRITE : live >= f->look_again ? LEARN : NOTHING;
+}
+
+static bool do_task(struct vectors *v, uint32_t row, enum task task, uint32_t dim, uint32_t count)
+{
+	struct work *w = v->w->work;
+	switch (task) {
+	case CONVERT: return convert(v, &v->ns[row], &w->stop);
+	case BUILD: return lists_build(v, &v->ns[row], dim, count, &w->stop);
+	case REWRITE: return rewrite_stale(v, row);
+	case LEARN: lists_relearn(v, &v->ns[row], &w->stop); break;
+	case NOTHING: break;
+	}
+	return true;
+}
+
+bool vectors_work(struct vectors *v)
+{
+	uint32_t row = 0, dim = 0, count = 0;
+	enum task task = NOTHING;
+	AN(v->w);
+	pthread_mutex_lock(&v->w->lock);
+	lists_reclaim(v, false);
+	struct work *w = get(v);
+	int64_t now = clock_mono_us() / 1000;
+	while (w->n && task == NOTHING && !atomic_load(&w->stop)) {
+		row = w->due[--w->n];
+		w->noted[row] = 0;
+		task = now < w->retry_ms[row] ? NOTHING : decide(v, &v->ns[row], &dim, &count);
+	}
+	atomic_store_explicit(&v->w->due, w->n || v->w->lists->limbo_n, memory_order_relaxed);
+	pthread_mutex_unlock(&v->w->lock);
+	if (task == NOTHING)
+		return false;
+	bool ok = do_task(v, row, task, dim, count);
+	pthread_mutex_lock(&v->w->lock);
+	if (!ok && !atomic_load(&w->stop)) {
+		static struct log_limit limit;
+		log_warn_limited(&limit, 600,
+				 "vectors.max_bytes leaves no room for the lists of a namespace of %llu vectors: "
+				 "searches there compare more than they need; raise it",
+				 (unsigned long long)v->ns[row].live);
+		w->retry_ms[row] = now + RETRY_MS;
+	} else {
+		vectors_work_hint(v, &v->ns[row]);
+	}
+	pthread_mutex_unlock(&v->w->lock);
+	return true;
+}

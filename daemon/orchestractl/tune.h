@@ -1,0 +1,79 @@
+/* tune vectors: questions, how they are asked, and what came of it. */
+#ifndef ORC_TUNE_H
+#define ORC_TUNE_H
+#include <limits.h>
+
+#include "ctl.h"
+#include "uuid.h"
+
+#define TUNE_QUESTIONS_MAX 10000
+#define TUNE_PROBES_MAX 32
+#define TUNE_AIMS_MAX (16 + TUNE_PROBES_MAX)
+
+struct tune_question {
+	char *body;		 /* JSON of a search, without its last brace */
+	char own[UUID_TEXT + 1]; /* the memory that it was made of, left out of answers; "": none */
+	struct tune_exact {
+		char (*ids)[UUID_TEXT + 1]; /* the best, by comparing all */
+		size_t n;
+		double floor; /* score of the last of them */
+	} exact;
+};
+
+/* One way to ask, and what came of it. */
+struct tune_point {
+	double recall;	 /* that is aimed at; 0: `probes` */
+	unsigned probes; /* lists to read; 0: by `recall` */
+	uint64_t answers, found, wanted;
+	int64_t *vector_us, *request_us; /* of every answer */
+	uint64_t read, codes, compared;	 /* sums over the answers */
+	int64_t vector_p50, vector_p99, request_p50, request_p99;
+};
+
+struct tune {
+	struct ctl *c;
+	const char *queries, *svg; /* files; NULL: none */
+	size_t sample, limit;
+	double wanted; /* recall; 0: the daemon's own */
+	bool apply;
+	/* what the daemon says of itself */
+	unsigned configured; /* vectors.recall, percent; 0: not told */
+	char *source;	     /* of that */
+	uint64_t memories;
+	/* the measurement */
+	struct tune_question *questions;
+	size_t n, room;
+	struct tune_point points[TUNE_AIMS_MAX];
+	size_t npoints;
+	unsigned rounds;
+	uint64_t lists;	  /* of the index; 0: all vectors are compared */
+	bool by_store;	  /* the store compares vectors */
+	bool lists_moved; /* the index was made anew meanwhile */
+};
+
+/* ---- tune_questions.c ---- */
+/* Fills t->questions from the file, or with memories of the namespace. Exit status; what was wrong was said. */
+int must_check tune_questions_read(struct tune *t);
+int must_check tune_questions_sample(struct tune *t);
+void tune_questions_free(struct tune *t);
+
+/* ---- tune_ask.c ---- */
+/* True once the user wants it to end. */
+bool tune_interrupted(void);
+/* Asks every question with all vectors compared; sets what the others are measured against, and t->lists. */
+int must_check tune_ask_exact(struct tune *t);
+/* Asks every question in each way of t->points, in t->rounds rounds, and works the figures out. */
+int must_check tune_ask_points(struct tune *t);
+double tune_recall(const struct tune_point *p); /* measured, 0…1 */
+
+/* ---- tune_report.c ---- */
+/* The first of the points that finds enough; NULL: none does. */
+const struct tune_point *tune_report_best(const struct tune *t);
+/* Table, curve and recommendation, or one line of JSON. */
+void tune_report_show(const struct tune *t, const struct tune_point *best);
+/* When there is nothing to choose from: says why. */
+void tune_report_nothing(const struct tune *t);
+int must_check tune_report_svg(const struct tune *t, const struct tune_point *best);
+/* What --apply comes to; the exit status. */
+int must_check tune_report_apply(const struct tune *t, const struct tune_point *best);
+#endif

@@ -1,0 +1,230 @@
+/* What was measured, as a table, a curve, JSON or SVG; and what follows from it. */
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "tune.h"
+#include "tune_plot.h"
+
+#define COLUMNS 80 /* of a curve that goes elsewhere than to a terminal */
+
+const struct tune_point *tune_report_best(const struct tune *t)
+{
+	for (size_t i = 0; i < t->npoints; i++)
+		if (!t->points[i].probes && tune_recall(&t->points[i]) >= t->wanted)
+			return &t->points[i];
+	return NULL;
+}
+
+static unsigned percent(const struct tune_point *p) { return (unsigned)lround(p->recall * 100); }
+
+static const struct tune_point *configured(const struct tune *t)
+{
+	for (size_t i = 0; i < t->npoints; i++)
+		if (!t->points[i].probes && percent(&t->points[i]) == t->configured)
+			return &t->points[i];
+	return NULL;
+}
+
+static double mean(uint64_t sum, const struct tune_point *p) { return (double)sum / (double)p->answers; }
+
+/* ---- for people ---- */
+
+static void name_of(const struct tune_point *p, char out[24])
+{
+	if (p->probes)
+		snprintf(out, 24, "%u list%s", p->probes, p->probes == 1 ? "" : "s");
+	else
+		snprintf(out, 24, "%.2f", p->recall);
+}
+
+static void show_table(const struct tune *t, const struct tune_point *best)
+{
+	const struct ctl *c = t->c;
+	char name[24];
+	printf("%s%11s  %6s  %7s %6s  %7s %6s  %6s %8s %8s%s\n", output_colour(c, C_DIM), "TARGET", "RECALL", "VECTORS",
+	       "P99", "REQUEST", "P99", "LISTS", "CODES", "COMPARED", output_colour(c, C_PLAIN));
+	for (size_t i = 0; i < t->npoints; i++) {
+		const struct tune_point *p = &t->points[i];
+		name_of(p, name);
+		printf("%s%11s  %6.4f  %7lld %6lld  %7lld %6lld  %6.0f %8.0f %8.0f%s\n",
+		       output_colour(c, p == best ? C_GREEN : C_PLAIN), name, tune_recall(p), (long long)p->vector_p50,
+		       (long long)p->vector_p99, (long long)p->request_p50, (long long)p->request_p99, mean(p->read, p),
+		       mean(p->codes, p), mean(p->compared, p), output_colour(c, C_PLAIN));
+	}
+	puts("VECTORS, REQUEST: microseconds for comparing vectors and for the whole request, median and 99th percentile.\n"
+	     "LISTS, CODES, COMPARED: lists read, codes looked at and vectors compared for a question, on average.\n");
+}
+
+static void plot_of(const struct tune *t, const struct tune_point *best, struct tune_plot *p, struct tune_dot *dots,
+		    char title[160])
+{
+	for (size_t i = 0; i < t->npoints; i++) {
+		const struct tune_point *x = &t->points[i];
+		dots[i] = (struct tune_dot){.us = (double)x->vector_p50,
+					    .recall = tune_recall(x),
+					    .best = x == best,
+					    .aside = x->probes != 0};
+		name_of(x, dots[i].label);
+	}
+	snprintf(title, 160, "Recall@%zu of %.64s, %llu memories, %zu questions", t->limit, t->c->namespace,
+		 (unsigned long long)t->memories, t->n);
+	*p = (struct tune_plot){.title = title, .v = dots, .n = t->npoints, .wanted = t->wanted};
+}
+
+static void show_curve(const struct tune *t, const struct tune_point *best)
+{
+	struct tune_dot dots[TUNE_AIMS_MAX];
+	struct tune_plot p;
+	char title[160];
+	plot_of(t, best, &p, dots, title);
+	tune_plot_text(&p, stdout, t->c->width ? t->c->width : COLUMNS, output_colour(t->c, C_GREEN),
+		       output_colour(t->c, C_PLAIN));
+	printf("o target, %s* recommended%s%s, --- recall asked for: %.4g\n\n", output_colour(t->c, C_GREEN),
+	       output_colour(t->c, C_PLAIN), t->points[t->npoints - 1].probes ? ", + number of lists" : "", t->wanted);
+}
+
+static void show_recommendation(const struct tune *t, const struct tune_point *best)
+{
+	const struct tune_point *is = configured(t);
+	printf("%sRecommended: vectors.recall = %u%s", output_colour(t->c, C_BOLD), percent(best),
+	       output_colour(t->c, C_PLAIN));
+	if (is == best)
+		printf(", as it is: %.4f of the nearest are found in %lld µs (p50).\n", tune_recall(best),
+		       (long long)best->vector_p50);
+	else if (is)
+		printf(": %.4f of the nearest are found in %lld µs (p50), instead of %.4f in %lld µs with %u as it is.\n",
+		       tune_recall(best), (long long)best->vector_p50, tune_recall(is), (long long)is->vector_p50,
+		       t->configured);
+	else
+		printf(": %.4f of the nearest are found in %lld µs (p50).\n", tune_recall(best),
+		       (long long)best->vector_p50);
+}
+
+/* Where lists tell little apart, reading them is work for nothing. By a tenth, for less is chance. */
+static void show_all_is_quicker(const struct tune *t, const struct tune_point *best)
+{
+	for (size_t i = 0; i < t->npoints; i++) {
+		const struct tune_point *p = &t->points[i];
+		if (!p->probes && percent(p) == 100 && p->vector_p50 * 10 < best->vector_p50 * 9)
+			printf("Comparing all vectors is quicker here: vectors.recall = 100 takes %lld µs and misses none.\n",
+			       (long long)p->vector_p50);
+	}
+}
+
+/* ---- for programs ---- */
+
+static json_t *json_times(int64_t p50, int64_t p99)
+{
+	return json_pack("{s:I,s:I}", "p50", (json_int_t)p50, "p99", (json_int_t)p99);
+}
+
+static json_t *json_point(const struct tune_point *p)
+{
+	return json_pack("{s:o,s:o,s:f,s:o,s:o,s:f,s:f,s:f,s:I}", "target",
+			 p->probes ? json_null() : json_real(p->recall), "probes",
+			 p->probes ? json_integer(p->probes) : json_null(), "recall", tune_recall(p), "vector_us",
+			 json_times(p->vector_p50, p->vector_p99), "request_us",
+			 json_times(p->request_p50, p->request_p99), "read", mean(p->read, p), "codes",
+			 mean(p->codes, p), "compared", mean(p->compared, p), "answers", (json_int_t)p->answers);
+}
+
+static void print_json(const struct tune *t, const struct tune_point *best)
+{
+	json_t *points = json_array();
+	for (size_t i = 0; i < t->npoints; i++)
+		if (t->points[i].answers)
+			json_array_append_new(points, json_point(&t->points[i]));
+	json_t *o = json_pack("{s:s,s:I,s:s,s:I,s:I,s:I,s:i,s:f,s:o,s:o,s:o}", "namespace", t->c->namespace, "memories",
+			      (json_int_t)t->memories, "tier", t->by_store ? "store" : "index", "lists",
+			      (json_int_t)t->lists, "questions", (json_int_t)t->n, "limit", (json_int_t)t->limit,
+			      "rounds", (int)t->rounds, "wanted", t->wanted, "configured",
+			      t->configured ? json_integer(t->configured) : json_null(), "points", points,
+			      "recommended",
+			      best ? json_pack("{s:s,s:i,s:f}", "key", "vectors.recall", "value", (int)percent(best),
+					       "recall", tune_recall(best))
+				   : json_null());
+	AN(o);
+	json_dumpf(o, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
+	putchar('\n');
+	json_decref(o);
+}
+
+/* ---- in all ---- */
+
+void tune_report_show(const struct tune *t, const struct tune_point *best)
+{
+	if (t->c->json) {
+		print_json(t, best);
+		return;
+	}
+	printf("Namespace %s: %llu memories, %llu list%s; %zu questions, %zu answers wanted to each, %u rounds\n\n",
+	       t->c->namespace, (unsigned long long)t->memories, (unsigned long long)t->lists, t->lists == 1 ? "" : "s",
+	       t->n, t->limit, t->rounds);
+	show_table(t, best);
+	show_curve(t, best);
+	if (best) {
+		show_recommendation(t, best);
+		show_all_is_quicker(t, best);
+	} else {
+		printf("No target finds %.4g of the nearest: memories were written meanwhile. Measure again.\n",
+		       t->wanted);
+	}
+	if (t->lists_moved)
+		puts("The index made its lists anew while this was measured; measure again.");
+}
+
+void tune_report_nothing(const struct tune *t)
+{
+	if (t->c->json)
+		print_json(t, NULL);
+	else if (t->by_store)
+		printf("The store compares the vectors of namespace %s, for the index does not hold them all: raise "
+		       "vectors.max_bytes and restart. What the store does itself is chosen with \"orchestractl migrate "
+		       "index\".\n",
+		       t->c->namespace);
+	else
+		printf("All vectors of namespace %s are compared (%llu memories), so every search finds the nearest: there is "
+		       "nothing to tune.\n",
+		       t->c->namespace, (unsigned long long)t->memories);
+}
+
+int tune_report_svg(const struct tune *t, const struct tune_point *best)
+{
+	struct tune_dot dots[TUNE_AIMS_MAX];
+	struct tune_plot p;
+	char title[160];
+	FILE *f = fopen(t->svg, "we");
+	bool ok = f != NULL;
+	plot_of(t, best, &p, dots, title);
+	if (f) {
+		ok = tune_plot_svg(&p, f);
+		ok = fclose(f) == 0 && ok;
+	}
+	if (!ok)
+		fprintf(stderr, "orchestractl: cannot write %s: %s\n", t->svg, strerror(errno));
+	return ok ? CTL_OK : CTL_FAILED;
+}
+
+int tune_report_apply(const struct tune *t, const struct tune_point *best)
+{
+	if (!best) {
+		fputs("orchestractl: --apply: there is nothing to apply\n", stderr);
+		return CTL_FAILED;
+	}
+	if (percent(best) == t->configured) {
+		fprintf(stderr, "vectors.recall is %u already: nothing to apply.\n", t->configured);
+		return CTL_OK;
+	}
+	fprintf(stderr,
+		"orchestractl: --apply: nothing was changed, for a daemon takes its settings from its configuration only. Put\n"
+		"    vectors: { recall = %u; };\n"
+		"there (beside other keys of vectors, within the same braces), then: orchestractl reload\n",
+		percent(best));
+	if (t->source && (strcmp(t->source, "flag") == 0 || strncmp(t->source, "env ", 4) == 0))
+		fprintf(stderr,
+			"It comes from \"%s\" at present, which goes before the file: take it out there and restart.\n",
+			t->source);
+	return CTL_FAILED;
+}
