@@ -59,9 +59,7 @@ static void quantise(struct run *r)
 	uint32_t slice = r->width < SLICE ? r->width : SLICE;
 	for (uint32_t c = 0; c < r->k; c++) {
 		const float *x = r->centroids + (size_t)c * r->stride;
-		float most = 0;
-		for (uint32_t i = 0; i < r->width; i++)
-			most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+		float most = quantize_most(x, r->width);
 		r->steps[c] = most / 127;
 		r->halves[c] = square_of(x, r->width) / 2;
 		r->slice_halves[c] = square_of(x, slice) / 2;

@@ -176,6 +176,8 @@ struct lists_writer {
 	size_t limbo_n, limbo_cap;
 	bool any; /* starts were found by recovery */
 };
+/* The entry of a row in `entries` or `next_entries`, made room for. */
+uint32_t *lists_place(uint32_t **table, uint32_t ref);
 struct lists_writer *lists_writer_new(const struct vectors *v);
 void lists_writer_end(struct vectors *v);
 
@@ -184,6 +186,8 @@ struct ivf *lists_create(struct vectors *v, uint64_t ns, uint32_t dim, uint32_t 
 void lists_publish(struct vectors *v, struct ivf *f, uint32_t **entries);
 /* Gives memory to others after a while: nothing may lead there any more, but a reader that is on its way. */
 void lists_retire(struct vectors *v, uint64_t offset, uint32_t order);
+/* The blocks from `head` on; at once if these are the lists being built. */
+void lists_give_up(struct vectors *v, const struct ivf *f, uint32_t head);
 void lists_retire_all(struct vectors *v, struct ivf **f);
 void lists_give(struct vectors *v, uint64_t offset, uint32_t order); /* at once: no reader knows it */
 /* Makes what was retired long enough ago free; at_once: all of it. True: something was. */

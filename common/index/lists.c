@@ -206,17 +206,27 @@ void lists_give(struct vectors *v, uint64_t offset, uint32_t order)
 	count_bytes(v, -((int64_t)VECTORS_UNIT << order));
 }
 
+void lists_give_up(struct vectors *v, const struct ivf *f, uint32_t head)
+{
+	bool unseen = f == v->w->lists->next;
+	for (uint32_t unit = head; unit;) {
+		struct block *b = lists_block(&f->view, unit);
+		AN(b);
+		uint64_t at = (uint64_t)(unit - 1) * VECTORS_UNIT;
+		uint32_t order = b->order;
+		unit = b->next;
+		if (unseen)
+			lists_give(v, at, order);
+		else
+			lists_retire(v, at, order);
+	}
+}
+
 void lists_retire_all(struct vectors *v, struct ivf **fp)
 {
 	struct ivf *f = *fp;
-	for (uint32_t i = 0; i < f->view.count; i++) {
-		for (uint32_t unit = *lists_head(&f->view, i); unit;) {
-			struct block *b = lists_block(&f->view, unit);
-			AN(b);
-			lists_retire(v, (uint64_t)(unit - 1) * VECTORS_UNIT, b->order);
-			unit = b->next;
-		}
-	}
+	for (uint32_t i = 0; i < f->view.count; i++)
+		lists_give_up(v, f, *lists_head(&f->view, i));
 	lists_retire(v, f->at - 1, f->view.l->order);
 	ivf_free(f);
 	*fp = NULL;

@@ -83,7 +83,7 @@ static uint32_t next_row(struct build *b)
 		const struct vectors_chunk *c = &b->v->chunks[b->chunk];
 		uint32_t count = stands(b) ? c->count : 0;
 		for (; b->row < count; b->row++) {
-			if (!(vectors_tombs(b->v, c->offset)[b->row / 64] >> (b->row % 64) & 1))
+			if (!vectors_is_dead(b->v, c->offset, b->row))
 				return vectors_ref(b->chunk, b->row++);
 		}
 		/* the cursor stays in the newest chunk, which may get more rows */
@@ -152,11 +152,8 @@ static bool gather_sample(struct build *b, size_t want)
 
 KERNEL_RACY static void set_centroid(const struct lists_view *w, uint32_t list, const float *c)
 {
-	float most = 0, square = 0;
+	float most = quantize_most(c, w->width), step = most / 127, square = 0;
 	uint8_t *bytes = (uint8_t *)w->l + w->s.centroids + (size_t)list * w->width;
-	for (uint32_t i = 0; i < w->width; i++)
-		most = fabsf(c[i]) > most ? fabsf(c[i]) : most;
-	float step = most / 127;
 	quantize_get()->to_bytes(c, w->width, most > 0 ? 127 / most : 0, bytes);
 	float rest[LIMIT_DIMENSIONS];
 	for (uint32_t i = 0; i < w->width; i++) {
@@ -229,7 +226,7 @@ static bool is_live(const struct build *b, uint32_t ref, uint64_t gen)
 {
 	const struct vectors_chunk *c = &b->v->chunks[vectors_ref_chunk(ref)];
 	uint32_t row = vectors_ref_row(ref);
-	return c->gen == gen && row < c->count && !(vectors_tombs(b->v, c->offset)[row / 64] >> (row % 64) & 1);
+	return c->gen == gen && row < c->count && !vectors_is_dead(b->v, c->offset, row);
 }
 
 /* A chunk that changed hands between the two looks at it has other rows, which are ahead. */
@@ -237,14 +234,12 @@ static bool append(struct build *b, uint32_t n)
 {
 	struct lists_writer *w = b->v->w->lists;
 	for (uint32_t i = 0; i < n; i++) {
-		uint32_t ref = b->e[i].ref, at, **table = &w->next_entries[vectors_ref_chunk(ref)];
+		uint32_t ref = b->e[i].ref, at;
 		if (!is_live(b, ref, b->gens[i]) || has_entry(b, ref))
 			continue;
 		if (lists_append(b->v, b->f, &b->e[i], &at))
 			return false;
-		if (!*table)
-			*table = util_zalloc(VECTORS_ROWS_MAX * sizeof(**table));
-		(*table)[vectors_ref_row(ref)] = at;
+		*lists_place(w->next_entries, ref) = at;
 	}
 	return true;
 }

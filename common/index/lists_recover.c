@@ -28,7 +28,7 @@ static bool is_live(const struct vectors *v, const struct ivf *f, uint32_t ref)
 	const struct vectors_chunk *c = &v->chunks[vectors_ref_chunk(ref)];
 	uint32_t row = vectors_ref_row(ref);
 	return ref && c->ns == f->view.l->ns && c->dim == f->view.l->dim && row < c->count &&
-	       !(vectors_tombs(v, c->offset)[row / 64] >> (row % 64) & 1);
+	       !vectors_is_dead(v, c->offset, row);
 }
 
 static void adopt_entries(struct vectors *v, struct ivf *f, uint32_t list, uint32_t unit, struct block *b)
@@ -36,12 +36,9 @@ static void adopt_entries(struct vectors *v, struct ivf *f, uint32_t list, uint3
 	struct lists_writer *w = v->w->lists;
 	for (uint32_t i = 0; i < b->count; i++) {
 		_Atomic uint32_t *ref = &block_refs(&f->view, b)[i];
-		uint32_t **table = &w->entries[vectors_ref_chunk(*ref)];
-		bool live = is_live(v, f, *ref);
-		if (live && !*table)
-			*table = util_zalloc(VECTORS_ROWS_MAX * sizeof(**table));
-		if (live && !(*table)[vectors_ref_row(*ref)]) {
-			(*table)[vectors_ref_row(*ref)] = unit * LISTS_PER_UNIT + i;
+		uint32_t *place = is_live(v, f, *ref) ? lists_place(w->entries, *ref) : NULL;
+		if (place && !*place) {
+			*place = unit * LISTS_PER_UNIT + i;
 			continue;
 		}
 		atomic_store_explicit(ref, 0, memory_order_release);
@@ -115,7 +112,7 @@ static void recover_chunk(struct vectors *v, struct vectors_ns *n, uint32_t chun
 	for (uint32_t i = 0; i < c->count; i++) {
 		if (entries && entries[i])
 			continue;
-		if (vectors_tombs(v, c->offset)[i / 64] >> (i % 64) & 1)
+		if (vectors_is_dead(v, c->offset, i))
 			continue;
 		if (lists_row_new(v, n, vectors_ref(chunk, i), &row))
 			lists_drop(v, (uint32_t)(n - v->ns)); /* no room: without lists, nothing is missing */

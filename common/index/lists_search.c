@@ -318,7 +318,7 @@ KERNEL_RACY static void ask_centroids(const struct hunt *h, uint32_t first, uint
 }
 
 /* By the centroids' codes: an eighth of the memory of their bytes; those that matter are asked afterwards. */
-static void rank_by_codes(struct hunt *h, const struct quantize_line *line)
+static void rank_by_codes(struct hunt *h)
 {
 	const struct lists_view *w = h->w;
 	uint32_t dist[RUN], index[RUN + 16];
@@ -326,17 +326,17 @@ static void rank_by_codes(struct hunt *h, const struct quantize_line *line)
 	for (uint32_t l = 0; l < w->count; l += RUN) {
 		uint32_t n = w->count - l < RUN ? w->count - l : RUN;
 		h->a->qk->codes(h->planes, lists_codes(w) + (size_t)l * (w->width / 64), n, w->width / 64, dist);
-		size_t kept = h->a->qk->select(dist, lists_factors(w) + l, n, line, index, estimate);
+		size_t kept = h->a->qk->select(dist, lists_factors(w) + l, n, &h->line, index, estimate);
 		for (size_t i = 0; i < kept; i++)
 			h->cosines[l + index[i]] = estimate[i];
 	}
 }
 
-static void rank_lists(struct hunt *h, const struct quantize_line *line)
+static void rank_lists(struct hunt *h)
 {
 	uint32_t n = h->w->count;
 	if (lists_coded(h->w))
-		rank_by_codes(h, line);
+		rank_by_codes(h);
 	else
 		for (uint32_t l = 0; l < n; l += 64)
 			ask_centroids(h, l, n - l < 64 ? n - l : 64, h->cosines + l);
@@ -455,12 +455,9 @@ bool lists_search(const struct lists_view *w, struct lists_search *s)
 	h.best = (float *)(h.near + w->count + 1);
 	uint64_t moves = atomic_load_explicit(&w->l->moves, memory_order_acquire);
 	s->trace.lists = w->count;
-	struct quantize_line line = {.floor = -INFINITY};
-	if (w->kind == LISTS_BITS) {
-		h.rest = lists_ask(w, s->a->rotated, h.planes, &line);
-		h.line = line;
-	}
-	rank_lists(&h, &line);
+	if (w->kind == LISTS_BITS)
+		h.rest = lists_ask(w, s->a->rotated, h.planes, &h.line);
+	rank_lists(&h);
 	hunt_lists(&h);
 	bool whole = !h.lost && hunt_moved(&h, moves);
 	free(room);

@@ -20,14 +20,6 @@ static uint32_t pack(float f, float g)
 
 #define SHORT_LIST 8 /* lists, near by their codes, whose centroids are looked at whole */
 
-static float largest(const float *x, uint32_t n)
-{
-	float most = 0;
-	for (uint32_t i = 0; i < n; i++)
-		most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
-	return most;
-}
-
 /* <x,c> − |c|²/2 of n centroids: the largest is the nearest. q: x as signed bytes of `step`, their sum is `sum`. */
 static void ask_centroids(const struct lists_view *w, const int8_t *q, float step, int32_t sum, uint32_t first,
 			  uint32_t n, float *out)
@@ -75,7 +67,7 @@ static uint32_t nearest(const struct lists_view *w, const float *x)
 {
 	int8_t high[LIMIT_DIMENSIONS], low[LIMIT_DIMENSIONS];
 	int32_t sums[2];
-	float most = largest(x, w->width), step = most / 127, top = -INFINITY, near[64];
+	float most = quantize_most(x, w->width), step = most / 127, top = -INFINITY, near[64];
 	struct near list[SHORT_LIST] = {0};
 	uint32_t best = 0;
 	if (w->count == 1)
@@ -129,7 +121,7 @@ static void encode_bits(const struct lists_view *w, const float *x, struct lists
 
 static void encode_bytes(const struct lists_view *w, const float *x, struct lists_entry *e)
 {
-	float most = largest(x, w->width), step = most / 127;
+	float most = quantize_most(x, w->width), step = most / 127;
 	quantize_get()->to_bytes(x, w->width, most > 0 ? 127 / most : 0, e->code);
 	memcpy(&e->factors, &step, sizeof(step));
 }
@@ -241,7 +233,7 @@ static void point_entry(struct vectors *v, struct ivf *f, uint32_t at, uint32_t 
 
 /* ---- what happens to rows ---- */
 
-static uint32_t *slot(uint32_t **table, uint32_t ref)
+uint32_t *lists_place(uint32_t **table, uint32_t ref)
 {
 	uint32_t **p = &table[vectors_ref_chunk(ref)];
 	if (!*p)
@@ -271,7 +263,7 @@ int lists_row_new(struct vectors *v, const struct vectors_ns *n, uint32_t ref, c
 	vectors_form_rotated(v->data + c->offset, &s, c->dim, vectors_ref_row(ref), x);
 	lists_encode(&f->view, x, &e);
 	e.ref = ref;
-	return lists_append(v, f, &e, slot(w->entries, ref));
+	return lists_append(v, f, &e, lists_place(w->entries, ref));
 }
 
 void lists_row_dead(struct vectors *v, uint32_t ns_row, uint32_t ref)
@@ -290,13 +282,13 @@ void lists_row_moved(struct vectors *v, uint32_t ns_row, uint32_t from, uint32_t
 	uint32_t at = take_slot(w->entries, from), next = take_slot(w->next_entries, from);
 	if (at) {
 		point_entry(v, w->of[ns_row], at, to);
-		*slot(w->entries, to) = at;
+		*lists_place(w->entries, to) = at;
 		FAULT_POINT(lists_pointed);
 		lists_tell(v, ns_row, to);
 	}
 	if (next) {
 		point_entry(v, w->next, next, to);
-		*slot(w->next_entries, to) = next;
+		*lists_place(w->next_entries, to) = next;
 	}
 }
 
@@ -359,21 +351,6 @@ static bool lay_out(struct vectors *v, const struct lists_view *w, uint32_t list
 	return true;
 }
 
-static void give_up(struct vectors *v, const struct ivf *f, uint32_t head)
-{
-	const struct lists_view *w = &f->view;
-	for (uint32_t unit = head; unit;) {
-		struct block *b = lists_block(w, unit);
-		AN(b);
-		uint32_t next = b->next;
-		if (f == v->w->lists->next) /* nobody has seen it */
-			lists_give(v, (uint64_t)(unit - 1) * VECTORS_UNIT, b->order);
-		else
-			lists_retire(v, (uint64_t)(unit - 1) * VECTORS_UNIT, b->order);
-		unit = next;
-	}
-}
-
 /* Live entries one behind the other, into the chain of `unit`, which has the room. */
 static void copy_entries(uint32_t **entries, const struct lists_view *w, uint32_t head, uint32_t unit)
 {
@@ -389,7 +366,7 @@ static void copy_entries(uint32_t **entries, const struct lists_view *w, uint32_
 				out = lists_block(w, unit);
 			}
 			memcpy(e.code, block_codes(b) + (size_t)k * w->code_bytes, w->code_bytes);
-			*slot(entries, e.ref) = unit * LISTS_PER_UNIT + out->count;
+			*lists_place(entries, e.ref) = unit * LISTS_PER_UNIT + out->count;
 			write_entry(w, out, out->count, &e);
 		}
 	}
@@ -402,14 +379,14 @@ bool lists_rewrite(struct vectors *v, struct ivf *f, uint32_t list)
 	uint32_t old = *lists_head(w, list);
 	_Atomic uint32_t head = 0;
 	if (!lay_out(v, w, list, fresh.entries, &fresh, &head)) {
-		give_up(v, f, head);
+		lists_give_up(v, f, head);
 		return false;
 	}
 	copy_entries(f == v->w->lists->next ? v->w->lists->next_entries : v->w->lists->entries, w, old, head);
 	FAULT_POINT(lists_rewritten);
 	atomic_store_explicit(lists_head(w, list), head, memory_order_release);
 	FAULT_POINT(lists_replaced);
-	give_up(v, f, old);
+	lists_give_up(v, f, old);
 	f->entries -= t->dead;
 	f->dead -= t->dead;
 	*t = fresh;

@@ -10,6 +10,8 @@
  * level is Σ_j ±2^j over the planes, a set bit meaning plus, so that Σ_i ±level_i = 15·n − 2·Σ_j 2^j·popcount(code ^ plane_j). */
 #ifndef ORC_QUANTIZE_H
 #define ORC_QUANTIZE_H
+#include <math.h>
+
 #include "util.h"
 
 #define QUANTIZE_PLANES 4
@@ -28,6 +30,17 @@ static inline float quantize_half(uint32_t half)
 	memcpy(&f, &bits, sizeof(f));
 	f *= 0x1p112F;
 	return half & 0x8000 ? -f : f;
+}
+
+/* max |x[i]|. In four chains; n is a multiple of 4. */
+static inline float quantize_most(const float *x, size_t n)
+{
+	float most[4] = {0};
+	for (size_t i = 0; i < n; i += 4)
+		for (size_t k = 0; k < 4; k++)
+			most[k] = fabsf(x[i + k]) > most[k] ? fabsf(x[i + k]) : most[k];
+	float a = most[0] > most[1] ? most[0] : most[1], b = most[2] > most[3] ? most[2] : most[3];
+	return a > b ? a : b;
 }
 
 struct quantize_kernels {

@@ -215,6 +215,10 @@ static inline _Atomic uint64_t *vectors_tombs(const struct vectors *v, uint64_t 
 {
 	return (_Atomic uint64_t *)(void *)(v->data + offset);
 }
+static inline bool vectors_is_dead(const struct vectors *v, uint64_t offset, uint32_t row)
+{
+	return vectors_tombs(v, offset)[row / 64] >> (row % 64) & 1;
+}
 static inline struct uuid vectors_load_id(const char *chunk, const struct vectors_shape *s, uint32_t row)
 {
 	const _Atomic uint64_t *p = (const _Atomic uint64_t *)(const void *)(chunk + s->ids) + 2 * (size_t)row;

@@ -19,16 +19,6 @@ uint32_t vectors_form_of(const struct vectors *v, uint32_t dim)
 	return dim >= BYTES_FROM ? VECTORS_BYTES : VECTORS_FLOATS;
 }
 
-static float largest(const float *x, uint32_t n)
-{
-	float most[4] = {0}; /* n is a multiple of 64 */
-	for (uint32_t i = 0; i < n; i += 4)
-		for (uint32_t k = 0; k < 4; k++)
-			most[k] = fabsf(x[i + k]) > most[k] ? fabsf(x[i + k]) : most[k];
-	float a = most[0] > most[1] ? most[0] : most[1], b = most[2] > most[3] ? most[2] : most[3];
-	return a > b ? a : b;
-}
-
 void vectors_form_row(struct vectors *v, struct vectors_row *row, uint32_t form)
 {
 	const struct quantize_kernels *k = quantize_get();
@@ -41,7 +31,7 @@ void vectors_form_row(struct vectors *v, struct vectors_row *row, uint32_t form)
 		k->to_half(x, width, v->w->formed);
 	} else {
 		rotate(row->data, row->dim, x);
-		float most = largest(x, width);
+		float most = quantize_most(x, width);
 		row->step = most / 127;
 		k->to_bytes(x, width, most > 0 ? 127 / most : 0, v->w->formed);
 	}
@@ -120,7 +110,7 @@ static void normalise(struct vectors_asked *a, float *unit)
 static void split(struct vectors_asked *a)
 {
 	int32_t sums[2];
-	float most = largest(a->rotated, a->width);
+	float most = quantize_most(a->rotated, a->width);
 	a->step = most / 32512; /* 127 · 256: the high part stays within a byte */
 	a->qk->to_pair(a->rotated, a->width, most > 0 ? 32512 / most : 0, a->high, a->low, sums);
 	a->sum_high = sums[0];

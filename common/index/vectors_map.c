@@ -10,7 +10,7 @@ static bool valid(const struct vectors *v, uint32_t ref, struct uuid *id_r)
 	const struct vectors_chunk *c = &v->chunks[vectors_ref_chunk(ref)];
 	uint32_t row = vectors_ref_row(ref);
 	struct vectors_shape s;
-	if (!c->ns || row >= c->count || vectors_tombs(v, c->offset)[row / 64] >> (row % 64) & 1)
+	if (!c->ns || row >= c->count || vectors_is_dead(v, c->offset, row))
 		return false;
 	AN(vectors_shape(c->dim, c->order, c->form, &s));
 	*id_r = vectors_load_id(v->data + c->offset, &s, row);

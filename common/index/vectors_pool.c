@@ -6,6 +6,7 @@
 
 #include "vectors-private.h"
 
+#define LOOKED_AT 4096U		       /* blocks and units at once */
 #define TRIMMED 64U		       /* calls to the system at once */
 #define ROOT (1U << VECTORS_ORDER_MAX) /* units of the largest block */
 
@@ -119,7 +120,7 @@ void vectors_pool_fresh(struct vectors_pool *p, uint64_t from) { p->fresh = (uin
 bool vectors_pool_trim(struct vectors_pool *p, char *data, uint32_t *unit_io)
 {
 	uint32_t unit = *unit_io;
-	for (uint32_t calls = 0; unit < p->fresh && calls < TRIMMED;) {
+	for (uint32_t calls = 0, steps = 0; unit < p->fresh && calls < TRIMMED && steps < LOOKED_AT; steps++) {
 		uint32_t order = p->state[unit] ? p->state[unit] - 1U : 0;
 		if (p->state[unit]) {
 			(void)madvise(data + (uint64_t)unit * VECTORS_UNIT, (size_t)VECTORS_UNIT << order, MADV_REMOVE);

@@ -147,7 +147,7 @@ static void map_chunk(struct vectors *v, uint32_t chunk)
 	AN(vectors_shape(c->dim, c->order, c->form, &s));
 	/* The last kill may give this very chunk back: count is 0 then. */
 	for (uint32_t i = 0; i < c->count; i++) {
-		if (vectors_tombs(v, c->offset)[i / 64] >> (i % 64) & 1)
+		if (vectors_is_dead(v, c->offset, i))
 			continue;
 		struct uuid id = vectors_load_id(v->data + c->offset, &s, i);
 		uint32_t here = vectors_ref(chunk, i), other = vectors_map_find(v, &id);

@@ -153,7 +153,7 @@ static enum task decide(struct vectors *v, struct vectors_ns *n, uint32_t *dim_r
 		atomic_store_explicit(&n->form, vectors_form_of(v, dim), memory_order_relaxed);
 	if (find_other(v, n, &chunk))
 		return CONVERT;
-	bool grown = f && live >= 2 * f->view.l->built && (*count_r > 1 || *count_r > f->view.count);
+	bool grown = f && live >= 2 * f->view.l->built && *count_r > 1;
 	bool worn = f && f->view.count == 1 && f->stale && f->dead > f->entries / 4 + 16;
 	if (!f || grown || worn)
 		return BUILD;
