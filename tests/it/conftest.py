@@ -11,6 +11,22 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "sqlite(why): about SQLite's files; left out with ORCHESTRA_TEST_STORE=postgres")
 
 
+    failed = os.environ.get("ORCHESTRA_TEST_FAILED")
+    if failed and not hasattr(config, "workerinput"):  # xdist: told by the one that hears of all
+        config.pluginmanager.register(Failures(failed))
+
+
+class Failures:
+    """Writes the names of the tests that failed, for run.py."""
+
+    def __init__(self, path):
+        self.file = open(path, "w")
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            print(report.nodeid, file=self.file, flush=True)
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         mark = STORE != "sqlite" and item.get_closest_marker("sqlite")

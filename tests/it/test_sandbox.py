@@ -102,9 +102,10 @@ static void say(const char *who, const char *what, int failed)
 
 static void probe(const char *who)
 {
-	char *argv[] = {"true", NULL}, path[64];
+	char *argv[] = {"true", NULL}, path[64], own[512]; /* own: they do this beside each other */
 	int fd;
 	snprintf(path, sizeof(path), "/proc/%d/mem", (int)getppid());
+	snprintf(own, sizeof(own), DATA "/probe-%s", who);
 	say(who, "exec", execve("/bin/true", argv, NULL));
 	pid_t pid = fork();
 	if (pid == 0)
@@ -115,8 +116,8 @@ static void probe(const char *who)
 	say(who, "read-store", (fd = open(DATA "/store.db", O_RDONLY)) == -1);
 	say(who, "list-journal", opendir(DATA "/journal") == NULL);
 	say(who, "write-store", (fd = open(DATA "/store.db", O_RDWR)) == -1);
-	say(who, "make-in-data", (fd = open(DATA "/probe", O_RDWR | O_CREAT, 0600)) == -1);
-	say(who, "unlink-in-data", unlink(DATA "/probe"));
+	say(who, "make-in-data", (fd = open(own, O_RDWR | O_CREAT, 0600)) == -1);
+	say(who, "unlink-in-data", unlink(own));
 	say(who, "make-elsewhere", (fd = open(OUTSIDE "/probe", O_RDWR | O_CREAT, 0600)) == -1);
 	say(who, "read-elsewhere", (fd = open(OUTSIDE "/readable", O_RDONLY)) == -1);
 	say(who, "look-at-supervisor", (fd = open(path, O_RDONLY)) == -1);
