@@ -3,12 +3,9 @@
  * is (readers go on without a writer), then recovered, compared with brute force, used and emptied.
  * And interleavings that chance seldom finds: the writer acts in the middle of a search. */
 #include <malloc.h>
-#include <signal.h>
-#include <sys/mman.h>
-#include <sys/ptrace.h>
-#include <sys/wait.h>
 
 #include "postings_model.h"
+#include "step.h"
 
 static bool hooked_allow_has(const struct vectors_allow *a, const struct uuid *id);
 #define vectors_allow_has hooked_allow_has
@@ -92,36 +89,10 @@ static void verify(struct postings *p, const struct expect *e, bool recovered, c
 		compare(p, found, who);
 }
 
-/* The parts of the segment that these small tests touch; slots are copied, not compared. */
-static const struct {
-	size_t at, len;
-	bool compared;
-} parts[] = {{0, 512, true},
-	     {POSTINGS_OFF_SLOTS, sizeof(uint32_t) * POSTINGS_SLOTS, false},
-	     {POSTINGS_OFF_NS, 2 * sizeof(struct postings_ns), true},
-	     {POSTINGS_OFF_DESCS, 256 * sizeof(struct postings_desc), true},
-	     {POSTINGS_OFF_DATA, 192 << 10, true}};
-
-static bool changed(const char *now, char *last)
+static void judge(const struct step_test *t, const char *segment)
 {
-	bool any = false;
-	for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
-		if (parts[i].compared && memcmp(now + parts[i].at, last + parts[i].at, parts[i].len) != 0) {
-			memcpy(last + parts[i].at, now + parts[i].at, parts[i].len);
-			any = true;
-		}
-	}
-	return any;
-}
-
-static void verify_copy(const char *segment, size_t size, const struct expect *e)
-{
-	int fd = shm_create("copy", size);
-	char *s = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	assert_true(s != MAP_FAILED);
-	for (size_t i = 0; i < ARRAY_LEN(parts); i++)
-		memcpy(s + parts[i].at, segment + parts[i].at, parts[i].len);
-	munmap(s, size);
+	const struct expect *e = t->arg;
+	int fd = step_copy(t, segment);
 	struct postings *reader = postings_open(fd, false);
 	assert_non_null(reader);
 	verify(reader, e, false, "reader of a dead writer");
@@ -153,9 +124,7 @@ typedef void operation(struct postings *p);
 static void child(int fd, operation *op)
 {
 	struct postings *p = op ? postings_open(fd, true) : NULL;
-	if (ptrace(PTRACE_TRACEME, 0, NULL, NULL))
-		_exit(77);
-	raise(SIGSTOP);
+	step_begin();
 	if (op)
 		op(p);
 	else
@@ -166,28 +135,18 @@ static void child(int fd, operation *op)
 /* `op` NULL: recovery itself is what gets killed. Of many states every so many-th is looked at, another one in each test. */
 static void each_step(int fd, operation *op, unsigned every, const struct expect *e)
 {
-	size_t size = postings_segment_size(LIMIT), steps = 0, states = 0;
-	int status;
-	char *segment = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0), *last = calloc(size, 1);
+	static const struct step_part parts[] = {
+		{0, 512, true},
+		{POSTINGS_OFF_SLOTS, sizeof(uint32_t) * POSTINGS_SLOTS, false},
+		{POSTINGS_OFF_NS, 2 * sizeof(struct postings_ns), true},
+		{POSTINGS_OFF_DESCS, 256 * sizeof(struct postings_desc), true},
+		{POSTINGS_OFF_DATA, 192 << 10, true},
+	};
+	const struct step_test t = {postings_segment_size(LIMIT), parts, ARRAY_LEN(parts), judge, NULL, every, e};
 	pid_t pid = fork();
 	if (!pid)
 		child(fd, op);
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	if (WIFEXITED(status) && WEXITSTATUS(status) == 77) {
-		free(last);
-		munmap(segment, size);
-		skip(); /* no ptrace here */
-	}
-	for (; WIFSTOPPED(status); steps++) {
-		if (changed(segment, last) && states++ % every == 0)
-			verify_copy(segment, size, e);
-		assert_int_equal(ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL), 0);
-		assert_int_equal(waitpid(pid, &status, 0), pid);
-	}
-	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-	print_message("%zu instructions, %zu states\n", steps, states);
-	free(last);
-	munmap(segment, size);
+	step_run(&t, pid, fd);
 }
 
 static void fill(struct postings *p, uint64_t ns, uint32_t from, uint32_t to, uint64_t version)

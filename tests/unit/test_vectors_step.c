@@ -5,17 +5,14 @@
  * And interleavings that chance seldom finds: the writer acts in the middle of a search.
  * Each with rows alone and with lists of codes. */
 #include <malloc.h>
-#include <signal.h>
-#include <sys/mman.h>
-#include <sys/ptrace.h>
 #if defined(__x86_64__)
 #include <sys/user.h>
 #endif
-#include <sys/wait.h>
 
 #include "index/kmeans.h"
 #include "index/lists-private.h"
 #include "vectors_model.h"
+#include "step.h"
 
 enum { DIM = 12, IDS = 120, LIMIT = 1 << 20, LISTED = 100 };
 
@@ -94,38 +91,10 @@ static void verify(struct vectors *v, const struct expect *e, const char *who)
 		assert_int_equal(vectors_count(v, 1), n);
 }
 
-/* The parts of the segment that these small tests touch. */
-static const struct {
-	size_t at, len;
-} parts[] = {{0, 512},
-	     {VECTORS_OFF_SLOTS, sizeof(uint32_t) * VECTORS_SLOTS},
-	     {VECTORS_OFF_NS, 64 * 16},
-	     {VECTORS_OFF_KEYS, 8 * 64},
-	     {VECTORS_OFF_CHUNKS, 64 * 64},
-	     {VECTORS_OFF_DATA, 384 << 10}};
-
-static bool changed(const char *now, char *last)
+static void judge(const struct step_test *t, const char *segment)
 {
-	bool any = false;
-	for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
-		if (i == 1) /* only two namespaces are made; their slots suffice */
-			continue;
-		if (memcmp(now + parts[i].at, last + parts[i].at, parts[i].len) != 0) {
-			memcpy(last + parts[i].at, now + parts[i].at, parts[i].len);
-			any = true;
-		}
-	}
-	return any;
-}
-
-static void verify_copy(const char *segment, size_t size, const struct expect *e)
-{
-	int fd = shm_create("copy", size);
-	char *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	assert_true(p != MAP_FAILED);
-	for (size_t i = 0; i < ARRAY_LEN(parts); i++)
-		memcpy(p + parts[i].at, segment + parts[i].at, parts[i].len);
-	munmap(p, size);
+	const struct expect *e = t->arg;
+	int fd = step_copy(t, segment);
 	struct vectors *reader = vectors_open(fd, false);
 	assert_non_null(reader);
 	verify(reader, e, "reader of a dead writer");
@@ -160,9 +129,7 @@ static void child(int fd, operation *op)
 	struct vectors *v = op ? vectors_open(fd, true) : NULL;
 	if (op && listed)
 		vectors_stages_set(v, &early);
-	if (ptrace(PTRACE_TRACEME, 0, NULL, NULL))
-		_exit(77);
-	raise(SIGSTOP);
+	step_begin();
 	if (op)
 		op(v);
 	else
@@ -203,31 +170,18 @@ static void run_over(pid_t pid)
 /* `op` NULL: recovery itself is what gets killed. */
 static void each_step(int fd, operation *op, const struct expect *e)
 {
-	size_t size = vectors_segment_size(LIMIT), steps = 0, states = 0;
-	int status;
-	char *segment = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0), *last = calloc(size, 1);
+	static const struct step_part parts[] = {{0, 512, true},
+						 /* only two namespaces are made; their slots suffice */
+						 {VECTORS_OFF_SLOTS, sizeof(uint32_t) * VECTORS_SLOTS, false},
+						 {VECTORS_OFF_NS, 64 * 16, true},
+						 {VECTORS_OFF_KEYS, 8 * 64, true},
+						 {VECTORS_OFF_CHUNKS, 64 * 64, true},
+						 {VECTORS_OFF_DATA, 384 << 10, true}};
+	const struct step_test t = {vectors_segment_size(LIMIT), parts, ARRAY_LEN(parts), judge, run_over, 1, e};
 	pid_t pid = fork();
 	if (!pid)
 		child(fd, op);
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	if (WIFEXITED(status) && WEXITSTATUS(status) == 77) {
-		free(last);
-		munmap(segment, size);
-		skip(); /* no ptrace here */
-	}
-	for (; WIFSTOPPED(status); steps++) {
-		run_over(pid);
-		if (changed(segment, last)) {
-			verify_copy(segment, size, e);
-			states++;
-		}
-		assert_int_equal(ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL), 0);
-		assert_int_equal(waitpid(pid, &status, 0), pid);
-	}
-	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-	print_message("%zu instructions, %zu states\n", steps, states);
-	free(last);
-	munmap(segment, size);
+	step_run(&t, pid, fd);
 }
 
 static void fill(struct vectors *v, uint64_t ns, uint32_t from, uint32_t to, uint64_t version)
