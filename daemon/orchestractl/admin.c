@@ -78,16 +78,6 @@ static enum colour state_colour(const char *state)
 	return strcmp(state, "crashed") == 0 ? C_RED : C_YELLOW;
 }
 
-static const char *load_text(const json_t *o, const char *key, char out[24])
-{
-	const json_t *n = json_object_get(o, key);
-	if (n)
-		snprintf(out, 24, "%lld", (long long)json_integer_value(n));
-	else
-		snprintf(out, 24, "-");
-	return out;
-}
-
 static void show_process(struct ctl *c, const json_t *o, const char *name, const char *tree)
 {
 	char up[16] = "-", rss[16] = "-", pid[16] = "-", waiting[24], working[24];
@@ -103,8 +93,8 @@ static void show_process(struct ctl *c, const json_t *o, const char *name, const
 	printf("%s%-*s %8s  %s%-11s%s %9s %8lld %8.1fs %9s %7s %7s  %s\n", tree, 13 - (*tree ? 3 : 0), name, pid,
 	       output_colour(c, state_colour(state)), state, output_colour(c, C_PLAIN), up,
 	       (long long)json_integer_value(json_object_get(o, "restarts")),
-	       json_number_value(json_object_get(o, "cpu_seconds")), rss, load_text(o, "waiting", waiting),
-	       load_text(o, "working", working), output_str(o, "last_exit"));
+	       json_number_value(json_object_get(o, "cpu_seconds")), rss, output_count(o, "waiting", waiting),
+	       output_count(o, "working", working), output_str(o, "last_exit"));
 }
 
 /* Only the api knows it; the supervisor's own answer lacks it. */

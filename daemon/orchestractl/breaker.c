@@ -46,27 +46,6 @@ static void show(struct ctl *c, const json_t *o)
 		show_row(c, o);
 }
 
-static int ask(struct ctl *c, const char *method, const char *path)
-{
-	struct answer a;
-	int code = client_request(c, method, path, NULL, &a);
-	if (code != CTL_OK)
-		return code;
-	if (c->json)
-		output_raw(&a);
-	if (a.status != 200) {
-		code = c->json ? CTL_FAILED : output_problem(&a);
-	} else if (!c->json) {
-		json_t *o = output_parse(&a);
-		if (o)
-			show(c, o);
-		code = o ? CTL_OK : CTL_FAILED;
-		json_decref(o);
-	}
-	client_free(&a);
-	return code;
-}
-
 int breaker_command(struct ctl *c, int argc, char **argv)
 {
 	if (argc > 1 && strcmp(argv[argc - 1], "--help") == 0) {
@@ -76,7 +55,7 @@ int breaker_command(struct ctl *c, int argc, char **argv)
 		return CTL_OK;
 	}
 	if (argc == 2 && strcmp(argv[1], "list") == 0)
-		return ask(c, "GET", "/v1/admin/breakers");
+		return client_show(c, "GET", "/v1/admin/breakers", NULL, show);
 	if (argc != 3 ||
 	    (strcmp(argv[1], "open") != 0 && strcmp(argv[1], "close") != 0 && strcmp(argv[1], "reset") != 0))
 		return ctl_usage(
@@ -85,7 +64,7 @@ int breaker_command(struct ctl *c, int argc, char **argv)
 	char *name = client_escape(argv[2]);
 	buf_printf(&path, "/v1/admin/breakers/%s/%s", name, argv[1]);
 	buf_addc(&path, '\0');
-	int code = ask(c, "POST", path.p);
+	int code = client_show(c, "POST", path.p, NULL, show);
 	buf_free(&path);
 	free(name);
 	return code;

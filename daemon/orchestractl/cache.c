@@ -16,17 +16,6 @@ static const char usage[] =
 static json_int_t number(const json_t *o, const char *key) { return json_integer_value(json_object_get(o, key)); }
 static bool truth(const json_t *o, const char *key) { return json_is_true(json_object_get(o, key)); }
 
-/* A count, or a dash where there is none. */
-static const char *count_of(const json_t *o, const char *key, char out[24])
-{
-	const json_t *v = json_object_get(o, key);
-	if (v)
-		snprintf(out, 24, "%lld", (long long)json_integer_value(v));
-	else
-		snprintf(out, 24, "-");
-	return out;
-}
-
 static const char *seconds_of(const json_t *o, const char *key, char out[16])
 {
 	const json_t *v = json_object_get(o, key);
@@ -56,11 +45,11 @@ static void show_class(const char *name, const json_t *o)
 	const json_t *r = json_object_get(o, "hit_ratio");
 	if (r)
 		snprintf(ratio, sizeof(ratio), "%.1f%%", 100 * json_number_value(r));
-	printf("%-7s %9s %10s %6s %10s %8s %8s %8s %9s %9s %8s %8s\n", name, count_of(o, "entries", n[0]),
-	       bytes_of(o, "bytes", bytes), ratio, count_of(o, "hits", n[1]), count_of(o, "misses", n[2]),
-	       count_of(o, "negative_hits", n[3]), count_of(o, "stale_hits", n[4]), count_of(o, "collapsed", n[5]),
-	       count_of(o, "refreshes", n[6]), count_of(o, "evictions", n[7]),
-	       seconds_of(o, "mean_age_at_eviction_s", age));
+	printf("%-7s %9s %10s %6s %10s %8s %8s %8s %9s %9s %8s %8s\n", name, output_count(o, "entries", n[0]),
+	       bytes_of(o, "bytes", bytes), ratio, output_count(o, "hits", n[1]), output_count(o, "misses", n[2]),
+	       output_count(o, "negative_hits", n[3]), output_count(o, "stale_hits", n[4]),
+	       output_count(o, "collapsed", n[5]), output_count(o, "refreshes", n[6]),
+	       output_count(o, "evictions", n[7]), seconds_of(o, "mean_age_at_eviction_s", age));
 }
 
 static void show_redis(struct ctl *c, const json_t *o)
@@ -238,32 +227,12 @@ static void show_purged(struct ctl *c, const json_t *o)
 	char n[24];
 	(void)c;
 	if (json_object_get(o, "l1"))
-		printf("l1: %s purged\n", count_of(o, "l1", n));
+		printf("l1: %s purged\n", output_count(o, "l1", n));
 	if (json_object_get(o, "l2"))
-		printf("l2: %s purged\n", count_of(o, "l2", n));
+		printf("l2: %s purged\n", output_count(o, "l2", n));
 }
 
 /* ---- asking ---- */
-
-static int ask(struct ctl *c, const char *method, const char *path, const char *body,
-	       void (*show)(struct ctl *c, const json_t *o))
-{
-	struct answer a;
-	int code = client_request(c, method, path, body, &a);
-	if (code == CTL_OK && c->json)
-		output_raw(&a);
-	if (code == CTL_OK && a.status != 200) {
-		code = c->json ? CTL_FAILED : output_problem(&a);
-	} else if (code == CTL_OK && !c->json) {
-		json_t *o = output_parse(&a);
-		if (o)
-			show(c, o);
-		code = o ? CTL_OK : CTL_FAILED;
-		json_decref(o);
-	}
-	client_free(&a);
-	return code;
-}
 
 struct given {
 	const char *tier, *cls, *limit, *id;
@@ -300,7 +269,7 @@ static int top(struct ctl *c, const struct given *g)
 {
 	const char *const pairs[][2] = {{"class", g->cls}, {"limit", g->limit}};
 	char *path = client_path("/v1/admin/cache/top", pairs, ARRAY_LEN(pairs));
-	int code = ask(c, "GET", path, NULL, show_top);
+	int code = client_show(c, "GET", path, NULL, show_top);
 	free(path);
 	return code;
 }
@@ -311,7 +280,7 @@ static int inspect(struct ctl *c, const struct given *g)
 	char *id = client_escape(g->id);
 	buf_printf(&path, "/v1/admin/cache/%s", id);
 	buf_addc(&path, '\0');
-	int code = ask(c, "GET", path.p, NULL, show_inspection);
+	int code = client_show(c, "GET", path.p, NULL, show_inspection);
 	buf_free(&path);
 	free(id);
 	return code;
@@ -334,7 +303,7 @@ static int purge(struct ctl *c, const struct given *g)
 		}
 	char *body = json_dumps(o, JSON_COMPACT);
 	json_decref(o);
-	int code = ask(c, "POST", "/v1/admin/cache:purge", body, show_purged);
+	int code = client_show(c, "POST", "/v1/admin/cache:purge", body, show_purged);
 	free(body);
 	return code;
 }
@@ -366,5 +335,5 @@ int cache_command(struct ctl *c, int argc, char **argv)
 	return is_purge	    ? purge(c, &g)
 	       : is_top	    ? top(c, &g)
 	       : is_inspect ? inspect(c, &g)
-			    : ask(c, "GET", "/v1/admin/cache", NULL, show_stats);
+			    : client_show(c, "GET", "/v1/admin/cache", NULL, show_stats);
 }

@@ -280,3 +280,23 @@ int client_control(struct ctl *c, const char *line, bool until_gone, struct answ
 	a->status = strstr(a->body.p, "\"ok\":false") ? 500 : 200;
 	return CTL_OK;
 }
+
+int client_show(struct ctl *c, const char *method, const char *path, const char *body,
+		void (*show)(struct ctl *c, const json_t *o))
+{
+	struct answer a;
+	int code = client_request(c, method, path, body, &a);
+	if (code == CTL_OK && c->json)
+		output_raw(&a);
+	if (code == CTL_OK && a.status != 200) {
+		code = c->json ? CTL_FAILED : output_problem(&a);
+	} else if (code == CTL_OK && !c->json) {
+		json_t *o = output_parse(&a);
+		if (o)
+			show(c, o);
+		code = o ? CTL_OK : CTL_FAILED;
+		json_decref(o);
+	}
+	client_free(&a);
+	return code;
+}

@@ -38,6 +38,9 @@ struct answer {
  * CTL_UNREACHABLE: said why on standard error. */
 int must_check client_request(struct ctl *c, const char *method, const char *path, const char *body, struct answer *a);
 void client_free(struct answer *a);
+/* Asks the daemon, and shows what it answers: as it is with --json, else by `show`. What is not 200 is an error, which is said. */
+int client_show(struct ctl *c, const char *method, const char *path, const char *body,
+		void (*show)(struct ctl *c, const json_t *o));
 /* Streams the reply to `out`. on_bytes (may be NULL) sees each piece. */
 typedef void client_piece_fn(void *arg, const char *p, size_t n);
 int must_check client_download(struct ctl *c, const char *path, FILE *out, client_piece_fn *on_piece, void *arg,
@@ -63,9 +66,10 @@ enum colour { C_PLAIN, C_BOLD, C_DIM, C_RED, C_GREEN, C_YELLOW };
 const char *output_colour(const struct ctl *c, enum colour k);
 /* `text` in one line (controls and newlines become blanks), cut to `columns` (0: not) with an ellipsis. */
 void output_line(const char *text, int columns);
-void output_bytes(double bytes, char out[16]);		  /* "1.2 MiB" */
-void output_duration(double seconds, char out[16]);	  /* "3h 12m" */
-const char *output_str(const json_t *o, const char *key); /* "" when missing */
+void output_bytes(double bytes, char out[16]);				  /* "1.2 MiB" */
+void output_duration(double seconds, char out[16]);			  /* "3h 12m" */
+const char *output_str(const json_t *o, const char *key);		  /* "" when missing */
+const char *output_count(const json_t *o, const char *key, char out[24]); /* "-" when missing */
 
 /* A bar on standard error in the line that the cursor is in, when `on`. */
 void output_bar(const char *what, uint64_t done, uint64_t total, bool on);

@@ -20,6 +20,16 @@ const char *output_str(const json_t *o, const char *key)
 	return s ? s : "";
 }
 
+const char *output_count(const json_t *o, const char *key, char out[24])
+{
+	const json_t *v = json_object_get(o, key);
+	if (v)
+		snprintf(out, 24, "%lld", (long long)json_integer_value(v));
+	else
+		snprintf(out, 24, "-");
+	return out;
+}
+
 void output_raw(const struct answer *a)
 {
 	fwrite(a->body.p, 1, a->body.len, stdout);

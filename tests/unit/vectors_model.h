@@ -2,42 +2,10 @@
  * double, against which every answer is compared. */
 #ifndef VECTORS_MODEL_H
 #define VECTORS_MODEL_H
-#include <errno.h>
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <unistd.h>
-#include <cmocka.h>
-
 #include "index/vectors.h"
-#include "shm.h"
-
-static uint64_t model_rng = 0x9e3779b97f4a7c15ull;
-
-static inline uint32_t model_next(void)
-{
-	model_rng ^= model_rng << 13;
-	model_rng ^= model_rng >> 7;
-	model_rng ^= model_rng << 17;
-	return (uint32_t)(model_rng >> 16);
-}
+#include "model.h"
 
 static inline float model_float(void) { return (float)model_next() / (float)UINT32_MAX * 2 - 1; }
-
-static inline struct uuid model_id(uint32_t n)
-{
-	struct uuid id = {{0x01, 0x93, 0, 0, 0, 0, 0x70, 0, 0x80}};
-	for (int i = 0; i < 4; i++)
-		id.b[15 - i] = (uint8_t)(n >> (8 * i));
-	return id;
-}
-
-static inline uint32_t model_number(const struct uuid *id)
-{
-	return (uint32_t)id->b[12] << 24 | (uint32_t)id->b[13] << 16 | (uint32_t)id->b[14] << 8 | id->b[15];
-}
 
 struct model_entry {
 	uint64_t ns, version; /* version 0: not there */
