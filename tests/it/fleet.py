@@ -23,9 +23,9 @@ def flushed(o):
 
 class Fleet:
     """daemons: n of them on a database of `pg` (or of a server made for it), reached at `via` (a Proxy) if given.
-    settings(k): further --set of daemon k."""
+    settings(k): further --set of daemon k. warmed: each has filled its cache with what there is."""
 
-    def __init__(self, n=2, pg=None, via=None, sets=(), settings=lambda k: (), dsn=None, start=True, **kw):
+    def __init__(self, n=2, pg=None, via=None, sets=(), settings=lambda k: (), dsn=None, start=True, warmed=False, **kw):
         self.own = pg is None
         self.pg = pg or Postgres({"max_connections": 100}, fsync=False)
         self.database = self.pg.database()
@@ -35,6 +35,8 @@ class Fleet:
         try:
             for k in range(n):
                 self.daemons.append(Orchestra(sets=[*self.store, *sets, *settings(k)], start=start, **kw))
+            for o in self.daemons if warmed else ():
+                o.warmed()
         except BaseException:
             self.cleanup()
             raise

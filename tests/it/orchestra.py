@@ -179,6 +179,10 @@ class Orchestra:
         self.close_connection()
         return self.process.returncode if self.process else None
 
+    def warmed(self):
+        """The last job of warming, when it is over: from then on nobody fills the cache but who asks for something."""
+        return until(lambda: (w := self.get("/v1/admin/warm").json)["state"] not in ("never", "running") and w)
+
     def workers(self):
         """{name: pid} of living workers: of children that have become one, which their command lines tell."""
         out = {}

@@ -20,6 +20,7 @@ HIT, STORED = "orchestra; hit", "orchestra; fwd=miss; stored"
 @pytest.fixture
 def o():
     with Orchestra(sets=["sync.debounce_ms=10"]) as o:
+        o.warmed()
         yield o
 
 
@@ -196,6 +197,7 @@ def test_a_herd_makes_one_load(pg):
             with Orchestra(sets=[*store, f"store.dsn={dsn}", "api.workers=2", "cache.l1_bytes=1MiB", "store.connect_timeout=30s",
                                  "store.answer_timeout=30s"]) as o:
                 until(lambda: metric(o, "orchestra_cache_bytes") > 200000)
+                o.warmed()
                 name = 'orchestra_cache_loads_total{from="store"}'
                 before = metric(o, name)
                 wire.delay(700)  # each way; a first question takes several
@@ -234,7 +236,7 @@ def test_stale_is_served_while_it_is_read_again_and_while_the_store_is_away(pg):
 
 
 def test_another_daemons_write_ends_an_answer(pg):
-    with Fleet(2, pg, sets=["sync.debounce_ms=10"]) as f:
+    with Fleet(2, pg, warmed=True, sets=["sync.debounce_ms=10"]) as f:
         a, b = f
         m = a.add("Ada likes tea")
         until(lambda: [x["id"] for x in search(b, "tea").json["results"]] == [m["id"]])

@@ -36,6 +36,7 @@ def pg():
 @pytest.fixture
 def o():
     with Orchestra(sets=["sync.debounce_ms=10"]) as o:
+        o.warmed()
         yield o
 
 
@@ -44,6 +45,7 @@ def tier(pg):
     """A daemon with a PostgreSQL and a Redis of its own."""
     with Redis({"maxmemory-policy": "allkeys-lfu"}, maxmemory=64 << 20) as redis, Fleet(1, pg, sets=redis_sets(redis)) as f:
         f[0].redis = redis
+        f[0].warmed()
         yield f[0]
 
 

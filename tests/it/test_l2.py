@@ -55,7 +55,7 @@ def copies(redis):
 
 
 def test_one_daemons_copy_serves_the_other(pg, redis):
-    with Fleet(2, pg, sets=[*SMALL, f"redis.url={redis.unix_url()}"]) as f:
+    with Fleet(2, pg, warmed=True, sets=[*SMALL, f"redis.url={redis.unix_url()}"]) as f:
         a, b = f
         m = a.add("Ada likes tea")
         f.followed()
@@ -76,7 +76,7 @@ def test_one_daemons_copy_serves_the_other(pg, redis):
 def test_an_old_copy_is_recognised(pg, redis, heard):
     """Whatever Redis holds: what was changed behind it is read from the store."""
     with Proxy(("127.0.0.1", redis.port)) as wire:
-        with Fleet(2, pg, sets=SMALL, settings=lambda k: [f"redis.url={redis.url() if k or heard else f'redis://127.0.0.1:{wire.port}'}"]) as f:
+        with Fleet(2, pg, warmed=True, sets=SMALL, settings=lambda k: [f"redis.url={redis.url() if k or heard else f'redis://127.0.0.1:{wire.port}'}"]) as f:
             a, b = f
             m = a.add("Ada likes tea")
             f.followed()
@@ -102,7 +102,7 @@ def test_an_old_copy_is_recognised(pg, redis, heard):
 
 def test_copies_from_before_a_restart(pg, redis):
     """The feed says which of them are still right."""
-    with Fleet(2, pg, sets=[*SMALL, f"redis.url={redis.unix_url()}", "warmer.save_every=0"]) as f:
+    with Fleet(2, pg, warmed=True, sets=[*SMALL, f"redis.url={redis.unix_url()}", "warmer.save_every=0"]) as f:
         a, b = f
         same, changed = a.add("this one stays"), a.add("this one will change")
         f.followed()
@@ -121,7 +121,7 @@ def test_copies_from_before_a_restart(pg, redis):
 
 
 def test_a_namespace_that_was_dropped(pg, redis):
-    with Fleet(2, pg, sets=[*SMALL, f"redis.url={redis.unix_url()}"]) as f:
+    with Fleet(2, pg, warmed=True, sets=[*SMALL, f"redis.url={redis.unix_url()}"]) as f:
         a, b = f
         m = a.add("in a namespace", namespace="gone")
         f.followed()
@@ -141,7 +141,7 @@ LIES = {"truncated": lambda v: v[:-1], "empty": lambda v: b"", "longer": lambda 
 
 
 def test_values_that_lie(pg, redis):
-    with Fleet(1, pg, sets=[*SMALL, f"redis.url={redis.unix_url()}"]) as f:
+    with Fleet(1, pg, warmed=True, sets=[*SMALL, f"redis.url={redis.unix_url()}"]) as f:
         o = f[0]
         m, other = o.add("Ada likes tea"), o.add("Bob likes coffee")
         f.followed()
@@ -159,7 +159,7 @@ def test_values_that_lie(pg, redis):
 
 def test_redis_in_trouble_is_nobodys_trouble(pg):
     with Redis() as redis, Proxy(("127.0.0.1", redis.port)) as wire:
-        with Fleet(1, pg, sets=[*SMALL, f"redis.url=redis://127.0.0.1:{wire.port}"]) as f:
+        with Fleet(1, pg, warmed=True, sets=[*SMALL, f"redis.url=redis://127.0.0.1:{wire.port}"]) as f:
             o = f[0]
             memories = [o.add(f"memory {k}") for k in range(50)]
             f.followed()
@@ -199,7 +199,7 @@ def test_redis_in_trouble_is_nobodys_trouble(pg):
 def test_an_account_of_its_own(pg):
     users = {"orchestra": "on >s3cret ~orchestra:* &orchestra:* +@all -@dangerous +info"}
     with Redis(password="other", users=users) as redis:
-        with Fleet(2, pg, sets=SMALL, settings=lambda k: [f"redis.url={redis.url('orchestra', 's3cret' if not k else 'wrong')}"]) as f:
+        with Fleet(2, pg, warmed=True, sets=SMALL, settings=lambda k: [f"redis.url={redis.url('orchestra', 's3cret' if not k else 'wrong')}"]) as f:
             a, b = f
             m = a.add("Ada likes tea")
             f.followed()
@@ -214,7 +214,7 @@ def test_an_account_of_its_own(pg):
 @pytest.mark.parametrize("make", [RedisCluster, RedisSentinel], ids=["cluster", "sentinel"])
 def test_other_shapes_of_redis(pg, make):
     with make() as redis:
-        with Fleet(2, pg, sets=[*SMALL, f"redis.url={redis.url() if callable(redis.url) else redis.url}"]) as f:
+        with Fleet(2, pg, warmed=True, sets=[*SMALL, f"redis.url={redis.url() if callable(redis.url) else redis.url}"]) as f:
             a, b = f
             memories = [a.add(f"memory {k}") for k in range(20)]
             f.followed()

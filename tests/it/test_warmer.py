@@ -21,11 +21,6 @@ def hot(o, name=""):
     return os.path.join(o.data, "hot", name)
 
 
-def warmed(o):
-    """The last job, when it is over."""
-    return until(lambda: (w := o.get("/v1/admin/warm").json)["state"] not in ("never", "running") and w)
-
-
 def add(o, n, **fields):
     r = o.post("/v1/memories?wait=store", {"memories": [{"content": f"memory {i}", **fields} for i in range(n)]})
     assert r.status == 201, r
@@ -61,7 +56,7 @@ def test_a_restart_finds_the_cache_as_it_was(make):
     assert {"bodies", "key"} <= set(os.listdir(hot(o))) <= {"bodies", "ids", "key"}
     assert all(os.stat(hot(o, f)).st_mode & 0o777 == 0o600 for f in os.listdir(hot(o))) and os.stat(hot(o)).st_mode & 0o777 == 0o700
     o.start()
-    w = warmed(o)
+    w = o.warmed()
     assert (w["state"], w["kind"], w["loaded"]) == ("done", "start", 300)
     # Nobody finds bodies beside a daemon that runs.
     assert not os.path.exists(hot(o, "bodies")) and not os.path.exists(hot(o, "key"))
@@ -79,7 +74,7 @@ def test_what_was_hot_comes_from_the_file_and_not_from_the_store(make):
     assert hits(o, old) == 20
     o.stop()
     o.start()
-    w = warmed(o)
+    w = o.warmed()
     assert hits(o, old) >= 18, w
 
 
@@ -108,7 +103,7 @@ def test_an_old_file_shows_nothing_that_is_not_so_any_more(make, what, how):
     o.stop()
     keep_hot(o)
     o.start()
-    warmed(o)
+    o.warmed()
     what(o, own[0] if what is dropped else ids[7])
     if how == "killed":
         kill_all(o)
@@ -116,7 +111,7 @@ def test_an_old_file_shows_nothing_that_is_not_so_any_more(make, what, how):
         o.stop()
     put_back(o)
     o.start()
-    w = warmed(o)
+    w = o.warmed()
     assert hits(o, ids[:7] + ids[8:]) == 49, (w, o.log())     # the others are believed
     if what is changed:
         assert o.memory(ids[7]).json["content"] == "another text"
@@ -136,7 +131,7 @@ def test_what_expires_meanwhile_is_not_shown(make):
     o.stop()
     time.sleep(max(0, expires - time.time()))
     o.start()
-    warmed(o)
+    o.warmed()
     assert o.memory(short["id"]).status == 404 and hits(o, ids) == 10
 
 
@@ -150,7 +145,7 @@ def test_another_state_of_the_store_is_noticed(make):
         if f.startswith("store.db"):
             shutil.copy(os.path.join(o.data, f), os.path.join(o.dir, f))
     o.start()
-    warmed(o)
+    o.warmed()
     assert o.patch(f"/v1/memories/{ids[3]}?wait=store", {"content": "of the lost time"}).status == 200
     o.stop()
     for f in [f for f in os.listdir(o.data) if f.startswith("store.db")]:
@@ -160,7 +155,7 @@ def test_another_state_of_the_store_is_noticed(make):
             shutil.copy(os.path.join(o.dir, f), os.path.join(o.data, f))
     shutil.rmtree(os.path.join(o.data, "journal"))
     o.start()
-    warmed(o)
+    o.warmed()
     assert "are not of this state of the store" in o.log()
     assert o.memory(ids[3]).json["content"] == "memory 3"
     assert hits(o, ids[:3]) == 3                              # read from the store by their ids
@@ -173,7 +168,7 @@ def test_after_a_kill_the_ids_are_known(make):
     kill_all(o)
     assert "ids" in os.listdir(hot(o)) and "bodies" not in os.listdir(hot(o))
     o.start()
-    assert warmed(o)["loaded"] == 100 and hits(o, ids) == 100
+    assert o.warmed()["loaded"] == 100 and hits(o, ids) == 100
 
 
 def test_a_damaged_file_is_used_as_far_as_it_is_right(make):
@@ -186,7 +181,7 @@ def test_a_damaged_file_is_used_as_far_as_it_is_right(make):
                 file.seek(os.path.getsize(hot(o, f)) // 2)
                 file.write(os.urandom(5000))
     o.start()
-    warmed(o)
+    o.warmed()
     assert "blocks of the file of hot memories are damaged" in o.log()
     assert all(o.memory(i).status == 200 for i in ids)
     o.stop()
@@ -194,7 +189,7 @@ def test_a_damaged_file_is_used_as_far_as_it_is_right(make):
         with open(hot(o, f), "r+b") as file:
             file.write(os.urandom(4096))
     o.start()
-    warmed(o)
+    o.warmed()
     assert "cannot be read" in o.log() and hits(o, ids) == 300   # the newest, from the store
 
 
@@ -211,7 +206,7 @@ def test_what_cannot_be_written_is_said_once_and_harms_nobody(make):
     assert o.log().count("cannot be saved") == 1
     assert o.stop() == 0
     o.start()
-    warmed(o)
+    o.warmed()
     assert hits(o, ids) == 10
 
 
@@ -232,7 +227,7 @@ def test_erasing_takes_an_old_file_away(make):
     o.stop()
     keep_hot(o)
     o.start()
-    warmed(o)
+    o.warmed()
     put_back(o)
     secret = os.path.join(o.dir, "disk")
     os.link(hot(o, "key"), secret)                            # what the disk's blocks would still hold
@@ -256,15 +251,15 @@ def test_warming_on_demand(make):
     ids, others = add(o, 60), add(o, 40, namespace="other")
     o.stop()
     o.start()
-    assert warmed(o)["loaded"] == 100
+    assert o.warmed()["loaded"] == 100
     r = o.post("/v1/admin/warm", {"namespace": "other"})
     assert r.status == 202 and r.json["kind"] == "namespace" and r.json["namespace"] == "other", r
-    w = warmed(o)
+    w = o.warmed()
     assert w["job"] == r.json["job"] and w["loaded"] == 40 and w["total"] == 40
     assert o.post("/v1/admin/warm", {"all": True, "limit": 30}).status == 202
-    w = warmed(o)
+    w = o.warmed()
     assert (w["kind"], w["loaded"]) == ("all", 30)
-    assert o.delete("/v1/admin/warm").status == 200 and warmed(o)["job"] == w["job"]
+    assert o.delete("/v1/admin/warm").status == 200 and o.warmed()["job"] == w["job"]
     for bad in ({}, {"all": False}, {"all": True, "namespace": "other"}, {"namespace": ""}, {"all": True, "limit": 0}, {"every": 1}, []):
         assert o.post("/v1/admin/warm", bad).status == 400, bad
     assert o.post("/v1/admin/warm", {"namespace": "nobody"}).status == 404
@@ -274,7 +269,7 @@ def test_warming_on_demand(make):
 def test_one_job_at_a_time_and_it_can_be_cancelled(make):
     o = make(sets=ALONE + ["warmer.save=off", "warmer.ready_fraction=100", "warmer.ready_max=0"])
     add(o, 500)
-    warmed(o)
+    o.warmed()
     pid = o.workers()["warmer"]
     os.kill(pid, signal.SIGSTOP)
     # The first order lies in the warmer's socket until it goes on; so do the others.
@@ -287,16 +282,16 @@ def test_one_job_at_a_time_and_it_can_be_cancelled(make):
     if second.status == 409:
         assert second.json["type"].endswith(":warming") and str(first) in second.json["detail"]
     assert o.delete("/v1/admin/warm").status == 200
-    assert warmed(o)["state"] in ("cancelled", "done")
+    assert o.warmed()["state"] in ("cancelled", "done")
     assert o.post("/v1/admin/warm", {"all": True}).status == 202
-    assert warmed(o)["state"] == "done"
+    assert o.warmed()["state"] == "done"
 
 
 def test_orchestractl_warm(make, tmp_path):
     o = make(sets=ALONE + ["warmer.save=off"])
     add(o, 30)
     add(o, 20, namespace="other")
-    warmed(o)
+    o.warmed()
     r = o.ctl("warm", "--all", "--wait")
     assert r.returncode == 0 and ": done, 50 of 50 memories" in r.stdout, r
     r = o.ctl("--namespace", "other", "warm", "--limit", "5", "--wait", "--json")
@@ -351,7 +346,7 @@ def test_readiness_waits_for_a_part(make):
     assert o.list()["memories"]                               # served all the same
     go_on()
     o.wait_ready()
-    assert warmed(o)["loaded"] == 50
+    assert o.warmed()["loaded"] == 50
 
 
 def test_readiness_does_not_wait_for_ever(make):
@@ -361,7 +356,7 @@ def test_readiness_does_not_wait_for_ever(make):
     o.wait_ready()
     assert o.get("/v1/admin/warm").json["state"] == "running"
     go_on()
-    warmed(o)
+    o.warmed()
 
 
 def test_readiness_does_not_wait_by_default_and_leaving_not_for_a_thread_that_hangs(make):
@@ -388,7 +383,7 @@ def test_the_warmer_may_die_anywhere(make, point):
     try:
         o.start()
         ids = add(o, 40)
-        warmed(o)
+        o.warmed()
         o.stop()
         faults.arm(point, "warmer")
         o.start()
@@ -400,7 +395,7 @@ def test_the_warmer_may_die_anywhere(make, point):
         changed(o, ids[3])
         assert o.stop() == 0
         o.start()
-        warmed(o)
+        o.warmed()
         assert o.memory(ids[3]).json["content"] == "another text"
         assert hits(o, ids) == 40
     finally:
@@ -412,13 +407,13 @@ def test_the_warmer_may_die_anywhere(make, point):
 def test_an_upgrade_while_it_warms(make):
     o = make(sets=ALONE)
     ids = add(o, 200)
-    warmed(o)
+    o.warmed()
     o.post("/v1/admin/warm", {"all": True})
     o.signal(signal.SIGUSR2)
     o.wait_log("upgraded from")
     until(lambda: o.get("/v1/admin/warm").json["state"] != "running")
     assert o.post("/v1/admin/warm", {"all": True}).status == 202
-    assert warmed(o)["state"] == "done" and hits(o, ids) == 200
+    assert o.warmed()["state"] == "done" and hits(o, ids) == 200
 
 
 # ---- a fleet ----
@@ -435,6 +430,6 @@ def test_what_others_write_meanwhile_is_not_missed():
         assert b.patch(f"/v1/memories/{ids[0]}?wait=store", {"content": "another text"}).status == 200
         assert b.delete(f"/v1/memories/{ids[1]}?wait=store").status in (200, 204)
         a.start()
-        w = warmed(a)
+        w = a.warmed()
         assert a.memory(ids[0]).json["content"] == "another text" and a.memory(ids[1]).status == 404
         assert hits(a, ids[2:]) == 38, w
