@@ -106,6 +106,8 @@ int cache_command(struct ctl *c, int argc, char **argv);
 int breaker_command(struct ctl *c, int argc, char **argv);
 int warm_run(struct ctl *c, int argc, char **argv);
 int tune_command(struct ctl *c, int argc, char **argv);
+int top_command(struct ctl *c, int argc, char **argv);
+int doctor_command(struct ctl *c, int argc, char **argv);
 int dlq_run(struct ctl *c, int argc, char **argv);
 
 /* Says what is wrong with the arguments; CTL_USAGE. */

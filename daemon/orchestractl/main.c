@@ -16,6 +16,8 @@ static int completion(struct ctl *c, int argc, char **argv);
 
 static const struct command commands[] = {
 	{"status", "", "the process tree of the daemon", admin_status},
+	{"top", "", "shows requests, latencies, caches and processes as they are, again and again", top_command},
+	{"doctor", "", "says what is wrong with the daemon, and what to do about it", doctor_command},
 	{"add", "TEXT|-", "stores a memory", memory_add},
 	{"search", "QUERY", "finds memories", memory_search},
 	{"get", "ID", "shows a memory", memory_get},
