@@ -52,7 +52,7 @@ bool memories_get_fast(struct api *a, struct http_request *r)
 	}
 	hit_head(head, meta.version);
 	stats_add(a->w->stats, STAT_L1_HITS, 1);
-	router_count_get(a);
+	router_count_get(a, r);
 	http_reply(r, 200, "application/json", head, a->scratch, (size_t)n);
 	return true;
 }
