@@ -46,11 +46,12 @@ static inline unsigned hist_bucket(uint64_t v)
 uint64_t hist_upper(unsigned bucket);
 
 /* `sum` is beside the buckets: 0 means that nothing was recorded. */
-static inline void hist_add(struct hist *h, _Atomic uint64_t *sum, uint64_t v)
+static inline void hist_add(struct hist *h, _Atomic uint64_t *sum, uint64_t v, uint64_t times)
 {
 	_Atomic uint64_t *n = &h->n[hist_bucket(v)];
-	atomic_store_explicit(n, atomic_load_explicit(n, memory_order_relaxed) + 1, memory_order_relaxed);
-	atomic_store_explicit(sum, atomic_load_explicit(sum, memory_order_relaxed) + v + !v, memory_order_relaxed);
+	atomic_store_explicit(n, atomic_load_explicit(n, memory_order_relaxed) + times, memory_order_relaxed);
+	atomic_store_explicit(sum, atomic_load_explicit(sum, memory_order_relaxed) + (v + !v) * times,
+			      memory_order_relaxed);
 }
 /* The same for a histogram that several threads of its worker record. */
 static inline void hist_add_shared(struct hist *h, _Atomic uint64_t *sum, uint64_t v)

@@ -75,16 +75,16 @@ void stats_reset_gauges(struct stats_slot *s);
 /* Nanoseconds, or hist_records(). Of one histogram all records are by one thread of the worker, or all are shared. */
 static inline void stats_record(struct stats_slot *s, enum hist_id id, uint64_t v)
 {
-	hist_add(&s->hist[id], &s->sum[id], v);
+	hist_add(&s->hist[id], &s->sum[id], v, 1);
 }
 static inline void stats_record_shared(struct stats_slot *s, enum hist_id id, uint64_t v)
 {
 	hist_add_shared(&s->hist[id], &s->sum[id], v);
 }
-/* A request of the route was answered after so many nanoseconds. The loop's thread. */
-static inline void stats_record_route(struct stats_slot *s, unsigned route, uint64_t ns)
+/* So many requests of the route were answered after so many nanoseconds. The loop's thread. */
+static inline void stats_record_route(struct stats_slot *s, unsigned route, uint64_t ns, unsigned times)
 {
-	hist_add(&s->http_hist[route], &s->http_sum[route], ns);
+	hist_add(&s->http_hist[route], &s->http_sum[route], ns, times);
 }
 /* It carried this trace id (16 bytes). */
 void stats_trace_route(struct stats_slot *s, unsigned route, uint64_t ns, const unsigned char id[16]);

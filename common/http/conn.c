@@ -129,7 +129,9 @@ static bool read_once(struct http_conn *c)
 	if (n > 0) {
 		if (head)
 			c->read_ns = clock_mono_ns();
+		c->s->fresh = head;
 		http_step_run(c);
+		c->s->fresh = false;
 		c->more |= !c->dead && incomplete(c);
 	} else if (n == 0) {
 		on_eof(c);

@@ -4,6 +4,14 @@
 #include "clock.h"
 #include "http/http-private.h"
 
+void http_timing_offset(struct http_server *s) { s->real_offset_us = clock_real_us() - clock_mono_us(); }
+
+int64_t http_real_us(const struct http_request *r)
+{
+	const struct http_server *s = r->c->s;
+	return s->fresh ? r->c->read_ns / 1000 + s->real_offset_us : clock_real_us();
+}
+
 void http_time_as(struct http_request *r, unsigned route)
 {
 	AN(route <= STATS_ROUTES);
@@ -43,11 +51,18 @@ void http_timing_done(struct http_conn *c, const struct http_request *r)
 	struct span trace = r->known[HTTP_H_TRACEPARENT];
 	if (!r->began_ns)
 		return; /* it did not come through a socket */
+	struct http_timed *last = c->n_timed ? &c->timed[c->n_timed - 1] : NULL;
+	if (last && last->began_ns == r->began_ns && last->route == r->route - 1 && !last->traced && !trace.p &&
+	    last->n < UINT16_MAX) {
+		last->n++;
+		return;
+	}
 	if (c->n_timed == HTTP_TIMED_MAX)
 		http_timing_record(c);
 	struct http_timed *t = &c->timed[c->n_timed++];
 	t->began_ns = r->began_ns;
 	t->route = (uint16_t)(r->route - 1);
+	t->n = 1;
 	t->traced = trace.p && trace_id(trace, t->trace);
 }
 
@@ -57,7 +72,7 @@ void http_timing_record(struct http_conn *c)
 	for (unsigned i = 0; i < c->n_timed; i++) {
 		const struct http_timed *t = &c->timed[i];
 		uint64_t ns = now > t->began_ns ? (uint64_t)(now - t->began_ns) : 0;
-		stats_record_route(c->s->stats, t->route, ns);
+		stats_record_route(c->s->stats, t->route, ns, t->n);
 		if (t->traced)
 			stats_trace_route(c->s->stats, t->route, ns, t->trace);
 	}

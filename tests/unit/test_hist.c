@@ -286,19 +286,19 @@ static void test_recent_forgets(void **state)
 	assert_int_equal(recent(s, now, NULL), 0);
 	stats_turn(s, now);
 	for (int i = 0; i < 10; i++)
-		stats_record_route(s, 7, 1000000);
+		stats_record_route(s, 7, 1000000, 1);
 	assert_int_equal(recent(s, now, &median), 10);
 	assert_true(fabs(median / 1e6 - 1) < 0.02);
 	stats_turn(s, now + turn - 1); /* not yet */
 	stats_turn(s, now + turn);
-	stats_record_route(s, 7, 9000000);
+	stats_record_route(s, 7, 9000000, 1);
 	assert_int_equal(recent(s, now + turn, NULL), 11); /* behind the older of the two */
 	stats_turn(s, now + 2 * turn);
 	assert_int_equal(recent(s, now + 2 * turn, &median), 1);
 	assert_true(fabs(median / 9e6 - 1) < 0.02);
 	stats_turn(s, now + 3 * turn);
 	assert_int_equal(recent(s, now + 3 * turn, NULL), 0);
-	stats_record_route(s, 7, 1000000);
+	stats_record_route(s, 7, 1000000, 1);
 	assert_int_equal(recent(s, now + 3 * turn, NULL), 1);
 	assert_int_equal(recent(s, now + 6 * turn, NULL), 0); /* its worker is gone */
 	assert_int_equal(s->http_hist[6].n[0], 0);
@@ -316,7 +316,7 @@ static void *turn_and_record(void *arg)
 	for (int64_t now = 1; !atomic_load(&t->stop); now += STATS_TURN_US) {
 		stats_turn(t->s, now);
 		for (int i = 0; i < 50; i++)
-			stats_record_route(t->s, 7, 1000000);
+			stats_record_route(t->s, 7, 1000000, 1);
 	}
 	return NULL;
 }
