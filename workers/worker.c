@@ -556,6 +556,7 @@ int worker_main(const char *role, unsigned slot)
 	self_open(w.self);
 	sandbox_enter(&worker_rows[id], w.conf);
 	register_birth(&w);
+	stats_turn(w.stats, clock_mono_us());
 	self_look(w.self);
 	make_events(&w);
 	event_base_dispatch(w.base);
