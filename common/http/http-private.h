@@ -164,7 +164,7 @@ struct http_server {
 	struct http_conn *slot[HTTP_WHEEL_SLOTS];
 	uint64_t tick, armed;
 	int64_t date_s;
-	int64_t real_offset_us; /* of the real clock before the monotonic one; looked at once a second */
+	int64_t real_offset_us; /* of the real clock before the monotonic one, as http_real_us() found it */
 	bool fresh;		/* c->read_ns of the connection that is being stepped is of just now */
 	char date[38];		/* "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n" is 37 */
 	char *in_free[HTTP_POOL_MAX], *out_free[HTTP_POOL_MAX];
@@ -204,7 +204,6 @@ void http_step_run(struct http_conn *c);	 /* parses and answers as far as possib
 bool http_step_keeps(const struct http_conn *c); /* can another request follow this answer? */
 
 /* timing.c */
-void http_timing_offset(struct http_server *s);				  /* looks at both clocks */
 void http_timing_done(struct http_conn *c, const struct http_request *r); /* its answer is in the output */
 void http_timing_record(struct http_conn *c);				  /* what is there was sent */
 

@@ -86,7 +86,6 @@ static char *put_date(char *o, struct http_server *s)
 				 (unsigned)tm.tm_hour % 24u, (unsigned)tm.tm_min % 60u, (unsigned)tm.tm_sec % 61u);
 		AN(n == 37);
 		s->date_s = ts.tv_sec;
-		http_timing_offset(s);
 	}
 	return put(o, s->date, 37);
 }

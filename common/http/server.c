@@ -244,7 +244,6 @@ struct http_server *http_server_new(struct event_base *base, const struct http_l
 	if (getrandom(&s->id_seed, sizeof(s->id_seed), GRND_NONBLOCK) != sizeof(s->id_seed))
 		s->id_seed = (uint64_t)getpid() << 32 ^ (uint64_t)time(NULL);
 	http_server_now(s);
-	http_timing_offset(s);
 	s->ev_read_flags = EV_READ | EV_PERSIST;
 	if (base) {
 		/* Edge-triggered saves the kernel a second look at every socket (5 % of a request here). What

@@ -1,15 +1,29 @@
 /* How long requests take: two readings of the clock for each, one behind the read that began it and one behind the send
  * that took its answer; what comes pipelined shares both. A client that reads slowly does not count: the time ends
  * when the kernel was given the answer for the first time. */
+#include <time.h>
+
 #include "clock.h"
 #include "http/http-private.h"
 
-void http_timing_offset(struct http_server *s) { s->real_offset_us = clock_real_us() - clock_mono_us(); }
+#define TICK_MAX_US 12000 /* 100 Hz, and a little */
 
+/* The read that a request came with has told the time. How far the real clock is before that one changes only when somebody
+ * sets it, or the machine has slept: the coarse clock, a few nanoseconds away, shows that. */
 int64_t http_real_us(const struct http_request *r)
 {
-	const struct http_server *s = r->c->s;
-	return s->fresh ? r->c->read_ns / 1000 + s->real_offset_us : clock_real_us();
+	struct http_server *s = r->c->s;
+	struct timespec ts;
+	if (!s->fresh)
+		return clock_real_us();
+	clock_gettime(CLOCK_REALTIME_COARSE, &ts);
+	int64_t now = r->c->read_ns / 1000 + s->real_offset_us;
+	int64_t ahead = now - ((int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000); /* of the last tick */
+	if (ahead >= 0 && ahead <= TICK_MAX_US)
+		return now;
+	now = clock_real_us();
+	s->real_offset_us = now - clock_mono_us();
+	return now;
 }
 
 void http_time_as(struct http_request *r, unsigned route)
