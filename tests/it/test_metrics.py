@@ -5,22 +5,21 @@ import glob
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import tempfile
 import time
-import urllib.request
 
 import pytest
 import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse_classic
 
-from orchestra import BUILD, SLOW, Orchestra, free_port, until
+from orchestra import BUILD, Orchestra, until
+from prometheus import RULES, Prometheus
 
 TOP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
-PROMETHEUS = os.path.join(TOP, "packaging", "prometheus")
+PROMETHEUS = os.path.dirname(RULES)
 OPEN = "application/openmetrics-text; version=1.0.0"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 # Of what is not there in a daemon by itself: Redis, a fleet, a TLS socket; and what an old kernel does not tell.
@@ -301,60 +300,10 @@ def test_cloud_monitoring_asks_for_what_there_is():
 
 # ---- the real one ----
 
-class Prometheus:
-    """A Prometheus of our own, with the rules of the package made quick, on a port of its own."""
-
-    def __init__(self, target):
-        self.dir = tempfile.mkdtemp(prefix="orchestra-prom-")
-        self.port = free_port()
-        rules = open(os.path.join(PROMETHEUS, "orchestra.rules.yml")).read()
-        rules = re.sub(r"for: \d+m", "for: 1s", rules)
-        self.write("rules.yml", rules)
-        self.write("prometheus.yml", yaml.safe_dump({
-            "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "500ms"}, "rule_files": ["rules.yml"],
-            "scrape_configs": [{"job_name": "orchestra", "static_configs": [{"targets": [target]}]}]}))
-        self.log = open(os.path.join(self.dir, "log"), "w")
-        self.process = subprocess.Popen(
-            ["prometheus", f"--config.file={self.dir}/prometheus.yml", f"--storage.tsdb.path={self.dir}/data", f"--web.listen-address=127.0.0.1:{self.port}",
-             "--enable-feature=exemplar-storage"], stdout=self.log, stderr=subprocess.STDOUT)
-
-    def write(self, name, text):
-        with open(os.path.join(self.dir, name), "w") as f:
-            f.write(text)
-
-    def get(self, path):
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/api/v1/{path}", timeout=10 * SLOW) as r:
-                return json.load(r)["data"]
-        except OSError:
-            assert self.process.poll() is None, open(self.log.name).read()
-            return None
-
-    def value(self, query):
-        got = self.get("query?query=" + urllib.request.quote(query))
-        return float(got["result"][0]["value"][1]) if got and got["result"] else None
-
-    def alert(self, name):
-        """"pending", "firing", or None."""
-        got = self.get("alerts")
-        return next((a["state"] for a in got["alerts"] if a["labels"]["alertname"] == name), None) if got else "unknown"
-
-    def stop(self):
-        self.process.terminate()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.log.close()
-        shutil.rmtree(self.dir)
-
-
 def test_a_real_prometheus(make):
     o = make()
     busy(o)
-    p = Prometheus(f"127.0.0.1:{o.port}")
-    try:
+    with Prometheus([f"127.0.0.1:{o.port}"]) as p:
         until(lambda: p.value('up{job="orchestra"}') == 1, 30)
         until(lambda: p.value('orchestra_http_request_duration_seconds_count{route="/v1/memories",method="POST"}') == 20, 20)
         until(lambda: p.alert("OrchestraBreakerOpen") is None, 20)
@@ -368,5 +317,3 @@ def test_a_real_prometheus(make):
         dead = o.workers()["api.0"] if "api.0" in o.workers() else next(pid for n, pid in o.workers().items() if n.startswith("api"))
         os.kill(dead, signal.SIGKILL)
         until(lambda: (p.value('sum(orchestra_worker_restarts_total{role="api"})') or 0) >= 1, 30)
-    finally:
-        p.stop()
