@@ -14,6 +14,13 @@ static int64_t now_us(clockid_t id)
 int64_t clock_real_us(void) { return now_us(CLOCK_REALTIME); }
 int64_t clock_mono_us(void) { return now_us(CLOCK_MONOTONIC); }
 
+int64_t clock_mono_ns(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
 /* Days since 1970-01-01 of a proleptic Gregorian date, and back (H. Hinnant,
  * "chrono-compatible low-level date algorithms"). */
 static int64_t days_of(int64_t y, unsigned m, unsigned d)

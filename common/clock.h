@@ -5,6 +5,7 @@
 
 int64_t clock_real_us(void);
 int64_t clock_mono_us(void);
+int64_t clock_mono_ns(void); /* the same clock: for what is measured, not for what is waited for */
 /* Now, or just behind `former` where that is later: a version is never older than the one it follows, whichever
  * machine's clock that was taken from. */
 static inline int64_t clock_after_us(int64_t former)

@@ -43,6 +43,8 @@ struct plant_worker {
 	_Atomic uint64_t ticks, late_ticks;
 	_Atomic uint64_t incarnation;
 	_Atomic int64_t started_us;
+	/* What the process takes, as of its last heartbeat (workers/self.c). cpu_us goes on where its predecessor's ended. */
+	_Atomic uint64_t cpu_us, resident_bytes, private_bytes, fds, fds_max; /* 0: not known */
 	struct stats_slot stats;
 };
 
@@ -97,8 +99,10 @@ struct plant {
 	_Atomic uint32_t sync_state;			   /* enum plant_sync */
 	_Atomic uint32_t refill_state;			   /* enum plant_refill: vector index */
 	_Atomic uint64_t refill_done, refill_total;
-	_Atomic uint32_t served_once; /* 1 from the first SYNC_SERVING on: what is shared is whole */
-	_Atomic uint32_t ack_store;   /* sync.ack = store: api waits for TXN_STORED */
+	_Atomic int64_t born_us;	       /* clock_real_us() when this segment was laid out */
+	_Atomic uint64_t disk_free, disk_size; /* bytes of the file system of data.dir; 0: not known */
+	_Atomic uint32_t served_once;	       /* 1 from the first SYNC_SERVING on: what is shared is whole */
+	_Atomic uint32_t ack_store;	       /* sync.ack = store: api waits for TXN_STORED */
 	_Atomic uint64_t journal_bytes, journal_quota;
 	_Atomic uint64_t lag_bytes;	     /* of transactions that the store lacks */
 	_Atomic int64_t oldest_unflushed_us; /* clock_mono_us() since when the oldest of them waits; 0: there is none */

@@ -11,12 +11,13 @@
 #include "fault.h"
 #include "handover.h"
 #include "log.h"
+#include "metrics.h"
 #include "version.h"
 #include "worker.h"
 
 #define SETS_MAX 256
 
-enum action { ACT_RUN, ACT_CHECK, ACT_DUMP, ACT_VERSION, ACT_HELP, ACT_MANUAL, ACT_SAMPLE, ACT_HANDOVER };
+enum action { ACT_RUN, ACT_CHECK, ACT_DUMP, ACT_VERSION, ACT_HELP, ACT_MANUAL, ACT_SAMPLE, ACT_METRICS, ACT_HANDOVER };
 enum {
 	OPT_SET = 256,
 	OPT_CHECK,
@@ -27,6 +28,7 @@ enum {
 	OPT_SLOT,
 	OPT_MANUAL,
 	OPT_SAMPLE,
+	OPT_METRICS,
 	OPT_HANDOVER
 };
 
@@ -44,6 +46,7 @@ static const struct option options[] = {
 	{"check-handover", no_argument, NULL, OPT_HANDOVER}, /* before an upgrade: may this binary take over? */
 	{"dump-manual", no_argument, NULL, OPT_MANUAL},	     /* the build's own use */
 	{"dump-sample", no_argument, NULL, OPT_SAMPLE},
+	{"dump-metrics", no_argument, NULL, OPT_METRICS},
 	{0},
 };
 
@@ -99,6 +102,7 @@ static bool parse(int argc, char **argv, struct arguments *a)
 		case OPT_HANDOVER: a->action = ACT_HANDOVER; break;
 		case OPT_MANUAL: a->action = ACT_MANUAL; break;
 		case OPT_SAMPLE: a->action = ACT_SAMPLE; break;
+		case OPT_METRICS: a->action = ACT_METRICS; break;
 		default: return false;
 		}
 	}
@@ -173,6 +177,7 @@ int main(int argc, char **argv)
 	case ACT_HELP: fputs(help, stdout); return 0;
 	case ACT_MANUAL: conf_write_manual(stdout); return 0;
 	case ACT_SAMPLE: conf_write_sample(stdout); return 0;
+	case ACT_METRICS: metrics_write_manual(stdout); return 0;
 	case ACT_HANDOVER: return check_handover(&a.input, FD_DOCUMENT, stdout);
 	case ACT_RUN: break;
 	}

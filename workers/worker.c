@@ -19,11 +19,13 @@
 #include "lastwords.h"
 #include "log.h"
 #include "sandbox.h"
+#include "self.h"
 #include "worker.h"
 
 #define FORMAT_POLL_US 500 /* first look at the segments; doubles … */
 #define FORMAT_POLL_MAX_US 20000
 #define MESSAGES_PER_TURN 16
+#define BEAT_NS (VITALS_BEAT_MS * 1000000ll)
 #define PROMPT_SLICE_NS 100000 /* the least that Linux takes */
 
 struct command {
@@ -42,6 +44,7 @@ struct worker_private {
 	uint32_t last_token;
 	unsigned format_poll_us;
 	int64_t progress_us; /* last CTL_PROGRESS */
+	int64_t beat_ns;     /* last heartbeat */
 	bool inited, ready_later;
 	int exit_code;
 };
@@ -367,6 +370,12 @@ static void on_heartbeat(evutil_socket_t fd, short what, void *arg)
 	if (w->priv->inited && w->role->load)
 		w->role->load(w, &waiting, &working);
 	vitals_beat(w->vitals, waiting, working);
+	int64_t now = clock_mono_ns(), late = now - w->priv->beat_ns - BEAT_NS;
+	if (w->priv->beat_ns)
+		stats_record(w->stats, HIST_LOOP_DELAY, late > 0 ? (uint64_t)late : 0);
+	w->priv->beat_ns = now;
+	stats_turn(w->stats, now / 1000);
+	self_look(w->self);
 }
 
 /* Runs role->init() once sync has formatted the segments. They appear within milliseconds of our
@@ -407,23 +416,13 @@ static void ignore_signals(void)
 		signal(sigs[i], SIG_IGN);
 }
 
-/* The statistics slot outlives its worker; what the dead one had open is gone. */
-static void reset_gauges(struct stats_slot *s)
-{
-#define STAT(id, name, labels, type, help)                                                                             \
-	if (strcmp(type, "gauge") == 0)                                                                                \
-		atomic_store_explicit(&s->v[STAT_##id], 0, memory_order_relaxed);
-#include "stats.def"
-#undef STAT
-}
-
 /* A slot whose worker has left in order may stay empty. */
 static void register_leaving(struct worker *w)
 {
 	atomic_store_explicit(&w->self->ready, 0, memory_order_relaxed);
 	if (!w->draining || w->priv->exit_code != WORKER_EXIT_OK)
 		return;
-	reset_gauges(w->stats);
+	stats_reset_gauges(w->stats);
 	atomic_store_explicit(&w->self->pid, 0, memory_order_relaxed);
 }
 
@@ -435,7 +434,7 @@ static void register_birth(struct worker *w)
 		stats_add(w->stats, STAT_WORKER_RESTARTS, 1);
 		breaker_forget(w->plant->breakers, predecessor);
 	}
-	reset_gauges(w->stats);
+	stats_reset_gauges(w->stats);
 	atomic_store_explicit(&self->ready, 0, memory_order_relaxed);
 	atomic_store_explicit(&self->pid, (uint32_t)getpid(), memory_order_relaxed);
 	atomic_store_explicit(&self->started_us, clock_real_us(), memory_order_relaxed);
@@ -554,13 +553,17 @@ int worker_main(const char *role, unsigned slot)
 		return WORKER_EXIT_FATAL;
 	}
 	priv.born = w.conf;
+	self_open(w.self);
 	sandbox_enter(&worker_rows[id], w.conf);
 	register_birth(&w);
+	stats_turn(w.stats, clock_mono_us());
+	self_look(w.self);
 	make_events(&w);
 	event_base_dispatch(w.base);
 	if (priv.inited && w.role->stop)
 		w.role->stop(&w);
 	register_leaving(&w);
+	self_look(w.self);
 	detach(&w);
 	return priv.exit_code;
 }

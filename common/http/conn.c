@@ -1,5 +1,6 @@
 /* One connection: its events, its deadlines, its end, and what is left to do at the end of a turn. */
 #include <unistd.h>
+#include "clock.h"
 #include "log.h"
 #include "http/http-private.h"
 
@@ -123,9 +124,14 @@ static bool incomplete(const struct http_conn *c)
 
 static bool read_once(struct http_conn *c)
 {
+	bool head = c->rx == HTTP_RX_HEAD || c->rx == HTTP_RX_WAIT;
 	ssize_t n = http_io_fill(c);
 	if (n > 0) {
+		if (head)
+			c->read_ns = clock_mono_ns();
+		c->s->fresh = head;
 		http_step_run(c);
+		c->s->fresh = false;
 		c->more |= !c->dead && incomplete(c);
 	} else if (n == 0) {
 		on_eof(c);
@@ -236,6 +242,8 @@ void http_conn_settle(struct http_conn *c)
 		http_conn_close(c);
 		return;
 	}
+	if (c->n_timed)
+		http_timing_record(c);
 	drain_output(c);
 	if (c->rx == HTTP_RX_OFF && !http_out_pending(c) && !c->lingering && (!c->r || c->r->gone))
 		linger(c);

@@ -65,6 +65,8 @@ struct http_request {
 	uint32_t extension_bytes, trailer_bytes, trailers;
 	uint16_t refuse; /* status a parser callback wants */
 	const char *why;
+	int64_t began_ns; /* its first byte was read */
+	uint16_t route;	  /* stats.h, and 1; 0: not to be timed */
 	uint16_t n_fields;
 	uint8_t minor, id_len;
 	bool has_host, expect_continue, keep, chunked, head_done, body_done, body_own;
@@ -92,6 +94,15 @@ enum http_rx {
 };
 enum http_phase { HTTP_PH_NONE, HTTP_PH_IDLE, HTTP_PH_HEAD, HTTP_PH_BODY, HTTP_PH_WAIT, HTTP_PH_LINGER };
 
+/* A request whose answer lies in the output, until that is sent. */
+struct http_timed {
+	int64_t began_ns;
+	uint16_t route, n; /* n: pipelined requests that came with the same read */
+	bool traced;
+	unsigned char trace[16];
+};
+#define HTTP_TIMED_MAX 2 /* of pipelined ones; more are recorded before they are sent */
+
 struct http_conn {
 	struct http_server *s;
 	struct http_request *r;
@@ -107,7 +118,10 @@ struct http_conn {
 	/* output: [out_off, out_len) is not sent yet */
 	char *out;
 	size_t out_cap, out_len, out_off;
-	size_t out_charged; /* counted in s->unsent */
+	size_t out_charged;	   /* counted in s->unsent */
+	int64_t read_ns, began_ns; /* the last read that may begin a request; the head that is being read began */
+	unsigned n_timed;
+	struct http_timed timed[HTTP_TIMED_MAX];
 	int64_t in_deadline, out_deadline;
 	bool more; /* edge-triggered: there may be unread bytes that no event will report */
 	bool hup;  /* the peer has closed its side: read until the end */
@@ -150,7 +164,9 @@ struct http_server {
 	struct http_conn *slot[HTTP_WHEEL_SLOTS];
 	uint64_t tick, armed;
 	int64_t date_s;
-	char date[38]; /* "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n" is 37 */
+	int64_t real_offset_us; /* of the real clock before the monotonic one, as http_real_us() found it */
+	bool fresh;		/* c->read_ns of the connection that is being stepped is of just now */
+	char date[38];		/* "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n" is 37 */
 	char *in_free[HTTP_POOL_MAX], *out_free[HTTP_POOL_MAX];
 	unsigned n_in_free, n_out_free, n_req_free;
 	struct http_request *req_free;
@@ -186,6 +202,10 @@ void http_reply_continue(struct http_conn *c);
 /* step.c */
 void http_step_run(struct http_conn *c);	 /* parses and answers as far as possible */
 bool http_step_keeps(const struct http_conn *c); /* can another request follow this answer? */
+
+/* timing.c */
+void http_timing_done(struct http_conn *c, const struct http_request *r); /* its answer is in the output */
+void http_timing_record(struct http_conn *c);				  /* what is there was sent */
 
 /* conn.c */
 void http_conn_init(struct http_conn *c);

@@ -109,6 +109,10 @@ bool http_gone(const struct http_request *r); /* nobody will get the answer any 
 bool http_peer_uid(const struct http_request *r, unsigned *uid_r);
 bool http_peer_loopback(const struct http_request *r); /* loopback TCP or Unix socket */
 void **http_user(struct http_request *r);	       /* a pointer for the handler's own state */
+/* Its duration, from its first byte until the kernel has been given the answer, is recorded for this route of stats.h. */
+void http_time_as(struct http_request *r, unsigned route);
+/* clock_real_us() as of the read that the request came with, where that was just now: saves reading the clock again. */
+int64_t http_real_us(const struct http_request *r);
 /* A request id: the client's X-Request-Id when sane, else ours. ≤ 64 bytes. */
 struct span http_request_id(struct http_request *r);
 /* Decodes %XX (and + when `plus`) of a query or path part into out (cap ≥ in.len). -1: malformed; so is

@@ -266,6 +266,8 @@ void http_server_set_tls(struct http_server *s, struct http_tls *t)
 	s->tls = t;
 }
 
+int64_t http_server_tls_expires(const struct http_server *s) { return s->tls ? http_tls_expires(s->tls) : 0; }
+
 static int listen_on(struct http_server *s, int fd, bool tls)
 {
 	struct sockaddr_storage ss;

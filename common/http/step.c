@@ -26,6 +26,8 @@ static void request_done(struct http_conn *c)
 	/* Not http_step_keeps(): a drain that began after the answer's head was written has not been announced in it. */
 	bool keep = can_keep(c);
 
+	if (r->route && !r->gone && !c->dead)
+		http_timing_done(c, r);
 	http_request_release(r);
 	c->r = NULL;
 	c->pin = 0;
@@ -242,6 +244,8 @@ static bool step_head(struct http_conn *c)
 	size_t avail = c->in_len - c->in_pos;
 	if (!avail)
 		return false;
+	if (c->scan.at == 0)
+		c->began_ns = c->read_ns;
 	enum http_scan_result res = http_scan_head(&c->scan, c->in + c->in_pos, avail, &why);
 	if (head_too_large(c, res == HTTP_SCAN_DONE ? c->scan.at : avail))
 		return true;
@@ -255,6 +259,7 @@ static bool step_head(struct http_conn *c)
 	char *p = with_room_behind(c, len);
 	c->scan = (struct http_scan){0};
 	c->r = http_request_take(c);
+	c->r->began_ns = c->began_ns;
 	int status = http_parse_head(c->r, p, len, first, &why);
 	c->in_pos += len;
 	c->pin = c->in_pos;

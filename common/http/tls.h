@@ -18,11 +18,15 @@ struct http_tls *must_check http_tls_new(const struct tls_files *f, bool only_13
 void http_tls_free(struct http_tls **t);
 /* "CN=memory.example.org, serial 1A2B, valid until 2026-11-21 09:28:23Z", not terminated. */
 void http_tls_describe(const struct http_tls *t, struct buf *out);
+/* Unix time at which the certificate expires; 0: it cannot be told. */
+int64_t http_tls_expires(const struct http_tls *t);
 /* What clients will object to ("expired at …"), malloc'ed; NULL: nothing. */
 char *http_tls_objection(const struct http_tls *t);
 
 /* Connections accepted from now on use `t`, which the server takes over; those that exist keep theirs. */
 void http_server_set_tls(struct http_server *s, struct http_tls *t);
+/* Of what new connections use; 0 without a TLS socket. */
+int64_t http_server_tls_expires(const struct http_server *s);
 /* As http_server_listen(); http_server_set_tls() comes first. */
 int must_check http_server_listen_tls(struct http_server *s, int fd);
 #endif

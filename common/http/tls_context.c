@@ -259,6 +259,12 @@ void http_tls_describe(const struct http_tls *t, struct buf *out)
 	BN_free(serial);
 }
 
+int64_t http_tls_expires(const struct http_tls *t)
+{
+	struct tm tm;
+	return ASN1_TIME_to_tm(X509_get0_notAfter(t->leaf), &tm) == 1 ? (int64_t)timegm(&tm) : 0;
+}
+
 char *http_tls_objection(const struct http_tls *t)
 {
 	const ASN1_TIME *from = X509_get0_notBefore(t->leaf), *to = X509_get0_notAfter(t->leaf);

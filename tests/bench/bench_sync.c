@@ -277,7 +277,7 @@ static void sleep_until_woken(void)
 	wake_ack(w, p.fd);
 }
 
-static uint64_t syncs(void) { return atomic_load(&plant->worker[SLOT_SYNC].stats.v[STAT_JOURNAL_SYNCS]); }
+static uint64_t syncs(void) { return stats_value(&plant->worker[SLOT_SYNC].stats, STAT_JOURNAL_SYNCS); }
 
 static double child_cpu(void)
 {

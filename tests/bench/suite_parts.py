@@ -1,4 +1,4 @@
-"""L1, ring, journal and words on their own (bench_micro.c)."""
+"""L1, ring, journal and words on their own (bench_micro.c); what it costs to record a metric (bench_stats.c)."""
 import rig as r
 
 NAMES = {"l1_get_1kb_60000_random": ("L1 get, 1 KB, 60,000 keys at random", "gets/s", 1.5e6),
@@ -12,8 +12,15 @@ NAMES = {"l1_get_1kb_60000_random": ("L1 get, 1 KB, 60,000 keys at random", "get
          "journal_append_sync_group_64": ("journal, 6,528 B, groups of 64", "records/s", None),
          "journal_append_sync_group_500": ("journal, 6,528 B, groups of 500", "records/s", None)}
 
+STATS = {"counter_ns": "count", "record_ns": "record in a histogram", "record_shared_ns": "record in a histogram, one of several threads",
+         "clock_ns": "read the clock"}
+
 
 def run(rig, report):
     rounds = [rig.tool("bench_micro", 0.3 if rig.quick else 1, rig.path(f"micro{i}")) for i in range(1 if rig.quick else 3)]
     for key, (name, unit, goal) in NAMES.items():
         report.add("parts", name, r.median(x[key] for x in rounds), unit, goal=goal)
+    rounds = [rig.tool("bench_stats", 2 if rig.quick else 20) for i in range(1 if rig.quick else 3)]
+    for key, name in STATS.items():
+        report.add("parts", name + ", beyond an empty loop", round(r.median(x[key] - x["loop_ns"] for x in rounds), 1), "ns", better="less",
+                   goal=20 if key.startswith("record") else None)

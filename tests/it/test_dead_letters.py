@@ -91,7 +91,7 @@ def test_one_among_thousands(make):
     got = o.post("/v1/memories:get", {"ids": list(ids)[1200:1600]}).json
     assert got["missing"] == [bad] and all(m["content"] == ids[m["id"]] for m in got["memories"])
     assert bad not in [m["id"] for m in o.search("a poison pill", limit=20)]
-    assert metric(o, "orchestra_dead_letters") == 1 and metric(o, "orchestra_dead_letters_total") == 1
+    assert metric(o, "orchestra_dead_letters") == 1 and metric(o, "orchestra_dead_letters_written_total") == 1
     assert o.get("/readyz").json == {"status": "ready", "degraded": []}
     assert o.get("/v1/admin/status").json["dead_letters"] == 1
     assert o.log().count("does not accept operation") == 1

@@ -226,6 +226,18 @@ def rest(s):
     return out
 
 
+def test_metrics_say_when_the_certificate_expires(pki, make):
+    """Of new connections: a reload changes it."""
+    def expiry(o):
+        with o.dial() as c:
+            return int(ssl.cert_time_to_seconds(c.getpeercert()["notAfter"]))
+    o = make(sets=["api.workers=1"])
+    assert o.metric("orchestra_tls_certificate_expiry_seconds") == expiry(o) > time.time()
+    o.install(pki.make("later", end=time.strftime("%Y%m%d%H%M%SZ", time.gmtime(time.time() + 40 * 86400))))
+    assert o.post("/v1/admin/reload").status == 200
+    o.eventually("the new certificate is not told of", lambda: o.metric("orchestra_tls_certificate_expiry_seconds") == expiry(o) > time.time() + 30 * 86400)
+
+
 # ---- handshakes ----
 
 @pytest.mark.parametrize("kind", ["ec", "rsa"])

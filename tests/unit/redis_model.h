@@ -280,7 +280,7 @@ REDIS_HELPER void l2_test_put(struct l2_test *t, unsigned n, struct span body)
 	l2_put(t->l2, CACHE_MEMORY, &key, 100 + n, &m, body);
 }
 
-REDIS_HELPER uint64_t l2_test_count(struct l2_test *t, enum stat_id id) { return atomic_load(&t->stats.v[id]); }
+REDIS_HELPER uint64_t l2_test_count(struct l2_test *t, enum stat_id id) { return stats_value(&t->stats, id); }
 
 #define REDIS_UNTIL(condition)                                                                                         \
 	do {                                                                                                           \

@@ -82,7 +82,8 @@ struct call {
 	uint64_t committed_seq;
 	uint32_t answer_arg;  /* what sync said with that */
 	int64_t committed_us; /* when the journal had it, and the wait for the store began; 0 = not yet */
-	int64_t started_us;
+	int64_t queued_ns,
+		sent_ns; /* clock_mono_ns(): it began to wait for a thread; its transaction went to sync, 0: and was answered */
 	enum verdict (*evaluate)(struct call *c, struct reader *rd);
 	void (*read)(struct call *c, struct reader *rd);
 	void (*committed)(struct call *c); /* durable: finish the reply (durability, receipt); may be NULL */
@@ -112,9 +113,10 @@ bool router_body(void *arg, struct http_request *r, const char *p, size_t n);
 const struct auth_principal *router_who(struct api *a, struct http_request *r);
 /* For the path that makes no call: the principal when host and credential are in order, else NULL. */
 const struct auth_principal *router_admit_fast(struct api *a, struct http_request *r, unsigned right);
-void router_count_get(struct api *a);		     /* one 2xx of GET /v1/memories/{id} */
-void router_count(const struct call *c, int status); /* one answer given */
-void router_metrics(struct api *a, struct buf *b);
+void router_count_get(struct api *a, struct http_request *r); /* one 2xx of GET /v1/memories/{id} */
+void router_count(const struct call *c, int status);	      /* one answer given */
+/* Pattern and method of a route; "none" behind the last one. Returns how many routes there are. */
+unsigned router_names(unsigned route, const char **pattern_r, const char **method_r);
 
 /* ---- calls (call.c) ---- */
 void call_waited(struct call *c); /* writes.c: in the journal, but the store did not take it in time */

@@ -1,6 +1,9 @@
 /* /v1/admin/breakers, and their rows of /metrics: from shared memory, without asking anybody. */
+#include <stdio.h>
+
 #include "clock.h"
 #include "handlers.h"
+#include "metrics_parts.h"
 
 /* for (…) over the rows that are in use: BREAKERS when there is none any more. */
 static unsigned next(const struct plant *p, unsigned i, int64_t now_us, struct breaker_view *v)
@@ -95,35 +98,39 @@ static uint64_t rejected_of(const struct breaker_view *v) { return v->rejected_t
 static uint64_t calls_of(const struct breaker_view *v) { return v->calls_total; }
 static uint64_t failures_of(const struct breaker_view *v) { return v->failures_total; }
 
-static void rows(const struct plant *p, struct buf *b, const char *name, const char *type, const char *help,
+static void rows(struct expo *e, const struct plant *p, enum metric_family id,
 		 uint64_t (*value)(const struct breaker_view *v))
 {
+	const struct metric *m = &metrics_families[id];
 	struct breaker_view v;
+	char labels[sizeof(v.name) + 32];
 	int64_t now = clock_mono_us();
-	buf_printf(b, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
-	for (unsigned i = next(p, 0, now, &v); i < BREAKERS; i = next(p, i + 1, now, &v))
-		buf_printf(b, "%s{dependency=\"%s\"} %llu\n", name, v.name, (unsigned long long)value(&v));
+	expo_head(e, m);
+	for (unsigned i = next(p, 0, now, &v); i < BREAKERS; i = next(p, i + 1, now, &v)) {
+		snprintf(labels, sizeof(labels), "dependency=\"%s\"", v.name);
+		expo_u64(e, m, labels, value(&v));
+	}
 }
 
-static void transitions(const struct plant *p, struct buf *b)
+static void transitions(struct expo *e, const struct plant *p)
 {
+	const struct metric *m = &metrics_families[METRIC_BREAKER_TRANSITIONS];
 	struct breaker_view v;
+	char labels[sizeof(v.name) + 64];
 	int64_t now = clock_mono_us();
-	buf_adds(b, "# HELP orchestra_breaker_transitions_total Times that a breaker came to a state.\n"
-		    "# TYPE orchestra_breaker_transitions_total counter\n");
+	expo_head(e, m);
 	for (unsigned i = next(p, 0, now, &v); i < BREAKERS; i = next(p, i + 1, now, &v))
-		for (enum breaker_state to = BREAKER_CLOSED; to <= BREAKER_OPEN; to++)
-			buf_printf(b, "orchestra_breaker_transitions_total{dependency=\"%s\",to=\"%s\"} %llu\n", v.name,
-				   breaker_state_name(to), (unsigned long long)v.to_total[to]);
+		for (enum breaker_state to = BREAKER_CLOSED; to <= BREAKER_OPEN; to++) {
+			snprintf(labels, sizeof(labels), "dependency=\"%s\",to=\"%s\"", v.name, breaker_state_name(to));
+			expo_u64(e, m, labels, v.to_total[to]);
+		}
 }
 
-void breakers_metrics(const struct plant *p, struct buf *b)
+void breakers_metrics(struct expo *e, const struct plant *p)
 {
-	rows(p, b, "orchestra_breaker_state", "gauge", "0 closed, 1 half-open, 2 open.", state_of);
-	transitions(p, b);
-	rows(p, b, "orchestra_breaker_calls_total", "counter", "Calls to a dependency, as its breaker was told.",
-	     calls_of);
-	rows(p, b, "orchestra_breaker_failures_total", "counter", "Calls to a dependency that failed.", failures_of);
-	rows(p, b, "orchestra_breaker_rejected_total", "counter", "Calls that a breaker did not let through.",
-	     rejected_of);
+	rows(e, p, METRIC_BREAKER_STATE, state_of);
+	transitions(e, p);
+	rows(e, p, METRIC_BREAKER_CALLS, calls_of);
+	rows(e, p, METRIC_BREAKER_FAILURES, failures_of);
+	rows(e, p, METRIC_BREAKER_REJECTED, rejected_of);
 }

@@ -30,7 +30,7 @@ static uint64_t total(const struct plant *p, unsigned stat)
 {
 	uint64_t n = 0;
 	for (unsigned s = 0; s < SLOT_COUNT; s++)
-		n += atomic_load_explicit(&p->worker[s].stats.v[stat], memory_order_relaxed);
+		n += stats_value(&p->worker[s].stats, (enum stat_id)stat);
 	return n;
 }
 

@@ -166,7 +166,11 @@ bool draft_embed(struct call *c, struct draft *d, const struct plant_namespace *
 	if (!e || (d->embedding_set) || (dim && !span_eq(space, SPAN(e->id))))
 		return true;
 	float *x = util_alloc(e->dimensions * sizeof(float));
-	if (!e->embed(e, &d->content, 1, x)) { /* no feature at all, e.g. only punctuation */
+	int64_t began_ns = clock_mono_ns();
+	bool made = e->embed(e, &d->content, 1, x);
+	if (c->api->shared.stats) /* a draft is made on the loop or in a thread */
+		stats_record_shared(c->api->shared.stats, HIST_EMBED, (uint64_t)(clock_mono_ns() - began_ns));
+	if (!made) { /* no feature at all, e.g. only punctuation */
 		free(x);
 		return true;
 	}

@@ -76,18 +76,18 @@ void breakers_open(struct call *c);
 void breakers_close(struct call *c);
 void breakers_reset(struct call *c);
 bool breakers_is(void (*handle)(struct call *c)); /* one of these: they need nothing that sync serves */
-void breakers_metrics(const struct plant *p, struct buf *b);
 
 /* caches*.c */
 void caches_get(struct call *c);
 void caches_top(struct call *c);
 void caches_inspect(struct call *c);
 void caches_purge(struct call *c);
-void caches_metrics(struct api *a, struct buf *b);
 
 void probes_livez(struct call *c);
 void probes_readyz(struct call *c);
 void probes_startupz(struct call *c);
-void probes_metrics(struct call *c);
+int64_t probes_lag_us(struct plant *p);		 /* age of the oldest write that the store lacks */
 void probes_lag(struct plant *p, struct buf *b); /* fields of the status */
+/* metrics.c */
+void metrics_get(struct call *c);
 #endif

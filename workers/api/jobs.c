@@ -71,6 +71,8 @@ static void *jobs_main(void *arg)
 			continue;
 		}
 		j->waiting--;
+		stats_record(j->api->w->stats, HIST_QUEUE_WAIT,
+			     (uint64_t)(clock_mono_ns() - c->queued_ns)); /* under the lock: one at a time */
 		pthread_mutex_unlock(&j->lock);
 		run(c, rd);
 		pthread_mutex_lock(&j->lock);
@@ -134,6 +136,7 @@ bool jobs_submit(struct jobs *j, struct call *c)
 {
 	if (c->req)
 		http_request_id(c->req); /* made here: a thread that needs it finds it */
+	c->queued_ns = clock_mono_ns();
 	pthread_mutex_lock(&j->lock);
 	bool ok = j->waiting < QUEUE_MAX;
 	if (ok) {

@@ -31,31 +31,23 @@ static void count(struct api *a, size_t route, int class)
 
 void router_count(const struct call *c, int status)
 {
-	count(c->api, c->route ? (size_t)(c->route - routes) : ROUTES, status_class(status));
+	size_t route = c->route ? (size_t)(c->route - routes) : ROUTES;
+	count(c->api, route, status_class(status));
+	if (c->req)
+		http_time_as(c->req, (unsigned)route);
 }
 
-void router_count_get(struct api *a) { count(a, 0, 1); }
-
-/* One row of /metrics for each route and class that ever answered. Classes rather than single
- * statuses keep the table small: "2xx". */
-void router_metrics(struct api *a, struct buf *b)
+void router_count_get(struct api *a, struct http_request *r)
 {
-	static const char *const classes[] = {"1xx", "2xx", "3xx", "4xx", "5xx"};
-	buf_adds(b, "# HELP orchestra_http_requests_total Requests answered, by route, method and class of status.\n"
-		    "# TYPE orchestra_http_requests_total counter\n");
-	for (size_t r = 0; r <= ROUTES; r++)
-		for (size_t k = 0; k < ARRAY_LEN(classes); k++) {
-			uint64_t n = 0;
-			for (unsigned s = 0; s < SLOT_COUNT; s++)
-				n += atomic_load_explicit(&a->plant->worker[s].stats.http[r][k], memory_order_relaxed);
-			if (n || (r < ROUTES && k == 1))
-				buf_printf(
-					b,
-					"orchestra_http_requests_total{route=\"%s\",method=\"%s\",status=\"%s\"} %llu\n",
-					r < ROUTES ? routes[r].pattern : "none",
-					r < ROUTES ? method_names[routes[r].method] : "any", classes[k],
-					(unsigned long long)n);
-		}
+	count(a, 0, 1);
+	http_time_as(r, 0);
+}
+
+unsigned router_names(unsigned route, const char **pattern_r, const char **method_r)
+{
+	*pattern_r = route < ROUTES ? routes[route].pattern : "none";
+	*method_r = route < ROUTES ? method_names[routes[route].method] : "any";
+	return ROUTES;
 }
 
 /* ---- matching ---- */
@@ -253,7 +245,7 @@ static bool started(struct call *c)
 	struct plant *p = c->api->plant;
 	uint32_t n = atomic_load_explicit(&p->reason_len, memory_order_acquire);
 	if (served(c->api) || !c->route->right || c->route->handle == admin_status ||
-	    c->route->handle == admin_reload || c->route->handle == admin_drain || c->route->handle == probes_metrics ||
+	    c->route->handle == admin_reload || c->route->handle == admin_drain || c->route->handle == metrics_get ||
 	    breakers_is(c->route->handle))
 		return true;
 	if (n && c->api->errors_full)

@@ -391,6 +391,20 @@ static bool nothing_to_show(const struct search *s)
 	return true;
 }
 
+static void record_stages(struct stats_slot *stats, const struct search *s)
+{
+	const struct {
+		enum hist_id id;
+		int64_t us;
+	} stages[] = {{HIST_STAGE_EMBED, s->us_embed},	 {HIST_STAGE_PENDING, s->us_pending},
+		      {HIST_STAGE_FILTER, s->us_filter}, {HIST_STAGE_TEXT, s->us_text},
+		      {HIST_STAGE_VECTOR, s->us_vector}, {HIST_STAGE_FUSE, s->us_fuse},
+		      {HIST_STAGE_FILL, s->us_fill}};
+	for (size_t i = 0; i < ARRAY_LEN(stages); i++)
+		if (stages[i].us > 0) /* else it did not take place */
+			stats_record_shared(stats, stages[i].id, (uint64_t)stages[i].us * 1000);
+}
+
 static void search_read(struct call *c, struct reader *rd)
 {
 	struct search *s = c->state;
@@ -418,6 +432,7 @@ static void search_read(struct call *c, struct reader *rd)
 	if (rc == READ_OK) {
 		take_scores(s, &l);
 		rc = rank(s, rd);
+		record_stages(rd->shared->stats, s);
 	}
 	if (rc == READ_OK && !(s->degraded_store && nothing_to_show(s)))
 		write_answer(c, s, &l);

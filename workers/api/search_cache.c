@@ -152,7 +152,10 @@ bool search_cache_vector(struct reader *rd, const struct embedder *e, struct spa
 	stats_add_shared(s->stats, hit ? STAT_L1_VECTOR_HITS : STAT_L1_VECTOR_MISSES, 1);
 	if (hit)
 		return true;
-	if (!e->embed(e, &text, 1, x))
+	int64_t began_ns = clock_mono_ns();
+	bool made = e->embed(e, &text, 1, x);
+	stats_record_shared(s->stats, HIST_EMBED, (uint64_t)(clock_mono_ns() - began_ns));
+	if (!made)
 		return false;
 	m = (struct cache_meta){.version = 1, .filled_us = clock_real_us()};
 	(void)!cache_fill(s->cache, CACHE_VECTOR, &key, epoch, &m, x, bytes);

@@ -219,7 +219,9 @@ static void from_store(struct reader *r, struct tier_item **open, size_t n)
 	if (!n)
 		return;
 	qsort(open, n, sizeof(struct tier_item *), by_id);
+	int64_t began_ns = clock_mono_ns();
 	enum read_rc rc = ask_store(r, &w);
+	stats_record_shared(r->shared->stats, HIST_STORE_READ, (uint64_t)(clock_mono_ns() - began_ns));
 	for (size_t i = 0; i < n; i++) {
 		if (open[i]->settled)
 			continue;

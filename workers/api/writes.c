@@ -113,6 +113,7 @@ bool writes_submit(struct writes *w, struct call *c)
 	c->next = *bucket(w, c->txn_id);
 	*bucket(w, c->txn_id) = c;
 	w->in_flight++;
+	c->sent_ns = clock_mono_ns();
 	stats_add(w->api->w->stats, STAT_TXNS_SENT, 1);
 	enqueue(w, c);
 	if (w->out_len == 1)
@@ -173,7 +174,10 @@ static void answered(struct writes *w, const struct txn_answer *a)
 {
 	struct call **cp = find(w, a->id), *c = *cp;
 	if (!c)
-		return;				    /* a predecessor's, or a second answer */
+		return; /* a predecessor's, or a second answer */
+	if (c->sent_ns)
+		stats_record(w->api->w->stats, HIST_WRITE_ACK, (uint64_t)(clock_mono_ns() - c->sent_ns));
+	c->sent_ns = 0;
 	if (a->status == TXN_OK && c->wait_store) { /* TXN_STORED follows */
 		c->committed_seq = a->seq;
 		if (!c->committed_us)

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "clock.h"
 #include "fault.h"
 #include "flusher-private.h"
 #include "log.h"
@@ -224,6 +225,7 @@ enum store_rc batch_run(struct flusher *f, uint64_t to, uint64_t max, struct att
 	int error;
 	*a = (struct attempt){.seq = f->flushed, .scrub_to = f->scrub_to};
 	f->trouble.len = 0;
+	int64_t began_ns = clock_mono_ns();
 	enum store_rc rc = ops->begin(f->store);
 	if (rc != STORE_OK)
 		return rc;
@@ -235,8 +237,11 @@ enum store_rc batch_run(struct flusher *f, uint64_t to, uint64_t max, struct att
 	} else if (rc == STORE_OK) {
 		rc = ops->commit(f->store, a->seq);
 	}
-	if (rc == STORE_OK)
+	if (rc == STORE_OK) {
+		stats_record(f->s->w->stats, HIST_FLUSH, (uint64_t)(clock_mono_ns() - began_ns));
+		stats_record(f->s->w->stats, HIST_FLUSH_SIZE, hist_records(a->txns));
 		FAULT_POINT(flush_committed);
+	}
 	if (error)
 		flusher_trouble(f,
 				"nothing reaches the store, because the journal cannot be read behind record %llu: %s",

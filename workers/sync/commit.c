@@ -14,6 +14,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "fault.h"
 #include "log.h"
 #include "sync.h"
@@ -43,9 +44,12 @@ static void write_batch(struct committer *c, struct batch *g)
 	for (size_t i = 0; i < g->n; i++)
 		if (g->items[i].status == TXN_OK)
 			c->iov[n++] = (struct iovec){(void *)(uintptr_t)g->items[i].data, g->items[i].len};
+	int64_t began_ns = clock_mono_ns();
 	g->error = journal_append(c->s->journal, c->iov, n, g->first_seq, c->where);
 	if (!g->error && !g->all_relaxed)
 		g->error = journal_sync(c->s->journal);
+	stats_record(c->s->w->stats, HIST_JOURNAL_COMMIT, (uint64_t)(clock_mono_ns() - began_ns));
+	stats_record(c->s->w->stats, HIST_JOURNAL_GROUP, hist_records(n));
 	n = 0;
 	for (size_t i = 0; i < g->n; i++)
 		if (g->items[i].status == TXN_OK)

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
+#include <sys/statvfs.h>
 #include <time.h>
 
 #include "cache/hot_file.h"
@@ -394,6 +395,16 @@ static void wait_for_work(struct flusher *f)
 	}
 }
 
+/* For /metrics. The loop does not ask: a file system that hangs would stop it. */
+static void look_at_disk(struct flusher *f)
+{
+	struct statvfs v;
+	if (statvfs(f->s->store_conf.dir, &v) != 0)
+		return;
+	atomic_store(&f->s->plant->disk_free, (uint64_t)v.f_bavail * v.f_frsize);
+	atomic_store(&f->s->plant->disk_size, (uint64_t)v.f_blocks * v.f_frsize);
+}
+
 static void work(struct flusher *f, bool stop, int64_t trash_us)
 {
 	flush_all(f);
@@ -406,6 +417,7 @@ static void work(struct flusher *f, bool stop, int64_t trash_us)
 	if (!stop)
 		orders_run(f);
 	if (!stop && clock_mono_us() >= f->next_collect_us) {
+		look_at_disk(f);
 		if (!f->store_failed) {
 			collect_run(f, trash_us);
 			prune_feed(f->s, f->store);
@@ -419,6 +431,7 @@ static void *flusher_main(void *arg)
 {
 	struct flusher *f = arg;
 	prctl(PR_SET_NAME, "flusher");
+	look_at_disk(f);
 	pthread_mutex_lock(&f->lock);
 	for (;;) {
 		wait_for_work(f);

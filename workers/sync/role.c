@@ -424,6 +424,8 @@ static int sync_init(struct worker *w)
 	open_segments(s);
 	trust_begin(&s->plant->trust); /* what a predecessor had not noted yet, nobody does */
 	configure_breaker(w);
+	if (!atomic_load(&s->plant->born_us))
+		atomic_store(&s->plant->born_us, clock_real_us());
 	prune_conf(s, w->conf);
 	/* api and warmer start now; they answer "starting" until served_once is set. */
 	atomic_store_explicit(&s->plant->h.formatted, 1, memory_order_release);

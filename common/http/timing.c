@@ -1,0 +1,94 @@
+/* How long requests take: two readings of the clock for each, one behind the read that began it and one behind the send
+ * that took its answer; what comes pipelined shares both. A client that reads slowly does not count: the time ends
+ * when the kernel was given the answer for the first time. */
+#include <time.h>
+
+#include "clock.h"
+#include "http/http-private.h"
+
+#define TICK_MAX_US 12000 /* 100 Hz, and a little */
+
+/* The read that a request came with has told the time. How far the real clock is before that one changes only when somebody
+ * sets it, or the machine has slept: the coarse clock, a few nanoseconds away, shows that. */
+int64_t http_real_us(const struct http_request *r)
+{
+	struct http_server *s = r->c->s;
+	struct timespec ts;
+	if (!s->fresh)
+		return clock_real_us();
+	clock_gettime(CLOCK_REALTIME_COARSE, &ts);
+	int64_t now = r->c->read_ns / 1000 + s->real_offset_us;
+	int64_t ahead = now - ((int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000); /* of the last tick */
+	if (ahead >= 0 && ahead <= TICK_MAX_US)
+		return now;
+	now = clock_real_us();
+	s->real_offset_us = now - clock_mono_us();
+	return now;
+}
+
+void http_time_as(struct http_request *r, unsigned route)
+{
+	AN(route <= STATS_ROUTES);
+	r->route = (uint16_t)(route + 1);
+}
+
+/* "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01" (W3C Trace Context): lower-case digits, no part all zero,
+ * no version ff; versions to come may append "-…". */
+static bool hex(const char *p, size_t n, unsigned char *out)
+{
+	bool any = false;
+	for (size_t i = 0; i < n; i++) {
+		unsigned d = p[i] >= '0' && p[i] <= '9'	  ? (unsigned)(p[i] - '0')
+			     : p[i] >= 'a' && p[i] <= 'f' ? (unsigned)(p[i] - 'a') + 10
+							  : 16;
+		if (d > 15)
+			return false;
+		any |= d != 0;
+		if (out)
+			out[i / 2] = (unsigned char)(i % 2 ? out[i / 2] | d : d << 4);
+	}
+	return any || n == 2; /* version and flags may be 0 */
+}
+
+static bool trace_id(struct span h, unsigned char id[16])
+{
+	const char *p = h.p;
+	if (h.len < 55 || p[2] != '-' || p[35] != '-' || p[52] != '-')
+		return false;
+	if (memcmp(p, "ff", 2) == 0 || (h.len > 55 && (memcmp(p, "00", 2) == 0 || p[55] != '-')))
+		return false;
+	return hex(p, 2, NULL) && hex(p + 3, 32, id) && hex(p + 36, 16, NULL) && hex(p + 53, 2, NULL);
+}
+
+void http_timing_done(struct http_conn *c, const struct http_request *r)
+{
+	struct span trace = r->known[HTTP_H_TRACEPARENT];
+	if (!r->began_ns)
+		return; /* it did not come through a socket */
+	struct http_timed *last = c->n_timed ? &c->timed[c->n_timed - 1] : NULL;
+	if (last && last->began_ns == r->began_ns && last->route == r->route - 1 && !last->traced && !trace.p &&
+	    last->n < UINT16_MAX) {
+		last->n++;
+		return;
+	}
+	if (c->n_timed == HTTP_TIMED_MAX)
+		http_timing_record(c);
+	struct http_timed *t = &c->timed[c->n_timed++];
+	t->began_ns = r->began_ns;
+	t->route = (uint16_t)(r->route - 1);
+	t->n = 1;
+	t->traced = trace.p && trace_id(trace, t->trace);
+}
+
+void http_timing_record(struct http_conn *c)
+{
+	int64_t now = clock_mono_ns();
+	for (unsigned i = 0; i < c->n_timed; i++) {
+		const struct http_timed *t = &c->timed[i];
+		uint64_t ns = now > t->began_ns ? (uint64_t)(now - t->began_ns) : 0;
+		stats_record_route(c->s->stats, t->route, ns, t->n);
+		if (t->traced)
+			stats_trace_route(c->s->stats, t->route, ns, t->trace);
+	}
+	c->n_timed = 0;
+}
