@@ -1,4 +1,5 @@
 /* One connection: its events, its deadlines, its end, and what is left to do at the end of a turn. */
+#define LOG_SUBSYSTEM LOG_IN_HTTP
 #include <unistd.h>
 #include "log.h"
 #include "http/http-private.h"

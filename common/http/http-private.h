@@ -53,6 +53,9 @@ struct http_request {
 	struct span known[HTTP_H_COUNT];
 	struct span te, length_text, expect;
 	uint64_t length; /* Content-Length */
+	int64_t began_us;
+	uint64_t bytes_in, bytes_out; /* of streamed bodies */
+	uint32_t head_len;
 	void *user;
 	void (*on_drain)(void *arg, struct http_request *r);
 	char *body; /* in the input buffer, or malloc'ed when body_own */
@@ -114,6 +117,7 @@ struct http_conn {
 	bool running, queued, reading, writing, paused, eof, dead, broken, closing, lingering, unread, served;
 	bool unix_peer, loopback, has_uid;
 	unsigned uid;
+	struct http_peer peer;
 	struct buf *sink; /* tests: output goes here, there is no socket */
 	struct event *ev_read, *ev_write;
 	struct http_conn *next, **pprev; /* all connections */

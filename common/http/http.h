@@ -108,6 +108,17 @@ bool http_gone(const struct http_request *r); /* nobody will get the answer any 
 /* Unix socket peer: true and uid; TCP: false. */
 bool http_peer_uid(const struct http_request *r, unsigned *uid_r);
 bool http_peer_loopback(const struct http_request *r); /* loopback TCP or Unix socket */
+/* Where the request comes from; address as in sockaddr_in and sockaddr_in6. */
+struct http_peer {
+	uint8_t family; /* 4, 6; 0: a Unix socket, or not known */
+	bool local;	/* a Unix socket */
+	uint16_t port;
+	uint8_t address[16];
+};
+struct http_peer http_peer(const struct http_request *r);
+int64_t http_began_us(const struct http_request *r);   /* monotonic: when its head was complete */
+uint64_t http_bytes_in(const struct http_request *r);  /* head and body, as far as it was read */
+uint64_t http_bytes_out(const struct http_request *r); /* of a streamed answer's body, so far */
 void **http_user(struct http_request *r);	       /* a pointer for the handler's own state */
 /* A request id: the client's X-Request-Id when sane, else ours. ≤ 64 bytes. */
 struct span http_request_id(struct http_request *r);

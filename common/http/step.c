@@ -2,6 +2,7 @@
  *
  * http_step_run() is the only place where requests begin and end; it is a loop, so a thousand
  * pipelined requests use no more stack than one. */
+#include "clock.h"
 #include "http/http-private.h"
 
 static bool can_keep(const struct http_conn *c)
@@ -77,6 +78,7 @@ static bool step_body_stream(struct http_conn *c, size_t avail)
 		c->in_pos += (uint32_t)n;
 		c->body_left -= n;
 		r->streamed += n;
+		r->bytes_in += n;
 		if (!c->s->cb.on_body(c->s->arg, r, p, n))
 			c->paused = true;
 		return true;
@@ -145,6 +147,7 @@ static bool step_chunked(struct http_conn *c)
 		}
 		c->in_pos += (uint32_t)used;
 		r->streamed += used;
+		r->bytes_in += used;
 	}
 	if (r->body_done && !c->paused && !r->ended)
 		complete(c);
@@ -255,6 +258,8 @@ static bool step_head(struct http_conn *c)
 	char *p = with_room_behind(c, len);
 	c->scan = (struct http_scan){0};
 	c->r = http_request_take(c);
+	c->r->began_us = clock_mono_us();
+	c->r->head_len = len;
 	int status = http_parse_head(c->r, p, len, first, &why);
 	c->in_pos += len;
 	c->pin = c->in_pos;

@@ -438,6 +438,6 @@ int main(void)
 					   TEST(a_successor_keeps_to_the_letter),
 					   TEST(a_full_list_passes_nothing)};
 	log_open("test", LOG_LV_ERROR, LOG_TEXT);
-	log_to(open("/dev/null", O_WRONLY));
+	log_to(open("/dev/null", O_WRONLY), NULL);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

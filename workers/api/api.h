@@ -24,6 +24,7 @@ struct writes;
 struct changes;
 struct herd;
 struct late;
+struct reqlog;
 struct call;
 
 struct api {
@@ -36,6 +37,8 @@ struct api {
 	struct changes *changes;
 	struct herd *herd;
 	struct late *late;
+	struct reqlog *requests; /* NULL: log.requests is 0 */
+	uint32_t pid;
 	struct shared shared;		 /* what reader threads need; attached once sync has formatted it */
 	struct auth *auth, *next_auth;	 /* NULL: local callers are admin; next: between prepare and commit */
 	struct http_tls *next_tls;	 /* between prepare and commit, with a TLS socket */
@@ -83,6 +86,11 @@ struct call {
 	uint32_t answer_arg;  /* what sync said with that */
 	int64_t committed_us; /* when the journal had it, and the wait for the store began; 0 = not yet */
 	int64_t started_us;
+	int64_t queued_us, waited_us; /* since when it waits for a reader thread; how long it did, all in all */
+	const char *problem;	      /* type of the last one; static */
+	int streamed_status;	      /* of an answer that is streamed; 0 = it is not */
+	bool noted;		      /* requests.h */
+	char ns[LIMIT_NAMESPACE + 1]; /* what it turned out to be about; for the request log */
 	enum verdict (*evaluate)(struct call *c, struct reader *rd);
 	void (*read)(struct call *c, struct reader *rd);
 	void (*committed)(struct call *c); /* durable: finish the reply (durability, receipt); may be NULL */
@@ -112,8 +120,8 @@ bool router_body(void *arg, struct http_request *r, const char *p, size_t n);
 const struct auth_principal *router_who(struct api *a, struct http_request *r);
 /* For the path that makes no call: the principal when host and credential are in order, else NULL. */
 const struct auth_principal *router_admit_fast(struct api *a, struct http_request *r, unsigned right);
-void router_count_get(struct api *a);		     /* one 2xx of GET /v1/memories/{id} */
-void router_count(const struct call *c, int status); /* one answer given */
+void router_count_get(struct api *a);	       /* one 2xx of GET /v1/memories/{id} */
+void router_count(struct call *c, int status); /* one answer given, or begun when it is streamed */
 void router_metrics(struct api *a, struct buf *b);
 
 /* ---- calls (call.c) ---- */

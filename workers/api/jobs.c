@@ -8,6 +8,7 @@
 
 #include "api.h"
 #include "clock.h"
+#include "requests.h"
 
 #define QUEUE_MAX 4096	       /* calls waiting for a thread; beyond, 503 */
 #define DONE_SLICE_US 2000     /* answering of finished calls before the loop looks at its sockets again */
@@ -46,10 +47,13 @@ static struct call *pop(struct queue *q)
 
 static void run(struct call *c, struct reader *rd)
 {
+	c->waited_us += clock_mono_us() - c->queued_us;
+	requests_enter(c->req);
 	if (c->evaluate)
 		c->verdict = c->evaluate(c, rd);
 	else
 		c->read(c, rd);
+	requests_leave();
 }
 
 static size_t weight(const struct call *c) { return c->reply.body.len + c->txn.len; }
@@ -134,6 +138,7 @@ bool jobs_submit(struct jobs *j, struct call *c)
 {
 	if (c->req)
 		http_request_id(c->req); /* made here: a thread that needs it finds it */
+	c->queued_us = clock_mono_us();
 	pthread_mutex_lock(&j->lock);
 	bool ok = j->waiting < QUEUE_MAX;
 	if (ok) {
