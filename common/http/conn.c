@@ -174,7 +174,8 @@ static void set_deadline(struct http_conn *c)
 	if (ph == c->phase && !progress)
 		return; /* an absolute deadline: bytes that trickle in do not move it */
 	c->phase = ph;
-	c->in_deadline = ph == HTTP_PH_HEAD || (ph == HTTP_PH_IDLE && !c->served) ? now + l->head_timeout_ms
+	c->in_deadline = c->over && ph <= HTTP_PH_HEAD				  ? now + HTTP_SPARE_MS
+			 : ph == HTTP_PH_HEAD || (ph == HTTP_PH_IDLE && !c->served) ? now + l->head_timeout_ms
 			 : ph == HTTP_PH_IDLE					  ? now + l->idle_timeout_ms
 			 : ph == HTTP_PH_BODY					  ? now + l->body_timeout_ms
 										  : HTTP_NEVER;
@@ -342,7 +343,7 @@ void http_conn_timeout(struct http_conn *c)
 		http_conn_cut(c);
 		return;
 	}
-	if (c->lingering || c->phase == HTTP_PH_IDLE) {
+	if (c->lingering || (c->phase == HTTP_PH_IDLE && !c->over)) {
 		http_conn_close(c);
 		return;
 	}
@@ -351,7 +352,10 @@ void http_conn_timeout(struct http_conn *c)
 		http_conn_close(c);
 		return;
 	}
-	http_conn_refuse(c, 408, "the request did not arrive in time");
+	if (c->over)
+		http_conn_refuse(c, 503, "too many connections");
+	else
+		http_conn_refuse(c, 408, "the request did not arrive in time");
 	http_step_run(c);
 	http_conn_settle(c);
 }

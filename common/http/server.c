@@ -182,7 +182,8 @@ static void accepted(struct http_listener *l, int fd, const struct sockaddr_stor
 		http_conn_close(c);
 		return;
 	}
-	if (over)
+	c->over = over && s->cb.on_spare;
+	if (over && !c->over)
 		http_conn_refuse(c, 503, "too many connections");
 	http_conn_settle(c);
 }

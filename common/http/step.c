@@ -167,11 +167,29 @@ static bool step_skip(struct http_conn *c)
 	return true;
 }
 
+/* Of connections beyond the limit, which are few at a time, each may ask one thing that must be answered whatever
+ * happens; unless there is room again meanwhile. */
+static bool spared(struct http_conn *c)
+{
+	struct http_server *s = c->s;
+	if (s->n_open <= s->lim.max_connections) {
+		c->over = false;
+		return true;
+	}
+	c->r->keep = false;
+	return !c->r->length && !c->r->chunked && s->cb.on_spare(s->arg, c->r);
+}
+
 static void begin(struct http_conn *c)
 {
 	struct http_server *s = c->s;
 	struct http_request *r = c->r;
 	bool stream = false;
+
+	if (c->over && !spared(c)) {
+		http_conn_refuse(c, 503, "too many connections");
+		return;
+	}
 
 	c->rx = r->chunked ? HTTP_RX_CHUNKED : r->length ? HTTP_RX_BODY : HTTP_RX_WAIT;
 	c->body_left = r->length;

@@ -115,6 +115,7 @@ void router_request(void *arg, struct http_request *r);
 void router_head(void *arg, struct http_request *r, bool *stream_r);
 void router_refused(void *arg, int status, const char *why, struct span id, struct buf *b);
 void router_gone(void *arg, struct http_request *r);
+bool router_spare(void *arg, struct http_request *r); /* probes */
 bool router_body(void *arg, struct http_request *r, const char *p, size_t n);
 /* Whose request it is, by its credential; NULL: nobody's that is known. */
 const struct auth_principal *router_who(struct api *a, struct http_request *r);

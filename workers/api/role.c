@@ -105,6 +105,7 @@ static int open_http(struct api *a)
 							.on_request = router_request,
 							.on_body = router_body,
 							.on_gone = router_gone,
+							.on_spare = router_spare,
 							.on_refused = router_refused};
 	struct worker *w = a->w;
 	struct http_limits limits = limits_of(w->conf);

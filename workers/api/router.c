@@ -393,6 +393,14 @@ static void refusal_text(const struct conf *conf, int status, const char *why, c
 	}
 }
 
+bool router_spare(void *arg, struct http_request *r)
+{
+	struct match m = find_route(http_method(r), http_path(r));
+	(void)arg;
+	return m.route && (m.route->handle == probes_livez || m.route->handle == probes_readyz ||
+			   m.route->handle == probes_startupz);
+}
+
 void router_refused(void *arg, int status, const char *why, struct span id, struct buf *b)
 {
 	static const struct {
