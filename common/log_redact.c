@@ -128,8 +128,8 @@ static const char *const keys[] = {"password", "passwd",      "pwd",	       "sec
 static bool keyed_value(const char *p, size_t n, const char **from_r, size_t *len_r)
 {
 	const char *v = p + n;
-	if (*v == '"' || *v == '\'')
-		v++;
+	v += *v == '\\'; /* JSON within JSON */
+	v += *v == '"' || *v == '\'';
 	v += run_of(v, is_blank);
 	char sign = *v;
 	if (sign != '=' && sign != ':')
@@ -137,7 +137,7 @@ static bool keyed_value(const char *p, size_t n, const char **from_r, size_t *le
 	v++;
 	v += run_of(v, is_blank);
 	char quote = *v == '"' || *v == '\'' ? *v : 0;
-	if (*v == '\\' && v[1] == '"') { /* JSON within JSON */
+	if (*v == '\\' && v[1] == '"') {
 		*from_r = v + 2;
 		*len_r = value_len(v + 2, '\\');
 		return *len_r > 0;

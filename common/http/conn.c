@@ -174,11 +174,11 @@ static void set_deadline(struct http_conn *c)
 	if (ph == c->phase && !progress)
 		return; /* an absolute deadline: bytes that trickle in do not move it */
 	c->phase = ph;
-	c->in_deadline = c->over && ph <= HTTP_PH_HEAD				  ? now + HTTP_SPARE_MS
+	c->in_deadline = c->over && ph <= HTTP_PH_HEAD				    ? now + HTTP_SPARE_MS
 			 : ph == HTTP_PH_HEAD || (ph == HTTP_PH_IDLE && !c->served) ? now + l->head_timeout_ms
-			 : ph == HTTP_PH_IDLE					  ? now + l->idle_timeout_ms
-			 : ph == HTTP_PH_BODY					  ? now + l->body_timeout_ms
-										  : HTTP_NEVER;
+			 : ph == HTTP_PH_IDLE					    ? now + l->idle_timeout_ms
+			 : ph == HTTP_PH_BODY					    ? now + l->body_timeout_ms
+										    : HTTP_NEVER;
 }
 
 static void set_reading(struct http_conn *c)

@@ -77,12 +77,12 @@ struct http_callbacks {
 	 * client has gone wholly. For a request that failed before
 	 * on_request it is called only if http_user() was set; then it need not be answered. May be NULL. */
 	void (*on_gone)(void *arg, struct http_request *r);
-	/* There are too many connections, and this request has come on one more: is it so cheap and so important (a probe) that
-	 * it is answered all the same? Asked at its head. NULL: such connections are refused without being read. */
-	bool (*on_spare)(void *arg, struct http_request *r);
 	/* The engine refuses a request by itself (400, 408, 413, 414, 417, 431, 501, 503, 505): writes the
 	 * problem body of that answer into `b`; `id` is the request's. NULL: empty bodies. */
 	void (*on_refused)(void *arg, int status, const char *detail, struct span id, struct buf *b);
+	/* There are too many connections, and this request has come on one more: is it so cheap and so important (a probe) that
+	 * it is answered all the same? Asked at its head. NULL: such connections are refused without being read. */
+	bool (*on_spare)(void *arg, struct http_request *r);
 };
 
 struct http_server *must_check http_server_new(struct event_base *base, const struct http_limits *l,

@@ -2,6 +2,7 @@
  * commits; without threads. Broken code this would catch: an operation that is blamed for another; a good one that is lost or stored
  * in another order; a letter too many or too few; a commit that is repeated although it went through, or forgotten although it did
  * not; a store that was replaced and is written to all the same. */
+#define LOG_SUBSYSTEM LOG_IN_STORE
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -139,10 +139,14 @@ static void check_store(struct call *c, uint32_t state)
 	const struct breaker *b = &p->breakers[0];
 	bool failed = state == SYNC_STORE_FAILED;
 	if (failed)
-		check(c, "store", false, atomic_load(&p->dead_full) ? "dead-letters" : "failed", reason_of(p, why, sizeof(why)));
+		check(c, "store", false, atomic_load(&p->dead_full) ? "dead-letters" : "failed",
+		      reason_of(p, why, sizeof(why)));
 	else
-		check(c, "store", breaker_state(b) == BREAKER_CLOSED, breaker_state(b) == BREAKER_CLOSED ? "ok" : "away",
-		      breaker_state(b) == BREAKER_CLOSED ? NULL : "its breaker is not closed; GET /v1/admin/breakers says why");
+		check(c, "store", breaker_state(b) == BREAKER_CLOSED,
+		      breaker_state(b) == BREAKER_CLOSED ? "ok" : "away",
+		      breaker_state(b) == BREAKER_CLOSED
+			      ? NULL
+			      : "its breaker is not closed; GET /v1/admin/breakers says why");
 }
 
 static void check_warm(struct call *c)
@@ -164,7 +168,8 @@ static void checks(struct call *c, uint32_t state)
 	bool leaving = a->draining || state == SYNC_DRAINING;
 	const struct breaker *redis = a->shared.l2 ? breaker_find(a->plant->breakers, "redis") : NULL;
 	buf_adds(&c->reply.body, ",\"checks\":[");
-	check(c, "draining", !leaving, leaving ? "draining" : "ok", leaving ? "the daemon has been told to leave" : NULL);
+	check(c, "draining", !leaving, leaving ? "draining" : "ok",
+	      leaving ? "the daemon has been told to leave" : NULL);
 	check(c, "sync", serving, serving ? "ok" : "starting", serving ? NULL : "the journal is being replayed");
 	check_journal(c, state);
 	check_store(c, state);
@@ -173,7 +178,8 @@ static void checks(struct call *c, uint32_t state)
 		check(c, "feed", tiers_feed_heard(&a->shared), tiers_feed_heard(&a->shared) ? "ok" : "silent",
 		      tiers_feed_heard(&a->shared) ? NULL : "what other daemons write is not heard of");
 	if (redis)
-		check(c, "redis", breaker_state(redis) == BREAKER_CLOSED, breaker_state_name(breaker_state(redis)), NULL);
+		check(c, "redis", breaker_state(redis) == BREAKER_CLOSED, breaker_state_name(breaker_state(redis)),
+		      NULL);
 	buf_addc(&c->reply.body, ']');
 }
 
