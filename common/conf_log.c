@@ -100,7 +100,8 @@ int conf_log_target(const struct conf *c, bool again, char **error_r)
 	}
 	if (again)
 		return -1;
-	if (strncmp(target, "journal", 7) == 0 || (automatic && leads_to_journal(standard)))
+	bool found = automatic && leads_to_journal(standard) && access(JOURNAL_SOCKET, W_OK) == 0;
+	if (found || strncmp(target, "journal", 7) == 0)
 		fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	return fd != -1 ? fd : own(standard);
 }
