@@ -82,7 +82,15 @@ struct reqlog; /* this worker's ring */
 struct reqlog *must_check reqlog_open(int fd, unsigned instance);
 void reqlog_close(struct reqlog **l);
 /* Appends a text (cut to what fits, and to 255 bytes) to a record under construction; in the order of enum reqlog_text. */
-void reqlog_text_add(struct reqlog_record *r, size_t *used_io, enum reqlog_text t, struct span s);
+static inline void reqlog_text_add(struct reqlog_record *r, size_t *used_io, enum reqlog_text t, struct span s)
+{
+	size_t room = REQLOG_TEXT - *used_io, n = s.len < 255 ? s.len : 255;
+	n = n < room ? n : room;
+	r->len[t] = (uint8_t)n;
+	if (n)
+		memcpy(r->text + *used_io, s.p, n);
+	*used_io += n;
+}
 /* `used`: bytes of text. */
 void reqlog_write(struct reqlog *l, struct reqlog_record *r, size_t used);
 

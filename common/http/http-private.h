@@ -164,6 +164,7 @@ struct http_server {
 	size_t unsent;			    /* output buffers of connections whose clients do not take it */
 	struct http_conn *o_first, *o_last; /* these connections: first the one without progress for the longest */
 	uint64_t id_seed, id_count;
+	uint64_t reads; /* of sockets */
 	llhttp_settings_t settings;
 };
 

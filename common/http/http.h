@@ -95,6 +95,8 @@ void http_server_drain(struct http_server *s);
 /* And closes the idle ones, unless a request waits in the socket. */
 void http_server_close_idle(struct http_server *s);
 unsigned http_server_connections(const struct http_server *s);
+/* Grows with every read from a socket: requests between two values came with the same bytes, one behind the other. */
+uint64_t http_server_reads(const struct http_server *s);
 void http_server_free(struct http_server **s);
 
 /* ---- the request ---- */
@@ -119,7 +121,7 @@ struct http_peer {
 	uint8_t address[16];
 };
 struct http_peer http_peer(const struct http_request *r);
-int64_t http_began_us(const struct http_request *r);   /* monotonic: when its head was complete */
+int64_t http_began_us(const struct http_request *r);   /* monotonic: when its head was complete; 0 without a body */
 uint64_t http_bytes_in(const struct http_request *r);  /* head and body, as far as it was read */
 uint64_t http_bytes_out(const struct http_request *r); /* of a streamed answer's body, so far */
 void **http_user(struct http_request *r);	       /* a pointer for the handler's own state */

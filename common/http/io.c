@@ -169,6 +169,7 @@ ssize_t http_io_fill(struct http_conn *c)
 	struct http_request *r = c->r;
 	ssize_t n;
 
+	c->s->reads++;
 	if (c->rx == HTTP_RX_OFF) { /* thrown away */
 		static char nowhere[16 * 1024];
 		return receive(c, nowhere, sizeof(nowhere));

@@ -344,6 +344,8 @@ void http_server_close_idle(struct http_server *s)
 	}
 }
 
+uint64_t http_server_reads(const struct http_server *s) { return s->reads; }
+
 unsigned http_server_connections(const struct http_server *s) { return s->n_open; }
 
 void http_server_free(struct http_server **sp)

@@ -191,6 +191,8 @@ static void begin(struct http_conn *c)
 		return;
 	}
 
+	if (r->chunked || r->length) /* others begin when their handler does: that is now */
+		r->began_us = clock_mono_us();
 	c->rx = r->chunked ? HTTP_RX_CHUNKED : r->length ? HTTP_RX_BODY : HTTP_RX_WAIT;
 	c->body_left = r->length;
 	if (s->cb.on_head) {
@@ -276,7 +278,6 @@ static bool step_head(struct http_conn *c)
 	char *p = with_room_behind(c, len);
 	c->scan = (struct http_scan){0};
 	c->r = http_request_take(c);
-	c->r->began_us = clock_mono_us();
 	c->r->head_len = len;
 	int status = http_parse_head(c->r, p, len, first, &why);
 	c->in_pos += len;

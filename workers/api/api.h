@@ -39,7 +39,9 @@ struct api {
 	struct late *late;
 	struct reqlog *requests; /* NULL: log.requests is 0 */
 	uint32_t pid;
-	struct shared shared;		 /* what reader threads need; attached once sync has formatted it */
+	int64_t hit_us;	      /* requests_now_us(): when the last hit was answered; 0 = something else was done since */
+	uint64_t hit_reads;   /* http_server_reads() then */
+	struct shared shared; /* what reader threads need; attached once sync has formatted it */
 	struct auth *auth, *next_auth;	 /* NULL: local callers are admin; next: between prepare and commit */
 	struct http_tls *next_tls;	 /* between prepare and commit, with a TLS socket */
 	const struct embedder *embedder; /* NULL: embedder.kind = none */
@@ -83,9 +85,9 @@ struct call {
 	unsigned attempts;
 	uint64_t txn_id;
 	uint64_t committed_seq;
-	uint32_t answer_arg;  /* what sync said with that */
-	int64_t committed_us; /* when the journal had it, and the wait for the store began; 0 = not yet */
-	int64_t started_us;
+	uint32_t answer_arg;	      /* what sync said with that */
+	int64_t committed_us;	      /* when the journal had it, and the wait for the store began; 0 = not yet */
+	int64_t began_us;	      /* monotonic */
 	int64_t queued_us, waited_us; /* since when it waits for a reader thread; how long it did, all in all */
 	const char *problem;	      /* type of the last one; static */
 	int streamed_status;	      /* of an answer that is streamed; 0 = it is not */

@@ -42,7 +42,7 @@ bool memories_get_fast(struct api *a, struct http_request *r)
 	const struct auth_principal *who = router_admit_fast(a, r, AUTH_READ);
 	if (!who || !tiers_feed_heard(&a->shared))
 		return false;
-	int64_t now_us = clock_real_us();
+	int64_t now_us = requests_now_us(a);
 	ptrdiff_t n = cache_get(a->shared.cache, CACHE_MEMORY, &id, now_us, a->scratch, SCRATCH_BYTES, &meta);
 	if (n < 0 || meta.flags || (meta.fresh_ms && cache_age_of(&meta, now_us) != CACHE_FRESH))
 		return false;
@@ -54,7 +54,7 @@ bool memories_get_fast(struct api *a, struct http_request *r)
 	hit_head(head, meta.version);
 	stats_add(a->w->stats, STAT_L1_HITS, 1);
 	router_count_get(a);
-	requests_note_hit(a, r, who, meta.ns, (size_t)n);
+	requests_note_hit(a, r, who, meta.ns, (size_t)n, now_us);
 	http_reply(r, 200, "application/json", head, a->scratch, (size_t)n);
 	return true;
 }

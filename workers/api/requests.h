@@ -6,8 +6,12 @@
 
 /* A record of the call's answer: once, by the one that gives it or, for a stream, at its end. */
 void requests_note(struct call *c);
-/* The same for the path that makes no call: 200 with n bytes of body, out of L1. */
-void requests_note_hit(struct api *a, struct http_request *r, const struct auth_principal *who, uint64_t ns, size_t n);
+/* The same for the path that makes no call: 200 with n bytes of body, out of L1; begun at that real time. */
+void requests_note_hit(struct api *a, struct http_request *r, const struct auth_principal *who, uint64_t ns, size_t n,
+		       int64_t since_us);
+/* The time of the day for the hot path. Of requests that came together, each begins where the one before it ended: one look
+ * at the clock a request. */
+int64_t requests_now_us(const struct api *a);
 /* The engine has refused something that became no request. */
 void requests_note_refused(struct api *a, int status, const char *type, struct span id);
 /* The namespace that the call turned out to be about. */

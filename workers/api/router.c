@@ -248,6 +248,7 @@ static struct call *call_new(struct api *a, struct http_request *r)
 	struct call *c = util_zalloc(sizeof(*c));
 	c->api = a;
 	c->req = r;
+	c->began_us = http_began_us(r) ? http_began_us(r) : clock_mono_us();
 	return c;
 }
 
@@ -292,6 +293,7 @@ void router_request(void *arg, struct http_request *r)
 	if (c) {
 		transfer_body_end(c);
 	} else if (!memories_get_fast(a, r)) {
+		a->hit_us = 0;
 		c = call_new(a, r);
 		if (admit(c))
 			c->route->handle(c);
