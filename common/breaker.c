@@ -1,3 +1,4 @@
+#define LOG_SUBSYSTEM LOG_IN_BREAKER
 #include "breaker-private.h"
 
 #include <stdarg.h>
@@ -61,8 +62,9 @@ static bool open_it(struct breaker *b, uint64_t from, unsigned level, const stru
 	if (again && !may_log(b, now_us))
 		log_debug("breaker %s: half-open -> open: %s; next probe in %.1f s", name, why, (double)us / 1e6);
 	else
-		log_warn("breaker %s: %s -> open: %s; next probe in %.1f s", name, again ? "half-open" : "closed", why,
-			 (double)us / 1e6);
+		log_warn_event(breaker_open, LOG_FIELDS(LOG_S("breaker", name)),
+			       "breaker %s: %s -> open: %s; next probe in %.1f s", name, again ? "half-open" : "closed",
+			       why, (double)us / 1e6);
 	if (!again)
 		atomic_store(&b->logged_us, now_us);
 	return true;
@@ -230,7 +232,8 @@ static bool report_probe(struct breaker *b, const struct breaker_pass *pass, enu
 	if (!move(b, pass->word, &to) || !closes)
 		return false;
 	tally(b, BREAKER_CLOSED);
-	log_info("breaker %s: half-open -> closed: the probe was answered well", breaker_name(b));
+	log_info_event(breaker_closed, LOG_FIELDS(LOG_S("breaker", breaker_name(b))),
+		       "breaker %s: half-open -> closed: the probe was answered well", breaker_name(b));
 	return true;
 }
 
@@ -265,7 +268,8 @@ void breaker_misconfigured(struct breaker *b, const char *why, int64_t now_us)
 	reason_keep(b, REASON_OF_CONF, now_us, why ? why : "");
 	int64_t due = now_us + c.open_max_us;
 	if (!atomic_exchange(&b->misconfigured_us, due > 0 ? due : 1))
-		log_error(
+		log_error_event(
+			credentials_refused, LOG_FIELDS(LOG_S("breaker", breaker_name(b))),
 			"breaker %s: our credentials are refused (%s); correct them, or what they are checked against",
 			breaker_name(b), why ? why : "no reason given");
 }

@@ -59,9 +59,14 @@ struct conf *must_check conf_load_effective(int fd);
 /* The same from another version of the program: keys that only one of both
  * knows are left out, or have their defaults and no source, and conf_carry() does not take those over. */
 struct conf *must_check conf_load_foreign(int fd);
-/* The log of this process, which is called `who` in it; and what of it a reload changes. */
-void conf_log_open(const struct conf *c, const char *who);
+/* The log of this process, which is called `who` in it, on a descriptor of conf_log_target(); what of it a reload
+ * changes; and the secrets of a configuration that may be used one day, which no line shows from now on. */
+void conf_log_open(const struct conf *c, const char *who, int fd);
 void conf_log_level(const struct conf *c);
+void conf_log_secrets(const struct conf *c);
+/* Opens what log.target names, for writes that do not wait. -1: *error_r (malloc'ed) says why. `again`: after SIGUSR1, and
+ * only a file is opened; -1 without an error for anything else. */
+int must_check conf_log_target(const struct conf *c, bool again, char **error_r);
 void conf_dump(const struct conf *c, FILE *out); /* --dump-config: libconfig text with sources as comments */
 void conf_write_manual(FILE *out);		 /* docs/configuration.md */
 void conf_write_sample(FILE *out);		 /* etc/orchestra.conf */

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "conf-private.h"
+#include "log.h"
 #include "redis/url.h"
 
 #define API_WORKERS_DEFAULT_MAX 4
@@ -287,6 +288,28 @@ static void check_redis(struct conf_loading *l)
 
 #define DATA_DIR_MAX 480 /* SQLite opens paths of at most 512 bytes, and adds names to this one */
 
+/* Where lines go, and which: names that are wrong would be noticed when somebody misses a line. */
+static void check_log(struct conf_loading *l)
+{
+	uint8_t levels[LOG_SUBSYSTEMS];
+	const char *target = conf_str(l->c, CONF_LOG_TARGET), *format = conf_str(l->c, CONF_LOG_FORMAT);
+	bool journal = strcmp(target, "journal") == 0 || strncmp(target, "journal:/", 9) == 0;
+	char *error = NULL;
+	if (!journal && *target != '/' && strcmp(target, "stderr") != 0 && strcmp(target, "stdout") != 0)
+		wrong(l, CONF_LOG_TARGET,
+		      "is none of auto, stderr, stdout, journal, journal:/path/of/a/socket and /path/of/a/file");
+	if (strncmp(target, "journal:", 8) == 0 && strlen(target) - 8 >= sizeof(((struct sockaddr_un *)0)->sun_path))
+		wrong(l, CONF_LOG_TARGET,
+		      "is longer than the %zu bytes that a socket's path may have; choose a shorter one",
+		      sizeof(((struct sockaddr_un *)0)->sun_path) - 1);
+	if (journal && strcmp(format, "auto") != 0)
+		wrong(l, CONF_LOG_FORMAT,
+		      "the journal takes fields; leave log.format at auto, or choose another log.target");
+	if (!log_levels_parse(conf_str(l->c, CONF_LOG_LEVELS), LOG_LV_INFO, levels, &error))
+		wrong(l, CONF_LOG_LEVELS, "%s", error ? error : "is malformed");
+	free(error);
+}
+
 static void check_data_dir(struct conf_loading *l)
 {
 	if (strlen(conf_str(l->c, CONF_DATA_DIR)) > DATA_DIR_MAX)
@@ -319,6 +342,7 @@ void conf_check_whole(struct conf_loading *l)
 	check_data_dir(l);
 	check_breaker(l);
 	check_redis(l);
+	check_log(l);
 	if (ring & (ring - 1))
 		wrong(l, CONF_RING_BYTES, "is no power of two; take for example \"8 MiB\"");
 }

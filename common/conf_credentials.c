@@ -1,5 +1,6 @@
 /* Values that systemd passes as credentials (LoadCredential=), or a container as mounted secrets: files
  * in $CREDENTIALS_DIRECTORY that are named as the key. Other names there belong to somebody else. */
+#define LOG_SUBSYSTEM LOG_IN_CONF
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>

@@ -1,4 +1,5 @@
 /* What comes from outside the file: ORCHESTRA_* and platform variables, --set. */
+#define LOG_SUBSYSTEM LOG_IN_CONF
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>

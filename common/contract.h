@@ -20,10 +20,12 @@ enum contract_fd {
 	FD_LISTEN_UNIX = 11,
 	FD_DATA_LOCK = 12, /* the flock on data.dir/lock: held by whoever lives, released with the last */
 	FD_LISTEN_TLS = 13,
-	FD_VITALS = 14,	   /* vitals.h: heartbeat and last words, which the supervisor reads */
-	FD_TLS_FILES = 15, /* sealed memfd with certificate and key (tls_files.h) */
-	FD_SHM_WORDS = 16, /* words/postings.h */
-	FD_WAKE0 = 17,	   /* FD_WAKE0 + slot: that slot's eventfd (wake.h), where the role may ring it */
+	FD_VITALS = 14,	      /* vitals.h: heartbeat and last words, which the supervisor reads */
+	FD_TLS_FILES = 15,    /* sealed memfd with certificate and key (tls_files.h) */
+	FD_SHM_WORDS = 16,    /* words/postings.h */
+	FD_LOG = 17,	      /* where log lines go: what log.target names (conf_log_target()) */
+	FD_SHM_REQUESTS = 18, /* reqlog.h: api only */
+	FD_WAKE0 = 19,	      /* FD_WAKE0 + slot: that slot's eventfd (wake.h), where the role may ring it */
 	FD_AFTER_LAST = FD_WAKE0 + SLOT_COUNT
 };
 
@@ -38,6 +40,7 @@ enum layout_version {
 	LAYOUT_VECTORS = 2,
 	LAYOUT_WORDS = 1,
 	LAYOUT_VITALS = 1,
+	LAYOUT_REQUESTS = 1, /* another one is no reason to refuse an upgrade: the segment is made anew */
 	LAYOUT_JOURNAL = 1,
 	LAYOUT_CONTROL = 1, /* imsg.h with the messages of vocabulary.h */
 };

@@ -1,3 +1,4 @@
+#define LOG_SUBSYSTEM LOG_IN_SYNC
 #include "pending.h"
 
 #include <errno.h>

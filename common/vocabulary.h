@@ -32,7 +32,7 @@ enum ctl_type {
 	CTL_COMMAND,	  /* worker → supervisor: u32 token + text ("reload", "status", …) */
 	CTL_ANSWER,	  /* supervisor → worker: u32 token + i32 exit status + text (JSON) */
 	CTL_PEER_STARTED, /* supervisor → worker: u32 slot; a peer was started, or was there before this worker */
-	CTL_REOPEN_LOGS,  /* supervisor → worker */
+	CTL_REOPEN_LOGS,  /* supervisor → worker; fd = the file of log.target, opened again, or none */
 	CTL_PROGRESS,	  /* worker → supervisor: not ready yet, but alive and at work; no payload */
 	CTL_TLS_FILES,	  /* supervisor → api: fd = certificate and key that the next PREPARE means */
 	CTL_ASK,	  /* supervisor → worker: u32 ticket + text, for the role's asked() */

@@ -52,7 +52,8 @@ void child_kill(struct child *c, const char *why)
 {
 	if (!child_alive(c))
 		return;
-	log_warn("%s (pid %d): %s; killing it", c->name, (int)c->pid, why);
+	log_warn_event(worker_stuck, LOG_FIELDS(LOG_S("worker", c->name), LOG_I("worker_pid", c->pid)),
+		       "%s (pid %d): %s; killing it", c->name, (int)c->pid, why);
 	c->killed_by_us = true;
 	kill(c->pid, SIGKILL);
 }
@@ -69,8 +70,9 @@ void child_tick(struct child *c)
 	switch (pulse_tick(&c->pulse, beats, (unsigned)limit)) {
 	case PULSE_FINE: break;
 	case PULSE_ABORT:
-		log_error("%s (pid %d) is stuck: no heartbeat for %lld s (daemon.stuck_timeout); aborting it", c->name,
-			  (int)c->pid, (long long)limit * PULSE_TICK_S);
+		log_error_event(worker_stuck, LOG_FIELDS(LOG_S("worker", c->name), LOG_I("worker_pid", c->pid)),
+				"%s (pid %d) is stuck: no heartbeat for %lld s (daemon.stuck_timeout); aborting it",
+				c->name, (int)c->pid, (long long)limit * PULSE_TICK_S);
 		c->killed_by_us = true;
 		kill(c->pid, SIGABRT);
 		break;
@@ -86,7 +88,7 @@ static char **worker_env(uint64_t incarnation)
 	/* clang-format off */
 	static const char *const passed[] = {
 		ENV_SIMD, "TZ", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "LD_PRELOAD", "SSL_CERT_FILE",
-		"SSL_CERT_DIR", "http_proxy", "https_proxy", "no_proxy", "HTTPS_PROXY", "NO_PROXY",
+		"SSL_CERT_DIR", "GOOGLE_CLOUD_PROJECT", "http_proxy", "https_proxy", "no_proxy", "HTTPS_PROXY", "NO_PROXY",
 		"ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS", "LSAN_OPTIONS", "LLVM_PROFILE_FILE",
 		"GCOV_PREFIX", "GCOV_PREFIX_STRIP",
 #ifdef ORC_FAULT_POINTS
@@ -138,6 +140,8 @@ static void hand_down(const struct supervisor *sv, const struct child *c, int co
 	from[FD_LISTEN_UNIX] = listens ? sv->fd_unix : -1;
 	from[FD_DATA_LOCK] = sv->fd_lock;
 	from[FD_VITALS] = sv->fd_vitals;
+	from[FD_LOG] = sv->fd_log;
+	from[FD_SHM_REQUESTS] = child_is_api(c) ? sv->fd_requests : -1;
 	for (int slot = 0; slot < SLOT_COUNT; slot++)
 		from[FD_WAKE0 + slot] = may_ring(row->may, c->slot, (unsigned)slot) ? sv->fd_wake[slot] : -1;
 	for (int to = FD_CONTROL; to < FD_AFTER_LAST; to++) {
@@ -378,8 +382,11 @@ static void log_exit(const struct child *c, pid_t pid, const struct restart_plan
 	if (plan->verdict == RESTART_STOPPED)
 		log_info("%s (pid %d) has left: %s", c->name, (int)pid, c->last_exit);
 	else
-		log_warn("%s (pid %d) died %s: %s%s", c->name, (int)pid,
-			 c->ready_us ? "while serving" : "before it was ready", c->last_exit, then);
+		log_warn_event(worker_died,
+			       LOG_FIELDS(LOG_S("worker", c->name), LOG_I("worker_pid", pid),
+					  LOG_S("how", c->last_exit), LOG_I("restarts", c->restarts)),
+			       "%s (pid %d) died %s: %s%s", c->name, (int)pid,
+			       c->ready_us ? "while serving" : "before it was ready", c->last_exit, then);
 }
 
 void child_exited(struct child *c, int status)
@@ -396,7 +403,8 @@ void child_exited(struct child *c, int status)
 	log_exit(c, pid, &plan);
 	c->last_words[0] = '\0';
 	if (vitals_words(&sv->vitals->slot[c->slot], c->incarnation, c->last_words, sizeof(c->last_words)))
-		log_error("last words of %s (pid %d): %s", c->name, (int)pid, c->last_words);
+		log_error_event(worker_last_words, LOG_FIELDS(LOG_S("worker", c->name), LOG_I("worker_pid", pid)),
+				"last words of %s (pid %d): %s", c->name, (int)pid, c->last_words);
 	evtimer_del(c->timer);
 	close_control(c);
 	c->pid = 0;

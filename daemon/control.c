@@ -6,6 +6,7 @@
 #include <event2/bufferevent.h>
 #include <event2/listener.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -121,6 +122,35 @@ static void ask(struct supervisor *sv, unsigned slot, struct span text, struct r
 	buf_free(&b);
 }
 
+/* The request log, read-only, for whoever may give us commands: the socket's mode says who, and the kernel is asked once
+ * more, because a descriptor cannot be taken back. */
+static void command_log(struct supervisor *sv, struct span rest, struct reply *r)
+{
+	char path[32];
+	struct ucred who;
+	socklen_t len = sizeof(who);
+	(void)rest;
+	if (!r->client || getsockopt(bufferevent_getfd(r->client->bev), SOL_SOCKET, SO_PEERCRED, &who, &len) != 0 ||
+	    (who.uid != 0 && who.uid != geteuid())) {
+		control_reply(
+			&r, false,
+			"{\"ok\":false,\"error\":\"the request log is for root and the daemon's user, by PATH.ctl\"}");
+		return;
+	}
+	if (sv->fd_requests == -1) {
+		control_reply(&r, false, "{\"ok\":false,\"error\":\"no requests are logged: log.requests is 0\"}");
+		return;
+	}
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", sv->fd_requests);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd == -1)
+		control_reply(&r, false, "{\"ok\":false,\"error\":\"the request log cannot be opened for reading\"}");
+	else
+		control_reply_fd(&r, "{\"ok\":true}", fd);
+	if (fd != -1)
+		close(fd);
+}
+
 static void command_warm(struct supervisor *sv, struct span rest, struct reply *r) { ask(sv, SLOT_WARMER, rest, r); }
 
 /* clang-format off */
@@ -136,6 +166,7 @@ static const struct command {
 	{"stop", command_drain},
 	{"reopen-logs", command_reopen},
 	{"warm ", command_warm},
+	{"log", command_log},
 };
 /* clang-format on */
 
@@ -207,6 +238,39 @@ void control_reply(struct reply **rp, bool ok, const char *json)
 		bufferevent_trigger(c->bev, EV_READ, BEV_TRIG_DEFER_CALLBACKS);
 	}
 	free(r);
+}
+
+/* Straight to the socket: a bufferevent carries no descriptors. Nothing else is on its way to this client, who asks one
+ * thing at a time. */
+void control_reply_fd(struct reply **rp, const char *json, int fd)
+{
+	struct reply *r = *rp;
+	struct client *c = r->client;
+	union {
+		char space[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control = {.space = {0}};
+	struct iovec iov[] = {{(void *)(uintptr_t)json, strlen(json)}, {(void *)(uintptr_t) "\n", 1}};
+	struct msghdr m = {.msg_iov = iov,
+			   .msg_iovlen = ARRAY_LEN(iov),
+			   .msg_control = control.space,
+			   .msg_controllen = sizeof(control.space)};
+	struct cmsghdr *h = CMSG_FIRSTHDR(&m);
+	h->cmsg_level = SOL_SOCKET;
+	h->cmsg_type = SCM_RIGHTS;
+	h->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(h), &fd, sizeof(fd));
+	bool sent = evbuffer_get_length(bufferevent_get_output(c->bev)) == 0 &&
+		    sendmsg(bufferevent_getfd(c->bev), &m, MSG_DONTWAIT | MSG_NOSIGNAL) ==
+			    (ssize_t)(iov[0].iov_len + iov[1].iov_len);
+	if (!sent) {
+		control_reply(rp, false, "{\"ok\":false,\"error\":\"busy; try again\"}");
+		return;
+	}
+	c->waiting = NULL;
+	bufferevent_trigger(c->bev, EV_READ, BEV_TRIG_DEFER_CALLBACKS);
+	free(r);
+	*rp = NULL;
 }
 
 void control_wait(struct reply **list, struct reply *r)

@@ -118,7 +118,7 @@ void drain_start(struct supervisor *sv, const char *why)
 	reload_cancel(sv);
 	sv->state = SUPERVISOR_DRAINING;
 	sv->drain_began_us = clock_mono_us();
-	log_info("leaving: %s", why);
+	log_info_event(daemon_leaving, LOG_FIELDS(LOG_S("why", why)), "leaving: %s", why);
 	notify_stopping("draining");
 	/* Our copies would keep the sockets listening with nobody to accept. */
 	if (sv->fd_tcp != -1)

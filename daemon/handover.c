@@ -38,6 +38,8 @@ static const struct descriptor {
 	{"unix", offsetof(struct supervisor, fd_unix), true},
 	{"tls", offsetof(struct supervisor, fd_tls), true},
 	{"tls_files", offsetof(struct supervisor, fd_tls_files), true},
+	{"log", offsetof(struct supervisor, fd_log), true},
+	{"requests", offsetof(struct supervisor, fd_requests), true},
 	{"image", offsetof(struct supervisor, fd_image), false},
 };
 
@@ -135,6 +137,7 @@ static json_t *document(struct supervisor *sv, unsigned version, enum handover_p
 	AN(o);
 	json_object_set_new(o, "reload_after", json_boolean(upgrade_reloads_after(sv)));
 	json_object_set_new(o, "clients", control_clients(sv));
+	json_object_set_new(o, "requests_layout", json_integer(LAYOUT_REQUESTS));
 	json_object_set_new(o, "starting", json_boolean(upgrade_starting(sv)));
 	/* One that is no UTF-8 is found again by its reader. */
 	json_object_set_new(o, "path", json_string(sv->program));
@@ -320,6 +323,10 @@ bool handover_adopt(struct supervisor *sv, json_t *doc, char **error_r)
 	*error_r = NULL;
 	if (!adopt_descriptors(sv, doc, error_r))
 		return false;
+	if (sv->fd_requests != -1 && number(doc, "requests_layout") != LAYOUT_REQUESTS) { /* made anew */
+		close(sv->fd_requests);
+		sv->fd_requests = -1;
+	}
 	sv->started_us = number(doc, "started_us");
 	sv->started_real_us = number(doc, "started_real_us");
 	sv->incarnation = (uint64_t)number(doc, "incarnation");

@@ -159,8 +159,7 @@ int main(int argc, char **argv)
 #endif
 	open_standard();
 	log_open("orchestrad", LOG_LV_INFO, LOG_TEXT);
-	if (getpid() == 1)
-		log_to(STDOUT_FILENO); /* until log.target is known */
+	log_to(getpid() == 1 ? STDOUT_FILENO : STDERR_FILENO, NULL); /* until log.target is known */
 	a.input.sets = a.sets;
 	a.input.env = environ;
 	if (!parse(argc, argv, &a)) {

@@ -9,6 +9,7 @@
  * reported as "needs restart". A worker that was being born meanwhile runs with the old
  * configuration; it gets PREPARE and COMMIT in one go when it says READY, and if it refuses,
  * it is killed and born again with the new one. A reload asked for during a reload runs after it. */
+#define LOG_SUBSYSTEM LOG_IN_CONF
 #include <errno.h>
 #include <jansson.h>
 #include <stdlib.h>
@@ -60,7 +61,7 @@ static void fail(struct reload *r, const char *why)
 {
 	json_t *o = json_pack("{s:b s:s s:s}", "ok", 0, "result", "failed", "error", why);
 	char *json = o ? json_dumps(o, JSON_COMPACT) : NULL;
-	log_error("reload failed, the old configuration stays: %s", why);
+	log_error_event(reload_failed, NULL, "reload failed, the old configuration stays: %s", why);
 	if (r->sv->state == SUPERVISOR_RUNNING)
 		notify_status("Reload failed: %s", why);
 	control_reply_all(&r->now, false, json ? json : "{\"ok\":false,\"result\":\"failed\"}");
@@ -77,7 +78,7 @@ static void succeed(struct reload *r)
 			      (int)(CONF_KEY_COUNT - r->applied - r->refused), "keys", r->keys);
 	char *json = o ? json_dumps(o, JSON_COMPACT) : NULL;
 	AN(json);
-	log_info("reload: %u keys applied, %u need a restart", r->applied, r->refused);
+	log_info_event(reload_done, NULL, "reload: %u keys applied, %u need a restart", r->applied, r->refused);
 	if (r->sv->state == SUPERVISOR_RUNNING)
 		notify_ready(r->sv);
 	control_reply_all(&r->now, true, json);
@@ -253,6 +254,8 @@ static void run(struct reload *r)
 	if (sv->state == SUPERVISOR_RUNNING)
 		notify_reloading();
 	r->next = conf_load(&sv->input, &error);
+	if (r->next)
+		conf_log_secrets(r->next); /* before anything is said about it */
 	if (!r->next || !listen_check(r->next, &error)) {
 		fail(r, error ? error : "unknown error");
 		free(error);

@@ -1,12 +1,15 @@
 /* Shared memory, made but never mapped here. Sizes cost address space only: pages come with use. */
 #include <errno.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "cache/cache.h"
 #include "index/vectors.h"
 #include "log.h"
 #include "pending.h"
 #include "plant.h"
+#include "reqlog.h"
 #include "rings.h"
 #include "supervisor.h"
 #include "words/postings.h"
@@ -17,6 +20,22 @@ static bool create(const char *name, size_t size, int *fd_r)
 	if (*fd_r == -1)
 		log_error("cannot create the shared-memory segment %s of %zu bytes: %s", name, size, strerror(errno));
 	return *fd_r != -1;
+}
+
+bool segments_requests(struct supervisor *sv)
+{
+	size_t size = reqlog_segment_size((uint64_t)conf_int(sv->conf, CONF_LOG_REQUESTS));
+	struct reqlog_header h;
+	if (!size)
+		return true;
+	if (!create("orchestra-requests", size, &sv->fd_requests))
+		return false;
+	reqlog_header_fill(&h, size);
+	/* Whoever is handed it by PATH.ctl gets it read-only, and cannot open it again for writing unless it is his. */
+	if (fchmod(sv->fd_requests, 0400) == 0 && pwrite(sv->fd_requests, &h, sizeof(h), 0) == sizeof(h))
+		return true;
+	log_error("cannot write the header of the request log: %s", strerror(errno));
+	return false;
 }
 
 bool segments_create(struct supervisor *sv)
@@ -32,6 +51,8 @@ bool segments_create(struct supervisor *sv)
 	    !create("orchestra-pending", pending, &sv->fd_pending) ||
 	    !create("orchestra-cache", cache, &sv->fd_cache) ||
 	    !create("orchestra-vectors", vectors, &sv->fd_vectors) || !create("orchestra-words", words, &sv->fd_words))
+		return false;
+	if (!segments_requests(sv))
 		return false;
 	if (!create("orchestra-vitals", align_up(sizeof(struct vitals), 4096), &sv->fd_vitals))
 		return false;

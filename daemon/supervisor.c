@@ -61,7 +61,8 @@ void supervisor_look_started(struct supervisor *sv)
 		if (!c->ready_us && c->state != CHILD_CRASHED)
 			return;
 	sv->state = SUPERVISOR_RUNNING;
-	log_info("ready after %.1f ms with %u workers", (double)(clock_mono_us() - sv->started_us) / 1e3, n);
+	log_info_event(daemon_ready, LOG_FIELDS(LOG_I("workers", n)), "ready after %.1f ms with %u workers",
+		       (double)(clock_mono_us() - sv->started_us) / 1e3, n);
 	notify_ready(sv);
 }
 
@@ -73,8 +74,9 @@ void supervisor_child_ready(struct supervisor *sv, struct child *c)
 	if (sv->state == SUPERVISOR_STARTING)
 		supervisor_look_started(sv);
 	else
-		log_info("%s is back after %.1f ms (pid %d)", c->name, (double)(c->ready_us - c->spawned_us) / 1e3,
-			 (int)c->pid);
+		log_info_event(worker_back, LOG_FIELDS(LOG_S("worker", c->name), LOG_I("worker_pid", c->pid)),
+			       "%s is back after %.1f ms (pid %d)", c->name,
+			       (double)(c->ready_us - c->spawned_us) / 1e3, (int)c->pid);
 }
 
 static bool another_serves(struct supervisor *sv, const struct child *c)
@@ -92,14 +94,28 @@ void supervisor_give_up(struct supervisor *sv, struct child *c)
 		drain_start(sv, "a worker cannot start, and trying again is useless");
 		return;
 	}
-	log_error("%s is not started again until a reload", c->name);
+	log_error_event(worker_given_up, LOG_FIELDS(LOG_S("worker", c->name)), "%s is not started again until a reload",
+			c->name);
 	supervisor_look_started(sv);
 }
 
 void supervisor_reopen_logs(struct supervisor *sv)
 {
+	char *error = NULL;
 	log_info("reopening logs");
-	broadcast(sv, NULL, CTL_REOPEN_LOGS, NULL, 0);
+	int fd = supervisor_high(conf_log_target(sv->conf, true, &error));
+	if (error)
+		log_error("%s; lines go on to the former file", error);
+	free(error);
+	if (fd != -1 && dup3(fd, sv->fd_log, O_CLOEXEC) == -1)
+		log_error("log.target: %s", strerror(errno));
+	for (struct child *c = NULL; (c = child_next(sv, c));)
+		if (child_alive(c) && !child_send(c, CTL_REOPEN_LOGS, NULL, 0, fd) && c->state != CHILD_DRAINING)
+			log_warn("%s does not listen", c->name);
+	if (fd != -1) {
+		close(fd);
+		log_info("logs reopened");
+	}
 }
 
 /* ---- signals: libevent runs these in the loop, not in signal context ---- */
@@ -232,6 +248,9 @@ static bool open_outside(struct supervisor *sv)
 	sv->fd_lock = supervisor_high(datadir_lock(sv->data_dir));
 	if (sv->fd_lock == -1 || !listen_open(sv))
 		return false;
+	if (p.drop && *conf_str(sv->conf, CONF_LOG_TARGET) == '/' && fchown(sv->fd_log, p.uid, p.gid) == -1)
+		log_warn("log.target: cannot give the file to user %s, who is to open it again: %s", p.name,
+			 strerror(errno));
 	if (p.drop &&
 	    (fchown(sv->fd_lock, p.uid, p.gid) == -1 || (sv->unlink_unix && privileges_give(&p, sv->unix_path) != 0))) {
 		log_error("cannot give files to user %s: %s", p.name, strerror(errno));
@@ -277,7 +296,8 @@ static void start_ticking(struct supervisor *sv)
 
 static void start_log(const struct supervisor *sv)
 {
-	log_info("orchestrad " PACKAGE_VERSION " starting, pid %d", (int)getpid());
+	log_info_event(daemon_starting, LOG_FIELDS(LOG_S("version", PACKAGE_VERSION)),
+		       "orchestrad " PACKAGE_VERSION " starting, pid %d", (int)getpid());
 	char *where = listen_describe(sv);
 	log_info("listening on %s, control socket %s", where, sv->ctl_path);
 	free(where);
@@ -302,6 +322,20 @@ static char *program_of(const char *argv0)
 	return util_strndup(exe, n > 0 ? (size_t)n : 0);
 }
 
+bool supervisor_open_log(struct supervisor *sv)
+{
+	char *error = NULL;
+	if (sv->fd_log == -1) /* else another image of this process has opened it */
+		sv->fd_log = supervisor_high(conf_log_target(sv->conf, false, &error));
+	if (error)
+		log_error("%s", error);
+	if (sv->fd_log != -1)
+		conf_log_open(sv->conf, "orchestrad", sv->fd_log);
+	bool ok = !error;
+	free(error);
+	return ok;
+}
+
 static struct supervisor *supervisor_new(const struct conf_input *input, char **argv)
 {
 	struct supervisor *sv = util_zalloc(sizeof(*sv));
@@ -312,7 +346,7 @@ static struct supervisor *supervisor_new(const struct conf_input *input, char **
 	sv->fd_ctl = -1;
 	sv->fd_image = supervisor_image();
 	sv->fd_conf = sv->fd_plant = sv->fd_rings = sv->fd_pending = sv->fd_cache = sv->fd_vectors = sv->fd_vitals = -1;
-	sv->fd_words = -1;
+	sv->fd_words = sv->fd_requests = sv->fd_log = -1;
 	sv->fd_tcp = sv->fd_tls = sv->fd_unix = sv->fd_lock = sv->fd_tls_files = -1;
 	for (unsigned i = 0; i < SLOT_COUNT; i++)
 		sv->fd_wake[i] = -1;
@@ -340,7 +374,7 @@ static void close_all(struct supervisor *sv)
 {
 	int fds[] = {sv->fd_conf,    sv->fd_plant,  sv->fd_rings,     sv->fd_pending, sv->fd_cache,
 		     sv->fd_vectors, sv->fd_vitals, sv->fd_tcp,	      sv->fd_unix,    sv->fd_lock,
-		     sv->fd_image,   sv->fd_tls,    sv->fd_tls_files, sv->fd_words};
+		     sv->fd_image,   sv->fd_tls,    sv->fd_tls_files, sv->fd_words,   sv->fd_requests};
 	for (size_t i = 0; i < ARRAY_LEN(fds); i++)
 		if (fds[i] != -1)
 			close(fds[i]);
@@ -378,7 +412,7 @@ static void supervisor_free(struct supervisor *sv)
 static int serve(struct supervisor *sv)
 {
 	event_base_dispatch(sv->base);
-	log_info("stopped");
+	log_info_event(daemon_stopped, LOG_FIELDS(LOG_I("exit_code", sv->exit_code)), "stopped");
 	return sv->exit_code;
 }
 
@@ -392,10 +426,13 @@ int supervisor_run(const struct conf_input *input, char **argv)
 		free(error);
 		return WORKER_EXIT_FATAL;
 	}
-	conf_log_open(conf, "orchestrad");
 	set_limits();
 	struct supervisor *sv = supervisor_new(input, argv);
 	configure(sv, conf);
+	if (!supervisor_open_log(sv)) {
+		supervisor_free(sv);
+		return WORKER_EXIT_FATAL;
+	}
 	catch_signals(sv);
 	reap(sv); /* what whoever was this process before exec has left */
 	int code;

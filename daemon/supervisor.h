@@ -83,6 +83,8 @@ struct supervisor {
 	uint64_t conf_generation;
 	int fd_conf; /* effective configuration for the next worker that is born */
 	int fd_plant, fd_rings, fd_pending, fd_cache, fd_vectors, fd_words, fd_vitals;
+	int fd_requests; /* -1 with log.requests = 0 */
+	int fd_log;	 /* where lines go: ours and the workers' */
 	struct vitals *vitals;
 	int fd_tcp, fd_tls, fd_unix, fd_lock, fd_ctl;
 	int fd_tls_files; /* certificate and key for the next api worker that is born; -1 without fd_tls */
@@ -126,6 +128,8 @@ void supervisor_give_up(struct supervisor *sv, struct child *c);
 /* The start is over when every worker serves, but for those that are given up, or not wanted any more. */
 void supervisor_look_started(struct supervisor *sv);
 void supervisor_reopen_logs(struct supervisor *sv);
+/* fd_log, and this process's lines to it. False: logged why. */
+bool must_check supervisor_open_log(struct supervisor *sv);
 
 /* child.c */
 void child_init(struct child *c, struct supervisor *sv, unsigned slot);
@@ -192,6 +196,8 @@ void control_command(struct supervisor *sv, struct child *c, const struct span p
 bool must_check control_told(struct supervisor *sv, struct child *c, const struct span payload);
 /* Nobody in that slot answers any more: who asked is told so. */
 void control_unasked(struct supervisor *sv, unsigned slot);
+/* Answers with a descriptor, and frees. Only a client of PATH.ctl can be given one. */
+void control_reply_fd(struct reply **r, const char *json, int fd);
 /* Answers and frees. NULL is fine. `json` is one object with "ok". */
 void control_reply(struct reply **r, bool ok, const char *json);
 /* Several may wait for one answer. */
@@ -252,6 +258,7 @@ bool must_check privileges_drop(const struct privileges *p);
 
 /* segments.c. False: logged why. */
 bool must_check segments_create(struct supervisor *sv);
+bool must_check segments_requests(struct supervisor *sv); /* fd_requests, as log.requests wants it */
 
 /* check.c: orchestrad --check. Prints OK or each problem; 0 or 1. With probe also what probe.c finds. */
 int check_run(const struct conf_input *input, bool probe, FILE *out);

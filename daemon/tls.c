@@ -1,4 +1,5 @@
 /* The files behind listen.tls: read here, understood by the api workers (and by --check). */
+#define LOG_SUBSYSTEM LOG_IN_TLS
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -78,7 +78,8 @@ void upgrade_failed(struct upgrade *u, const char *why)
 	size_t len = strlen(why);
 	char *said = util_strndup(why, len); /* paths may hold anything */
 	util_utf8_scrub(said, len);
-	log_error("upgrade failed, the former binary (" PACKAGE_VERSION ") serves on: %s", said);
+	log_error_event(upgrade_failed, NULL, "upgrade failed, the former binary (" PACKAGE_VERSION ") serves on: %s",
+			said);
 	if (u->sv->state == SUPERVISOR_RUNNING)
 		notify_status("Upgrade failed: %s", said);
 	end(u, false,
@@ -89,7 +90,8 @@ void upgrade_failed(struct upgrade *u, const char *why)
 void upgrade_succeeded(struct upgrade *u)
 {
 	double seconds = (double)(clock_mono_us() - u->began_us) / 1e6;
-	log_info("upgraded from %s to " PACKAGE_VERSION " in %.0f ms", u->from, seconds * 1e3);
+	log_info_event(upgrade_done, LOG_FIELDS(LOG_S("from", u->from)),
+		       "upgraded from %s to " PACKAGE_VERSION " in %.0f ms", u->from, seconds * 1e3);
 	notify_ready(u->sv);
 	end(u, true,
 	    json_pack("{s:b s:s s:s s:s s:f}", "ok", 1, "result", "upgraded", "from", u->from, "version",

@@ -15,10 +15,15 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
 	bool healthy = supervisor_healthy(sv, clock_mono_us());
 	if (healthy)
 		notify_alive();
-	if (healthy == sv->starving)
-		healthy ? log_info("workers are back: systemd's watchdog is fed again")
-			: log_error("sync, or every api worker, is away for too long: systemd's watchdog is not fed "
-				    "any more and will restart the daemon");
+	if (healthy == sv->starving) {
+		if (healthy)
+			log_info("workers are back: systemd's watchdog is fed again");
+		else
+			log_error_event(
+				watchdog_starved, NULL,
+				"sync, or every api worker, is away for too long: systemd's watchdog is not fed "
+				"any more and will restart the daemon");
+	}
 	sv->starving = !healthy;
 }
 

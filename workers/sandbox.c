@@ -1,4 +1,5 @@
 /* Entering the sandbox: privileges, and which paths the role is bound to. */
+#define LOG_SUBSYSTEM LOG_IN_WORKER
 #include "sandbox.h"
 
 #include <errno.h>
@@ -110,11 +111,14 @@ static void report(const struct worker_row *row, int landlock, int abi, int secc
 {
 	bool speaker = row->may & MAY_WRITE_DATA;
 	if (landlock && (speaker || !absent(landlock)))
-		log_warn("sandbox: no Landlock (%s): file access of the workers is bounded by the user's rights only",
-			 strerror(landlock));
+		log_warn_event(
+			sandbox_weak, NULL,
+			"sandbox: no Landlock (%s): file access of the workers is bounded by the user's rights only",
+			strerror(landlock));
 	if (seccomp && (speaker || !absent(seccomp)))
-		log_warn("sandbox: no seccomp (%s): the workers may make any system call that the user may",
-			 strerror(seccomp));
+		log_warn_event(sandbox_weak, NULL,
+			       "sandbox: no seccomp (%s): the workers may make any system call that the user may",
+			       strerror(seccomp));
 	if (speaker && !landlock && !seccomp)
 		log_info("sandbox: seccomp, Landlock ABI %d", abi);
 }

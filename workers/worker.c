@@ -1,4 +1,5 @@
 /* The life of any worker process: birth by contract.h, heartbeat, control messages, leaving. */
+#define LOG_SUBSYSTEM LOG_IN_WORKER
 #include <errno.h>
 #include <fcntl.h>
 #include <malloc.h>
@@ -214,6 +215,8 @@ static void conf_prepare(struct worker *w, int fd)
 	conf_abort(w);
 	struct conf *next = fd == -1 ? NULL : conf_load_effective(fd);
 	if (next)
+		conf_log_secrets(next);
+	if (next)
 		ok = !w->role->conf_prepare || !w->priv->inited || w->role->conf_prepare(w, next, &error) == 0;
 	FAULT_POINT(conf_prepared);
 	if (ok) {
@@ -254,6 +257,13 @@ static bool take_tls_files(struct worker *w, const struct imsg *m)
 		close(w->fd_tls_files);
 	w->fd_tls_files = fcntl(m->fd, F_DUPFD_CLOEXEC, FD_AFTER_LAST); /* m->fd is closed behind us */
 	return true;
+}
+
+/* The number stays: threads that are writing go on with one file or the other. Who waits for a rotated file to be let
+ * go of sees that it is. */
+static bool reopen_log(const struct imsg *m)
+{
+	return m->len == 0 && (m->fd == -1 || dup3(m->fd, FD_LOG, O_CLOEXEC) == FD_LOG);
 }
 
 static bool take_answer(struct worker *w, const struct imsg *m)
@@ -321,7 +331,7 @@ static bool handle(struct worker *w, const struct imsg *m)
 		if (w->role->peer_started && w->priv->inited && slot < SLOT_COUNT)
 			w->role->peer_started(w, slot);
 		return slot < SLOT_COUNT;
-	case CTL_REOPEN_LOGS: return m->len == 0; /* standard error stays what it is; for sinks to come */
+	case CTL_REOPEN_LOGS: return reopen_log(m);
 	default: return false;
 	}
 }
@@ -465,7 +475,7 @@ static bool attach(struct worker *w)
 		return false;
 	}
 	close(FD_CONF);
-	conf_log_open(w->conf, w->name);
+	conf_log_open(w->conf, w->name, FD_LOG);
 	size_t size = 0;
 	w->plant = shm_map(FD_SHM_PLANT, false, &size);
 	if (!w->plant || size < sizeof(*w->plant)) {
@@ -474,6 +484,7 @@ static bool attach(struct worker *w)
 	}
 	w->self = &w->plant->worker[w->slot];
 	w->stats = &w->self->stats;
+	log_count_in(w->stats);
 	struct vitals *v = vitals_open(FD_VITALS, true);
 	if (!v) {
 		log_error("cannot map the vitals segment: %s", strerror(errno));

@@ -1,4 +1,5 @@
 /* L1: a shard's lock, logs and accounts, for writers. The proof is in cache-private.h. */
+#define LOG_SUBSYSTEM LOG_IN_CACHE
 #include "cache/cache-private.h"
 
 #include <errno.h>

@@ -1,4 +1,5 @@
 /* One connection: its events, its deadlines, its end, and what is left to do at the end of a turn. */
+#define LOG_SUBSYSTEM LOG_IN_HTTP
 #include <unistd.h>
 #include "clock.h"
 #include "log.h"
@@ -179,10 +180,11 @@ static void set_deadline(struct http_conn *c)
 	if (ph == c->phase && !progress)
 		return; /* an absolute deadline: bytes that trickle in do not move it */
 	c->phase = ph;
-	c->in_deadline = ph == HTTP_PH_HEAD || (ph == HTTP_PH_IDLE && !c->served) ? now + l->head_timeout_ms
-			 : ph == HTTP_PH_IDLE					  ? now + l->idle_timeout_ms
-			 : ph == HTTP_PH_BODY					  ? now + l->body_timeout_ms
-										  : HTTP_NEVER;
+	c->in_deadline = c->over && ph <= HTTP_PH_HEAD				    ? now + HTTP_SPARE_MS
+			 : ph == HTTP_PH_HEAD || (ph == HTTP_PH_IDLE && !c->served) ? now + l->head_timeout_ms
+			 : ph == HTTP_PH_IDLE					    ? now + l->idle_timeout_ms
+			 : ph == HTTP_PH_BODY					    ? now + l->body_timeout_ms
+										    : HTTP_NEVER;
 }
 
 static void set_reading(struct http_conn *c)
@@ -349,7 +351,7 @@ void http_conn_timeout(struct http_conn *c)
 		http_conn_cut(c);
 		return;
 	}
-	if (c->lingering || c->phase == HTTP_PH_IDLE) {
+	if (c->lingering || (c->phase == HTTP_PH_IDLE && !c->over)) {
 		http_conn_close(c);
 		return;
 	}
@@ -358,7 +360,10 @@ void http_conn_timeout(struct http_conn *c)
 		http_conn_close(c);
 		return;
 	}
-	http_conn_refuse(c, 408, "the request did not arrive in time");
+	if (c->over)
+		http_conn_refuse(c, 503, "too many connections");
+	else
+		http_conn_refuse(c, 408, "the request did not arrive in time");
 	http_step_run(c);
 	http_conn_settle(c);
 }

@@ -19,6 +19,7 @@
 #define HTTP_HEAD_CEILING (16u * 1024 * 1024) /* whatever the limits say: positions in a head have 32 bits */
 #define HTTP_FIELDS_CEILING 10000u
 #define HTTP_LINGER_MS 1000
+#define HTTP_SPARE_MS 500 /* for the head of a request on a connection that is one too many */
 #define HTTP_TICK_MS 100
 #define HTTP_WHEEL_SLOTS 256u
 #define HTTP_NEVER INT64_MAX
@@ -52,7 +53,9 @@ struct http_request {
 	struct span method_text, path, query;
 	struct span known[HTTP_H_COUNT];
 	struct span te, length_text, expect;
-	uint64_t length; /* Content-Length */
+	uint64_t length;	      /* Content-Length */
+	uint64_t bytes_in, bytes_out; /* of streamed bodies */
+	uint32_t head_len;
 	void *user;
 	void (*on_drain)(void *arg, struct http_request *r);
 	char *body; /* in the input buffer, or malloc'ed when body_own */
@@ -127,7 +130,9 @@ struct http_conn {
 	bool hup;  /* the peer has closed its side: read until the end */
 	bool running, queued, reading, writing, paused, eof, dead, broken, closing, lingering, unread, served;
 	bool unix_peer, loopback, has_uid;
+	bool over; /* accepted beyond max_connections: answers what on_spare() lets through, and ends */
 	unsigned uid;
+	struct http_peer peer;
 	struct buf *sink; /* tests: output goes here, there is no socket */
 	struct event *ev_read, *ev_write;
 	struct http_conn *next, **pprev; /* all connections */

@@ -80,6 +80,9 @@ struct http_callbacks {
 	/* The engine refuses a request by itself (400, 408, 413, 414, 417, 431, 501, 503, 505): writes the
 	 * problem body of that answer into `b`; `id` is the request's. NULL: empty bodies. */
 	void (*on_refused)(void *arg, int status, const char *detail, struct span id, struct buf *b);
+	/* There are too many connections, and this request has come on one more: is it so cheap and so important (a probe) that
+	 * it is answered all the same? Asked at its head. NULL: such connections are refused without being read. */
+	bool (*on_spare)(void *arg, struct http_request *r);
 };
 
 struct http_server *must_check http_server_new(struct event_base *base, const struct http_limits *l,
@@ -108,11 +111,25 @@ bool http_gone(const struct http_request *r); /* nobody will get the answer any 
 /* Unix socket peer: true and uid; TCP: false. */
 bool http_peer_uid(const struct http_request *r, unsigned *uid_r);
 bool http_peer_loopback(const struct http_request *r); /* loopback TCP or Unix socket */
+/* Where the request comes from; address as in sockaddr_in and sockaddr_in6. */
+struct http_peer {
+	uint8_t family; /* 4, 6; 0: a Unix socket, or not known */
+	bool local;	/* a Unix socket */
+	uint16_t port;
+	uint8_t address[16];
+};
+struct http_peer http_peer(const struct http_request *r);
+int64_t http_began_ns(const struct http_request *r);  /* clock_mono_ns(): its first byte was read; 0: not by a socket */
+uint64_t http_bytes_in(const struct http_request *r); /* head and body, as far as it was read */
+uint64_t http_bytes_out(const struct http_request *r); /* of a streamed answer's body, so far */
 void **http_user(struct http_request *r);	       /* a pointer for the handler's own state */
 /* Its duration, from its first byte until the kernel has been given the answer, is recorded for this route of stats.h. */
 void http_time_as(struct http_request *r, unsigned route);
 /* clock_real_us() as of the read that the request came with, where that was just now: saves reading the clock again. */
 int64_t http_real_us(const struct http_request *r);
+/* "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01" (W3C Trace Context): lower-case digits, no part all zero, no
+ * version ff; versions to come may append "-…". */
+bool must_check http_trace_parse(struct span traceparent, unsigned char id[16]);
 /* A request id: the client's X-Request-Id when sane, else ours. ≤ 64 bytes. */
 struct span http_request_id(struct http_request *r);
 /* Decodes %XX (and + when `plus`) of a query or path part into out (cap ≥ in.len). -1: malformed; so is

@@ -250,6 +250,7 @@ bool http_write(struct http_request *r, const void *p, size_t n)
 	if (r->gone)
 		return true; /* nobody reads it: no reason to wait */
 	if (n && !r->no_body) {
+		r->bytes_out += n;
 		if (r->tx_chunked) {
 			char *o = http_io_out(c, 18);
 			unsigned digits = 1;

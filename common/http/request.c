@@ -150,6 +150,15 @@ bool http_peer_uid(const struct http_request *r, unsigned *uid_r)
 
 bool http_peer_loopback(const struct http_request *r) { return r->c->unix_peer || r->c->loopback; }
 
+struct http_peer http_peer(const struct http_request *r) { return r->c->peer; }
+
+uint64_t http_bytes_in(const struct http_request *r)
+{
+	return r->head_len + (r->stream_in || r->chunked ? r->bytes_in : r->length);
+}
+
+uint64_t http_bytes_out(const struct http_request *r) { return r->bytes_out; }
+
 void **http_user(struct http_request *r) { return &r->user; }
 
 /* ---- request ids ---- */

@@ -1,4 +1,5 @@
 /* The server: listening, the turn list, draining, the end. */
+#define LOG_SUBSYSTEM LOG_IN_HTTP
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -139,6 +140,23 @@ static bool is_loopback(const struct sockaddr_storage *ss)
 	return IN6_IS_ADDR_LOOPBACK(a) || (IN6_IS_ADDR_V4MAPPED(a) && a->s6_addr[12] == 127);
 }
 
+static struct http_peer peer_of(const struct sockaddr_storage *ss)
+{
+	struct http_peer p = {.local = ss->ss_family == AF_UNIX};
+	if (ss->ss_family == AF_INET) {
+		const struct sockaddr_in *a = (const struct sockaddr_in *)(const void *)ss;
+		p.family = 4;
+		p.port = ntohs(a->sin_port);
+		memcpy(p.address, &a->sin_addr, 4);
+	} else if (ss->ss_family == AF_INET6) {
+		const struct sockaddr_in6 *a = (const struct sockaddr_in6 *)(const void *)ss;
+		p.family = 6;
+		p.port = ntohs(a->sin6_port);
+		memcpy(p.address, &a->sin6_addr, 16);
+	}
+	return p;
+}
+
 static void accepted(struct http_listener *l, int fd, const struct sockaddr_storage *peer)
 {
 	struct http_server *s = l->s;
@@ -152,10 +170,11 @@ static void accepted(struct http_listener *l, int fd, const struct sockaddr_stor
 	}
 	struct http_conn *c = http_server_conn(s, fd);
 	c->loopback = is_loopback(peer);
+	c->peer = peer_of(peer);
 	if (l->unix_peer) {
 		struct ucred u;
 		socklen_t len = sizeof(u);
-		c->unix_peer = true;
+		c->unix_peer = c->peer.local = true;
 		c->has_uid = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &u, &len) == 0;
 		c->uid = c->has_uid ? u.uid : 0;
 	}
@@ -163,7 +182,8 @@ static void accepted(struct http_listener *l, int fd, const struct sockaddr_stor
 		http_conn_close(c);
 		return;
 	}
-	if (over)
+	c->over = over && s->cb.on_spare;
+	if (over && !c->over)
 		http_conn_refuse(c, 503, "too many connections");
 	http_conn_settle(c);
 }

@@ -79,6 +79,7 @@ static bool step_body_stream(struct http_conn *c, size_t avail)
 		c->in_pos += (uint32_t)n;
 		c->body_left -= n;
 		r->streamed += n;
+		r->bytes_in += n;
 		if (!c->s->cb.on_body(c->s->arg, r, p, n))
 			c->paused = true;
 		return true;
@@ -147,6 +148,7 @@ static bool step_chunked(struct http_conn *c)
 		}
 		c->in_pos += (uint32_t)used;
 		r->streamed += used;
+		r->bytes_in += used;
 	}
 	if (r->body_done && !c->paused && !r->ended)
 		complete(c);
@@ -166,11 +168,29 @@ static bool step_skip(struct http_conn *c)
 	return true;
 }
 
+/* Of connections beyond the limit, which are few at a time, each may ask one thing that must be answered whatever
+ * happens; unless there is room again meanwhile. */
+static bool spared(struct http_conn *c)
+{
+	struct http_server *s = c->s;
+	if (s->n_open <= s->lim.max_connections) {
+		c->over = false;
+		return true;
+	}
+	c->r->keep = false;
+	return !c->r->length && !c->r->chunked && s->cb.on_spare(s->arg, c->r);
+}
+
 static void begin(struct http_conn *c)
 {
 	struct http_server *s = c->s;
 	struct http_request *r = c->r;
 	bool stream = false;
+
+	if (c->over && !spared(c)) {
+		http_conn_refuse(c, 503, "too many connections");
+		return;
+	}
 
 	c->rx = r->chunked ? HTTP_RX_CHUNKED : r->length ? HTTP_RX_BODY : HTTP_RX_WAIT;
 	c->body_left = r->length;
@@ -260,6 +280,7 @@ static bool step_head(struct http_conn *c)
 	c->scan = (struct http_scan){0};
 	c->r = http_request_take(c);
 	c->r->began_ns = c->began_ns;
+	c->r->head_len = len;
 	int status = http_parse_head(c->r, p, len, first, &why);
 	c->in_pos += len;
 	c->pin = c->in_pos;

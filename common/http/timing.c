@@ -26,14 +26,14 @@ int64_t http_real_us(const struct http_request *r)
 	return now;
 }
 
+int64_t http_began_ns(const struct http_request *r) { return r->began_ns; }
+
 void http_time_as(struct http_request *r, unsigned route)
 {
 	AN(route <= STATS_ROUTES);
 	r->route = (uint16_t)(route + 1);
 }
 
-/* "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01" (W3C Trace Context): lower-case digits, no part all zero,
- * no version ff; versions to come may append "-…". */
 static bool hex(const char *p, size_t n, unsigned char *out)
 {
 	bool any = false;
@@ -50,7 +50,7 @@ static bool hex(const char *p, size_t n, unsigned char *out)
 	return any || n == 2; /* version and flags may be 0 */
 }
 
-static bool trace_id(struct span h, unsigned char id[16])
+bool http_trace_parse(struct span h, unsigned char id[16])
 {
 	const char *p = h.p;
 	if (h.len < 55 || p[2] != '-' || p[35] != '-' || p[52] != '-')
@@ -77,7 +77,7 @@ void http_timing_done(struct http_conn *c, const struct http_request *r)
 	t->began_ns = r->began_ns;
 	t->route = (uint16_t)(r->route - 1);
 	t->n = 1;
-	t->traced = trace.p && trace_id(trace, t->trace);
+	t->traced = trace.p && http_trace_parse(trace, t->trace);
 }
 
 void http_timing_record(struct http_conn *c)

@@ -8,6 +8,7 @@
  * the limits on unsent output and the write timeout mean the same as without TLS, and a
  * slow reader holds one record more.
  * No call leaves anything in OpenSSL's error queue that the next could mistake for its own. */
+#define LOG_SUBSYSTEM LOG_IN_TLS
 #include <ctype.h>
 #include <errno.h>
 #include <openssl/err.h>

@@ -1,5 +1,6 @@
 /* Lists after a writer's death. What is published is whole; the writer's own knowledge of it (tails, where each row's
  * entry is) is made again by one walk, which also finds entries whose row has died and rows that got no entry. */
+#define LOG_SUBSYSTEM LOG_IN_INDEX
 #include <stdlib.h>
 
 #include "fault.h"

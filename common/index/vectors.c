@@ -1,4 +1,5 @@
 /* The vector index: mapping, formatting and the small questions. */
+#define LOG_SUBSYSTEM LOG_IN_INDEX
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -62,7 +63,8 @@ static bool header_fits(const struct vectors *v)
  * anew, and every namespace it knew is incomplete, so that the store is asked. */
 static void wipe(struct vectors *v)
 {
-	log_error("vector index: the shared segment is inconsistent; it starts empty, searches use the store");
+	log_error_event(index_reset, NULL,
+			"vector index: the shared segment is inconsistent; it starts empty, searches use the store");
 	uint32_t rows = atomic_load_explicit(&v->super->namespaces, memory_order_relaxed);
 	for (uint32_t i = 0; i < VECTORS_CHUNKS; i++) {
 		struct vectors_chunk *c = &v->chunks[i];

@@ -1,6 +1,7 @@
 /* Loading a saved generation. The whole file is verified before its first row is used; a damaged
  * one is refused, the next older one is tried. read() rather than a mapping: a bad block then is
  * an error code, not a signal. */
+#define LOG_SUBSYSTEM LOG_IN_INDEX
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>

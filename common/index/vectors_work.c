@@ -1,4 +1,5 @@
 /* What the background has to do: namespaces that inserts and removals have pointed out are looked at one by one. */
+#define LOG_SUBSYSTEM LOG_IN_INDEX
 #include <math.h>
 #include <stdlib.h>
 

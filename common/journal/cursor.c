@@ -1,5 +1,6 @@
 /* The cursor over records in order. Every record proves itself (epoch, sequence, CRC of the copy
  * that the caller gets), so it needs no agreement with the writer beyond `to_seq`: all up to there is written. */
+#define LOG_SUBSYSTEM LOG_IN_JOURNAL
 #include "journal/journal-private.h"
 
 #include <dirent.h>

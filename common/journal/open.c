@@ -1,4 +1,5 @@
 /* Opening the journal: the directory and what lies in it. */
+#define LOG_SUBSYSTEM LOG_IN_JOURNAL
 #include "journal/journal-private.h"
 
 #include <dirent.h>

@@ -1,4 +1,5 @@
 /* Keeps a copy of a damaged segment: the journal goes on without it and will overwrite the file. */
+#define LOG_SUBSYSTEM LOG_IN_JOURNAL
 #include "journal/journal-private.h"
 
 #include <errno.h>
@@ -74,8 +75,9 @@ void quarantine_copy(const struct journal *j, uint64_t number, uint64_t epoch, c
 	else if (fstatat(qdir, name, &st, AT_SYMLINK_NOFOLLOW) == -1)
 		e = copy_file(j, qdir, number, name);
 	if (e)
-		log_error("journal: the damaged segment %s/%s cannot be copied to %s/" QUARANTINE_SUBDIR ": %s",
-			  j->path, segment_name(KIND_SEG, number).text, j->data_dir, strerror(e));
+		log_error_event(journal_quarantine, NULL,
+				"journal: the damaged segment %s/%s cannot be copied to %s/" QUARANTINE_SUBDIR ": %s",
+				j->path, segment_name(KIND_SEG, number).text, j->data_dir, strerror(e));
 	else
 		snprintf(path_r, PATH_MAX, "%s/%s", dir, name);
 	if (qdir != -1)

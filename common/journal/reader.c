@@ -15,6 +15,7 @@
  * instructions on the way in the kernel, so the order is kept on every machine we run on.) A head that
  * is read while it is being written may be torn: its CRC says so, and it is read again.
  * Numbers are never given twice, so the number alone tells one life from another. */
+#define LOG_SUBSYSTEM LOG_IN_JOURNAL
 #include "journal/journal-private.h"
 
 #include <errno.h>

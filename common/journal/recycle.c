@@ -1,4 +1,5 @@
 /* Upkeep in other threads than the appending one: spares made ahead, released segments taken back. */
+#define LOG_SUBSYSTEM LOG_IN_JOURNAL
 #include "journal/journal-private.h"
 
 #include <errno.h>

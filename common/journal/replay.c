@@ -5,6 +5,7 @@
  * the head of a later segment, which is written only after everything in front of it), they are lost and
  * reported as such, and the segment that should have held them goes to the quarantine. A bad record with
  * nothing behind it proves nothing: it was never acknowledged, and is cut. */
+#define LOG_SUBSYSTEM LOG_IN_JOURNAL
 #include "journal/journal-private.h"
 
 #include <errno.h>
@@ -47,14 +48,16 @@ static void lost(struct replay *r, uint64_t from, uint64_t to, uint64_t number, 
 		told->range[told->n++].to = to;
 	}
 	if (!number) {
-		log_error("journal: records %llu to %llu are lost: the store ends at %llu and the journal in %s begins "
-			  "behind them (was the store restored from an older copy?)",
-			  (unsigned long long)from, (unsigned long long)to, (unsigned long long)r->after_seq,
-			  r->j->path);
+		log_error_event(
+			journal_lost, NULL,
+			"journal: records %llu to %llu are lost: the store ends at %llu and the journal in %s begins "
+			"behind them (was the store restored from an older copy?)",
+			(unsigned long long)from, (unsigned long long)to, (unsigned long long)r->after_seq, r->j->path);
 		return;
 	}
 	quarantine_copy(r->j, number, epoch, copy);
-	log_error(
+	log_error_event(
+		journal_lost, NULL,
 		"journal: records %llu to %llu are lost: %s/%s is damaged at byte %llu. %s%s%s. Records behind the damage "
 		"are kept; what is lost may be found in a backup",
 		(unsigned long long)from, (unsigned long long)to, r->j->path, segment_name(KIND_SEG, number).text,
@@ -101,10 +104,10 @@ static bool salvage(struct replay *r, const struct found *f, int fd, struct seg 
 	scan_start(&r->scan, fd, 0, f->size);
 	bool some = scan_search(&r->scan, SEG_DATA_START, r->want, &h, &dirty) && h.head.seq <= INT64_MAX;
 	quarantine_copy(r->j, f->number, some ? h.head.epoch : 0, copy);
-	log_error("journal: the head of %s/%s is damaged (copy: %s); %s", r->j->path,
-		  segment_name(KIND_SEG, f->number).text, copy[0] ? copy : "none",
-		  some ? "its records are read nevertheless"
-		       : "it holds no record that the store lacks, or none that can be read");
+	log_error_event(journal_quarantine, NULL, "journal: the head of %s/%s is damaged (copy: %s); %s", r->j->path,
+			segment_name(KIND_SEG, f->number).text, copy[0] ? copy : "none",
+			some ? "its records are read nevertheless"
+			     : "it holds no record that the store lacks, or none that can be read");
 	if (!some)
 		return false;
 	r->whole = false;

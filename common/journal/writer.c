@@ -2,6 +2,7 @@
  *
  * A group never crosses segments: one that does not fit goes wholly into the next, which is made large
  * enough. So one fdatasync makes it durable, and undoing it means zeroing one range of one file. */
+#define LOG_SUBSYSTEM LOG_IN_JOURNAL
 #include "journal/journal-private.h"
 
 #include <errno.h>
@@ -216,9 +217,10 @@ static int undo(struct journal *j, uint64_t off, uint64_t written)
 	if (!e && written)
 		e = segment_datasync(j->fd);
 	if (e) {
-		log_error("journal: a group that could not be written cannot be taken back either (%s); nothing "
-			  "more is written until a restart",
-			  strerror(e));
+		log_error_event(journal_failed, NULL,
+				"journal: a group that could not be written cannot be taken back either (%s); nothing "
+				"more is written until a restart",
+				strerror(e));
 		return writer_fail(j, e);
 	}
 	return 0;

@@ -1,4 +1,5 @@
 /* The word index: mapping, formatting and the small questions. */
+#define LOG_SUBSYSTEM LOG_IN_INDEX
 #include "postings-private.h"
 
 #include <errno.h>
@@ -42,7 +43,8 @@ static void format(struct postings *p)
  * so that the store is asked. */
 static void wipe(struct postings *p)
 {
-	log_error("word index: the shared segment is inconsistent; it starts empty, searches use the store");
+	log_error_event(index_reset, NULL,
+			"word index: the shared segment is inconsistent; it starts empty, searches use the store");
 	uint32_t rows = atomic_load_explicit(&p->super->namespaces, memory_order_relaxed);
 	uint32_t used = atomic_load_explicit(&p->super->used, memory_order_relaxed);
 	rows = rows < POSTINGS_NAMESPACES ? rows : POSTINGS_NAMESPACES;

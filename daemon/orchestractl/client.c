@@ -231,7 +231,7 @@ char *client_path(const char *path, const char *const (*pairs)[2], size_t n)
 
 /* ---- PATH.ctl ---- */
 
-static int control_connect(const struct ctl *c)
+int client_control_open(const struct ctl *c)
 {
 	struct sockaddr_un un = {.sun_family = AF_UNIX};
 	int len = snprintf(un.sun_path, sizeof(un.sun_path), "%s.ctl", c->socket);
@@ -239,7 +239,9 @@ static int control_connect(const struct ctl *c)
 	if (fd != -1 && connect(fd, (struct sockaddr *)&un, sizeof(un)) == 0)
 		return fd;
 	int error = errno;
-	if (error == ENOENT || error == ECONNREFUSED)
+	if (c->quiet)
+		;
+	else if (error == ENOENT || error == ECONNREFUSED)
 		fprintf(stderr,
 			"orchestractl: no daemon answers on %s; is orchestrad running? "
 			"(--socket names another)\n",
@@ -257,7 +259,7 @@ int client_control(struct ctl *c, const char *line, bool until_gone, struct answ
 	char piece[4096];
 	ssize_t n = 0;
 	*a = (struct answer){0};
-	int fd = control_connect(c);
+	int fd = client_control_open(c);
 	if (fd == -1)
 		return CTL_UNREACHABLE;
 	if (dprintf(fd, "%s\n", line) < 0)

@@ -52,6 +52,8 @@ int must_check client_upload(struct ctl *c, const char *path, FILE *in, client_p
 char *client_escape(const char *text);
 /* "/v1/x" + "?a=b&c=d" from the pairs whose value is not NULL; the caller frees. */
 char *client_path(const char *path, const char *const (*pairs)[2], size_t n);
+/* A connection to PATH.ctl; -1: said why, unless quiet. */
+int must_check client_control_open(const struct ctl *c);
 /* A line to PATH.ctl; the answer's line goes to *a (status 200, or 500 when it says ok: false). With
  * `until_gone`, returns only when the daemon has closed the socket. */
 int must_check client_control(struct ctl *c, const char *line, bool until_gone, struct answer *a);
@@ -108,6 +110,7 @@ int warm_run(struct ctl *c, int argc, char **argv);
 int tune_command(struct ctl *c, int argc, char **argv);
 int top_command(struct ctl *c, int argc, char **argv);
 int doctor_command(struct ctl *c, int argc, char **argv);
+int log_command(struct ctl *c, int argc, char **argv);
 int dlq_run(struct ctl *c, int argc, char **argv);
 
 /* Says what is wrong with the arguments; CTL_USAGE. */

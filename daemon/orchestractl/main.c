@@ -26,6 +26,7 @@ static const struct command commands[] = {
 	{"export", "[FILE|-]", "writes all memories as NDJSON", transfer_export},
 	{"import", "FILE|-", "reads memories from NDJSON", transfer_import},
 	{"changes", "", "prints what was changed", changes_command},
+	{"log", "", "follows the requests that the daemon answers", log_command},
 	{"namespaces", "", "lists the namespaces, with how much is in them", admin_namespaces},
 	{"dlq", "list|show|...", "lists, retries or discards writes that the store did not accept", dlq_run},
 	{"reload", "", "makes the daemon read its configuration again", admin_reload},

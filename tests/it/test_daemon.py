@@ -33,7 +33,7 @@ def test_flags(tmp_path):
     assert pub.returncode != 0 and "auth.tokens_file" in pub.stderr + pub.stdout
 
 
-@pytest.mark.parametrize("name, level, detail, form", [("dev", "debug", "full", "text"), ("staging", "info", "full", "json"),
+@pytest.mark.parametrize("name, level, detail, form", [("dev", "debug", "full", "auto"), ("staging", "info", "full", "json"),
                                                        ("prod", "info", "safe", "json")])
 def test_profiles(make, name, level, detail, form):
     with open(os.path.join(os.path.dirname(__file__), "..", "..", "etc", "profiles", name + ".conf")) as f:

@@ -65,12 +65,13 @@ def test_what_a_worker_is_handed(make):
     """Memories in shared memory are for those who read memories; a bell is for those who ring it."""
     o = make(sets=["api.workers=2"])
     workers = five(o)
-    segments, bells = [*range(6, 10), 16], {"sync": 17, "warmer": 18, "pinger": 19, "api.0": 20, "api.1": 21}
+    segments, bells = [*range(6, 10), 16], {"sync": 19, "warmer": 20, "pinger": 21, "api.0": 22, "api.1": 23}
     for name, pid in workers.items():
         fds = descriptors(pid)
         held = [n for n, target in fds.items() if target.startswith("/memfd:")]
         assert 5 in held
         assert [n for n in segments if n in held] == ([] if name == "pinger" else list(segments)), (name, fds)
+        assert (18 in held) == name.startswith("api."), (name, fds)    # the request log
         rings = {bells[other] for other in bells if name == "sync" or other == name or (other == "sync" and name != "pinger")}
         assert {n for n in bells.values() if fds[n] == "anon_inode:[eventfd]"} == rings, (name, fds)
         mapped = subprocess.run(["grep", "-o", "memfd:[a-z-]*", f"/proc/{pid}/maps"], capture_output=True, text=True).stdout

@@ -232,6 +232,6 @@ int main(void)
 					   TEST(a_retry_replaces), TEST(torn_and_damaged),
 					   TEST(nothing_is_left),  TEST(deleted_with_its_memory)};
 	log_open("test", LOG_LV_ERROR, LOG_TEXT);
-	log_to(open("/dev/null", O_WRONLY));
+	log_to(open("/dev/null", O_WRONLY), NULL);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,6 +2,7 @@
  * commits; without threads. Broken code this would catch: an operation that is blamed for another; a good one that is lost or stored
  * in another order; a letter too many or too few; a commit that is repeated although it went through, or forgotten although it did
  * not; a store that was replaced and is written to all the same. */
+#define LOG_SUBSYSTEM LOG_IN_STORE
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -438,6 +439,6 @@ int main(void)
 					   TEST(a_successor_keeps_to_the_letter),
 					   TEST(a_full_list_passes_nothing)};
 	log_open("test", LOG_LV_ERROR, LOG_TEXT);
-	log_to(open("/dev/null", O_WRONLY));
+	log_to(open("/dev/null", O_WRONLY), NULL);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -149,7 +149,7 @@ static void on_refused(void *arg, int status, const char *detail, struct span id
 static int setup(void **state)
 {
 	(void)state;
-	struct http_callbacks cb = {on_head, on_request, on_body, on_gone, on_refused};
+	struct http_callbacks cb = {on_head, on_request, on_body, on_gone, on_refused, NULL};
 	memset(&t, 0, sizeof(t));
 	for (size_t i = 0; i < sizeof(big); i++)
 		big[i] = (char)('a' + i % 26);

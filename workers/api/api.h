@@ -24,6 +24,7 @@ struct writes;
 struct changes;
 struct herd;
 struct late;
+struct reqlog;
 struct call;
 
 struct api {
@@ -36,6 +37,8 @@ struct api {
 	struct changes *changes;
 	struct herd *herd;
 	struct late *late;
+	struct reqlog *requests; /* NULL: log.requests is 0 */
+	uint32_t pid;
 	struct shared shared;		 /* what reader threads need; attached once sync has formatted it */
 	struct auth *auth, *next_auth;	 /* NULL: local callers are admin; next: between prepare and commit */
 	struct http_tls *next_tls;	 /* between prepare and commit, with a TLS socket */
@@ -82,8 +85,14 @@ struct call {
 	uint64_t committed_seq;
 	uint32_t answer_arg;  /* what sync said with that */
 	int64_t committed_us; /* when the journal had it, and the wait for the store began; 0 = not yet */
+	int64_t began_ns;     /* clock_mono_ns(), as the following: its first byte was read */
 	int64_t queued_ns,
-		sent_ns; /* clock_mono_ns(): it began to wait for a thread; its transaction went to sync, 0: and was answered */
+		sent_ns;     /* it began to wait for a thread; its transaction went to sync, 0: and was answered */
+	int64_t waited_ns;   /* for threads, all in all */
+	const char *problem; /* type of the last one; static */
+	int streamed_status; /* of an answer that is streamed; 0 = it is not */
+	bool noted;	     /* requests.h */
+	char ns[LIMIT_NAMESPACE + 1]; /* what it turned out to be about; for the request log */
 	enum verdict (*evaluate)(struct call *c, struct reader *rd);
 	void (*read)(struct call *c, struct reader *rd);
 	void (*committed)(struct call *c); /* durable: finish the reply (durability, receipt); may be NULL */
@@ -108,13 +117,14 @@ void router_request(void *arg, struct http_request *r);
 void router_head(void *arg, struct http_request *r, bool *stream_r);
 void router_refused(void *arg, int status, const char *why, struct span id, struct buf *b);
 void router_gone(void *arg, struct http_request *r);
+bool router_spare(void *arg, struct http_request *r); /* probes */
 bool router_body(void *arg, struct http_request *r, const char *p, size_t n);
 /* Whose request it is, by its credential; NULL: nobody's that is known. */
 const struct auth_principal *router_who(struct api *a, struct http_request *r);
 /* For the path that makes no call: the principal when host and credential are in order, else NULL. */
 const struct auth_principal *router_admit_fast(struct api *a, struct http_request *r, unsigned right);
 void router_count_get(struct api *a, struct http_request *r); /* one 2xx of GET /v1/memories/{id} */
-void router_count(const struct call *c, int status);	      /* one answer given */
+void router_count(struct call *c, int status);		      /* one answer given, or begun when it is streamed */
 /* Pattern and method of a route; "none" behind the last one. Returns how many routes there are. */
 unsigned router_names(unsigned route, const char **pattern_r, const char **method_r);
 

@@ -1,4 +1,5 @@
 /* POST /v1/admin/cache:purge. Nothing is lost by it: what is purged is read again from where it is kept. */
+#define LOG_SUBSYSTEM LOG_IN_API
 #include <stdlib.h>
 
 #include "cache/l2.h"
@@ -159,13 +160,14 @@ static void audit(struct call *c, const struct purge *p)
 	char id[UUID_TEXT] = "";
 	if (p->has_id)
 		uuid_format(&p->id, id);
-	log_info("cache purged by %s: tier %s, class %s, namespace %s, id %.*s: %llu entries of l1, %llu of l2",
-		 c->who->name ? c->who->name : "a local caller",
-		 p->l1 && p->l2 ? "all"
-		 : p->l2	? "l2"
-				: "l1",
-		 p->cls ? cache_class_name(p->cls) : "any", p->ns.p ? p->name : "any", p->has_id ? UUID_TEXT : 3,
-		 p->has_id ? id : "any", (unsigned long long)p->gone_l1, (unsigned long long)p->gone_l2);
+	log_info_event(cache_purged, NULL,
+		       "cache purged by %s: tier %s, class %s, namespace %s, id %.*s: %llu entries of l1, %llu of l2",
+		       c->who->name ? c->who->name : "a local caller",
+		       p->l1 && p->l2 ? "all"
+		       : p->l2	      ? "l2"
+				      : "l1",
+		       p->cls ? cache_class_name(p->cls) : "any", p->ns.p ? p->name : "any", p->has_id ? UUID_TEXT : 3,
+		       p->has_id ? id : "any", (unsigned long long)p->gone_l1, (unsigned long long)p->gone_l2);
 }
 
 /* Redis first: else a reader could bring back to L1 what is about to go from Redis. */

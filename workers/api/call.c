@@ -4,11 +4,14 @@
 
 #include "api.h"
 #include "clock.h"
+#include "requests.h"
 
 #define ATTEMPTS_MAX 1000 /* each conflict means that somebody else's write went through */
 
 void call_free(struct call *c)
 {
+	if (c->route)
+		requests_note(c); /* of a stream, or of a client that has gone */
 	if (c->free_state)
 		c->free_state(c->state);
 	buf_free(&c->reply.head);
@@ -25,6 +28,7 @@ void call_reply(struct call *c)
 	buf_addc(&r->head, 0);
 	AN(r->status);
 	router_count(c, r->status);
+	requests_note(c);
 	http_reply(c->req, r->status, r->content_type ? r->content_type : "application/json", r->head.p, r->body.p,
 		   r->body.len);
 	call_free(c);
@@ -88,10 +92,12 @@ void call_write(struct call *c, enum verdict (*evaluate)(struct call *, struct r
 
 void call_job_done(struct call *c)
 {
+	requests_enter(c->req);
 	if (c->evaluate)
 		finish_evaluation(c);
 	else
 		call_finish(c);
+	requests_leave();
 }
 
 static void again(struct call *c)
@@ -186,8 +192,10 @@ void call_refused(struct call *c, uint32_t status, uint32_t arg)
 
 void call_answered(struct call *c, uint32_t status, uint64_t seq, uint32_t arg)
 {
+	requests_enter(c->req);
 	if (status == TXN_CONFLICT || (status == TXN_EMBEDDER_MISMATCH && !c->attempts)) {
 		again(c); /* a mismatch is judged once more against what the namespace holds by now */
+		requests_leave();
 		return;
 	}
 	if (status == TXN_OK || status == TXN_STORED) {
@@ -202,6 +210,7 @@ void call_answered(struct call *c, uint32_t status, uint64_t seq, uint32_t arg)
 		call_refused(c, status, arg);
 	}
 	call_finish(c);
+	requests_leave();
 }
 
 void call_waited(struct call *c)
@@ -337,6 +346,7 @@ bool call_namespace(struct call *c, struct span given, unsigned right, char out[
 		memcpy(out, given.p, given.len);
 		out[given.len] = 0;
 		*name_r = (struct span){out, given.len};
+		requests_note_namespace(c, given);
 	}
 	free(query);
 	return ok;

@@ -8,6 +8,7 @@
 
 #include "api.h"
 #include "clock.h"
+#include "requests.h"
 
 #define QUEUE_MAX 4096	       /* calls waiting for a thread; beyond, 503 */
 #define DONE_SLICE_US 2000     /* answering of finished calls before the loop looks at its sockets again */
@@ -46,10 +47,12 @@ static struct call *pop(struct queue *q)
 
 static void run(struct call *c, struct reader *rd)
 {
+	requests_enter(c->req);
 	if (c->evaluate)
 		c->verdict = c->evaluate(c, rd);
 	else
 		c->read(c, rd);
+	requests_leave();
 }
 
 static size_t weight(const struct call *c) { return c->reply.body.len + c->txn.len; }
@@ -71,8 +74,9 @@ static void *jobs_main(void *arg)
 			continue;
 		}
 		j->waiting--;
-		stats_record(j->api->w->stats, HIST_QUEUE_WAIT,
-			     (uint64_t)(clock_mono_ns() - c->queued_ns)); /* under the lock: one at a time */
+		int64_t waited = clock_mono_ns() - c->queued_ns;
+		c->waited_ns += waited;
+		stats_record(j->api->w->stats, HIST_QUEUE_WAIT, (uint64_t)waited); /* under the lock: one at a time */
 		pthread_mutex_unlock(&j->lock);
 		run(c, rd);
 		pthread_mutex_lock(&j->lock);

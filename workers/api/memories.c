@@ -7,6 +7,7 @@
 #include "handlers.h"
 #include "ids.h"
 #include "list.h"
+#include "requests.h"
 
 bool memories_not_found(struct call *c)
 {
@@ -26,6 +27,7 @@ static bool load(struct call *c, struct reader *rd, bool deleted_too, struct hel
 	case READ_OK: break;
 	}
 	bool ok = true;
+	requests_note_namespace(c, h->m.ns_name);
 	struct span im = http_header(c->req, HTTP_H_IF_MATCH);
 	if ((h->m.deleted_us && !deleted_too) || !call_may(c, AUTH_WRITE, h->m.ns_name)) {
 		ok = memories_not_found(c);

@@ -5,6 +5,7 @@
 #include "handlers.h"
 #include "herd.h"
 #include "list.h"
+#include "requests.h"
 #include "tiers.h"
 
 /* ---- from shared memory, on the loop, without allocation: the product's hot path ---- */
@@ -53,6 +54,7 @@ bool memories_get_fast(struct api *a, struct http_request *r)
 	hit_head(head, meta.version);
 	stats_add(a->w->stats, STAT_L1_HITS, 1);
 	router_count_get(a, r);
+	requests_note_hit(a, r, who, meta.ns, (size_t)n, now_us);
 	http_reply(r, 200, "application/json", head, a->scratch, (size_t)n);
 	return true;
 }
@@ -112,6 +114,7 @@ static void answer(struct call *c, const struct tier_item *v, const char *error)
 			cache_status(&c->reply.head, v);
 		return;
 	}
+	requests_note_namespace(c, name_of(c->api, v->meta.ns));
 	buf_printf(&c->reply.head, "ETag: \"%llu\"\r\n", (unsigned long long)v->meta.version);
 	cache_status(&c->reply.head, v);
 	c->reply.status = 304;
@@ -245,6 +248,7 @@ static void get_with_vector(struct call *c, struct reader *rd)
 		memories_not_found(c);
 	} else {
 		struct span inm = http_header(c->req, HTTP_H_IF_NONE_MATCH);
+		requests_note_namespace(c, h.m.ns_name);
 		bool same = inm.p && call_etag_matches(inm, h.m.version, true);
 		c->reply.status = same ? 304 : 200;
 		buf_printf(&c->reply.head, "ETag: \"%llu\"\r\nCache-Status: orchestra; fwd=bypass\r\n",

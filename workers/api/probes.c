@@ -1,4 +1,7 @@
 /* /livez, /readyz, /startupz: answered at once from shared memory, never queued. */
+#include <stdio.h>
+#include <stdlib.h>
+
 #include "api.h"
 #include "clock.h"
 #include "handlers.h"
@@ -82,6 +85,113 @@ static bool warm_enough(const struct call *c)
 	       clock_mono_us() - atomic_load(&p->served_us) >= conf_int(conf, CONF_WARMER_READY_MAX);
 }
 
+/* ---- ?verbose: each thing that readiness depends on, in words ---- */
+
+static void check(struct call *c, const char *name, bool ok, const char *state, const char *reason)
+{
+	struct buf *b = &c->reply.body;
+	buf_printf(b, "%s{\"name\":\"%s\",\"ok\":%s,\"state\":\"%s\"", b->p[b->len - 1] == '[' ? "" : ",", name,
+		   ok ? "true" : "false", state);
+	if (reason && c->api->errors_full) {
+		buf_adds(b, ",\"reason\":");
+		json_out_string(b, SPAN(reason));
+	}
+	buf_addc(b, '}');
+}
+
+static const char *reason_of(struct plant *p, char *out, size_t cap)
+{
+	uint32_t n = atomic_load_explicit(&p->reason_len, memory_order_acquire);
+	if (!n)
+		return NULL;
+	snprintf(out, cap, "%.*s", (int)n, p->reason);
+	util_utf8_scrub(out, strlen(out));
+	return out;
+}
+
+static void check_journal(struct call *c, uint32_t state)
+{
+	struct plant *p = c->api->plant;
+	char why[sizeof(p->reason) + 1], room[160];
+	uint64_t quota = atomic_load(&p->journal_quota), bytes = atomic_load(&p->journal_bytes);
+	int64_t max_age = conf_int(c->api->w->conf, CONF_SYNC_MAX_AGE);
+	const char *refused = refusing(p);
+	snprintf(room, sizeof(room), "%llu of %llu bytes wait for the store, the oldest for %.1f s",
+		 (unsigned long long)bytes, (unsigned long long)quota, (double)probes_lag_us(p) / 1e6);
+	if (state == SYNC_JOURNAL_FAILED)
+		check(c, "journal", false, "failed", reason_of(p, why, sizeof(why)));
+	else if (refused)
+		check(c, "journal", false, refused, room);
+	else if (quota && bytes >= quota)
+		check(c, "journal", false, "quota", room);
+	else if (max_age && probes_lag_us(p) > max_age)
+		check(c, "journal", false, "age", room);
+	else
+		check(c, "journal", true, "ok", room);
+}
+
+/* The store is no reason to turn requests away, but at the first start. */
+static void check_store(struct call *c, uint32_t state)
+{
+	struct plant *p = c->api->plant;
+	char why[sizeof(p->reason) + 1];
+	const struct breaker *b = &p->breakers[0];
+	bool failed = state == SYNC_STORE_FAILED;
+	if (failed)
+		check(c, "store", false, atomic_load(&p->dead_full) ? "dead-letters" : "failed",
+		      reason_of(p, why, sizeof(why)));
+	else
+		check(c, "store", breaker_state(b) == BREAKER_CLOSED,
+		      breaker_state(b) == BREAKER_CLOSED ? "ok" : "away",
+		      breaker_state(b) == BREAKER_CLOSED
+			      ? NULL
+			      : "its breaker is not closed; GET /v1/admin/breakers says why");
+}
+
+static void check_warm(struct call *c)
+{
+	struct plant *p = c->api->plant;
+	char text[160];
+	bool filled = atomic_load(&p->refill_state) == REFILL_DONE, warm = warm_enough(c);
+	snprintf(text, sizeof(text), "%llu of %llu vectors, %llu of %llu memories",
+		 (unsigned long long)atomic_load(&p->refill_done), (unsigned long long)atomic_load(&p->refill_total),
+		 (unsigned long long)atomic_load(&p->warm.loaded), (unsigned long long)atomic_load(&p->warm.total));
+	check(c, "index", filled, filled ? "ok" : "filling", text);
+	check(c, "warm", warm, warm ? "ok" : "warming", text);
+}
+
+static void checks(struct call *c, uint32_t state)
+{
+	struct api *a = c->api;
+	bool serving = atomic_load_explicit(&a->plant->served_once, memory_order_acquire);
+	bool leaving = a->draining || state == SYNC_DRAINING;
+	const struct breaker *redis = a->shared.l2 ? breaker_find(a->plant->breakers, "redis") : NULL;
+	buf_adds(&c->reply.body, ",\"checks\":[");
+	check(c, "draining", !leaving, leaving ? "draining" : "ok",
+	      leaving ? "the daemon has been told to leave" : NULL);
+	check(c, "sync", serving, serving ? "ok" : "starting", serving ? NULL : "the journal is being replayed");
+	check_journal(c, state);
+	check_store(c, state);
+	check_warm(c);
+	if (atomic_load(&a->plant->feed_us))
+		check(c, "feed", tiers_feed_heard(&a->shared), tiers_feed_heard(&a->shared) ? "ok" : "silent",
+		      tiers_feed_heard(&a->shared) ? NULL : "what other daemons write is not heard of");
+	if (redis)
+		check(c, "redis", breaker_state(redis) == BREAKER_CLOSED, breaker_state_name(breaker_state(redis)),
+		      NULL);
+	buf_addc(&c->reply.body, ']');
+}
+
+static bool verbose(const struct call *c)
+{
+	char *v = NULL;
+	size_t len = 0;
+	bool asked = http_query_get(c->req, "verbose", &v, &len) == 1;
+	bool no = asked && (strcmp(v, "0") == 0 || strcmp(v, "false") == 0);
+	free(v);
+	return asked && !no;
+}
+
 /* 200 whenever writes are accepted and local reads served; store trouble shows as degraded. */
 void probes_readyz(struct call *c)
 {
@@ -120,6 +230,8 @@ void probes_readyz(struct call *c)
 			   (unsigned long long)atomic_load(&p->refill_total),
 			   (unsigned long long)atomic_load(&p->warm.loaded),
 			   (unsigned long long)atomic_load(&p->warm.total));
+	if (verbose(c))
+		checks(c, state);
 	buf_addc(b, '}');
 	call_reply(c);
 }

@@ -54,6 +54,7 @@ void problem(struct call *c, int status, const char *type, const char *fmt, ...)
 	/* A precision may cut a character in two, and paths may hold any byte. */
 	util_utf8_scrub(detail, strlen(detail));
 	c->reply.status = status;
+	c->problem = type;
 	c->reply.content_type = "application/problem+json";
 	c->reply.head.len = c->reply.body.len = 0;
 	if (status == 503 || status == 429 || status == 507)

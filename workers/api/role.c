@@ -1,7 +1,9 @@
 /* api's life. */
+#define LOG_SUBSYSTEM LOG_IN_API
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "api.h"
 #include "cache/l2.h"
@@ -9,6 +11,7 @@
 #include "herd.h"
 #include "http/tls.h"
 #include "log.h"
+#include "reqlog.h"
 
 #define DRAIN_POLL_MS 20
 #define FILES_BESIDE_CONNECTIONS 256 /* ours, the store's, and connections that are told there is no room */
@@ -102,6 +105,7 @@ static int open_http(struct api *a)
 							.on_request = router_request,
 							.on_body = router_body,
 							.on_gone = router_gone,
+							.on_spare = router_spare,
 							.on_refused = router_refused};
 	struct worker *w = a->w;
 	struct http_limits limits = limits_of(w->conf);
@@ -175,6 +179,8 @@ static int api_init(struct worker *w)
 	a->herd = herd_new();
 	a->late = late_open(a);
 	a->jobs = jobs_start(a, (unsigned)conf_int(w->conf, CONF_API_READER_THREADS));
+	a->pid = (uint32_t)getpid();
+	a->requests = reqlog_open(FD_SHM_REQUESTS, w->instance);
 	return open_http(a);
 }
 
@@ -290,6 +296,7 @@ static void api_stop(struct worker *w)
 {
 	struct api *a = w->role_data;
 	stop_store(a);
+	reqlog_close(&a->requests); /* calls may outlive their requests from here on */
 	if (a->jobs)
 		jobs_halt(a->jobs); /* the threads read requests, which go with the server */
 	http_server_free(&a->http);

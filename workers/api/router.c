@@ -6,6 +6,7 @@
 #include "api.h"
 #include "clock.h"
 #include "handlers.h"
+#include "requests.h"
 
 static const struct route routes[] = {
 #define ROUTE(m, pattern, right, handler, streams) {HTTP_M_##m, pattern, right, handler, streams},
@@ -29,9 +30,11 @@ static void count(struct api *a, size_t route, int class)
 	atomic_store_explicit(n, atomic_load_explicit(n, memory_order_relaxed) + 1, memory_order_relaxed);
 }
 
-void router_count(const struct call *c, int status)
+void router_count(struct call *c, int status)
 {
 	size_t route = c->route ? (size_t)(c->route - routes) : ROUTES;
+	if (!c->reply.status)
+		c->streamed_status = status;
 	count(c->api, route, status_class(status));
 	if (c->req)
 		http_time_as(c->req, (unsigned)route);
@@ -237,6 +240,7 @@ static struct call *call_new(struct api *a, struct http_request *r)
 	struct call *c = util_zalloc(sizeof(*c));
 	c->api = a;
 	c->req = r;
+	c->began_ns = http_began_ns(r) ? http_began_ns(r) : clock_mono_ns();
 	return c;
 }
 
@@ -277,18 +281,17 @@ void router_request(void *arg, struct http_request *r)
 {
 	struct api *a = arg;
 	struct call *c = *http_user(r); /* a streamed body made its call at the head */
+	requests_enter(r);
 	if (c) {
 		transfer_body_end(c);
-		return;
+	} else if (!memories_get_fast(a, r)) {
+		c = call_new(a, r);
+		if (admit(c))
+			c->route->handle(c);
+		else
+			call_reply(c);
 	}
-	if (memories_get_fast(a, r))
-		return;
-	c = call_new(a, r);
-	if (!admit(c)) {
-		call_reply(c);
-		return;
-	}
-	c->route->handle(c);
+	requests_leave();
 }
 
 /* Methods that some streaming route has: no other request is matched at its head, and again when whole. */
@@ -307,19 +310,24 @@ void router_head(void *arg, struct http_request *r, bool *stream_r)
 	if (!m.route || !m.route->streams_body)
 		return;
 	struct call *c = call_new(arg, r);
-	if (!admit(c)) {
+	requests_enter(r);
+	if (admit(c)) {
+		*stream_r = true;
+		*http_user(r) = c;
+		c->route->handle(c);
+	} else {
 		call_reply(c);
-		return;
 	}
-	*stream_r = true;
-	*http_user(r) = c;
-	c->route->handle(c);
+	requests_leave();
 }
 
 bool router_body(void *arg, struct http_request *r, const char *p, size_t n)
 {
 	(void)arg;
-	return transfer_body(*http_user(r), p, n);
+	requests_enter(r);
+	bool go_on = transfer_body(*http_user(r), p, n);
+	requests_leave();
+	return go_on;
 }
 
 void router_gone(void *arg, struct http_request *r)
@@ -378,6 +386,14 @@ static void refusal_text(const struct conf *conf, int status, const char *why, c
 	}
 }
 
+bool router_spare(void *arg, struct http_request *r)
+{
+	struct match m = find_route(http_method(r), http_path(r));
+	(void)arg;
+	return m.route && (m.route->handle == probes_livez || m.route->handle == probes_readyz ||
+			   m.route->handle == probes_startupz);
+}
+
 void router_refused(void *arg, int status, const char *why, struct span id, struct buf *b)
 {
 	static const struct {
@@ -394,5 +410,6 @@ void router_refused(void *arg, int status, const char *why, struct span id, stru
 			type = types[i].type;
 	refusal_text(a->w->conf, status, why, detail, sizeof(detail));
 	count(a, ROUTES, status_class(status));
+	requests_note_refused(a, status, type, id);
 	problem_write(b, status, type, detail, id);
 }

@@ -1,4 +1,5 @@
 /* The certificate of the TLS socket: at birth, and again at every reload. */
+#define LOG_SUBSYSTEM LOG_IN_TLS
 #include <stdlib.h>
 #include <unistd.h>
 

@@ -2,6 +2,7 @@
  *
  * A transaction is kept until it is answered. When sync dies it is sent again under the same id:
  * the successor finds ids that reached the journal there and answers without writing twice. */
+#define LOG_SUBSYSTEM LOG_IN_API
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/random.h>

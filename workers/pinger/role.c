@@ -1,5 +1,6 @@
 /* pinger: keeps configured HTTP targets warm. One ping per target at a time, at most PINGS_AT_ONCE
  * over all, starts spread out and intervals jittered: never a stampede. */
+#define LOG_SUBSYSTEM LOG_IN_PINGER
 #include <stdlib.h>
 #include <sys/random.h>
 

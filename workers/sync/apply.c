@@ -4,6 +4,7 @@
  * applied_seq, then answers, then ring space, then the flusher's permission. A reader looks at L1,
  * then the pending table, then the store; a fill that began before the pending entry was
  * published is refused by the L1 epoch that cache_put/cache_remove moves. */
+#define LOG_SUBSYSTEM LOG_IN_SYNC
 #include <errno.h>
 #include <stdlib.h>
 
@@ -334,17 +335,18 @@ static void refuse_all(struct sync *s, struct batch *g, int error)
 		static struct log_limit full, other;
 		apply_refusing(s, why);
 		if (why == TXN_BUSY)
-			log_warn_limited(
-				&full, 10,
+			log_warn_limited_event(
+				writes_refused, &full, 10,
 				"journal.quota is reached, because the store is behind: writes are refused until it "
 				"has caught up");
 		else if (why == TXN_DISK_FULL)
-			log_warn_limited(&full, 10,
-					 "the disk under data.dir is full: writes are refused until there is room");
+			log_warn_limited_event(
+				writes_refused, &full, 10,
+				"the disk under data.dir is full: writes are refused until there is room");
 		else
-			log_warn_limited(&other, 10,
-					 "the journal could not be written: %s; writes are refused until it can",
-					 strerror(error));
+			log_warn_limited_event(writes_refused, &other, 10,
+					       "the journal could not be written: %s; writes are refused until it can",
+					       strerror(error));
 	}
 	for (int b = 0; b < 2 && both[b]; b++) {
 		for (size_t i = 0; i < both[b]->n; i++) {

@@ -1,4 +1,5 @@
 /* One attempt: what the journal holds behind the cursor, into the store, in one transaction of the store. */
+#define LOG_SUBSYSTEM LOG_IN_STORE
 #include <errno.h>
 #include <stdlib.h>
 

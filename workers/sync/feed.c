@@ -4,6 +4,7 @@
  * older than what this daemon has written meanwhile: the loop knows, only lets go of what it has cached then, and has
  * the row read again when the store has our write, too: which of the two has won is what it says behind both. Our own
  * changes pass by unread; of those that have lost the flusher hears (mend.c). */
+#define LOG_SUBSYSTEM LOG_IN_STORE
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
@@ -304,7 +305,7 @@ static bool look_back(struct feed *f)
 static void trouble(struct feed *f, const char *why)
 {
 	if (!f->failed)
-		log_warn("the feed of the fleet cannot be followed: %s", why);
+		log_warn_event(feed_lost, NULL, "the feed of the fleet cannot be followed: %s", why);
 	f->failed = true;
 	atomic_store_explicit(&f->s->plant->feed_lost, 1, memory_order_release);
 }
@@ -312,8 +313,8 @@ static void trouble(struct feed *f, const char *why)
 static void well_again(struct feed *f)
 {
 	if (f->failed)
-		log_info("the feed of the fleet is followed again, from revision %llu",
-			 (unsigned long long)f->revision);
+		log_info_event(feed_back, NULL, "the feed of the fleet is followed again, from revision %llu",
+			       (unsigned long long)f->revision);
 	f->failed = false;
 	atomic_store_explicit(&f->s->plant->feed_lost, 0, memory_order_release);
 }

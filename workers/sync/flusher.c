@@ -3,6 +3,7 @@
  * The cursor is committed in the same store transaction as the records, so a flush that a crash
  * repeats changes nothing. It may only pass records whose senders were answered (flusher_allow). When the
  * store does not answer a commit, its cursor tells later what became of it. */
+#define LOG_SUBSYSTEM LOG_IN_STORE
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -68,7 +69,7 @@ static void on_store_back(struct sync *s, void *arg)
 	(void)arg;
 	uint32_t was = SYNC_STORE_FAILED;
 	if (atomic_compare_exchange_strong(&s->plant->sync_state, &was, SYNC_SERVING))
-		log_info("the store accepts writes again");
+		log_info_event(store_back, NULL, "the store accepts writes again");
 }
 
 void flusher_trouble(struct flusher *f, const char *fmt, ...)
@@ -89,7 +90,8 @@ static void store_trouble(struct flusher *f)
 	uint64_t random;
 	if (!f->trouble.len)
 		flusher_trouble(f, "the store refuses writes: %s", f->s->store_ops->error(f->store));
-	log_warn_limited(&limit, 10, "flush to the store failed: %.*s", (int)f->trouble.len, f->trouble.p);
+	log_warn_limited_event(store_flush_failed, &limit, 10, "flush to the store failed: %.*s", (int)f->trouble.len,
+			       f->trouble.p);
 	if (!f->store_failed)
 		sync_post(f->s, on_store_failed, util_strndup(f->trouble.p, f->trouble.len));
 	f->store_failed = true;

@@ -1,4 +1,5 @@
 /* The indexes of what can be searched: vectors and words. */
+#define LOG_SUBSYSTEM LOG_IN_INDEX
 #include "log.h"
 #include "sync.h"
 

@@ -1,5 +1,6 @@
 /* The indexer: what the vector index has to do in the background, codes and lists for namespaces that have grown
  * (index/vectors_work.c), in a thread of its own that yields to everybody. It is started when there is something to do. */
+#define LOG_SUBSYSTEM LOG_IN_INDEX
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>

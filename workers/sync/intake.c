@@ -1,4 +1,5 @@
 /* From the rings to the open batch. */
+#define LOG_SUBSYSTEM LOG_IN_SYNC
 #include <errno.h>
 #include <stdlib.h>
 

@@ -1,6 +1,7 @@
 /* The store does not accept something: that operation becomes a dead letter, and the rest goes on. The letter is
  * durable before the cursor may pass the operation; a successor that finds the letter in front of the cursor
  * leaves the operation out as we do. */
+#define LOG_SUBSYSTEM LOG_IN_STORE
 #include <errno.h>
 #include <stdlib.h>
 
@@ -91,10 +92,11 @@ static void tell(const struct dead_letter *l)
 {
 	static struct log_limit limit;
 	int n = (int)(l->reason.len < SHOWN ? l->reason.len : SHOWN);
-	log_warn_limited(&limit, 1,
-			 "the store does not accept operation %u of transaction %llu (%.*s): it is dead letter %llu "
-			 "now (orchestractl dlq), and everything else goes on",
-			 l->op, (unsigned long long)l->seq, n, l->reason.p, (unsigned long long)l->number);
+	log_warn_limited_event(
+		dead_letter, &limit, 1,
+		"the store does not accept operation %u of transaction %llu (%.*s): it is dead letter %llu "
+		"now (orchestractl dlq), and everything else goes on",
+		l->op, (unsigned long long)l->seq, n, l->reason.p, (unsigned long long)l->number);
 }
 
 static bool make_letter(struct flusher *f, uint64_t seq, uint32_t op, struct span reason)

@@ -1,6 +1,7 @@
 /* The store is a server and cannot be reached when sync starts: it serves nevertheless. Writes go into the journal,
  * reads to what is at hand; a thread tries on, and when the store is there what it knows is taken over: how far
  * this journal has reached it, the namespaces, the feed. */
+#define LOG_SUBSYSTEM LOG_IN_STORE
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -106,7 +107,8 @@ static void arrived(struct sync *s, void *arg)
 		refill_start(s);
 	uint32_t was = SYNC_STORE_FAILED;
 	if (atomic_compare_exchange_strong(&s->plant->sync_state, &was, SYNC_SERVING))
-		log_info("the store is there: records behind %llu are written to it", (unsigned long long)l->flushed);
+		log_info_event(store_back, NULL, "the store is there: records behind %llu are written to it",
+			       (unsigned long long)l->flushed);
 }
 
 static void *late_main(void *arg)
@@ -122,10 +124,10 @@ static void *late_main(void *arg)
 			return NULL;
 		}
 		static struct log_limit limit;
-		log_warn_limited(&limit, 10, "the store cannot be opened: %s",
-				 l->store ? s->store_ops->error(l->store)
-				 : error  ? error
-					  : "unknown");
+		log_warn_limited_event(store_waited_for, &limit, 10, "the store cannot be opened: %s",
+				       l->store ? s->store_ops->error(l->store)
+				       : error	? error
+						: "unknown");
 		free(error);
 		if (l->store)
 			s->store_ops->close(l->store);

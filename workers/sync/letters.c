@@ -1,3 +1,4 @@
+#define LOG_SUBSYSTEM LOG_IN_STORE
 #include "letters.h"
 
 #include <errno.h>

@@ -1,6 +1,7 @@
 /* What was acknowledged and visible, and what the store then did not accept, must not be shown for ever: behind the cursor a
  * memory is what the store has. L1 forgets it, the indexes get the store's row, counters are corrected. Nothing is
  * done to what has changed meanwhile: its own write has told everybody. */
+#define LOG_SUBSYSTEM LOG_IN_STORE
 #include <stdlib.h>
 
 #include "fault.h"

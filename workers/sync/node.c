@@ -1,4 +1,5 @@
 /* Who this daemon is in its fleet: a number that belongs to its journal, and lies beside it. */
+#define LOG_SUBSYSTEM LOG_IN_SYNC
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>

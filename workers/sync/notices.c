@@ -2,6 +2,7 @@
  * wake-ups do not come through (a pooler of connections between), and when it is the feed that is cut off. A notice only
  * takes away: what it names is let go of by L1, and copies of it are not believed; and the feed looks at once. So a lost
  * one costs nothing but time, and a false one nothing but a read. */
+#define LOG_SUBSYSTEM LOG_IN_REDIS
 #include <stdlib.h>
 
 #include "cache/l2.h"

@@ -3,6 +3,7 @@
  * To try again is to write: the operation goes through the sequencer and the journal as a transaction of its own, which
  * carries the letter's number. When the store takes it the letter goes; when it does not, the letter stays, with the new reason.
  * Before, the store is asked whether the operation still makes sense: newer wins. */
+#define LOG_SUBSYSTEM LOG_IN_STORE
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/random.h>

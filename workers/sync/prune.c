@@ -1,5 +1,6 @@
 /* What nobody is to find in the feed any more is forgotten. Every daemon of a fleet does this with its own
  * changes.keep; the shortest counts. */
+#define LOG_SUBSYSTEM LOG_IN_STORE
 #include "clock.h"
 #include "log.h"
 #include "sync.h"

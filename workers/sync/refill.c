@@ -1,6 +1,7 @@
 /* The refill: store → vector index and word index after a start, when the shared indexes are new. The thread reads
  * batches, the loop inserts them between commits. A row that was written or deleted after the
  * batch was read is skipped: its own write has told the index already. */
+#define LOG_SUBSYSTEM LOG_IN_INDEX
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <unistd.h>

@@ -1,4 +1,5 @@
 /* sync's life: open or take over the shared structures, replay the journal, serve, drain. */
+#define LOG_SUBSYSTEM LOG_IN_SYNC
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -102,7 +103,10 @@ void sync_fail(struct sync *s, enum plant_sync state, const char *fmt, ...)
 	int n = vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
 	size_t len = n < 0 ? 0 : (size_t)n < sizeof(text) ? (size_t)n : sizeof(text) - 1;
-	log_error("%s", text);
+	if (state == SYNC_JOURNAL_FAILED)
+		log_error_event(journal_failed, NULL, "%s", text);
+	else
+		log_error_event(store_failed, NULL, "%s", text);
 	atomic_store_explicit(&p->reason_len, 0, memory_order_release);
 	memcpy(p->reason, text, len);
 	atomic_store_explicit(&p->reason_len, (uint32_t)len, memory_order_release);

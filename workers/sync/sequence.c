@@ -3,6 +3,7 @@
  * Every decision that must be atomic is taken here, one after the other, without I/O: the sender has
  * evaluated preconditions, de-duplication and idempotency against what it read, named what it read
  * (read_keys, read_seq), and is refused with CONFLICT when any of it has changed since. */
+#define LOG_SUBSYSTEM LOG_IN_SYNC
 #include <stdlib.h>
 
 #include "clock.h"

@@ -1,3 +1,4 @@
+#define LOG_SUBSYSTEM LOG_IN_REDIS
 #include "watch.h"
 
 #include <errno.h>

@@ -1,5 +1,6 @@
 /* The warmer's life: asks sync for the refill of the vector index, has L1 warmed (work.c), takes orders from the api by way
  * of the supervisor, and saves what is hot before it leaves. */
+#define LOG_SUBSYSTEM LOG_IN_WARMER
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -5,6 +5,7 @@
  * said to be over (apply_flushed() of sync), so a copy that is still there was accepted. The hottest come first, in rounds
  * over L1, and a block holds what one round has found: should room or time not suffice, the coldest are missing, and who
  * loads it begins with what is wanted most. */
+#define LOG_SUBSYSTEM LOG_IN_WARMER
 #include <errno.h>
 #include <stdlib.h>
 

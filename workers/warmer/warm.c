@@ -1,4 +1,5 @@
 /* A job of warming: which memories, and from where. */
+#define LOG_SUBSYSTEM LOG_IN_WARMER
 #include <errno.h>
 #include <stdlib.h>
 #include <unistd.h>

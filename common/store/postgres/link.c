@@ -1,4 +1,5 @@
 /* A connection's life: names, addresses one after the other, ready, broken. */
+#define LOG_SUBSYSTEM LOG_IN_STORE
 #include "link.h"
 
 #include <stdarg.h>

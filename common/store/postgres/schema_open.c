@@ -1,4 +1,5 @@
 /* The schema as a daemon sees it when it opens the store. */
+#define LOG_SUBSYSTEM LOG_IN_STORE
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
