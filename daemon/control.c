@@ -122,6 +122,7 @@ static void ask(struct supervisor *sv, unsigned slot, struct span text, struct r
 }
 
 static void command_warm(struct supervisor *sv, struct span rest, struct reply *r) { ask(sv, SLOT_WARMER, rest, r); }
+static void command_ping(struct supervisor *sv, struct span rest, struct reply *r) { ask(sv, SLOT_PINGER, rest, r); }
 
 /* clang-format off */
 static const struct command {
@@ -136,6 +137,7 @@ static const struct command {
 	{"stop", command_drain},
 	{"reopen-logs", command_reopen},
 	{"warm ", command_warm},
+	{"ping ", command_ping},
 };
 /* clang-format on */
 

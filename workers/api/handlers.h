@@ -78,6 +78,15 @@ void breakers_reset(struct call *c);
 bool breakers_is(void (*handle)(struct call *c)); /* one of these: they need nothing that sync serves */
 void breakers_metrics(const struct plant *p, struct buf *b);
 
+/* targets.c, targets_metrics.c */
+void targets_list(struct call *c);
+void targets_get(struct call *c);
+void targets_history(struct call *c);
+void targets_ping(struct call *c);
+void targets_touch(struct call *c);
+bool targets_is(void (*handle)(struct call *c)); /* one of these: they need nothing that sync serves */
+void targets_metrics(const struct plant *p, struct buf *b);
+
 /* caches*.c */
 void caches_get(struct call *c);
 void caches_top(struct call *c);

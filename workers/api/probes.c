@@ -166,30 +166,6 @@ static void counters(struct plant *p, struct buf *b)
 	}
 }
 
-static void target_rows(struct plant *p, struct buf *b, const char *name, const char *type, const char *help,
-			size_t field)
-{
-	char target[LIMIT_TARGET_NAME + 1];
-	buf_printf(b, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
-	for (size_t i = 0; i < PLANT_TARGETS; i++) {
-		const struct plant_target *t = &p->targets[i];
-		uint64_t v[] = {atomic_load_explicit(&t->pings, memory_order_relaxed),
-				atomic_load_explicit(&t->failures, memory_order_relaxed),
-				atomic_load_explicit(&t->well, memory_order_relaxed)};
-		if (plant_target_name(t, target)) /* its characters need no escape: target.c sees to that */
-			buf_printf(b, "%s{target=\"%s\"} %llu\n", name, target, (unsigned long long)v[field]);
-	}
-}
-
-static void targets(struct plant *p, struct buf *b)
-{
-	target_rows(p, b, "orchestra_pings_total", "counter", "Requests sent to a keep-warm target.", 0);
-	target_rows(p, b, "orchestra_ping_failures_total", "counter",
-		    "Pings that failed or were answered with an unexpected status.", 1);
-	target_rows(p, b, "orchestra_ping_up", "gauge", "1 when the last ping of the target was answered as expected.",
-		    2);
-}
-
 static void gauge(struct buf *b, const char *name, const char *help, uint64_t v)
 {
 	buf_printf(b, "# HELP %s %s\n# TYPE %s gauge\n%s %llu\n", name, help, name, name, (unsigned long long)v);
@@ -230,7 +206,7 @@ void probes_metrics(struct call *c)
 	struct buf *b = &c->reply.body;
 	router_metrics(c->api, b);
 	counters(p, b);
-	targets(p, b);
+	targets_metrics(p, b);
 	breakers_metrics(p, b);
 	uint64_t applied = atomic_load(&p->applied_seq), flushed = atomic_load(&p->flushed_seq);
 	gauge(b, "orchestra_journal_lag_records", "Transactions acknowledged and not yet in the store.",
