@@ -58,7 +58,7 @@ enum plant_ping_heat { PING_UNKNOWN, PING_WARM, PING_COLD, PING_HEATS };
 struct plant_ping {
 	int64_t at_us;	  /* clock_real_us() when it was sent */
 	uint32_t took_us; /* until the whole answer, or until it was given up */
-	uint32_t idle_s;  /* since the target was last known to be in use; UINT32_MAX: nothing is known */
+	uint32_t idle_ms; /* since the target was last known to be in use; UINT32_MAX: nothing is known */
 	uint16_t status;  /* 0: no answer */
 	uint8_t outcome, heat;
 	uint32_t unused;

@@ -58,10 +58,10 @@ static void write_ping(struct buf *b, const struct plant_ping *p)
 	buf_printf(b, ",\"outcome\":\"%s\",\"status\":%u,\"heat\":\"%s\",\"took_ms\":%.1f,\"idle_seconds\":",
 		   p->outcome < PING_OUTCOMES ? outcomes[p->outcome] : "?", p->status,
 		   p->heat < PING_HEATS ? heats[p->heat] : "?", p->took_us / 1e3);
-	if (p->idle_s == UINT32_MAX)
+	if (p->idle_ms == UINT32_MAX)
 		buf_adds(b, "null}");
 	else
-		buf_printf(b, "%u}", p->idle_s);
+		buf_printf(b, "%u.%03u}", p->idle_ms / 1000, p->idle_ms % 1000);
 }
 
 static void write_percentiles(struct buf *b, const char *key, const uint32_t us[3], uint64_t count)

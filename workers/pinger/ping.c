@@ -34,6 +34,11 @@ static void arm(struct ping *g, int64_t us)
 
 /* ---- results ---- */
 
+static uint32_t idle_ms(int64_t gap_us)
+{
+	return gap_us < 0 ? UINT32_MAX : gap_us / 1000 < UINT32_MAX ? (uint32_t)(gap_us / 1000) : UINT32_MAX - 1;
+}
+
 static void __attribute__((format(printf, 2, 3))) complain(struct ping *g, const char *fmt, ...)
 {
 	va_list ap;
@@ -53,7 +58,7 @@ static void over(struct ping *g, enum plant_ping_outcome outcome, long status, u
 	bool well = outcome == PING_WELL;
 	struct plant_ping result = {.at_us = g->sent_real_us,
 				    .took_us = took_us,
-				    .idle_s = g->gap_us < 0 ? UINT32_MAX : (uint32_t)(g->gap_us / 1000000),
+				    .idle_ms = idle_ms(g->gap_us),
 				    .status = (uint16_t)status,
 				    .outcome = (uint8_t)outcome};
 	if (well) {
