@@ -86,11 +86,11 @@ static bool take(struct token *t, const struct transport_answer *a)
 		token_free(&value);
 		return false;
 	}
-	int64_t ahead = (ends - now) / AHEAD_PART;
+	int64_t ahead = (ends - SHORTLY_US - now) / AHEAD_PART;
 	token_free(&t->value);
 	t->value = value;
 	t->ends_us = ends;
-	t->refresh_us = ends - (ahead < AHEAD_US ? ahead : AHEAD_US);
+	t->refresh_us = ends - SHORTLY_US - (ahead < AHEAD_US ? ahead : AHEAD_US);
 	return true;
 }
 
