@@ -147,7 +147,7 @@ for path in DOCS + ["docs/man/orchestrad.8", "docs/man/orchestractl.1", "docs/op
 # ---- metrics ----
 
 metrics = set(re.findall(r'^STAT\(\w+, "(orchestra_\w+)"', read("common/stats.def"), re.M))
-for f in ("workers/api/breakers.c", "workers/api/caches_metrics.c", "workers/api/probes.c", "workers/api/router.c"):
+for f in ("workers/api/breakers.c", "workers/api/caches_metrics.c", "workers/api/probes.c", "workers/api/router.c", "workers/api/targets_metrics.c"):
     metrics |= set(re.findall(r'"(orchestra_\w+)", "', read(f)))  # name, help or type
     metrics |= set(re.findall(r'# TYPE (orchestra_[a-z_]+)', read(f)))
 for path in DOCS:

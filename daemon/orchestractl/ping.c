@@ -179,8 +179,12 @@ static int now(struct ctl *c, const char *name)
 	bool json = c->json, well = false;
 	int code;
 	int64_t deadline = clock_mono_us() + WAIT_US;
-	json_t *o = ask(c, "POST", name, ":ping", false, &code);
+	json_t *o = ask(c, "GET", name, "", false, &code); /* before: the result may be there before the answer is */
 	double before = number(o, "results");
+	if (o) {
+		json_decref(o);
+		o = ask(c, "POST", name, ":ping", false, &code);
+	}
 	while (o && number(o, "results") <= before && clock_mono_us() < deadline) {
 		nanosleep(&pause, NULL);
 		json_decref(o);
