@@ -19,7 +19,7 @@ import pytest
 from orchestra import SLOW, until
 from test_tls import Pki
 
-Request = collections.namedtuple("Request", "method path headers body")
+Request = collections.namedtuple("Request", "method path headers body at")
 
 
 class Double:
@@ -39,7 +39,7 @@ class Double:
                     double.now += 1
                     double.most = max(double.most, double.now)
                 body = self.rfile.read(int(self.headers.get("content-length") or 0)).decode()
-                r = Request(self.command, self.path, {k.lower(): v for k, v in self.headers.items()}, body)
+                r = Request(self.command, self.path, {k.lower(): v for k, v in self.headers.items()}, body, time.time())
                 double.seen.append(r)
                 if double.delay:
                     time.sleep(double.delay)
@@ -219,12 +219,12 @@ def test_identity_tokens(make, double, metadata):
 
 def test_identity_tokens_are_fetched_before_they_end(make, double, metadata):
     d = double()
-    metadata.lasts = 33  # 30 s before the end it is not used any more
+    metadata.lasts = 30 + int(6 * SLOW)  # 30 s before the end it is not used any more
     o = make(env={"GCE_METADATA_HOST": f"127.0.0.1:{metadata.port}"}, sets=["pinger.targets=" + json.dumps([
         {"name": "t", "url": d.url, "interval": "100 ms", "identity_token": "https://a.example"}])])
-    until(lambda: len(metadata.given) >= 3, 30)
-    assert target(o, "t")["failures"] == 0, target(o, "t")
+    until(lambda: len(metadata.given) >= 3, 60)
     ends = [json.loads(base64.urlsafe_b64decode(r.headers["authorization"].split(".")[1] + "=="))["exp"] for r in d.seen]
+    assert all(end > r.at for end, r in zip(ends, d.seen))
     assert ends == sorted(ends) and len(set(ends)) >= 2  # and never back to an older one
 
 
@@ -274,15 +274,15 @@ def test_cold_starts(make, double):
     d.answers["/"] = lambda r: (time.sleep(3 * SLOW if slow.is_set() else 0), slow.clear(), (200, ""))[2]
     o = make(sets=["pinger.targets=" + json.dumps([
         {"name": "t", "url": d.url + "/", "interval": "100 ms", "cold_after": f"{2 * SLOW} s", "timeout": "60 s", "cost_per_million_requests": 1e6}])])
-    until(lambda: target(o, "t")["results"] >= 3)
-    assert target(o, "t")["cold_starts"] == 0
+    until(lambda: target(o, "t")["warm"]["count"] >= 3)
+    before = target(o, "t")["cold_starts"]  # none, unless the machine stood still
     slow.set()
-    until(lambda: target(o, "t")["cold_starts"] == 1, 30)
+    until(lambda: target(o, "t")["cold_starts"] > before, 30)
     row = target(o, "t")
-    assert row["cold"]["count"] == 1 and row["cold"]["p50_ms"] >= 2000 * SLOW > row["warm"]["p50_ms"]
-    assert [p["heat"] for p in history(o, "t")].count("cold") == 1
-    assert metric(o, "orchestra_ping_cold_starts_total", 'target="t"') == 1
-    assert metric(o, "orchestra_ping_latency_seconds_count", 'target="t",heat="cold"') == 1
+    assert row["cold"]["count"] == row["cold_starts"] and row["cold"]["p50_ms"] >= 2000 * SLOW > row["warm"]["p50_ms"]
+    assert "cold" in [p["heat"] for p in history(o, "t")]
+    assert metric(o, "orchestra_ping_cold_starts_total", 'target="t"') > before
+    assert metric(o, "orchestra_ping_latency_seconds_count", 'target="t",heat="cold"') > before
     assert metric(o, "orchestra_ping_latency_seconds", 'target="t",heat="cold",quantile="0.99"') >= 2 * SLOW
     # Each costs one; 864,000 a day.
     row = target(o, "t")
@@ -344,7 +344,7 @@ def test_real_traffic_spares_pings(make, double):
 def test_at_once_and_the_command_line(make, double):
     d = double()
     o = make(sets=["pinger.targets=" + json.dumps([
-        {"name": "well", "url": d.url + "/well", "interval": "24 h", "cold_after": "60 s"}, {"name": "ill", "url": d.url + "/ill", "interval": "auto"}])])
+        {"name": "well", "url": d.url + "/well", "interval": "24 h", "cold_after": "60 s"}, {"name": "ill", "url": d.url + "/ill", "interval": "auto", "min_interval": "1 h"}])])
     d.answers["/ill"] = (500, "")
     until(lambda: target(o, "well")["results"] and target(o, "ill")["results"])
     for n in (2, 3):
@@ -360,7 +360,7 @@ def test_at_once_and_the_command_line(make, double):
         assert {r.returncode for r in pool.map(lambda _: o.ctl("ping", "now", "well"), range(8))} == {0}
     r = o.ctl("ping", "list")
     assert r.returncode == 0 and re.search(r"^well +warm +1d 00h +in (1d|2\dh) .*[▁▂▃▄▅▆▇█]{4,}$", r.stdout, re.M), r.stdout
-    assert re.search(r"^ill +failing +1m 00s \* .*xx  answered 500$", r.stdout, re.M), r.stdout
+    assert re.search(r"^ill +failing +1h 00m \* .*xx  answered 500$", r.stdout, re.M), r.stdout
     r = o.ctl("ping", "history", "ill")
     assert r.returncode == 0 and r.stdout.count("status") == 2 and r.stdout.rstrip().endswith("xx")
     assert [t["name"] for t in json.loads(o.ctl("ping", "list", "--json").stdout)["targets"]] == ["well", "ill"]
@@ -372,9 +372,10 @@ def test_at_once_and_the_command_line(make, double):
 def test_schedules(make, double):
     d = double()
     day = (datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=3)).strftime("%a").lower()
+    zone = "Europe/Berlin" if os.path.exists("/usr/share/zoneinfo/Europe/Berlin") else "UTC"
     never = {"days": day, "from": "10:00", "to": "11:00"}
     good = [{"name": "later", "url": d.url + "/later", "interval": "100 ms", "schedule": [never]},
-            {"name": "always", "url": d.url + "/always", "interval": "100 ms", "zone": "Europe/Berlin",
+            {"name": "always", "url": d.url + "/always", "interval": "100 ms", "zone": zone,
              "schedule": [never, {"from": "00:00", "to": "24:00"}]}]
     o = make(start=False, conf=conf_of(good))
     o.start()
@@ -414,7 +415,7 @@ def test_certificates(make, double, tmp_path):
 def test_many_targets_are_no_stampede(make, double):
     d = double()
     d.delay = 0.01
-    o = make(sets=["pinger.targets=" + json.dumps([{"name": f"t{i}", "url": f"{d.url}/{i}", "interval": "3 s"} for i in range(200)])])
+    o = make(sets=["pinger.targets=" + json.dumps([{"name": f"t{i}", "url": f"{d.url}/{i}", "interval": "3 s", "timeout": "60 s"} for i in range(200)])])
     until(lambda: len({r.path for r in d.seen}) == 200 and len(d.seen) >= 400, 60)
     assert d.most <= 8
     assert all(t["failures"] == 0 for t in o.get("/v1/admin/targets").json["targets"])

@@ -104,7 +104,9 @@ static inline struct platform_result platform_run(struct platform p, const struc
 				(void)plan_answered(r, &f, gap, took, ping + took);
 		}
 		out.skipped += next.act == PLAN_SKIP;
-		ping += next.act == PLAN_PING ? plan_wait(r, &f, platform_uniform(&dice)) : next.wait_us;
+		if (next.act == PLAN_PING && !r->interval_us)
+			next.wait_us = took + plan_wait(r, &f, platform_uniform(&dice));
+		ping += next.wait_us;
 	}
 	out.interval_us = r ? plan_interval(r, &f) : 0;
 	return out;

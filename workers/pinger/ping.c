@@ -71,8 +71,8 @@ static void over(struct ping *g, enum plant_ping_outcome outcome, long status, u
 		atomic_fetch_add_explicit(&g->row->failures, 1, memory_order_relaxed);
 	}
 	plan_remember(r, f, &result);
-	if (!r->interval_us) /* what it has learnt holds for the next one already */
-		arm(g, plan_wait(r, f, uniform()) - (now - g->sent_us));
+	if (!r->interval_us) /* a pause of that length, and what it has learnt holds for this one already */
+		arm(g, plan_wait(r, f, uniform()));
 	g->failures = well ? 0 : g->failures + 1;
 	atomic_store_explicit(&g->row->well, well, memory_order_relaxed);
 	g->p->active--;

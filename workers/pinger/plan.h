@@ -38,7 +38,8 @@ enum plant_ping_heat plan_answered(const struct plan_rules *r, struct plant_targ
 void plan_failed(struct plant_target_figures *f);
 /* The result is remembered, and what follows from all of them: percentiles, cost. */
 void plan_remember(const struct plan_rules *r, struct plant_target_figures *f, const struct plant_ping *ping);
-/* The interval in use, and the same with its jitter: until the next ping, reckoned from the beginning of this one. */
+/* The interval in use, and the same with its jitter: until the next ping, from the beginning of this one; from its end when
+ * the interval is found, as that is the pause that was tried. */
 int64_t plan_interval(const struct plan_rules *r, const struct plant_target_figures *f);
 int64_t plan_wait(const struct plan_rules *r, const struct plant_target_figures *f, double u);
 #endif
