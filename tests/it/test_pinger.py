@@ -201,11 +201,11 @@ def metadata():
 
 def test_identity_tokens(make, double, metadata):
     d = double()
-    o = make(env={"GCE_METADATA_HOST": f"127.0.0.1:{metadata.port}", "http_proxy": "http://127.0.0.1:1"}, sets=["log.level=debug", "pinger.targets=" + json.dumps([
-        *({"name": f"t{i}", "url": d.url + f"/{i}", "interval": "100 ms", "identity_token": "https://app.example/?x=1&y"} for i in range(6)),
-        {"name": "other", "url": d.url + "/other", "interval": "100 ms", "identity_token": "https://other.example"}])], start=False)
-    o.env["no_proxy"] = "127.0.0.1"
-    o.start()
+    proxy = {"http_proxy": "http://127.0.0.1:1", "no_proxy": "localhost"}  # which has nothing to do with the metadata server
+    url = d.url.replace("127.0.0.1", "localhost")
+    o = make(env={"GCE_METADATA_HOST": f"127.0.0.1:{metadata.port}", **proxy}, sets=["log.level=debug", "pinger.targets=" + json.dumps([
+        *({"name": f"t{i}", "url": f"{url}/{i}", "interval": "100 ms", "identity_token": "https://app.example/?x=1&y"} for i in range(6)),
+        {"name": "other", "url": url + "/other", "interval": "100 ms", "identity_token": "https://other.example"}])])
     until(lambda: all(target(o, n)["results"] >= 3 for n in ("t0", "t5", "other")))
     # One of each audience, whoever wants it, and as often as it is used.
     assert len(metadata.given) == 2, metadata.seen
@@ -273,7 +273,8 @@ def test_cold_starts(make, double):
     slow = threading.Event()
     d.answers["/"] = lambda r: (time.sleep(3 * SLOW if slow.is_set() else 0), slow.clear(), (200, ""))[2]
     o = make(sets=["pinger.targets=" + json.dumps([
-        {"name": "t", "url": d.url + "/", "interval": "100 ms", "cold_after": f"{2 * SLOW} s", "timeout": "60 s", "cost_per_million_requests": 1e6}])])
+        {"name": "t", "url": d.url + "/", "interval": "100 ms", "cold_after": f"{2 * SLOW} s", "timeout": "60 s",
+         "cost_per_million_requests": 1e6}])])
     until(lambda: target(o, "t")["warm"]["count"] >= 3)
     before = target(o, "t")["cold_starts"]  # none, unless the machine stood still
     slow.set()
@@ -344,7 +345,8 @@ def test_real_traffic_spares_pings(make, double):
 def test_at_once_and_the_command_line(make, double):
     d = double()
     o = make(sets=["pinger.targets=" + json.dumps([
-        {"name": "well", "url": d.url + "/well", "interval": "24 h", "cold_after": "60 s"}, {"name": "ill", "url": d.url + "/ill", "interval": "auto", "min_interval": "1 h"}])])
+        {"name": "well", "url": d.url + "/well", "interval": "24 h", "cold_after": "60 s"},
+        {"name": "ill", "url": d.url + "/ill", "interval": "auto", "min_interval": "1 h"}])])
     d.answers["/ill"] = (500, "")
     until(lambda: target(o, "well")["results"] and target(o, "ill")["results"])
     for n in (2, 3):
@@ -386,7 +388,8 @@ def test_schedules(make, double):
     assert len([r for r in d.seen if r.path == "/later"]) == 1
     # What cannot be is refused, and what was stays.
     for wrong, said in (({"zone": "Mars/Base"}, "Mars/Base"), ({"schedule": [{**never, "to": "25:00"}]}, "from and to must be times"),
-                        ({"interval": "auto", "jitter": 90}, "jitter must be a number from 0 to 50"), ({"headers": {"Authorization": "x"}}, "bearer_file")):
+                        ({"interval": "auto", "jitter": 90}, "jitter must be a number from 0 to 50"),
+                        ({"headers": {"Authorization": "x"}}, "bearer_file")):
         r = retarget(o, [{"name": "other", "url": d.url, "interval": "1 s", "schedule": [never], **wrong}])
         assert r.returncode != 0 and said in r.stdout + r.stderr and "other" in r.stdout + r.stderr, r
     assert {t["name"] for t in o.get("/v1/admin/targets").json["targets"]} == {"later", "always"}
@@ -398,7 +401,8 @@ def test_certificates(make, double, tmp_path):
     near, far = double(tls=pki.make("near", end=soon)[:2]), double(tls=pki.make("far")[:2])
     each = {"interval": "100 ms", "cold_after": "60 s", "ca_file": pki.ca}
     o = make(sets=["pinger.targets=" + json.dumps([
-        {**each, "name": "near", "url": near.url}, {**each, "name": "far", "url": far.url}, {**each, "name": "early", "url": far.url, "tls_warning": "60 d"},
+        {**each, "name": "near", "url": near.url}, {**each, "name": "far", "url": far.url},
+        {**each, "name": "early", "url": far.url, "tls_warning": "60 d"},
         {"name": "strange", "url": far.url, "interval": "100 ms"}])])
     until(lambda: all(target(o, n)["results"] >= 3 for n in ("near", "far", "strange", "early")))
     rows = {n: target(o, n) for n in ("near", "far", "strange", "early")}
@@ -415,7 +419,8 @@ def test_certificates(make, double, tmp_path):
 def test_many_targets_are_no_stampede(make, double):
     d = double()
     d.delay = 0.01
-    o = make(sets=["pinger.targets=" + json.dumps([{"name": f"t{i}", "url": f"{d.url}/{i}", "interval": "3 s", "timeout": "60 s"} for i in range(200)])])
+    each = {"interval": "3 s", "timeout": "60 s"}
+    o = make(sets=["pinger.targets=" + json.dumps([{**each, "name": f"t{i}", "url": f"{d.url}/{i}"} for i in range(200)])])
     until(lambda: len({r.path for r in d.seen}) == 200 and len(d.seen) >= 400, 60)
     assert d.most <= 8
     assert all(t["failures"] == 0 for t in o.get("/v1/admin/targets").json["targets"])
