@@ -320,6 +320,20 @@ def test_learning_survives_reloads_and_kills(make, double):
     until(lambda: o.get("/v1/admin/targets").json["targets"] == [])
 
 
+def test_reloads_keep_the_rhythm(make, double):
+    d = double()
+    t = {"name": "t", "url": d.url + "/t", "interval": "1 h"}
+    o = make(start=False, conf=conf_of([t]))
+    o.start()
+    until(lambda: target(o, "t")["results"] == 1)
+    due = target(o, "t")["next_at"]
+    for n in range(3):
+        assert retarget(o, [{**t, "name": f"new{n}", "url": d.url + "/new"}, t]).returncode == 0
+        until(lambda: target(o, f"new{n}")["results"] == 1)
+    assert target(o, "t")["next_at"] == due and len([r for r in d.seen if r.path == "/t"]) == 1
+    assert {x["name"] for x in o.get("/v1/admin/targets").json["targets"]} == {"t", "new2"}
+
+
 def test_real_traffic_spares_pings(make, double):
     d = double()
     o = make(sets=["pinger.targets=" + json.dumps([
@@ -384,6 +398,8 @@ def test_schedules(make, double):
     until(lambda: len([r for r in d.seen if r.path == "/always"]) > 5)
     until(lambda: metric(o, "orchestra_ping_paused", 'target="later"') == 1)
     assert metric(o, "orchestra_ping_paused", 'target="always"') == 0 and target(o, "later")["pings"] == 0
+    opens = datetime.datetime.fromisoformat(target(o, "later")["next_at"].replace("Z", "+00:00"))
+    assert (opens.strftime("%a").lower(), opens.hour, opens.minute) == (day, 10, 0)
     assert o.ctl("ping", "now", "later").returncode == 0  # somebody wants it all the same
     assert len([r for r in d.seen if r.path == "/later"]) == 1
     # What cannot be is refused, and what was stays.

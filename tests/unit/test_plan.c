@@ -190,6 +190,9 @@ static void test_schedule(void **state)
 	assert_true(n.act == PLAN_PAUSE && n.wait_us == 5 * MIN); /* the clock may be set meanwhile */
 	n = plan_due(&r, &f, 0, HOUR, monday + 7 * HOUR - 2 * MIN, 0.5);
 	assert_true(n.act == PLAN_PAUSE && n.wait_us >= 2 * MIN && n.wait_us < 2 * MIN + 5000000);
+	assert_int_equal(plan_opens(&r, monday), monday + 7 * HOUR);
+	assert_int_equal(plan_opens(&r, monday + 8 * HOUR + 5), monday + 8 * HOUR + 5);
+	assert_int_equal(plan_opens(&r, monday + (4 * 24 + 21) * HOUR), monday + (7 * 24 + 7) * HOUR);
 	assert_int_equal(plan_due(&r, &f, 0, HOUR, monday + 7 * HOUR, 0.5).act, PLAN_PING);
 	assert_int_equal(plan_due(&r, &f, 0, HOUR, monday + 20 * HOUR, 0.5).act, PLAN_PAUSE);
 }

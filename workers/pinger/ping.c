@@ -188,6 +188,8 @@ static void on_due(evutil_socket_t fd, short what, void *arg)
 	if (under_way(g))
 		return; /* the last one is not over */
 	if (next.act != PLAN_PING) {
+		if (next.act == PLAN_PAUSE) /* until then it is looked at now and then */
+			g->figures.next_us = plan_opens(r, clock_real_us());
 		g->figures.skipped += next.act == PLAN_SKIP;
 		g->figures.paused = next.act == PLAN_PAUSE;
 	} else if (g->p->active < PINGS_AT_ONCE) {

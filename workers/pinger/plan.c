@@ -26,6 +26,12 @@ int64_t plan_first(const struct plan_rules *r, size_t i, size_t n, double u)
 	return (int64_t)(spread * ((double)i + u) / (double)n);
 }
 
+int64_t plan_opens(const struct plan_rules *r, int64_t real_us)
+{
+	int64_t next = window_next(r->windows, r->nwindows, r->zone, real_us / 1000000);
+	return next == INT64_MAX ? 0 : next > real_us / 1000000 ? next * 1000000 : real_us;
+}
+
 static bool closed(const struct plan_rules *r, int64_t real_us, double u, int64_t *wait_r)
 {
 	int64_t now = real_us / 1000000;

@@ -27,6 +27,8 @@ struct plan_next {
  * is the time until the one after. */
 struct plan_next plan_due(const struct plan_rules *r, const struct plant_target_figures *f, int64_t touched_us,
 			  int64_t now_us, int64_t real_us, double u);
+/* When the schedule is open next, clock_real_us(); now, when it is. 0: never. */
+int64_t plan_opens(const struct plan_rules *r, int64_t real_us);
 /* Until the first ping of target i of n that begin together. */
 int64_t plan_first(const struct plan_rules *r, size_t i, size_t n, double u);
 /* The pause before a ping that is sent now; -1: unknown. */
