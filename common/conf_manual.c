@@ -132,7 +132,29 @@ static const struct intro sections[] = {
 	{"daemon", "The daemon itself", ""},
 	{"pinger", "Keep-warm targets",
 	 "Example: `--set 'pinger.targets=[{\"name\": \"llm\", \"url\": \"https://llm.example.org/health\", "
-	 "\"interval\": \"5 min\"}]'`"},
+	 "\"interval\": \"5 min\"}]'`. [operations.md](operations.md#keeping-targets-warm) says how to use them.\n"
+	 "\n"
+	 "| Field of a target | Default | Meaning |\n"
+	 "|---|---|---|\n"
+	 "| `name`, `url` | | 1 to 64 bytes; `http://` or `https://`. Redirects are not followed |\n"
+	 "| `interval` | | a duration from 100 ms to 24 h, or `\"auto\"`: the longest that still prevents cold starts |\n"
+	 "| `min_interval`, `max_interval` | 1 min, 1 h | bounds of `\"auto\"` |\n"
+	 "| `jitter` | 10 | percent of the interval, at most 50: so much longer or shorter, by chance; with `\"auto\"` only shorter |\n"
+	 "| `schedule` | always | a list of at most 16 like `{\"days\": \"mon-fri\", \"from\": \"07:00\", \"to\": \"20:00\"}`; `days` is `daily` when left out, and "
+	 "`\"sat,sun\"` is possible. `to` before `from` goes on behind midnight |\n"
+	 "| `zone` | UTC | of the schedule, such as `Europe/Berlin`; needs tzdata. The clock on the wall decides: an hour that is skipped is not there, one "
+	 "that is repeated is there twice |\n"
+	 "| `method` | GET | GET, HEAD, POST, PUT, OPTIONS |\n"
+	 "| `headers`, `body` | none | an object of at most 16 texts of 4 KiB; a text of at most 64 KiB, with POST and PUT |\n"
+	 "| `identity_token` | none | audience of a token that the metadata server of the cloud gives (`GCE_METADATA_HOST`, or `metadata.google.internal`) |\n"
+	 "| `bearer_file` | none | absolute path of a file whose first line is a token, or `credential:NAME`; read at every ping |\n"
+	 "| `unix_socket`, `ca_file` | none | absolute paths: where to connect instead of to the host; authorities to trust instead of the system's |\n"
+	 "| `timeout`, `connect_timeout` | 10 s | 10 ms to 600 s, of the whole and of connecting |\n"
+	 "| `expect` | 200 to 399 | a status, a range such as `\"200-299\"` or `\"2xx\"`, or a list of at most 8 |\n"
+	 "| `expect_body` | none | a text of at most 1 KiB that the first 64 KiB of the answer must hold |\n"
+	 "| `tls_warning` | 14 d | so long before its end the server's certificate is warned of |\n"
+	 "| `cold_after` | learnt | answers that take longer are cold starts |\n"
+	 "| `cost_per_million_requests`, `cost_per_second` | 0 | prices, for the estimate; seconds are those of answers |"},
 };
 
 static void heading(struct span section, FILE *out)

@@ -94,8 +94,11 @@ static void rename_target(struct plant_target *t, const char *name)
 	memcpy(text, name, len);
 	shm_copy_in(t->name, text, sizeof(text));
 	FAULT_POINT(target_renaming);
+	static const struct plant_target_figures none;
+	plant_target_publish(t, &none);
 	atomic_store_explicit(&t->pings, 0, memory_order_relaxed);
 	atomic_store_explicit(&t->failures, 0, memory_order_relaxed);
+	atomic_store_explicit(&t->touched_us, 0, memory_order_relaxed);
 	atomic_store_explicit(&t->change, change + 1, memory_order_release);
 }
 
@@ -140,4 +143,82 @@ bool plant_target_name(const struct plant_target *t, char out[LIMIT_TARGET_NAME 
 	atomic_thread_fence(memory_order_acquire);
 	out[LIMIT_TARGET_NAME] = 0;
 	return atomic_load_explicit(&t->change, memory_order_relaxed) == change;
+}
+
+struct plant_target *plant_target_find(struct plant *p, const char *name)
+{
+	char at[LIMIT_TARGET_NAME + 1];
+	for (size_t i = 0; i < PLANT_TARGETS; i++)
+		if (plant_target_name(&p->targets[i], at) && strcmp(at, name) == 0)
+			return &p->targets[i];
+	return NULL;
+}
+
+/* ---- figures ---- */
+
+#define FIGURES_HALF (sizeof(struct plant_target_figures) / 16 * 8)
+#define READS_MAX 64 /* a copy takes a microsecond, and there is a writing every 100 ms at most */
+
+_Static_assert(sizeof(struct plant_target_figures) % 8 == 0, "copied by words");
+
+void plant_target_publish(struct plant_target *t, const struct plant_target_figures *f)
+{
+	uint32_t turn = atomic_load_explicit(&t->turn, memory_order_relaxed) |
+			1; /* odd already: left by a killed one */
+	char *to = (char *)&t->figures;
+	const char *from = (const char *)f;
+	atomic_store_explicit(&t->turn, turn, memory_order_relaxed);
+	atomic_thread_fence(memory_order_release);
+	shm_copy_in(to, from, FIGURES_HALF);
+	FAULT_POINT(target_figures);
+	shm_copy_in(to + FIGURES_HALF, from + FIGURES_HALF, sizeof(*f) - FIGURES_HALF);
+	atomic_store_explicit(&t->turn, turn + 1, memory_order_release);
+}
+
+bool plant_target_figures(const struct plant_target *t, struct plant_target_figures *out)
+{
+	for (int i = 0; i < READS_MAX; i++) {
+		uint32_t turn = atomic_load_explicit(&t->turn, memory_order_acquire);
+		if (turn & 1)
+			continue;
+		shm_copy_out(out, &t->figures, sizeof(*out));
+		atomic_thread_fence(memory_order_acquire);
+		if (atomic_load_explicit(&t->turn, memory_order_relaxed) == turn)
+			return true;
+	}
+	return false;
+}
+
+/* ---- real traffic ---- */
+
+void plant_target_touch(struct plant_target *t, int64_t mono_us)
+{
+	int64_t was = atomic_load_explicit(&t->touched_us, memory_order_relaxed);
+	while (was < mono_us && !atomic_compare_exchange_weak_explicit(&t->touched_us, &was, mono_us,
+								       memory_order_relaxed, memory_order_relaxed))
+		;
+}
+
+uint64_t plant_host_key(struct span host_port)
+{
+	uint64_t h = 0xcbf29ce484222325u; /* FNV-1a: names, not secrets; two that meet only spare a ping */
+	for (size_t i = 0; i < host_port.len; i++) {
+		unsigned char c = (unsigned char)host_port.p[i];
+		h = (h ^ (c >= 'A' && c <= 'Z' ? c + 32u : c)) * 0x100000001b3u;
+	}
+	return h ? h : 1;
+}
+
+unsigned plant_host_touch(struct plant *p, uint64_t host, int64_t mono_us)
+{
+	unsigned n = 0;
+	for (size_t i = 0; i < PLANT_TARGETS; i++) {
+		struct plant_target *t = &p->targets[i];
+		if (atomic_load_explicit(&t->host, memory_order_relaxed) != host ||
+		    !atomic_load_explicit(&t->live, memory_order_acquire))
+			continue;
+		plant_target_touch(t, mono_us);
+		n++;
+	}
+	return n;
 }

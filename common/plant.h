@@ -48,14 +48,68 @@ struct plant_worker {
 	struct stats_slot stats;
 };
 
-/* What is known of a keep-warm target. Writer: pinger. A row belongs to a name until a reload drops the
- * target and another one needs the row. `change` is odd while the name is being written, and moves with it. */
+/* What is known of a keep-warm target. Writer: pinger, but for touched_us. A row belongs to a name until a reload drops the
+ * target and another one needs the row. `change` is odd while the name is being written, and moves with it; so is `turn`
+ * while the figures are. */
 #define PLANT_TARGETS 512
+#define PLANT_PINGS 128	     /* results that are remembered of a target */
+#define PLANT_WARM_TIMES 128 /* answers of a warm target, for percentiles and for telling cold ones */
+#define PLANT_COLD_TIMES 32
+enum plant_ping_outcome { PING_WELL, PING_STATUS, PING_BODY, PING_FAILED, PING_NO_TOKEN, PING_OUTCOMES };
+enum plant_ping_heat { PING_UNKNOWN, PING_WARM, PING_COLD, PING_HEATS };
+struct plant_ping {
+	int64_t at_us;	  /* clock_real_us() when it was sent */
+	uint32_t took_us; /* until the whole answer, or until it was given up */
+	uint32_t idle_ms; /* since the target was last known to be in use; UINT32_MAX: nothing is known */
+	uint16_t status;  /* 0: no answer */
+	uint8_t outcome, heat;
+	uint32_t unused;
+};
+/* Answer times of the past, by which warm and cold are told apart (workers/pinger/cold.h). */
+struct plant_heat {
+	uint32_t nwarm, ncold; /* ever; the newest lies at (n - 1) mod the size of its ring */
+	uint32_t warm_us[PLANT_WARM_TIMES], cold_us[PLANT_COLD_TIMES];
+	uint32_t cold_in_row, unused;
+};
+/* What is known about how long the target stays warm (workers/pinger/adapt.h). Times are clock_mono_us(). */
+struct plant_adapt {
+	int64_t interval_us;   /* in use; 0: nothing is known yet */
+	int64_t proven_us;     /* longest pause since the last cold start after which it was warm */
+	int64_t cold_us;       /* pauses from here on are taken for too long; 0: none is known. Fades */
+	int64_t wall_us;       /* shortest pause of the last trouble after which it was cold */
+	int64_t hold_us;       /* so long no longer interval is tried after a cold start */
+	int64_t hold_until_us; /* nor before this */
+	int64_t last_cold_us;
+	uint32_t streak; /* warm answers in a row behind pauses that were beyond wall_us once */
+	uint32_t proofs; /* warm answers in a row behind whole intervals of this length */
+};
+struct plant_target_figures {
+	uint64_t what;			     /* that was asked; of something else what was learnt does not hold */
+	int64_t next_us;		     /* clock_real_us() of the next ping; 0: none is planned */
+	int64_t used_us;		     /* clock_mono_us() of the last good answer; 0: unknown */
+	int64_t interval_us, min_us, max_us; /* in use; its bounds when it adapts itself */
+	uint32_t adapts, paused;	     /* interval = "auto"; out of its schedule */
+	uint64_t done, cold_starts, skipped; /* results, those that were cold, pings that real traffic spared */
+	uint64_t warm_sum_us, cold_sum_us, warm_count, cold_count;
+	uint32_t warm_us[3], cold_us[3]; /* p50, p95, p99 of what is remembered; 0: nothing is */
+	uint64_t cold_from_us;		 /* answers that take longer are cold starts; 0: not known yet */
+	int64_t tls_expiry_us;		 /* clock_real_us(); 0: no TLS, or not seen yet */
+	uint32_t tls_soon, priced;	 /* within its warning; it has a price */
+	double cost, cost_day;		 /* of all pings so far; of a day like this */
+	char error[120];		 /* of the last failure, "" when the last ping was well; NUL-terminated */
+	struct plant_adapt adapt;
+	struct plant_heat heat;
+	struct plant_ping pings[PLANT_PINGS]; /* the newest at (done - 1) mod PLANT_PINGS */
+};
 struct plant_target {
 	_Atomic uint32_t change, live;
 	char name[LIMIT_TARGET_NAME + 1]; /* NUL-terminated */
 	_Atomic uint64_t pings, failures;
 	_Atomic uint32_t well; /* the last ping was answered as expected */
+	_Atomic uint32_t turn;
+	_Atomic uint64_t host;	    /* plant_host_key() of where it is; 0: a socket file */
+	_Atomic int64_t touched_us; /* clock_mono_us() of the last answer to real traffic; writers: all */
+	_Alignas(8) struct plant_target_figures figures;
 };
 
 /* What the warmer is doing. Writer: warmer. */
@@ -154,4 +208,16 @@ void plant_target_drop(struct plant_target *t);
 void plant_target_drop_all(struct plant *p);
 /* Copies the name of a live row (lock-free). False: the row is free or is changing hands. */
 bool plant_target_name(const struct plant_target *t, char out[LIMIT_TARGET_NAME + 1]);
+/* The live row of this name, or NULL (lock-free). */
+struct plant_target *plant_target_find(struct plant *p, const char *name);
+/* pinger only: everybody sees `f` from now on. */
+void plant_target_publish(struct plant_target *t, const struct plant_target_figures *f);
+/* Copies the figures (lock-free). False: they are being written, or a killed pinger has left them half written. */
+bool plant_target_figures(const struct plant_target *t, struct plant_target_figures *out);
+/* The target has answered real traffic: the next ping can wait. Anybody, at any time. */
+void plant_target_touch(struct plant_target *t, int64_t mono_us);
+/* "host:port", in lower case: what targets of one address have in common. Never 0. */
+uint64_t plant_host_key(struct span host_port);
+/* plant_target_touch() of all targets that are at this address. How many these are. */
+unsigned plant_host_touch(struct plant *p, uint64_t host, int64_t mono_us);
 #endif

@@ -89,6 +89,7 @@ static char **worker_env(uint64_t incarnation)
 	static const char *const passed[] = {
 		ENV_SIMD, "TZ", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "LD_PRELOAD", "SSL_CERT_FILE",
 		"SSL_CERT_DIR", "GOOGLE_CLOUD_PROJECT", "http_proxy", "https_proxy", "no_proxy", "HTTPS_PROXY", "NO_PROXY",
+		"CREDENTIALS_DIRECTORY", "GCE_METADATA_HOST", /* workers/pinger/token.c */
 		"ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS", "LSAN_OPTIONS", "LLVM_PROFILE_FILE",
 		"GCOV_PREFIX", "GCOV_PREFIX_STRIP",
 #ifdef ORC_FAULT_POINTS

@@ -152,6 +152,7 @@ static void command_log(struct supervisor *sv, struct span rest, struct reply *r
 }
 
 static void command_warm(struct supervisor *sv, struct span rest, struct reply *r) { ask(sv, SLOT_WARMER, rest, r); }
+static void command_ping(struct supervisor *sv, struct span rest, struct reply *r) { ask(sv, SLOT_PINGER, rest, r); }
 
 /* clang-format off */
 static const struct command {
@@ -167,6 +168,7 @@ static const struct command {
 	{"reopen-logs", command_reopen},
 	{"warm ", command_warm},
 	{"log", command_log},
+	{"ping ", command_ping},
 };
 /* clang-format on */
 

@@ -16,6 +16,7 @@
 #include "cache/l2.h"
 #include "clock.h"
 #include "pinger/target.h"
+#include "pinger/token.h"
 #include "pinger/transport.h"
 #include "store/store.h"
 #include "supervisor.h"
@@ -264,15 +265,41 @@ struct ping {
 	struct exchange *exchange;
 };
 
-static void on_pinged(void *arg, long status, const char *error)
+static void on_pinged(void *arg, const struct transport_answer *a)
 {
 	struct ping *ping = arg;
+	const struct target *t = ping->target;
 	ping->exchange = NULL;
-	if (error)
-		say(ping->p, WARNING, "target %s: %s", ping->target->name, error);
+	if (a->error)
+		say(ping->p, WARNING, "target %s: %s", t->name, a->error);
+	else if (!target_expected_body(t, a->body))
+		say(ping->p, WARNING, "target %s: answered %ld without expect_body", t->name, a->status);
 	else
-		say(ping->p, target_expected(ping->target, status) ? OK : WARNING, "target %s: answered %ld",
-		    ping->target->name, status);
+		say(ping->p, target_expected(t, a->status) ? OK : WARNING, "target %s: answered %ld", t->name,
+		    a->status);
+}
+
+/* With its token, where that is in a file; one of a metadata server is left to the pinger. */
+static void ping_one(struct ping *ping, struct transport *t)
+{
+	const struct target *g = ping->target;
+	char error[TOKEN_ERROR_MAX];
+	char *token = NULL;
+	if (g->audience) {
+		say(ping->p, OK, "target %s: not asked, as its identity token comes from the metadata server", g->name);
+		return;
+	}
+	if (g->bearer_file && !(token = token_read_file(g->bearer_file, error))) {
+		say(ping->p, WARNING, "target %s: %s", g->name, error);
+		return;
+	}
+	struct transport_request r = transport_request_of(g, token);
+	if (r.timeout_us > TARGET_WAIT_S * 1000000)
+		r.timeout_us = TARGET_WAIT_S * 1000000;
+	ping->exchange = transport_start(t, &r, on_pinged, ping);
+	if (!ping->exchange)
+		say(ping->p, WARNING, "target %s: the request cannot be made", g->name);
+	token_free(&token);
 }
 
 static void ping_all(struct probe *p, struct target_list *list, struct transport *t, struct event_base *base)
@@ -280,21 +307,18 @@ static void ping_all(struct probe *p, struct target_list *list, struct transport
 	struct ping *pings = util_zalloc(list->n * sizeof(*pings));
 	struct timeval limit = {TARGET_WAIT_S + 1, 0};
 	for (size_t i = 0; i < list->n; i++) {
-		struct target *g = &list->v[i];
-		if (g->timeout_us > TARGET_WAIT_S * 1000000)
-			g->timeout_us = TARGET_WAIT_S * 1000000;
-		pings[i] = (struct ping){.p = p, .target = g};
-		pings[i].exchange = transport_start(t, g, on_pinged, &pings[i]);
-		if (!pings[i].exchange)
-			say(p, WARNING, "target %s: the request cannot be made", g->name);
+		pings[i] = (struct ping){.p = p, .target = &list->v[i]};
+		ping_one(&pings[i], t);
 	}
 	event_base_loopexit(base, &limit);
 	/* libcurl's timer keeps the loop from being empty: leave when nobody is waited for. */
-	for (bool waiting = true; waiting && !event_base_got_exit(base);) {
-		event_base_loop(base, EVLOOP_ONCE);
-		waiting = false;
+	while (!event_base_got_exit(base)) {
+		bool waiting = false;
 		for (size_t i = 0; i < list->n; i++)
 			waiting |= pings[i].exchange != NULL;
+		if (!waiting)
+			break;
+		event_base_loop(base, EVLOOP_ONCE);
 	}
 	for (size_t i = 0; i < list->n; i++)
 		if (pings[i].exchange) {

@@ -106,6 +106,7 @@ int admin_namespaces(struct ctl *c, int argc, char **argv);
 int changes_command(struct ctl *c, int argc, char **argv);
 int cache_command(struct ctl *c, int argc, char **argv);
 int breaker_command(struct ctl *c, int argc, char **argv);
+int ping_command(struct ctl *c, int argc, char **argv);
 int warm_run(struct ctl *c, int argc, char **argv);
 int tune_command(struct ctl *c, int argc, char **argv);
 int top_command(struct ctl *c, int argc, char **argv);

@@ -36,6 +36,7 @@ static const struct command commands[] = {
 	{"config", "get KEY", "prints the effective value of a key", admin_config},
 	{"breaker", "VERB [NAME]", "shows the circuit breakers (list), or turns one (open, close, reset)",
 	 breaker_command},
+	{"ping", "VERB [NAME]", "shows what is kept warm (list, history), or pings one at once (now)", ping_command},
 	{"warm", "--all | ...", "brings memories into the cache", warm_run},
 	{"tune", "vectors", "measures what searches find and take on your data, and recommends", tune_command},
 	{"cache", "stats|top|...", "shows what the caches hold, why a memory is seen as it is; or empties them",

@@ -6,6 +6,7 @@ import os
 import pytest
 
 from held import accepts, rejects
+from orchestra import until
 
 yaml = pytest.importorskip("yaml", reason="python3-yaml is not installed: openapi.yaml is not compared with the daemon")
 jsonschema = pytest.importorskip("jsonschema", reason="python3-jsonschema is not installed: openapi.yaml is not compared with the daemon")
@@ -64,7 +65,19 @@ class Contract:
 
 @pytest.fixture
 def contract(make):
-    return Contract(make())
+    return Contract(make(sets=['pinger.targets=[{"name": "t", "url": "http://127.0.0.1:1/", "interval": "1 h", "cost_per_second": 1}]']))
+
+
+def targets(c):
+    path = "/v1/admin/targets"
+    until(lambda: c.o.get(path).json["targets"])
+    c.call("GET", path, path, 200)
+    for verb, end, good in (("GET", "", 200), ("GET", "/history", 200), ("POST", ":ping", 202), ("POST", ":touch", 204)):
+        c.call(verb, f"{path}/t{end}", f"{path}/{{name}}{end}", good)
+        c.call(verb, f"{path}/none{end}", f"{path}/{{name}}{end}", 404)
+    until(lambda: c.o.get(path + "/t").json["results"])
+    for end in ("", "/history"):
+        c.call("GET", f"{path}/t{end}", f"{path}/{{name}}{end}", 200)
 
 
 def memories(c):
@@ -177,6 +190,7 @@ def test_openapi_is_what_the_daemon_does(contract):
     for verb in ("open", "close", "reset"):
         contract.call("POST", f"{breakers}/store/{verb}", f"{breakers}/{{name}}/{verb}", 200)
         contract.call("POST", f"{breakers}/none/{verb}", f"{breakers}/{{name}}/{verb}", 404)
+    targets(contract)
     caches(contract)
     warm = "/v1/admin/warm"
     contract.call("GET", warm, warm, 200)

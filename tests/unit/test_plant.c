@@ -152,10 +152,81 @@ static void test_target_rows(void **state)
 	}
 }
 
+/* Figures are whole or are not shown; what a killed pinger left half written is hidden until the next one writes. */
+static _Atomic bool figures_stop;
+static _Atomic unsigned long torn, seen;
+
+static void *read_figures(void *arg)
+{
+	static _Thread_local struct plant_target_figures f;
+	while (!atomic_load(&figures_stop)) {
+		if (!plant_target_figures(arg, &f))
+			continue;
+		atomic_fetch_add(&seen, 1);
+		for (size_t i = 0; i < PLANT_PINGS; i++)
+			if (f.pings[i].took_us != (uint32_t)f.done)
+				atomic_fetch_add(&torn, 1);
+	}
+	return NULL;
+}
+
+static void test_target_figures(void **state)
+{
+	(void)state;
+	static struct plant_target_figures f, back;
+	plant_target_drop_all(p);
+	struct plant_target *t = plant_target_take(p, "figures");
+	pthread_t thread;
+	assert_int_equal(pthread_create(&thread, NULL, read_figures, t), 0);
+	for (uint32_t n = 0; n < 20000 || !atomic_load(&seen); n++) {
+		f.done = n;
+		for (size_t i = 0; i < PLANT_PINGS; i++)
+			f.pings[i].took_us = n;
+		plant_target_publish(t, &f);
+	}
+	atomic_store(&figures_stop, true);
+	pthread_join(thread, NULL);
+	assert_int_equal(torn, 0);
+	assert_true(plant_target_figures(t, &back));
+	assert_memory_equal(&f, &back, sizeof(f));
+	atomic_fetch_add(&t->turn, 1); /* killed here */
+	assert_false(plant_target_figures(t, &back));
+	plant_target_publish(t, &f);
+	assert_true(plant_target_figures(t, &back));
+	/* The row of another name has none of it. */
+	plant_target_drop(t);
+	for (size_t i = 0; i < PLANT_TARGETS; i++)
+		atomic_store(&p->targets[i].live, &p->targets[i] != t);
+	assert_ptr_equal(plant_target_take(p, "another"), t);
+	assert_true(plant_target_figures(t, &back) && back.done == 0);
+	plant_target_drop_all(p);
+}
+
+static void test_touch(void **state)
+{
+	(void)state;
+	plant_target_drop_all(p);
+	struct plant_target *a = plant_target_take(p, "touch-a"), *b = plant_target_take(p, "touch-b");
+	atomic_store(&a->host, plant_host_key(SPAN("h:1")));
+	atomic_store(&b->host, plant_host_key(SPAN("H:1")));
+	plant_target_touch(a, 100);
+	plant_target_touch(a, 50); /* somebody who was slower */
+	assert_int_equal(atomic_load(&a->touched_us), 100);
+	assert_int_equal(plant_host_touch(p, plant_host_key(SPAN("h:1")), 200), 2);
+	assert_true(atomic_load(&a->touched_us) == 200 && atomic_load(&b->touched_us) == 200);
+	plant_target_drop(b);
+	assert_int_equal(plant_host_touch(p, plant_host_key(SPAN("h:1")), 300), 1);
+	assert_int_equal(plant_host_touch(p, plant_host_key(SPAN("h:2")), 300), 0);
+	assert_ptr_equal(plant_target_find(p, "touch-a"), a);
+	assert_null(plant_target_find(p, "touch-b"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test_setup(test_names, open_plant),
 					   cmocka_unit_test_setup(test_fill, open_plant),
-					   cmocka_unit_test_setup(test_target_rows, open_plant)};
+					   cmocka_unit_test_setup(test_target_rows, open_plant),
+					   cmocka_unit_test_setup(test_target_figures, open_plant),
+					   cmocka_unit_test_setup(test_touch, open_plant)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

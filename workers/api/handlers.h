@@ -77,6 +77,14 @@ void breakers_close(struct call *c);
 void breakers_reset(struct call *c);
 bool breakers_is(void (*handle)(struct call *c)); /* one of these: they need nothing that sync serves */
 
+/* targets.c */
+void targets_list(struct call *c);
+void targets_get(struct call *c);
+void targets_history(struct call *c);
+void targets_ping(struct call *c);
+void targets_touch(struct call *c);
+bool targets_is(void (*handle)(struct call *c)); /* one of these: they need nothing that sync serves */
+
 /* caches*.c */
 void caches_get(struct call *c);
 void caches_top(struct call *c);

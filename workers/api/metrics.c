@@ -4,28 +4,6 @@
 #include "http/tls.h"
 #include "metrics_parts.h"
 
-static uint64_t field(const struct plant_target *t, enum metric_family id)
-{
-	return id == METRIC_PINGS	    ? atomic_load_explicit(&t->pings, memory_order_relaxed)
-	       : id == METRIC_PING_FAILURES ? atomic_load_explicit(&t->failures, memory_order_relaxed)
-					    : atomic_load_explicit(&t->well, memory_order_relaxed);
-}
-
-static void targets(struct expo *e, struct plant *p)
-{
-	char target[LIMIT_TARGET_NAME + 1], labels[LIMIT_TARGET_NAME + 16];
-	for (enum metric_family id = METRIC_PINGS; id <= METRIC_PING_UP; id++) {
-		expo_head(e, &metrics_families[id]);
-		for (size_t i = 0; i < PLANT_TARGETS; i++) {
-			if (!plant_target_name(&p->targets[i], target))
-				continue;
-			/* its characters need no escape: target.c sees to that */
-			snprintf(labels, sizeof(labels), "target=\"%s\"", target);
-			expo_u64(e, &metrics_families[id], labels, field(&p->targets[i], id));
-		}
-	}
-}
-
 static void daemon_itself(struct expo *e, struct plant *p)
 {
 	expo_head(e, &metrics_families[METRIC_BUILD_INFO]);
@@ -91,7 +69,7 @@ void metrics_get(struct call *c)
 	metrics_routes(&e, p);
 	metrics_stat_rows(&e, p);
 	metrics_hist_rows(&e, p);
-	targets(&e, p);
+	targets_metrics(&e, p);
 	breakers_metrics(&e, p);
 	journal(&e, p);
 	fleet(&e, p);

@@ -9,7 +9,8 @@ void metrics_stat_rows(struct expo *e, struct plant *p);
 void metrics_hist_rows(struct expo *e, struct plant *p);
 void metrics_routes(struct expo *e, struct plant *p);
 void metrics_workers(struct expo *e, struct plant *p, const struct vitals_slot *vitals); /* vitals: of slot 0 */
-/* breakers.c, caches_metrics.c */
+/* breakers.c, caches_metrics.c, targets_metrics.c */
 void breakers_metrics(struct expo *e, const struct plant *p);
 void caches_metrics(struct expo *e, struct api *a);
+void targets_metrics(struct expo *e, const struct plant *p);
 #endif

@@ -63,7 +63,18 @@ struct match {
 	bool bad_id;
 };
 
-/* A pattern matches segment by segment; {id} and {name} take one segment. */
+/* The segment ends in what stands behind its place in the pattern (":touch"): moves *pat behind that. */
+static bool suffix_matches(const char **pat, struct span *name)
+{
+	size_t n = strcspn(*pat, "/");
+	if (n && (name->len <= n || memcmp(name->p + name->len - n, *pat, n) != 0))
+		return false;
+	name->len -= n;
+	*pat += n;
+	return true;
+}
+
+/* A pattern matches segment by segment; {id} and {name} take one segment, {name}:verb one that ends in :verb. */
 static bool pattern_matches(const char *pat, struct span path, struct match *m)
 {
 	const char *p = path.p, *end = path.p + path.len;
@@ -87,6 +98,8 @@ static bool pattern_matches(const char *pat, struct span path, struct match *m)
 			m->name = (struct span){seg, (size_t)(p - seg)};
 		}
 		pat = strchr(pat, '}') + 1;
+		if (!is_id && !suffix_matches(&pat, &m->name))
+			return false;
 	}
 	return p == end;
 }
@@ -250,7 +263,7 @@ static bool started(struct call *c)
 	uint32_t n = atomic_load_explicit(&p->reason_len, memory_order_acquire);
 	if (served(c->api) || !c->route->right || c->route->handle == admin_status ||
 	    c->route->handle == admin_reload || c->route->handle == admin_drain || c->route->handle == metrics_get ||
-	    breakers_is(c->route->handle))
+	    breakers_is(c->route->handle) || targets_is(c->route->handle))
 		return true;
 	if (n && c->api->errors_full)
 		problem(c, 503, "not-serving", "%.*s", (int)n, p->reason);
