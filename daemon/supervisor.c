@@ -17,6 +17,8 @@
 #include "upgrade.h"
 #include "version.h"
 #include "worker.h"
+#include "auditor.h"
+#include "tried.h"
 
 int supervisor_high(int fd)
 {
@@ -120,6 +122,12 @@ static void reap(struct supervisor *sv)
 	}
 }
 
+static void note_signal(struct supervisor *sv, const char *who)
+{
+	if (sv->state != SUPERVISOR_DRAINING)
+		auditor_note(sv, who, "drain", NULL, NULL, true, NULL);
+}
+
 static void on_signal(evutil_socket_t sig, short what, void *arg)
 {
 	struct supervisor *sv = arg;
@@ -128,12 +136,17 @@ static void on_signal(evutil_socket_t sig, short what, void *arg)
 	case SIGCHLD: reap(sv); break;
 	case SIGTERM:
 	case SIGINT:
-		if (sv->state == SUPERVISOR_DRAINING)
+		if (sv->state == SUPERVISOR_DRAINING) {
 			drain_now(sv, "a second signal: at once");
-		else
+		} else {
+			note_signal(sv, sig == SIGTERM ? "signal:SIGTERM" : "signal:SIGINT");
 			drain_start(sv, sig == SIGTERM ? "SIGTERM" : "SIGINT");
+		}
 		break;
-	case SIGQUIT: drain_now(sv, "SIGQUIT: at once"); break;
+	case SIGQUIT:
+		note_signal(sv, "signal:SIGQUIT");
+		drain_now(sv, "SIGQUIT: at once");
+		break;
 	case SIGHUP:
 		log_info("SIGHUP: reloading");
 		reload_start(sv, NULL);
@@ -320,6 +333,8 @@ static struct supervisor *supervisor_new(const struct conf_input *input, char **
 	AN(sv->base);
 	reload_open(sv);
 	upgrade_open(sv);
+	tried_begin(sv);
+	auditor_begin(sv);
 	return sv;
 }
 
@@ -351,6 +366,7 @@ static void close_all(struct supervisor *sv)
 
 static void supervisor_free(struct supervisor *sv)
 {
+	auditor_end(sv);
 	upgrade_free(sv);
 	reload_free(sv);
 	control_free(sv);
@@ -366,6 +382,7 @@ static void supervisor_free(struct supervisor *sv)
 	if (sv->unlink_unix)
 		listen_unlink(sv->unix_path, sv->unix_inode);
 	close_all(sv);
+	tried_end(sv);
 	event_base_free(sv->base);
 	conf_free(&sv->conf);
 	free(sv->data_dir);
@@ -400,6 +417,7 @@ int supervisor_run(const struct conf_input *input, char **argv)
 	reap(sv); /* what whoever was this process before exec has left */
 	int code;
 	if (open_outside(sv) && open_inside(sv)) {
+		reload_note_tokens(sv);
 		start_log(sv);
 		pool_start(sv);
 		start_ticking(sv);
@@ -427,6 +445,7 @@ int supervisor_take_over(const struct conf_input *input, char **argv, int docume
 	}
 	upgrade_adopted(sv, doc, control_adopt(sv, json_object_get(doc, "clients"), json_object_get(doc, "replies")));
 	json_decref(doc);
+	reload_note_tokens(sv);
 	catch_signals(sv);
 	reap(sv); /* whoever died between the two images */
 	start_ticking(sv);

@@ -35,7 +35,7 @@ struct tune {
 	const char *queries, *svg; /* files; NULL: none */
 	size_t sample, limit;
 	double wanted; /* recall; 0: the daemon's own */
-	bool apply;
+	bool apply, yes; /* yes: nobody is asked */
 	/* what the daemon says of itself */
 	unsigned configured; /* vectors.recall, percent; 0: not told */
 	char *source;	     /* of that */

@@ -76,6 +76,7 @@ struct call {
 	bool erase;	 /* DELETE …?erase=true */
 	bool wait_store; /* answer only when the store has it */
 	bool wait_ends;	 /* after sync.wait_max the journal will do */
+	bool noted;	 /* in the audit log, or on the way there */
 	bool stored;	 /* set before committed(): the store has it */
 	unsigned attempts;
 	uint64_t txn_id;
