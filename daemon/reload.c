@@ -45,6 +45,7 @@ struct reload {
 	struct change *changes; /* that wait */
 	unsigned nchanges;
 	struct tried *tried;	/* what will be tried when all agree; NULL before */
+	json_t *settled;	/* keys that are not tried any more, since the file says the same */
 	char tokens[AUDIT_HASH + 1]; /* of the token file, "" without one */
 	struct conf *next; /* under way when set */
 	int fd_next, fd_next_tls;
@@ -93,6 +94,8 @@ static void clear(struct reload *r)
 	evtimer_del(r->timer);
 	json_decref(r->keys);
 	r->keys = NULL;
+	json_decref(r->settled);
+	r->settled = NULL;
 	tried_free(&r->tried);
 	change_free(&r->change);
 	for (struct child *c = NULL; (c = child_next(r->sv, c));)
@@ -134,6 +137,8 @@ static void note_end(struct reload *r, bool ok, json_t *answer)
 	json_object_set(fields, "result", json_object_get(answer, "result"));
 	if (changes)
 		json_object_set(fields, "changes", changes);
+	if (ok && json_array_size(r->settled))
+		json_object_set(fields, "settled", r->settled);
 	if (error)
 		json_object_set_new(fields, "error", auditor_text(json_string_value(error)));
 	const char *who = asked_by(r, fields);
@@ -383,6 +388,7 @@ static struct conf *next_of(struct reload *r, char **type_r, char **error_r)
 	if (file) {
 		next = conf_load(&sv->input, error_r);
 		next = next ? tried_rebase(sv, next, &r->tried, error_r) : NULL;
+		r->settled = next ? tried_settled(sv, r->tried) : NULL;
 		type = "invalid";
 	} else if (r->change->request) {
 		next = tried_propose(sv, r->change->request, r->change->who, &r->tried, &type, error_r);

@@ -294,6 +294,15 @@ struct conf *tried_rebase(struct supervisor *sv, struct conf *loaded, struct tri
 	return NULL;
 }
 
+json_t *tried_settled(const struct supervisor *sv, const struct tried *t)
+{
+	json_t *list = json_array();
+	for (int k = 0; k < CONF_KEY_COUNT; k++)
+		if (sv->tried->v[k].text && !t->v[k].text)
+			json_array_append_new(list, json_string(conf_key_name((enum conf_key)k)));
+	return list;
+}
+
 /* ---- in force ---- */
 
 static void arm(struct supervisor *sv, int64_t us)

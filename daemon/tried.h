@@ -42,6 +42,8 @@ struct conf *must_check tried_drop(struct supervisor *sv, struct tried **t_r);
 /* The present set over a configuration that was loaded anew (taken over, also on failure). What that says itself by now is
  * not tried any more. NULL: both together make no sense. */
 struct conf *must_check tried_rebase(struct supervisor *sv, struct conf *loaded, struct tried **t_r, char **error_r);
+/* [key]: tried at present, and not in t. */
+json_t *must_check tried_settled(const struct supervisor *sv, const struct tried *t);
 /* It is in force now: takes *t over. The timer is set. */
 void tried_commit(struct supervisor *sv, struct tried **t);
 

@@ -63,6 +63,10 @@ static void show_entry(const struct ctl *c, const json_t *o)
 	if (*result && strcmp(result, "applied") != 0)
 		printf("  %s%s%s", output_colour(c, strcmp(result, "failed") == 0 ? C_RED : C_PLAIN), result, output_colour(c, C_PLAIN));
 	show_changes(o);
+	json_t *k;
+	size_t n;
+	json_array_foreach (json_object_get(o, "settled"), n, k)
+		printf("  %s", json_string_value(k));
 	for (size_t i = 0; i < ARRAY_LEN(said); i++) {
 		const json_t *v = json_object_get(o, said[i]);
 		if (json_is_string(v)) {

@@ -108,7 +108,8 @@ static void show_diff(struct ctl *c, const json_t *list, const char *title, cons
 {
 	size_t i;
 	json_t *o;
-	printf("%s%s%s\n", output_colour(c, C_BOLD), title, output_colour(c, C_PLAIN));
+	if (title)
+		printf("%s%s%s\n", output_colour(c, C_BOLD), title, output_colour(c, C_PLAIN));
 	json_array_foreach ((json_t *)(uintptr_t)list, i, o) {
 		printf("  %-28s ", output_str(o, "key"));
 		if (json_is_null(json_object_get(o, "value")))
@@ -154,7 +155,7 @@ static int diff(struct ctl *c, const json_t *config)
 		       : path ? "(it cannot be read here)"
 			      : "(the daemon was started without one)");
 		if (file)
-			show_diff(c, others, "", "in the file");
+			show_diff(c, others, NULL, "in the file");
 	}
 	json_decref(defaults);
 	json_decref(others);
