@@ -176,6 +176,7 @@ static void catch_signals(struct supervisor *sv)
 {
 	_Static_assert(ARRAY_LEN(sigs) <= ARRAY_LEN(((struct supervisor *)0)->signals), "room");
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN); /* a limit of files' sizes is an error of the write to the audit log */
 	for (size_t i = 0; i < ARRAY_LEN(sigs); i++) {
 		struct event *e = evsignal_new(sv->base, sigs[i], on_signal, sv);
 		AN(e && event_add(e, NULL) == 0);
