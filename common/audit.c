@@ -228,7 +228,8 @@ static bool take_good(struct walk *w, const struct audit_line *l, unsigned long 
 	if (v->entries && l->seq != v->last + 1)
 		return broken(w, w->file, line, offset, "does not follow the entry before it: entries are missing");
 	if (v->entries && memcmp(l->prev, v->head, AUDIT_HASH) != 0)
-		return broken(w, w->file, line, offset, "does not belong to the entry before it: prev is another's hash");
+		return broken(w, w->file, line, offset,
+			      "does not belong to the entry before it: prev is another's hash");
 	v->first = v->entries++ ? v->first : l->seq;
 	v->last = l->seq;
 	memcpy(v->head, l->hash, AUDIT_HASH);
@@ -270,8 +271,10 @@ bool audit_verify(int dir, struct audit_verdict *v)
 	}
 	if (read && v->ok && w.run.any) {
 		v->torn = w.run.file == files.n - 1 && w.run.text.p[w.run.text.len - 1] != '\n';
-		(void)run_broken(&w, v->torn ? "is cut off: a write that a crash has torn (the next entry will say so), or somebody"
-					     : "is not as it was written: its hash is wrong");
+		(void)run_broken(
+			&w,
+			v->torn ? "is cut off: a write that a crash has torn (the next entry will say so), or somebody"
+				: "is not as it was written: its hash is wrong");
 	}
 	int e = errno;
 	buf_free(&b);

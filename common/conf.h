@@ -85,9 +85,9 @@ bool conf_is_reloadable(enum conf_key k);
 const char *conf_default(enum conf_key k); /* of the table; "" may mean one that depends on the machine */
 const char *conf_help(enum conf_key k);
 enum conf_type conf_type(enum conf_key k);
-void conf_range(enum conf_key k, struct buf *out); /* "a size from 1 KiB to 1 MiB" */
+void conf_range(enum conf_key k, struct buf *out);		/* "a size from 1 KiB to 1 MiB" */
 bool must_check conf_duration(struct span text, int64_t *us_r); /* "10 min", as in values */
-const char *conf_near(const char *key, size_t len); /* the key that was probably meant, or NULL */
+const char *conf_near(const char *key, size_t len);		/* the key that was probably meant, or NULL */
 /* A flag, the environment or a credential says what it is: nothing that is tried or saved could win. */
 bool conf_is_fixed(const struct conf *base, enum conf_key k);
 /* False: *error_r (malloc'ed) says what is wrong with the value, as for a file. */

@@ -78,7 +78,8 @@ static bool skip_string(struct edit *e)
 
 static bool is_name(char c)
 {
-	return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || c == '*' || c == '-';
+	return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || c == '*' ||
+	       c == '-';
 }
 
 /* "a" "b" is one string for libconfig. */

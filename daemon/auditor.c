@@ -36,8 +36,8 @@ struct auditor {
 	struct supervisor *sv;
 	pthread_t thread;
 	bool started;
-	unsigned pending;	      /* noted and not answered */
-	uint64_t lost, told;	      /* entries that could not be written; of these, a worker counts */
+	unsigned pending;    /* noted and not answered */
+	uint64_t lost, told; /* entries that could not be written; of these, a worker counts */
 	struct log_limit complaint;
 	struct event *ev;
 	int efd;
@@ -141,8 +141,9 @@ static void answer(struct auditor *a, struct item *i)
 {
 	if (i->error) {
 		a->lost++;
-		log_warn_limited(&a->complaint, 60, "audit: an entry could not be written to %s/%s: %s; the action went on",
-				  a->sv->data_dir, AUDIT_FILE, strerror(i->error));
+		log_warn_limited(&a->complaint, 60,
+				 "audit: an entry could not be written to %s/%s: %s; the action went on",
+				 a->sv->data_dir, AUDIT_FILE, strerror(i->error));
 	} else {
 		log_info("audit: entry %llu, hash %s", (unsigned long long)i->seq, i->hash);
 	}
@@ -213,7 +214,8 @@ static void write_fields(struct buf *b, const char *who, const char *what, json_
 	if (text && strlen(text) > AUDITOR_FIELDS_MAX) {
 		free(text);
 		json_object_del(o, "changes");
-		json_object_set_new(o, "changes_left_out", json_integer((json_int_t)json_array_size(json_object_get(fields, "changes"))));
+		json_object_set_new(o, "changes_left_out",
+				    json_integer((json_int_t)json_array_size(json_object_get(fields, "changes"))));
 		text = json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(15));
 	}
 	AN(text);
@@ -224,8 +226,8 @@ static void write_fields(struct buf *b, const char *who, const char *what, json_
 	json_decref(o);
 }
 
-void auditor_note(struct supervisor *sv, const char *who, const char *what, json_t *fields, struct reply **waiting, bool ok,
-		json_t *reply)
+void auditor_note(struct supervisor *sv, const char *who, const char *what, json_t *fields, struct reply **waiting,
+		  bool ok, json_t *reply)
 {
 	struct auditor *a = sv->auditor;
 	struct item *i = util_zalloc(sizeof(*i));
@@ -235,7 +237,7 @@ void auditor_note(struct supervisor *sv, const char *who, const char *what, json
 	if (waiting)
 		*waiting = NULL;
 	i->limits = (struct auditor_limits){.max_bytes = (uint64_t)conf_int(sv->conf, CONF_AUDIT_MAX_BYTES),
-					  .keep = (unsigned)conf_int(sv->conf, CONF_AUDIT_KEEP)};
+					    .keep = (unsigned)conf_int(sv->conf, CONF_AUDIT_KEEP)};
 	write_fields(&i->fields, who, what, fields);
 	json_decref(fields);
 	i->error = a->pending >= AUDITOR_QUEUE ? ENOBUFS : start_thread(a) ? 0 : EAGAIN;

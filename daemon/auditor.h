@@ -11,10 +11,10 @@
 
 #include "supervisor.h"
 
-#define AUDITOR_QUEUE 256	      /* entries that wait for the disk; beyond, they are counted as lost */
-#define AUDITOR_WAIT_MS 2000    /* for the disk before another image takes over, or the daemon ends */
-#define AUDITOR_TEXT_MAX 512    /* bytes of a value in an entry or in an answer */
-#define AUDITOR_NOTE_MAX 8192  /* of what a worker has noted */
+#define AUDITOR_QUEUE 256	 /* entries that wait for the disk; beyond, they are counted as lost */
+#define AUDITOR_WAIT_MS 2000	 /* for the disk before another image takes over, or the daemon ends */
+#define AUDITOR_TEXT_MAX 512	 /* bytes of a value in an entry or in an answer */
+#define AUDITOR_NOTE_MAX 8192	 /* of what a worker has noted */
 #define AUDITOR_FIELDS_MAX 15360 /* of all members of an entry */
 
 void auditor_begin(struct supervisor *sv);
@@ -22,8 +22,8 @@ void auditor_begin(struct supervisor *sv);
 void auditor_end(struct supervisor *sv);
 /* An entry: `fields` (taken over) are its members besides who and what. Then `answer` (an object, taken over, may be NULL), with
  * "audit": "recorded" or why not, goes to all of *waiting. */
-void auditor_note(struct supervisor *sv, const char *who, const char *what, json_t *fields, struct reply **waiting, bool ok,
-		json_t *answer);
+void auditor_note(struct supervisor *sv, const char *who, const char *what, json_t *fields, struct reply **waiting,
+		  bool ok, json_t *answer);
 /* Is anything not durable yet? */
 bool auditor_busy(const struct supervisor *sv);
 /* Waits for it, for AUDITOR_WAIT_MS at most. */

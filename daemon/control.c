@@ -465,8 +465,9 @@ json_t *control_handover(const struct reply *list)
 	json_t *all = json_array();
 	for (; list; list = list->next) {
 		if (list->client)
-			json_array_append_new(all, json_pack("{s:i s:s}", "client", (int)bufferevent_getfd(list->client->bev),
-							     "who", list->who));
+			json_array_append_new(all,
+					      json_pack("{s:i s:s}", "client",
+							(int)bufferevent_getfd(list->client->bev), "who", list->who));
 		else if (list->child)
 			json_array_append_new(all, json_pack("{s:i s:I s:I s:s}", "slot", (int)list->child->slot,
 							     "incarnation", (json_int_t)list->incarnation, "token",

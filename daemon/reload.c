@@ -44,10 +44,10 @@ struct reload {
 	struct change *change;	/* that is under way, or NULL: a plain reload */
 	struct change *changes; /* that wait */
 	unsigned nchanges;
-	struct tried *tried;	/* what will be tried when all agree; NULL before */
-	json_t *settled;	/* keys that are not tried any more, since the file says the same */
+	struct tried *tried;	     /* what will be tried when all agree; NULL before */
+	json_t *settled;	     /* keys that are not tried any more, since the file says the same */
 	char tokens[AUDIT_HASH + 1]; /* of the token file, "" without one */
-	struct conf *next; /* under way when set */
+	struct conf *next;	     /* under way when set */
 	int fd_next, fd_next_tls;
 	unsigned unanswered;
 	json_t *keys; /* [{key, result, from, to}] */
@@ -57,10 +57,7 @@ struct reload {
 	struct event *timer, *rerun;
 };
 
-bool reload_active(const struct supervisor *sv)
-{
-	return sv->reload->next || sv->reload->again || sv->reload->changes;
-}
+bool reload_active(const struct supervisor *sv) { return sv->reload->next || sv->reload->again || sv->reload->changes; }
 
 static const char *action_of(const struct change *ch)
 {
@@ -125,7 +122,8 @@ static const char *asked_by(const struct reload *r, json_t *fields)
 	for (size_t i = 0; r->change && i < ARRAY_LEN(said); i++) {
 		json_t *v = json_object_get(r->change->request, said[i]);
 		if (v)
-			json_object_set_new(fields, said[i], json_is_string(v) ? auditor_text(json_string_value(v)) : json_incref(v));
+			json_object_set_new(fields, said[i],
+					    json_is_string(v) ? auditor_text(json_string_value(v)) : json_incref(v));
 	}
 	return who;
 }
@@ -133,7 +131,8 @@ static const char *asked_by(const struct reload *r, json_t *fields)
 /* The entry, and then the answer to all that wait. */
 static void note_end(struct reload *r, bool ok, json_t *answer)
 {
-	json_t *fields = json_object(), *changes = json_object_get(answer, "keys"), *error = json_object_get(answer, "error");
+	json_t *fields = json_object(), *changes = json_object_get(answer, "keys"),
+	       *error = json_object_get(answer, "error");
 	json_object_set(fields, "result", json_object_get(answer, "result"));
 	if (changes)
 		json_object_set(fields, "changes", changes);
@@ -175,8 +174,8 @@ static void note_tokens(struct reload *r, const char *who)
 	if (strcmp(was, r->tokens) == 0)
 		return;
 	auditor_note(r->sv, who, "tokens",
-		     json_pack("{s:s s:s s:s}", "file", conf_str(r->sv->conf, CONF_AUTH_TOKENS_FILE), "from_sha256", was,
-			       "to_sha256", r->tokens),
+		     json_pack("{s:s s:s s:s}", "file", conf_str(r->sv->conf, CONF_AUTH_TOKENS_FILE), "from_sha256",
+			       was, "to_sha256", r->tokens),
 		     NULL, true, NULL);
 }
 
@@ -351,8 +350,8 @@ static void note_change(void *arg, enum conf_key k, bool reloadable)
 	bool secret = conf_is_secret(r->sv->conf, k) || conf_is_secret(r->next, k);
 	const char *from = secret ? NULL : conf_str(r->sv->conf, k), *to = secret ? NULL : conf_str(r->next, k);
 	json_array_append_new(r->keys, json_pack("{s:s s:s s:o* s:o*}", "key", conf_key_name(k), "result",
-						 reloadable ? "applied" : "needs restart", "from", auditor_text(from), "to",
-						 auditor_text(to)));
+						 reloadable ? "applied" : "needs restart", "from", auditor_text(from),
+						 "to", auditor_text(to)));
 	log_info("%s: %s: %.100s → %.100s%s", action_of(r->change), conf_key_name(k), from ? from : "(secret)",
 		 to ? to : "(secret)", reloadable ? "" : " needs a restart");
 	reloadable ? r->applied++ : r->refused++;
@@ -469,13 +468,15 @@ static bool refuse_change(struct supervisor *sv, struct reply **reply)
 	if (sv->state == SUPERVISOR_DRAINING)
 		control_reply(reply, false, LEAVING);
 	else if (upgrade_active(sv))
-		control_reply(reply, false,
-			      "{\"ok\":false,\"result\":\"failed\",\"type\":\"busy\",\"error\":\"an upgrade is under way; try "
-			      "again when it is over\"}");
+		control_reply(
+			reply, false,
+			"{\"ok\":false,\"result\":\"failed\",\"type\":\"busy\",\"error\":\"an upgrade is under way; try "
+			"again when it is over\"}");
 	else if (sv->reload->nchanges >= CHANGES_MAX)
-		control_reply(reply, false,
-			      "{\"ok\":false,\"result\":\"failed\",\"type\":\"busy\",\"error\":\"16 changes wait for their turn "
-			      "already; try again\"}");
+		control_reply(
+			reply, false,
+			"{\"ok\":false,\"result\":\"failed\",\"type\":\"busy\",\"error\":\"16 changes wait for their turn "
+			"already; try again\"}");
 	else
 		return false;
 	return true;

@@ -105,19 +105,21 @@ static bool may_try(struct asking *a, enum conf_key k)
 	const char *name = conf_key_name(k), *source = conf_source(a->t->base, k);
 	bool env = strncmp(source, "env ", 4) == 0;
 	if (conf_is_fixed(a->t->base, k))
-		return refuse(a, "fixed",
-			      "%s is fixed by %s%s, which wins over what is tried and over the file; take it out there and "
-			      "restart the daemon",
-			      name,
-			      env			       ? "the environment: "
-			      : strcmp(source, "flag") == 0 ? "the flag --set"
-							       : "a credential of that name",
-			      env ? source + 4 : "");
+		return refuse(
+			a, "fixed",
+			"%s is fixed by %s%s, which wins over what is tried and over the file; take it out there and "
+			"restart the daemon",
+			name,
+			env			      ? "the environment: "
+			: strcmp(source, "flag") == 0 ? "the flag --set"
+						      : "a credential of that name",
+			env ? source + 4 : "");
 	if (!conf_is_reloadable(k))
-		return refuse(a, "needs-restart",
-			      "%s cannot change in a running daemon; write it into the file and restart (orchestractl drain, "
-			      "then start)",
-			      name);
+		return refuse(
+			a, "needs-restart",
+			"%s cannot change in a running daemon; write it into the file and restart (orchestractl drain, "
+			"then start)",
+			name);
 	return true;
 }
 
@@ -133,7 +135,8 @@ static bool take_value(struct asking *a, enum conf_key k, const char *given)
 {
 	struct conf *c = conf_copy(a->t->base);
 	bool ok = strlen(given) <= TRIED_VALUE_MAX ||
-		  refuse(a, "too-large", "%s: is longer than the %d bytes that can be tried; write it into the file and reload",
+		  refuse(a, "too-large",
+			 "%s: is longer than the %d bytes that can be tried; write it into the file and reload",
 			 conf_key_name(k), TRIED_VALUE_MAX);
 	a->type = ok ? "invalid" : a->type;
 	ok = ok && conf_try(c, k, SPAN(given), a->error_r);
@@ -188,8 +191,9 @@ static bool small_enough(struct asking *a)
 	for (int k = 0; k < CONF_KEY_COUNT; k++)
 		total += a->t->v[k].text ? strlen(a->t->v[k].text) : 0;
 	return total <= TRIED_TOTAL_MAX ||
-	       refuse(a, "too-large", "all tried values together are longer than %d bytes; save some of them first "
-				      "(orchestractl config save)",
+	       refuse(a, "too-large",
+		      "all tried values together are longer than %d bytes; save some of them first "
+		      "(orchestractl config save)",
 		      TRIED_TOTAL_MAX);
 }
 
@@ -205,8 +209,8 @@ struct conf *tried_propose(struct supervisor *sv, const json_t *request, const c
 	struct conf *next = NULL;
 	bool ok = (for_ms >= 0 && for_ms <= TRIED_FOR_MAX_MS) ||
 		  refuse(&a, "invalid", "for: must be from 1 ms to 30 d, or be left out");
-	ok = ok && take_unset(&a, json_object_get(request, "unset")) && take_values(&a, json_object_get(request, "set")) &&
-	     small_enough(&a);
+	ok = ok && take_unset(&a, json_object_get(request, "unset")) &&
+	     take_values(&a, json_object_get(request, "set")) && small_enough(&a);
 	if (ok) {
 		a.type = "invalid";
 		next = over_base(a.t, error_r);
@@ -221,7 +225,10 @@ struct conf *tried_propose(struct supervisor *sv, const json_t *request, const c
 
 /* ---- what time and files bring ---- */
 
-static bool is_due(const struct tried_value *v, int64_t now_us) { return v->text && v->until_us && v->until_us <= now_us; }
+static bool is_due(const struct tried_value *v, int64_t now_us)
+{
+	return v->text && v->until_us && v->until_us <= now_us;
+}
 
 bool tried_due(const struct supervisor *sv, int64_t now_us)
 {
@@ -267,7 +274,8 @@ static void leave_out_settled(struct tried *t)
 			log_info("%s is not tried any more: it has this value without (%s)", name,
 				 conf_source(t->base, (enum conf_key)k));
 		else if (fixed)
-			log_warn("%s is not tried any more: it is fixed now (%s)", name, conf_source(t->base, (enum conf_key)k));
+			log_warn("%s is not tried any more: it is fixed now (%s)", name,
+				 conf_source(t->base, (enum conf_key)k));
 		if (same || fixed)
 			take_out(t, (enum conf_key)k);
 	}
@@ -288,7 +296,8 @@ struct conf *tried_rebase(struct supervisor *sv, struct conf *loaded, struct tri
 		*t_r = t;
 		return next;
 	}
-	(void)util_error(error_r, "%s (with what is tried; orchestractl unset takes it back)", why ? why : "the values do not fit");
+	(void)util_error(error_r, "%s (with what is tried; orchestractl unset takes it back)",
+			 why ? why : "the values do not fit");
 	free(why);
 	tried_free(&t);
 	return NULL;
@@ -368,10 +377,12 @@ json_t *tried_json(const struct supervisor *sv)
 		clock_format(v->since_real_us, since);
 		json_t *o = json_pack("{s:s s:o s:o s:s s:s% s:s}", "key", conf_key_name(k), "value",
 				      secret ? json_string("(secret)") : auditor_text(v->text), "base",
-				      secret ? json_string("(secret)") : auditor_text(conf_str(base_of(sv), k)), "base_source",
-				      conf_source(base_of(sv), k), "since", since, sizeof(since), "who", v->who);
+				      secret ? json_string("(secret)") : auditor_text(conf_str(base_of(sv), k)),
+				      "base_source", conf_source(base_of(sv), k), "since", since, sizeof(since), "who",
+				      v->who);
 		if (o && v->until_us)
-			json_object_set_new(o, "left_ms", json_integer(v->until_us > now ? (v->until_us - now) / 1000 : 0));
+			json_object_set_new(o, "left_ms",
+					    json_integer(v->until_us > now ? (v->until_us - now) / 1000 : 0));
 		json_array_append_new(list, o);
 	}
 	return list;
@@ -383,25 +394,28 @@ json_t *tried_handover(const struct supervisor *sv)
 	for (int i = 0; i < CONF_KEY_COUNT; i++) {
 		const struct tried_value *v = &sv->tried->v[i];
 		if (v->text)
-			json_array_append_new(list, json_pack("{s:s s:s s:s s:s s:I s:I s:s}", "key", conf_key_name((enum conf_key)i),
-							      "value", v->text, "base", conf_str(base_of(sv), (enum conf_key)i),
-							      "base_source", conf_source(base_of(sv), (enum conf_key)i), "since_us",
-							      (json_int_t)v->since_real_us, "until_us", (json_int_t)v->until_us,
-							      "who", v->who));
+			json_array_append_new(list, json_pack("{s:s s:s s:s s:s s:I s:I s:s}", "key",
+							      conf_key_name((enum conf_key)i), "value", v->text, "base",
+							      conf_str(base_of(sv), (enum conf_key)i), "base_source",
+							      conf_source(base_of(sv), (enum conf_key)i), "since_us",
+							      (json_int_t)v->since_real_us, "until_us",
+							      (json_int_t)v->until_us, "who", v->who));
 	}
 	return list;
 }
 
 static void adopt_value(struct supervisor *sv, struct tried *t, json_t *o)
 {
-	const char *key = json_string_value(json_object_get(o, "key")), *text = json_string_value(json_object_get(o, "value")),
+	const char *key = json_string_value(json_object_get(o, "key")),
+		   *text = json_string_value(json_object_get(o, "value")),
 		   *base = json_string_value(json_object_get(o, "base")),
 		   *source = json_string_value(json_object_get(o, "base_source")),
 		   *who = json_string_value(json_object_get(o, "who"));
 	int k = key ? conf_find(key, strlen(key)) : -1;
 	char *why = NULL;
 	if (k < 0 || !text || !base || !source || !conf_is_reloadable((enum conf_key)k)) {
-		log_warn("%.80s is not tried any more: this program has no such key, or cannot change it", key ? key : "?");
+		log_warn("%.80s is not tried any more: this program has no such key, or cannot change it",
+			 key ? key : "?");
 		return;
 	}
 	struct tried_value v = {.text = (char *)(uintptr_t)text,

@@ -18,7 +18,7 @@
 #define TRIED_FOR_MAX_MS (INT64_C(30) * 86400 * 1000)
 
 struct tried_value {
-	char *text; /* canonical; NULL: this key is not tried */
+	char *text;			 /* canonical; NULL: this key is not tried */
 	int64_t since_real_us, until_us; /* monotonic; 0 = until it is unset */
 	char who[96];
 };
@@ -48,7 +48,7 @@ json_t *must_check tried_settled(const struct supervisor *sv, const struct tried
 void tried_commit(struct supervisor *sv, struct tried **t);
 
 bool tried_due(const struct supervisor *sv, int64_t now_us); /* is the time of one of them over? */
-void tried_stuck(struct supervisor *sv); /* it could not be put back: again, in a while */
+void tried_stuck(struct supervisor *sv);		     /* it could not be put back: again, in a while */
 
 json_t *tried_json(const struct supervisor *sv); /* [{key, value, base, base_source, since, left_s, who}] */
 json_t *tried_handover(const struct supervisor *sv);

@@ -114,7 +114,7 @@ struct http_conn {
 	bool running, queued, reading, writing, paused, eof, dead, broken, closing, lingering, unread, served;
 	bool unix_peer, loopback, has_uid;
 	unsigned uid;
-	int pid; /* of who made the connection */
+	int pid;	  /* of who made the connection */
 	struct buf *sink; /* tests: output goes here, there is no socket */
 	struct event *ev_read, *ev_write;
 	struct http_conn *next, **pprev; /* all connections */

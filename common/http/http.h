@@ -108,8 +108,8 @@ bool http_gone(const struct http_request *r); /* nobody will get the answer any 
 /* Unix socket peer: true and uid; TCP: false. */
 bool http_peer_uid(const struct http_request *r, unsigned *uid_r);
 bool http_peer_pid(const struct http_request *r, int *pid_r); /* the same; 0: it is of another PID namespace */
-bool http_peer_loopback(const struct http_request *r); /* loopback TCP or Unix socket */
-void **http_user(struct http_request *r);	       /* a pointer for the handler's own state */
+bool http_peer_loopback(const struct http_request *r);	      /* loopback TCP or Unix socket */
+void **http_user(struct http_request *r);		      /* a pointer for the handler's own state */
 /* A request id: the client's X-Request-Id when sane, else ours. ≤ 64 bytes. */
 struct span http_request_id(struct http_request *r);
 /* Decodes %XX (and + when `plus`) of a query or path part into out (cap ≥ in.len). -1: malformed; so is

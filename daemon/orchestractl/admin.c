@@ -123,7 +123,8 @@ static void show_tried(struct ctl *c, const json_t *o)
 		output_line(output_str(t, "value"), VALUE_COLUMNS);
 		printf(" instead of ");
 		output_line(output_str(t, "base"), VALUE_COLUMNS);
-		printf(" (%s%s%s)%s\n", output_str(t, "who"), ms ? ", put back in " : "", ms ? left : "", output_colour(c, C_PLAIN));
+		printf(" (%s%s%s)%s\n", output_str(t, "who"), ms ? ", put back in " : "", ms ? left : "",
+		       output_colour(c, C_PLAIN));
 	}
 }
 

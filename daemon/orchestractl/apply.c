@@ -43,10 +43,11 @@ static json_t *compare(struct apply *a, const json_t *config, json_t *set)
 		enum sort sort = sort_of(a->wanted, k, running);
 		if (sort == SAME)
 			continue;
-		json_array_append_new(list, json_pack("{s:s s:s s:s s:s s:s s:s}", "key", conf_key_name(k), "running",
-						      output_str(running, "value"), "running_source", output_str(running, "source"),
-						      "wanted", conf_str(a->wanted, k), "wanted_source", conf_source(a->wanted, k), "change",
-						      sorts[sort]));
+		json_array_append_new(list,
+				      json_pack("{s:s s:s s:s s:s s:s s:s}", "key", conf_key_name(k), "running",
+						output_str(running, "value"), "running_source",
+						output_str(running, "source"), "wanted", conf_str(a->wanted, k),
+						"wanted_source", conf_source(a->wanted, k), "change", sorts[sort]));
 		if (sort == RELOAD)
 			json_object_set_new(set, conf_key_name(k), json_string(conf_str(a->wanted, k)));
 	}
@@ -88,7 +89,8 @@ static int verify(struct apply *a, const json_t *set, json_t **config_io)
 	json_object_foreach ((json_t *)(uintptr_t)set, key, v) {
 		if (strcmp(json_string_value(v), output_str(live_key(*config_io, key), "value")) == 0)
 			continue;
-		fprintf(stderr, "orchestractl: %s of %s is not what was set: somebody else has changed it since\n", key, a->c->socket);
+		fprintf(stderr, "orchestractl: %s of %s is not what was set: somebody else has changed it since\n", key,
+			a->c->socket);
 		code = CTL_FAILED;
 	}
 	return code;
@@ -100,7 +102,8 @@ static int save(struct apply *a, const json_t *set, const json_t *config)
 	json_t *v;
 	size_t n = 0;
 	if (a->c->url) {
-		fprintf(stderr, "orchestractl: --save: the file of %s is not on this machine; run \"orchestractl config save\" there\n",
+		fprintf(stderr,
+			"orchestractl: --save: the file of %s is not on this machine; run \"orchestractl config save\" there\n",
 			a->c->url);
 		return CTL_FAILED;
 	}
@@ -113,8 +116,9 @@ static int save(struct apply *a, const json_t *set, const json_t *config)
 static int carry_out(struct apply *a, json_t *set, json_t **config_io)
 {
 	int code;
-	json_t *o = live_patch(a->c,
-			       json_pack("{s:O s:s s:s s:s*}", "set", set, "action", "apply", "file", a->file, "for", a->time), &code);
+	json_t *o = live_patch(
+		a->c, json_pack("{s:O s:s s:s s:s*}", "set", set, "action", "apply", "file", a->file, "for", a->time),
+		&code);
 	if (!o)
 		return code;
 	live_say_audit(o);
@@ -131,10 +135,10 @@ static int carry_out(struct apply *a, json_t *set, json_t **config_io)
 static void report(struct apply *a, const char *name, json_t *list, int code)
 {
 	json_array_append_new(a->report, json_pack("{s:s s:O s:s}", "daemon", name, "differences", list, "result",
-						   code != CTL_OK	     ? "failed"
+						   code != CTL_OK		? "failed"
 						   : json_array_size(list) == 0 ? "same"
-						   : a->dry	     ? "differs"
-								     : "applied"));
+						   : a->dry			? "differs"
+										: "applied"));
 }
 
 static int one(struct apply *a, const char *name)
@@ -162,7 +166,7 @@ static int all(struct apply *a, char *to)
 	struct ctl *c = a->c;
 	const char *own = c->socket;
 	int code = CTL_OK;
-	for (char *next = to; next && (code == CTL_OK || a->keep_going); ) {
+	for (char *next = to; next && (code == CTL_OK || a->keep_going);) {
 		char *name = strsep(&next, ",");
 		if (!*name)
 			continue;
@@ -170,7 +174,9 @@ static int all(struct apply *a, char *to)
 		rc = rc == CTL_OK ? one(a, name) : rc;
 		code = rc == CTL_OK ? code : rc;
 		if (rc != CTL_OK && next && !a->keep_going)
-			fprintf(stderr, "orchestractl: stopped at %s; the daemons behind it are as they were (--keep-going goes on)\n", name);
+			fprintf(stderr,
+				"orchestractl: stopped at %s; the daemons behind it are as they were (--keep-going goes on)\n",
+				name);
 	}
 	c->socket = own;
 	c->url = NULL;
@@ -212,10 +218,14 @@ static const char usage[] =
 int apply_command(struct ctl *c, int argc, char **argv)
 {
 	static const struct option options[] = {
-		{"dry-run", no_argument, NULL, 'd'}, {"apply", no_argument, NULL, 'a'},
-		{"to", required_argument, NULL, 't'}, {"for", required_argument, NULL, 'f'},
-		{"save", no_argument, NULL, 's'},    {"keep-going", no_argument, NULL, 'k'},
-		{"cacert", required_argument, NULL, 'c'}, {"help", no_argument, NULL, 'h'},
+		{"dry-run", no_argument, NULL, 'd'},
+		{"apply", no_argument, NULL, 'a'},
+		{"to", required_argument, NULL, 't'},
+		{"for", required_argument, NULL, 'f'},
+		{"save", no_argument, NULL, 's'},
+		{"keep-going", no_argument, NULL, 'k'},
+		{"cacert", required_argument, NULL, 'c'},
+		{"help", no_argument, NULL, 'h'},
 		{0},
 	};
 	struct apply a = {.c = c};

@@ -57,11 +57,13 @@ static void show_entry(const struct ctl *c, const json_t *o)
 		putchar('\n');
 		return;
 	}
-	printf("%s%6lld%s  %.19sZ  %s%-12s%s %s", output_colour(c, C_DIM), (long long)json_integer_value(json_object_get(o, "seq")),
-	       output_colour(c, C_PLAIN), output_str(o, "time"), output_colour(c, C_BOLD), output_str(o, "what"),
-	       output_colour(c, C_PLAIN), output_str(o, "who"));
+	printf("%s%6lld%s  %.19sZ  %s%-12s%s %s", output_colour(c, C_DIM),
+	       (long long)json_integer_value(json_object_get(o, "seq")), output_colour(c, C_PLAIN),
+	       output_str(o, "time"), output_colour(c, C_BOLD), output_str(o, "what"), output_colour(c, C_PLAIN),
+	       output_str(o, "who"));
 	if (*result && strcmp(result, "applied") != 0)
-		printf("  %s%s%s", output_colour(c, strcmp(result, "failed") == 0 ? C_RED : C_PLAIN), result, output_colour(c, C_PLAIN));
+		printf("  %s%s%s", output_colour(c, strcmp(result, "failed") == 0 ? C_RED : C_PLAIN), result,
+		       output_colour(c, C_PLAIN));
 	show_changes(o);
 	json_t *k;
 	size_t n;
@@ -118,8 +120,7 @@ static int show_newest(struct ctl *c, const struct query *q, char cursor[24])
 	} while (code == CTL_OK && *next && (json_array_size(all) < 100 && !*q->limit));
 	for (size_t i = json_array_size(all); i-- && code == CTL_OK;)
 		show_entry(c, json_array_get(all, i));
-	snprintf(cursor, 24, "%lld",
-		 (long long)json_integer_value(json_object_get(json_array_get(all, 0), "seq")));
+	snprintf(cursor, 24, "%lld", (long long)json_integer_value(json_object_get(json_array_get(all, 0), "seq")));
 	json_decref(all);
 	return code;
 }
@@ -163,7 +164,8 @@ static char *data_dir(struct ctl *c)
 {
 	struct answer a;
 	char *dir = NULL;
-	if (client_ask(c, CLIENT_PATIENCE_MS, "GET", "/v1/admin/status", NULL, "status", &a) == CTL_OK && a.status == 200) {
+	if (client_ask(c, CLIENT_PATIENCE_MS, "GET", "/v1/admin/status", NULL, "status", &a) == CTL_OK &&
+	    a.status == 200) {
 		json_t *o = output_parse(&a);
 		const char *s = output_str(o, "data_dir");
 		dir = *s ? util_strndup(s, strlen(s)) : NULL;
@@ -179,12 +181,13 @@ static void show_verdict(const struct ctl *c, const struct audit_verdict *v)
 {
 	bool ok = v->ok && (!v->expect || v->found);
 	if (c->json) {
-		json_t *o = json_pack("{s:b s:I s:I s:I s:I s:s%}", "ok", ok, "entries", (json_int_t)v->entries, "first",
-				      (json_int_t)v->first, "last", (json_int_t)v->last, "repaired", (json_int_t)v->repaired, "head",
-				      v->head, (size_t)AUDIT_HASH);
+		json_t *o = json_pack("{s:b s:I s:I s:I s:I s:s%}", "ok", ok, "entries", (json_int_t)v->entries,
+				      "first", (json_int_t)v->first, "last", (json_int_t)v->last, "repaired",
+				      (json_int_t)v->repaired, "head", v->head, (size_t)AUDIT_HASH);
 		if (!v->ok)
-			json_object_update_new(o, json_pack("{s:s s:I s:I s:s s:b}", "file", v->file, "line", (json_int_t)v->line,
-							    "offset", (json_int_t)v->offset, "why", v->why, "torn", v->torn));
+			json_object_update_new(o, json_pack("{s:s s:I s:I s:s s:b}", "file", v->file, "line",
+							    (json_int_t)v->line, "offset", (json_int_t)v->offset, "why",
+							    v->why, "torn", v->torn));
 		if (v->expect)
 			json_object_set_new(o, "expected_found", json_boolean(v->found));
 		json_dumpf(o, stdout, JSON_COMPACT);
@@ -197,8 +200,9 @@ static void show_verdict(const struct ctl *c, const struct audit_verdict *v)
 		       v->file, v->line, (unsigned long long)v->offset, v->why, (unsigned long long)v->entries,
 		       (unsigned long long)v->last, v->entries ? v->head : "none");
 	else if (v->entries)
-		printf("%llu entries, %llu to %llu, are as they were written. The last hash is\n%s\n", (unsigned long long)v->entries,
-		       (unsigned long long)v->first, (unsigned long long)v->last, v->head);
+		printf("%llu entries, %llu to %llu, are as they were written. The last hash is\n%s\n",
+		       (unsigned long long)v->entries, (unsigned long long)v->first, (unsigned long long)v->last,
+		       v->head);
 	else
 		puts("There are no entries.");
 	if (v->repaired)
@@ -261,7 +265,8 @@ int audit_command(struct ctl *c, int argc, char **argv)
 		switch (opt) {
 		case 's':
 			if (!take_since(&q, optarg))
-				return ctl_usage("audit: --since \"%s\" is neither a time nor how long ago (2h)", optarg);
+				return ctl_usage("audit: --since \"%s\" is neither a time nor how long ago (2h)",
+						 optarg);
 			break;
 		case 'w': q.who = optarg; break;
 		case 'a': q.what = optarg; break;

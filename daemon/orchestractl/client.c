@@ -316,8 +316,8 @@ int client_control(struct ctl *c, const char *line, bool until_gone, struct answ
 
 /* 404: an api that does not relay this verb. 401: we have no token; the supervisor's own socket lets in who owns the daemon. What
  * the first try complains about is of no interest when the second works, and said by it when not. */
-int client_ask(struct ctl *c, long patience_ms, const char *method, const char *path, const char *body, const char *line,
-	       struct answer *a)
+int client_ask(struct ctl *c, long patience_ms, const char *method, const char *path, const char *body,
+	       const char *line, struct answer *a)
 {
 	if (c->url)
 		return client_request(c, method, path, body, a);

@@ -65,7 +65,8 @@ static int list(struct ctl *c, const struct wish *w, const json_t *config)
 		printf("%s = ", output_str(k, "key"));
 		live_print_value(k);
 		if (w->source)
-			printf("  %s(%s)%s", output_colour(c, C_DIM), output_str(k, "source"), output_colour(c, C_PLAIN));
+			printf("  %s(%s)%s", output_colour(c, C_DIM), output_str(k, "source"),
+			       output_colour(c, C_PLAIN));
 		putchar('\n');
 	}
 	return CTL_OK;
@@ -81,7 +82,8 @@ static const char *why_other(const json_t *k, const struct conf *file, enum conf
 	char time[16];
 	if (strcmp(source, CONF_SOURCE_TRIED) == 0) {
 		output_duration(json_number_value(left) / 1000, time);
-		snprintf(out, 200, "tried by %s%s%s", output_str(tried, "who"), left ? ", put back in " : "", left ? time : "");
+		snprintf(out, 200, "tried by %s%s%s", output_str(tried, "who"), left ? ", put back in " : "",
+			 left ? time : "");
 		return out;
 	}
 	bool fixed = json_is_true(json_object_get(k, "fixed"));
@@ -92,15 +94,17 @@ static const char *why_other(const json_t *k, const struct conf *file, enum conf
 	else if (json_is_true(json_object_get(k, "secret")) || strcmp(output_str(k, "value"), conf_str(file, key)) == 0)
 		return NULL;
 	else
-		snprintf(out, 200, "%s", json_is_true(json_object_get(k, "reloadable")) ? "changed in the file: orchestractl reload"
-											  : "changed in the file: needs a restart");
+		snprintf(out, 200, "%s",
+			 json_is_true(json_object_get(k, "reloadable")) ? "changed in the file: orchestractl reload"
+									: "changed in the file: needs a restart");
 	return out;
 }
 
 static void add_diff(json_t *list, const json_t *k, const char *other, const char *why)
 {
-	json_t *o = json_pack("{s:s s:O s:s s:s s:s*}", "key", output_str(k, "key"), "value", json_object_get(k, "value"), "source",
-			      output_str(k, "source"), "other", other, "why", why);
+	json_t *o = json_pack("{s:s s:O s:s s:s s:s*}", "key", output_str(k, "key"), "value",
+			      json_object_get(k, "value"), "source", output_str(k, "source"), "other", other, "why",
+			      why);
 	json_array_append_new(list, o);
 }
 
@@ -140,18 +144,20 @@ static int diff(struct ctl *c, const json_t *config)
 		if (!live_is_default(output_str(k, "source")))
 			add_diff(defaults, k, output_str(k, "default"), NULL);
 		if (file && key >= 0 && why_other(k, file, (enum conf_key)key, why))
-			add_diff(others, k, json_is_null(json_object_get(k, "value")) ? "" : conf_str(file, (enum conf_key)key), why);
+			add_diff(others, k,
+				 json_is_null(json_object_get(k, "value")) ? "" : conf_str(file, (enum conf_key)key),
+				 why);
 	}
 	if (c->json) {
-		json_t *o = json_pack("{s:O s:o s:O}", "defaults", defaults, "file", path ? json_string(path) : json_null(), "others",
-				      others);
+		json_t *o = json_pack("{s:O s:o s:O}", "defaults", defaults, "file",
+				      path ? json_string(path) : json_null(), "others", others);
 		json_dumpf(o, stdout, JSON_COMPACT);
 		putchar('\n');
 		json_decref(o);
 	} else {
 		show_diff(c, defaults, "Other than the defaults", "default");
 		printf("%sOther than the file%s %s\n", output_colour(c, C_BOLD), output_colour(c, C_PLAIN),
-		       file ? path
+		       file   ? path
 		       : path ? "(it cannot be read here)"
 			      : "(the daemon was started without one)");
 		if (file)
@@ -182,7 +188,8 @@ static int save(struct ctl *c, const struct wish *w, const json_t *config, int a
 		for (i = 0; i < n; i++)
 			found |= strcmp(argv[a], keys[i]) == 0;
 		if (!found)
-			return ctl_usage("config save: %s is not being tried; orchestractl config diff shows what is", argv[a]);
+			return ctl_usage("config save: %s is not being tried; orchestractl config diff shows what is",
+					 argv[a]);
 	}
 	if (n == 0) {
 		puts(c->json ? "{\"saved\":[]}" : "Nothing is being tried: there is nothing to save.");
@@ -190,7 +197,8 @@ static int save(struct ctl *c, const struct wish *w, const json_t *config, int a
 	}
 	int code = save_keys(c, config, keys, n, w->file);
 	for (i = 0; i < n && code == CTL_OK && !c->json; i++)
-		printf("%s %s = %s\n", w->file ? "saved" : "kept", keys[i], output_str(live_key(config, keys[i]), "value"));
+		printf("%s %s = %s\n", w->file ? "saved" : "kept", keys[i],
+		       output_str(live_key(config, keys[i]), "value"));
 	if (code == CTL_OK && c->json) {
 		json_t *saved = json_array(), *o = json_pack("{s:o}", "saved", saved);
 		for (i = 0; i < n; i++)
@@ -220,8 +228,10 @@ static int with_config(struct ctl *c, const struct wish *w, const char *verb, in
 int config_command(struct ctl *c, int argc, char **argv)
 {
 	static const struct option options[] = {
-		{"source", no_argument, NULL, 's'},	   {"file", required_argument, NULL, 'f'},
-		{"cacert", required_argument, NULL, 'c'}, {"help", no_argument, NULL, 'h'},
+		{"source", no_argument, NULL, 's'},
+		{"file", required_argument, NULL, 'f'},
+		{"cacert", required_argument, NULL, 'c'},
+		{"help", no_argument, NULL, 'h'},
 		{0},
 	};
 	struct wish w = {.source = false};

@@ -58,8 +58,8 @@ int must_check client_control(struct ctl *c, const char *line, bool until_gone, 
 /* The API first: it knows who is allowed to; then the supervisor's own socket, which lets in who owns the daemon and works when
  * no api worker lives. Waits for either no longer than patience_ms. */
 #define CLIENT_PATIENCE_MS 7000
-int must_check client_ask(struct ctl *c, long patience_ms, const char *method, const char *path, const char *body, const char *line,
-			  struct answer *a);
+int must_check client_ask(struct ctl *c, long patience_ms, const char *method, const char *path, const char *body,
+			  const char *line, struct answer *a);
 /* What follows goes to the daemon at a socket's path or an address (http://…, https://…), which must live as long.
  * CTL_USAGE: said why not. */
 int must_check client_aim(struct ctl *c, const char *name);

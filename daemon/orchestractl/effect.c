@@ -154,7 +154,9 @@ static double count_at(const struct effect_sample *s, size_t i, double le)
 /* As Prometheus does: linear within the bucket. */
 static double quantile(const struct effect_sample *a, const struct effect_sample *b, double q)
 {
-	double total = b->nbuckets ? b->bucket[b->nbuckets - 1].n - count_at(a, b->nbuckets - 1, b->bucket[b->nbuckets - 1].le) : 0;
+	double total = b->nbuckets ? b->bucket[b->nbuckets - 1].n -
+					     count_at(a, b->nbuckets - 1, b->bucket[b->nbuckets - 1].le)
+				   : 0;
 	double below = 0, from = 0;
 	if (total <= 0)
 		return NAN;

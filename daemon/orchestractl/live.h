@@ -23,7 +23,7 @@ void live_print_value(const json_t *key); /* (secret) where it is one */
 
 /* ---- effect.c: requests, errors and latency over a window, from /metrics ---- */
 struct effect {
-	bool valid, latency, quantiles; /* what the daemon exposes */
+	bool valid, latency, quantiles;	  /* what the daemon exposes */
 	double seconds, requests, errors; /* per second */
 	double mean, p50, p95, p99;	  /* seconds; NaN without a request */
 };

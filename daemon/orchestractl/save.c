@@ -56,7 +56,8 @@ static bool read_target(struct target *t)
 	if (!S_ISREG(t->st.st_mode))
 		return complain(t->name, "is no regular file; name one with --file");
 	if (t->st.st_nlink > 1)
-		return complain(t->name, "has several names (hard links), which a new file would part; change it by hand");
+		return complain(t->name,
+				"has several names (hard links), which a new file would part; change it by hand");
 	return true;
 }
 
@@ -117,12 +118,13 @@ static bool check(const struct saving *s, const struct conf *now, const json_t *
 	}
 	for (int k = 0; k < CONF_KEY_COUNT && ok; k++) {
 		const char *name = conf_key_name((enum conf_key)k), *is = conf_str(next, (enum conf_key)k);
-		const char *want = wanted[k] ? output_str(live_key(config, name), "value") : conf_str(now, (enum conf_key)k);
+		const char *want = wanted[k] ? output_str(live_key(config, name), "value")
+					     : conf_str(now, (enum conf_key)k);
 		ok = strcmp(is, want) == 0;
 		if (!ok)
 			fprintf(stderr,
-				"orchestractl: %s: with the change %s would be \"%.80s\" instead of \"%.80s\"; change it by hand\n", s->file,
-				name, is, want);
+				"orchestractl: %s: with the change %s would be \"%.80s\" instead of \"%.80s\"; change it by hand\n",
+				s->file, name, is, want);
 	}
 	conf_free(&next);
 	return ok;
@@ -192,7 +194,8 @@ static bool replace(const struct target *t)
 	snprintf(temp, sizeof(temp), "%s.XXXXXX", path);
 	int fd = mkostemp(temp, O_CLOEXEC);
 	if (fd == -1) {
-		fprintf(stderr, "orchestractl: %s: cannot make a file beside it: %s; run this as whoever may\n", path, strerror(errno));
+		fprintf(stderr, "orchestractl: %s: cannot make a file beside it: %s; run this as whoever may\n", path,
+			strerror(errno));
 		return false;
 	}
 	bool ok = fill(fd, t, path);
@@ -235,8 +238,9 @@ static int settle(struct ctl *c, const json_t *config, const char *file)
 	char real[PATH_MAX];
 	int code;
 	if (!its || !realpath(file, real) || strcmp(real, its) != 0) {
-		fprintf(stderr, "orchestractl: %s is not the file that this daemon reads (%s): there the values are tried still\n", file,
-			its ? its : "it reads none");
+		fprintf(stderr,
+			"orchestractl: %s is not the file that this daemon reads (%s): there the values are tried still\n",
+			file, its ? its : "it reads none");
 		return CTL_OK;
 	}
 	json_t *o = live_patch(c, json_pack("{s:s s:s}", "action", "save", "file", file), &code);
@@ -249,14 +253,15 @@ static int settle(struct ctl *c, const json_t *config, const char *file)
 	return CTL_OK;
 }
 
-static bool edit_all(struct saving *s, const struct conf *now, const json_t *config, const char *const *keys, size_t nkeys,
-		     bool *wanted)
+static bool edit_all(struct saving *s, const struct conf *now, const json_t *config, const char *const *keys,
+		     size_t nkeys, bool *wanted)
 {
 	for (size_t i = 0; i < nkeys; i++) {
 		int k = conf_find(keys[i], strlen(keys[i]));
 		const json_t *o = live_key(config, keys[i]);
 		if (k < 0 || !o || json_is_true(json_object_get(o, "secret")))
-			return complain(keys[i], "is unknown to this program, or a secret; write it into the file by hand");
+			return complain(keys[i],
+					"is unknown to this program, or a secret; write it into the file by hand");
 		if (!edit(s, now, (enum conf_key)k, output_str(o, "value")))
 			return false;
 		wanted[k] = true;

@@ -15,7 +15,7 @@ struct wish {
 static int take_options(struct wish *w, int argc, char **argv, const char *help)
 {
 	static const struct option options[] = {
-		{"for", required_argument, NULL, 'f'},    {"watch", required_argument, NULL, 'w'},
+		{"for", required_argument, NULL, 'f'},	  {"watch", required_argument, NULL, 'w'},
 		{"reason", required_argument, NULL, 'r'}, {"all", no_argument, NULL, 'a'},
 		{"help", no_argument, NULL, 'h'},	  {0},
 	};
@@ -64,8 +64,8 @@ static void show_tried(const json_t *o, const char *time)
 	if (n && time)
 		printf("Put back by itself after %s. ", time);
 	if (n)
-		printf("%zu value%s tried: orchestractl config diff shows them, config save keeps them, unset takes them back.\n", n,
-		       n == 1 ? " is" : "s are");
+		printf("%zu value%s tried: orchestractl config diff shows them, config save keeps them, unset takes them back.\n",
+		       n, n == 1 ? " is" : "s are");
 }
 
 /* The change between two windows. */
@@ -91,8 +91,9 @@ static int change(struct ctl *c, const struct wish *w, json_t *body)
 		effect_show(c, &before, &after);
 	if (c->json) {
 		if (watch)
-			json_object_set_new(o, "effect",
-					    json_pack("{s:o s:o}", "before", effect_json(&before), "after", effect_json(&after)));
+			json_object_set_new(
+				o, "effect",
+				json_pack("{s:o s:o}", "before", effect_json(&before), "after", effect_json(&after)));
 		json_dumpf(o, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
 		putchar('\n');
 	}
@@ -127,14 +128,15 @@ static int is_free(struct ctl *c, json_t *set)
 int set_command(struct ctl *c, int argc, char **argv)
 {
 	struct wish w = {.watch_us = WATCH_US};
-	int code = take_options(&w, argc, argv,
-				"Usage: orchestractl set KEY VALUE [KEY VALUE]... [--for TIME] [--watch TIME] [--reason TEXT]\n"
-				"Tries values on the running daemon: all of them or none, until they are unset, saved, or the daemon "
-				"starts anew.\n\n"
-				"  --for TIME     put back after this time (10min), whatever becomes of this program\n"
-				"  --watch TIME   how long to look at requests, errors and latency before and after; default 10s, 0 = not\n"
-				"  --reason TEXT  for the audit log\n"
-				"Values are written as in --set: \"30 s\", \"256 MiB\", lists in JSON.");
+	int code = take_options(
+		&w, argc, argv,
+		"Usage: orchestractl set KEY VALUE [KEY VALUE]... [--for TIME] [--watch TIME] [--reason TEXT]\n"
+		"Tries values on the running daemon: all of them or none, until they are unset, saved, or the daemon "
+		"starts anew.\n\n"
+		"  --for TIME     put back after this time (10min), whatever becomes of this program\n"
+		"  --watch TIME   how long to look at requests, errors and latency before and after; default 10s, 0 = not\n"
+		"  --reason TEXT  for the audit log\n"
+		"Values are written as in --set: \"30 s\", \"256 MiB\", lists in JSON.");
 	if (code != -1)
 		return code;
 	if (w.all || optind == argc || (argc - optind) % 2)
@@ -168,6 +170,5 @@ int unset_command(struct ctl *c, int argc, char **argv)
 	json_t *keys = w.all ? json_true() : json_array();
 	for (int i = optind; i < argc; i++)
 		json_array_append_new(keys, json_string(argv[i]));
-	return change(c, &w,
-		      json_pack("{s:o s:s s:s*}", "unset", keys, "action", "unset", "reason", w.reason));
+	return change(c, &w, json_pack("{s:o s:s s:s*}", "unset", keys, "action", "unset", "reason", w.reason));
 }

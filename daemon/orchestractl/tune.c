@@ -93,16 +93,11 @@ static int take_option(struct tune *t, int opt, const char *arg)
 static bool take_options(struct tune *t, int argc, char **argv, int *code_r)
 {
 	static const struct option options[] = {
-		{"queries", required_argument, NULL, 'q'},
-		{"sample", required_argument, NULL, 's'},
-		{"limit", required_argument, NULL, 'l'},
-		{"recall", required_argument, NULL, 'r'},
-		{"probes", required_argument, NULL, 'p'},
-		{"svg", required_argument, NULL, 'g'},
-		{"apply", no_argument, NULL, 'a'},
-		{"yes", no_argument, NULL, 'y'},
-		{"help", no_argument, NULL, 'h'},
-		{0},
+		{"queries", required_argument, NULL, 'q'}, {"sample", required_argument, NULL, 's'},
+		{"limit", required_argument, NULL, 'l'},   {"recall", required_argument, NULL, 'r'},
+		{"probes", required_argument, NULL, 'p'},  {"svg", required_argument, NULL, 'g'},
+		{"apply", no_argument, NULL, 'a'},	   {"yes", no_argument, NULL, 'y'},
+		{"help", no_argument, NULL, 'h'},	   {0},
 	};
 	int opt;
 	*code_r = CTL_USAGE;

@@ -215,7 +215,8 @@ static bool agreed(const struct tune *t, const struct tune_point *best)
 	if (t->yes)
 		return true;
 	if (!isatty(STDIN_FILENO)) {
-		fputs("orchestractl: --apply: nothing was changed: there is no terminal to ask at; say --yes\n", stderr);
+		fputs("orchestractl: --apply: nothing was changed: there is no terminal to ask at; say --yes\n",
+		      stderr);
 		return false;
 	}
 	fprintf(stderr, "Set vectors.recall from %u to %u on the running daemon? [y/N] ", t->configured, percent(best));
@@ -229,10 +230,12 @@ static int apply(const struct tune *t, const struct tune_point *best)
 	if (!agreed(t, best))
 		return CTL_FAILED;
 	snprintf(value, sizeof(value), "%u", percent(best));
-	snprintf(reason, sizeof(reason), "tune vectors on namespace %.64s: recall %.4f in %lld us", t->c->namespace, tune_recall(best),
-		 (long long)best->vector_p50);
-	json_t *o = live_patch(t->c,
-			       json_pack("{s:{s:s} s:s s:s}", "set", "vectors.recall", value, "action", "tune", "reason", reason), &code);
+	snprintf(reason, sizeof(reason), "tune vectors on namespace %.64s: recall %.4f in %lld us", t->c->namespace,
+		 tune_recall(best), (long long)best->vector_p50);
+	json_t *o = live_patch(
+		t->c,
+		json_pack("{s:{s:s} s:s s:s}", "set", "vectors.recall", value, "action", "tune", "reason", reason),
+		&code);
 	if (!o)
 		return code;
 	live_say_audit(o);

@@ -42,7 +42,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		struct conf *after = load((struct span){out.p, out.len});
 		AN(after);
 		for (int i = 0; i < CONF_KEY_COUNT; i++)
-			AN(strcmp(conf_str(after, (enum conf_key)i), conf_str(i == (int)k ? dflt : before, (enum conf_key)i)) == 0);
+			AN(strcmp(conf_str(after, (enum conf_key)i),
+				  conf_str(i == (int)k ? dflt : before, (enum conf_key)i)) == 0);
 		conf_free(&after);
 	}
 	conf_free(&dflt);

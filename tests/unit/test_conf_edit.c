@@ -68,7 +68,8 @@ static void test_changes_in_place(void **state)
 	becomes("sync:{debounce_ms=0x32}", CONF_SYNC_DEBOUNCE_MS, "70", "sync:{debounce_ms=70}");
 	becomes("sync:{debounce_ms=50 batch_max=9}", CONF_SYNC_BATCH_MAX, "500", "sync:{debounce_ms=50 batch_max=500}");
 	becomes("user = \"ada\"; // who\n", CONF_USER, "ben", "user = \"ben\"; // who\n");
-	becomes("cache: { ttl = \"1 h\" /* long */ ; }", CONF_CACHE_TTL, "5 min", "cache: { ttl = \"5 min\" /* long */ ; }");
+	becomes("cache: { ttl = \"1 h\" /* long */ ; }", CONF_CACHE_TTL, "5 min",
+		"cache: { ttl = \"5 min\" /* long */ ; }");
 	becomes("cache: { ttl = \"1 \" \"h\"; }", CONF_CACHE_TTL, "5 min", "cache: { ttl = \"5 min\"; }");
 }
 
@@ -98,10 +99,13 @@ static void test_adds(void **state)
 	becomes("sync: {\n    batch_max = 9;\n    # more to come\n};\n", CONF_SYNC_DEBOUNCE_MS, "70",
 		"sync: {\n    batch_max = 9;\n    # more to come\n    debounce_ms = 70;\n};\n");
 	becomes("sync: {\n};\n", CONF_SYNC_DEBOUNCE_MS, "70", "sync: {\n\tdebounce_ms = 70;\n};\n");
-	becomes("sync: { batch_max = 9; };\n", CONF_SYNC_DEBOUNCE_MS, "70", "sync: { batch_max = 9; debounce_ms = 70; };\n");
+	becomes("sync: { batch_max = 9; };\n", CONF_SYNC_DEBOUNCE_MS, "70",
+		"sync: { batch_max = 9; debounce_ms = 70; };\n");
 	becomes("sync: {};\n", CONF_SYNC_DEBOUNCE_MS, "70", "sync: { debounce_ms = 70; };\n");
-	becomes("sync: {\n\tbatch_max = 9\n}\n", CONF_SYNC_DEBOUNCE_MS, "70", "sync: {\n\tbatch_max = 9\n\tdebounce_ms = 70;\n}\n");
-	becomes("sync: {\n\tbatch_max = 9; }\n", CONF_SYNC_DEBOUNCE_MS, "70", "sync: {\n\tbatch_max = 9; debounce_ms = 70; }\n");
+	becomes("sync: {\n\tbatch_max = 9\n}\n", CONF_SYNC_DEBOUNCE_MS, "70",
+		"sync: {\n\tbatch_max = 9\n\tdebounce_ms = 70;\n}\n");
+	becomes("sync: {\n\tbatch_max = 9; }\n", CONF_SYNC_DEBOUNCE_MS, "70",
+		"sync: {\n\tbatch_max = 9; debounce_ms = 70; }\n");
 	becomes("sync: { batch_max = 9 # x\n }", CONF_SYNC_DEBOUNCE_MS, "70", NULL);
 }
 
@@ -112,7 +116,8 @@ static void test_line_ends_and_marks(void **state)
 		"\xef\xbb\xbfsync: {\r\n\tbatch_max = 9;\r\n\tdebounce_ms = 70;\r\n};\r\n");
 	becomes("sync: {\r\n\tdebounce_ms = 50;\r\n};\r\n", CONF_SYNC_DEBOUNCE_MS, "70",
 		"sync: {\r\n\tdebounce_ms = 70;\r\n};\r\n");
-	becomes("user = \"a\";\r\n", CONF_SYNC_DEBOUNCE_MS, "70", "user = \"a\";\r\n\r\nsync: {\r\n\tdebounce_ms = 70;\r\n};\r\n");
+	becomes("user = \"a\";\r\n", CONF_SYNC_DEBOUNCE_MS, "70",
+		"user = \"a\";\r\n\r\nsync: {\r\n\tdebounce_ms = 70;\r\n};\r\n");
 }
 
 static void test_values(void **state)
@@ -120,7 +125,8 @@ static void test_values(void **state)
 	(void)state;
 	becomes("listen: { names = [\"a.example\"]; };", CONF_LISTEN_NAMES, "[\"b.example\",\"c.example\"]",
 		"listen: { names = (\"b.example\", \"c.example\"); };");
-	becomes("", CONF_PINGER_TARGETS, "[{\"name\":\"x\",\"url\":\"http://h/\",\"interval\":\"5 s\",\"expect\":200}]", NULL);
+	becomes("", CONF_PINGER_TARGETS, "[{\"name\":\"x\",\"url\":\"http://h/\",\"interval\":\"5 s\",\"expect\":200}]",
+		NULL);
 	/* JSON that libconfig has not: as a string, which reads the same. */
 	becomes("", CONF_PINGER_TARGETS, "[{\"a b\":null,\"n\":1.5}]", NULL);
 	becomes("", CONF_USER, "q\"uo\\te", "user = \"q\\\"uo\\\\te\";\n");
@@ -137,14 +143,16 @@ static void test_the_last_counts(void **state)
 	const char *text = "sync: { debounce_ms = 1; };\n@include \"other.conf\"\nsync: { debounce_ms = 2; };\n";
 	assert_true(conf_edit(SPAN(text), CONF_SYNC_DEBOUNCE_MS, "70", &out, &error));
 	buf_addc(&out, '\0');
-	assert_string_equal(out.p, "sync: { debounce_ms = 1; };\n@include \"other.conf\"\nsync: { debounce_ms = 70; };\n");
+	assert_string_equal(out.p,
+			    "sync: { debounce_ms = 1; };\n@include \"other.conf\"\nsync: { debounce_ms = 70; };\n");
 	buf_free(&out);
 }
 
 static void test_what_is_not_clean_is_refused(void **state)
 {
 	(void)state;
-	refused("listen: { names = (\"a.example\", # ours\n \"b.example\"); };", CONF_LISTEN_NAMES, "[]", "holds a comment");
+	refused("listen: { names = (\"a.example\", # ours\n \"b.example\"); };", CONF_LISTEN_NAMES, "[]",
+		"holds a comment");
 	refused("cache: { ttl = \"1 \" /* one */ \"h\"; };", CONF_CACHE_TTL, "1 s", "holds a comment");
 	refused("sync: {\n\tdebounce_ms = 5;\n", CONF_SYNC_DEBOUNCE_MS, "1", "never ends");
 	refused("a\n/* no end", CONF_SYNC_DEBOUNCE_MS, "1", "line 2");
@@ -158,8 +166,9 @@ static void test_what_is_not_clean_is_refused(void **state)
 /* Cut anywhere and changed: never beyond its end (ASan), never a result that the parser reads as something else. */
 static void test_every_cut(void **state)
 {
-	static const char text[] = "# c\n@include \"x\"\nsync: { debounce_ms = 5; /* d */ list = ( 1, [2], { a = \"b\\\"\"; } ); };\nuser = "
-				   "\"x\" \"y\";\n";
+	static const char text[] =
+		"# c\n@include \"x\"\nsync: { debounce_ms = 5; /* d */ list = ( 1, [2], { a = \"b\\\"\"; } ); };\nuser = "
+		"\"x\" \"y\";\n";
 	(void)state;
 	for (size_t n = 0; n < sizeof(text); n++) {
 		char *cut = malloc(n ? n : 1); /* no byte behind it */

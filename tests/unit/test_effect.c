@@ -18,7 +18,10 @@ int client_request(struct ctl *c, const char *method, const char *path, const ch
 void client_free(struct answer *a) { buf_free(&a->body); }
 int output_problem(const struct answer *a) { return a->status == 0 ? CTL_FAILED : CTL_OK; }
 const char *output_colour(const struct ctl *c, enum colour k) { return c && k == C_DIM ? "" : ""; }
-void output_bar(const char *what, uint64_t done, uint64_t total, bool on) { (void)what, (void)done, (void)total, (void)on; }
+void output_bar(const char *what, uint64_t done, uint64_t total, bool on)
+{
+	(void)what, (void)done, (void)total, (void)on;
+}
 
 static struct effect between(const char *a, const char *b)
 {
@@ -36,7 +39,8 @@ static struct effect between(const char *a, const char *b)
 static void test_counters_alone(void **state)
 {
 	(void)state;
-	struct effect e = between("# HELP x y\n" HTTP "{route=\"/v1/memories/{id}\",method=\"GET\",status=\"2xx\"} 100\n",
+	struct effect e = between("# HELP x y\n" HTTP
+				  "{route=\"/v1/memories/{id}\",method=\"GET\",status=\"2xx\"} 100\n",
 				  HTTP "{route=\"/v1/memories/{id}\",method=\"GET\",status=\"2xx\"} 300\n" HTTP
 				       "{route=\"/v1/memories\",method=\"POST\",status=\"5xx\"} 20\n" HTTP
 				       "{route=\"/metrics\",method=\"GET\",status=\"2xx\"} 5000\n" HTTP
@@ -52,11 +56,13 @@ static void test_counters_alone(void **state)
 static void test_quantiles(void **state)
 {
 	(void)state;
-	struct effect e = between(
-		TIME "_bucket{route=\"/a\",le=\"0.1\"} 1000\n" TIME "_bucket{route=\"/a\",le=\"+Inf\"} 1000\n" TIME
-		     "_sum{route=\"/a\"} 1\n" TIME "_count{route=\"/a\"} 1000\n",
-		TIME "_bucket{route=\"/a\",le=\"0.1\"} 1050\n" TIME "_bucket{route=\"/a\",le=\"0.2\"} 1090 # {trace_id=\"t\"} 0.15\n" TIME
-		     "_bucket{route=\"/a\",le=\"+Inf\"} 1100\n" TIME "_sum{route=\"/a\"} 11\n" TIME "_count{route=\"/a\"} 1100\n");
+	struct effect e = between(TIME "_bucket{route=\"/a\",le=\"0.1\"} 1000\n" TIME
+				       "_bucket{route=\"/a\",le=\"+Inf\"} 1000\n" TIME "_sum{route=\"/a\"} 1\n" TIME
+				       "_count{route=\"/a\"} 1000\n",
+				  TIME "_bucket{route=\"/a\",le=\"0.1\"} 1050\n" TIME
+				       "_bucket{route=\"/a\",le=\"0.2\"} 1090 # {trace_id=\"t\"} 0.15\n" TIME
+				       "_bucket{route=\"/a\",le=\"+Inf\"} 1100\n" TIME "_sum{route=\"/a\"} 11\n" TIME
+				       "_count{route=\"/a\"} 1100\n");
 	/* 0.2 is a bucket that was not there before: it was empty there as far as anybody knows, and cumulative counts only grow. */
 	assert_true(e.valid && e.latency && e.quantiles);
 	assert_true(fabs(e.mean - 0.1) < 1e-9);
@@ -73,9 +79,10 @@ static void test_quantiles(void **state)
 static void test_routes_add_up(void **state)
 {
 	(void)state;
-	struct effect e = between("", TIME "_bucket{route=\"/a\",le=\"+Inf\"} 10\n" TIME "_bucket{route=\"/a\",le=\"1\"} 10\n" TIME
-					   "_bucket{route=\"/b\",le=\"0.5\"} 0\n" TIME "_bucket{route=\"/b\",le=\"1\"} 90\n" TIME
-					   "_bucket{route=\"/b\",le=\"+Inf\"} 90\n" TIME "_bucket{route=\"/a\",le=\"0.5\"} 10\n");
+	struct effect e = between(
+		"", TIME "_bucket{route=\"/a\",le=\"+Inf\"} 10\n" TIME "_bucket{route=\"/a\",le=\"1\"} 10\n" TIME
+			 "_bucket{route=\"/b\",le=\"0.5\"} 0\n" TIME "_bucket{route=\"/b\",le=\"1\"} 90\n" TIME
+			 "_bucket{route=\"/b\",le=\"+Inf\"} 90\n" TIME "_bucket{route=\"/a\",le=\"0.5\"} 10\n");
 	assert_true(e.p50 > 0.5 && e.p50 < 1);
 	assert_true(fabs(e.p50 - (0.5 + 0.5 * 40 / 90)) < 1e-9);
 }
@@ -83,7 +90,16 @@ static void test_routes_add_up(void **state)
 /* Nothing of it makes it read beyond its end (ASan). */
 static void test_nonsense(void **state)
 {
-	static const char *const texts[] = {"{", "x{", "x{y", "x{y=", "x{y=\"", "x{y=\"z\\", "x{le=\"}\n", "x 1", "\n\n{}\n", "x{} # {",
+	static const char *const texts[] = {"{",
+					    "x{",
+					    "x{y",
+					    "x{y=",
+					    "x{y=\"",
+					    "x{y=\"z\\",
+					    "x{le=\"}\n",
+					    "x 1",
+					    "\n\n{}\n",
+					    "x{} # {",
 					    TIME "_bucket{le=\"nonsense\"} 1\n" TIME "_bucket{} x\n"};
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(texts); i++) {

@@ -12,9 +12,9 @@
 
 #define PAGE 100
 #define PAGE_MAX 1000
-#define PAGE_BYTES (4u << 20)	 /* of entries in one answer */
+#define PAGE_BYTES (4u << 20)  /* of entries in one answer */
 #define SCAN_BYTES (32u << 20) /* looked at for one answer: a page may be short, or empty, and have a next_cursor */
-#define ANSWER_MAX 2048	 /* of an action's own answer in its entry */
+#define ANSWER_MAX 2048	       /* of an action's own answer in its entry */
 
 /* ---- telling ---- */
 
@@ -22,9 +22,10 @@ static const struct {
 	void (*handle)(struct call *c);
 	const char *what;
 } noted[] = {
-	{breakers_open, "breaker-open"},	 {breakers_close, "breaker-close"},    {breakers_reset, "breaker-reset"},
-	{caches_purge, "purge"},		 {dead_retry, "dead-letters-retry"},   {dead_retry_all, "dead-letters-retry"},
-	{dead_discard, "dead-letters-discard"}, {dead_discard_all, "dead-letters-discard"},
+	{breakers_open, "breaker-open"},	 {breakers_close, "breaker-close"},
+	{breakers_reset, "breaker-reset"},	 {caches_purge, "purge"},
+	{dead_retry, "dead-letters-retry"},	 {dead_retry_all, "dead-letters-retry"},
+	{dead_discard, "dead-letters-discard"},	 {dead_discard_all, "dead-letters-discard"},
 	{namespaces_create, "namespace-create"}, {namespaces_patch, "namespace-change"},
 	{namespaces_delete, "namespace-delete"},
 };
@@ -40,7 +41,8 @@ static const char *what_of(const struct call *c)
 /* Of an erasure its receipt and nothing else: what was erased must not live on here. */
 static json_t *receipt_of(const json_t *answer)
 {
-	return json_pack("{s:O? s:O?}", "receipt", json_object_get(answer, "receipt"), "erased", json_object_get(answer, "erased"));
+	return json_pack("{s:O? s:O?}", "receipt", json_object_get(answer, "receipt"), "erased",
+			 json_object_get(answer, "erased"));
 }
 
 static json_t *fields_of(const struct call *c, bool erase)
@@ -81,7 +83,8 @@ bool audit_first(struct call *c)
 	bool sent = worker_command(c->api->w, line.p, on_noted, c) == 0;
 	if (!sent) {
 		stats_add(c->api->w->stats, STAT_AUDIT_LOST, 1);
-		buf_adds(&c->reply.head, "Orchestra-Audit: not recorded: the supervisor takes no commands at the moment\r\n");
+		buf_adds(&c->reply.head,
+			 "Orchestra-Audit: not recorded: the supervisor takes no commands at the moment\r\n");
 	}
 	buf_free(&line);
 	free(text);
@@ -181,7 +184,8 @@ static bool names_key(const json_t *o, const char *key)
 
 static bool wanted(const struct query *q, const json_t *o)
 {
-	const char *who = json_string_value(json_object_get(o, "who")), *what = json_string_value(json_object_get(o, "what")),
+	const char *who = json_string_value(json_object_get(o, "who")),
+		   *what = json_string_value(json_object_get(o, "what")),
 		   *time = json_string_value(json_object_get(o, "time"));
 	int64_t us = 0;
 	if (q->who && !(who && is_part(who, q->who)))

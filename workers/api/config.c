@@ -53,8 +53,9 @@ static json_t *one_key(const struct conf *conf, enum conf_key k, json_t *tried, 
 	conf_range(k, &range);
 	json_t *o = json_pack("{s:s s:o s:s s:s s:s s:b s:b s:s% s:s s:b}", "key", conf_key_name(k), "value",
 			      secret ? json_null() : json_string(value), "source", conf_source(conf, k), "default",
-			      conf_default(k), "type", type_name(conf_type(k)), "reloadable", conf_is_reloadable(k), "fixed",
-			      conf_is_fixed(conf, k), "range", range.p, range.len, "text", conf_help(k), "secret", secret);
+			      conf_default(k), "type", type_name(conf_type(k)), "reloadable", conf_is_reloadable(k),
+			      "fixed", conf_is_fixed(conf, k), "range", range.p, range.len, "text", conf_help(k),
+			      "secret", secret);
 	buf_free(&range);
 	if (!o)
 		return NULL;
@@ -119,16 +120,17 @@ static const struct {
 	const char *type, *problem;
 	int status;
 } refusals[] = {
-	{"invalid", "invalid-config", 400},   {"unknown", "unknown-key", 400},	   {"too-large", "invalid-config", 400},
-	{"needs-restart", "needs-restart", 409}, {"fixed", "key-fixed", 409}, {"not-tried", "not-tried", 409},
-	{"refused", "change-refused", 409},   {"busy", "busy", 503},
+	{"invalid", "invalid-config", 400},	 {"unknown", "unknown-key", 400}, {"too-large", "invalid-config", 400},
+	{"needs-restart", "needs-restart", 409}, {"fixed", "key-fixed", 409},	  {"not-tried", "not-tried", 409},
+	{"refused", "change-refused", 409},	 {"busy", "busy", 503},
 };
 
 static void patched(void *arg, int status, struct span json)
 {
 	struct call *c = arg;
 	json_t *o = status ? json_loadb(json.p, json.len, 0, NULL) : NULL;
-	const char *type = json_string_value(json_object_get(o, "type")), *why = json_string_value(json_object_get(o, "error")),
+	const char *type = json_string_value(json_object_get(o, "type")),
+		   *why = json_string_value(json_object_get(o, "error")),
 		   *noted = json_string_value(json_object_get(o, "audit"));
 	size_t i = 0;
 	while (type && i < ARRAY_LEN(refusals) && strcmp(refusals[i].type, type) != 0)
@@ -188,7 +190,9 @@ static bool take_field(struct call *c, json_t *request, const char *key, json_t 
 		return take_action(c, request, v);
 	} else if (strcmp(key, "reason") == 0 || strcmp(key, "file") == 0) {
 		if (!json_is_string(v) || json_string_length(v) > (*key == 'f' ? 4096 : REASON_MAX))
-			return bad(c, key, *key == 'f' ? "expected the path of what was saved" : "expected a text of at most 200 bytes");
+			return bad(c, key,
+				   *key == 'f' ? "expected the path of what was saved"
+					       : "expected a text of at most 200 bytes");
 	} else {
 		return bad(c, key, "is unknown; there are set, unset, for, action, reason and file");
 	}
@@ -200,12 +204,14 @@ static bool build(struct call *c, const json_t *body, struct buf *line)
 {
 	json_t *request = json_object(), *v;
 	const char *key;
-	bool ok = json_is_object(body) || bad(c, "body", "expected a JSON object, such as {\"set\": {\"log.level\": \"debug\"}}");
+	bool ok = json_is_object(body) ||
+		  bad(c, "body", "expected a JSON object, such as {\"set\": {\"log.level\": \"debug\"}}");
 	json_object_foreach ((json_t *)(uintptr_t)body, key, v) {
 		ok = ok && take_field(c, request, key, v);
 	}
 	const char *action = json_string_value(json_object_get(request, "action"));
-	bool something = json_object_size(json_object_get(request, "set")) || json_array_size(json_object_get(request, "unset")) ||
+	bool something = json_object_size(json_object_get(request, "set")) ||
+			 json_array_size(json_object_get(request, "unset")) ||
 			 json_is_true(json_object_get(request, "unset")) || (action && strcmp(action, "save") == 0);
 	ok = ok && (something || bad(c, "body", "says nothing to set or unset"));
 	char *text = ok ? json_dumps(request, JSON_COMPACT) : NULL;

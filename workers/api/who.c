@@ -30,7 +30,8 @@ void who_relay(struct call *c, const char *command, worker_answer_fn *answer)
 	if (rc == 0)
 		return;
 	if (e == EMSGSIZE)
-		problem(c, 413, "body-too-large", "body: is larger than what the supervisor takes (60 KiB); ask for less at once");
+		problem(c, 413, "body-too-large",
+			"body: is larger than what the supervisor takes (60 KiB); ask for less at once");
 	else
 		problem(c, 503, "supervisor-busy", "the supervisor takes no commands at the moment (%s); try again",
 			e == EAGAIN ? "its queue is full" : "it is gone");
@@ -41,6 +42,7 @@ bool who_is_whole(struct call *c)
 {
 	if (!c->who->namespaces)
 		return true;
-	problem(c, 403, "namespace-forbidden", "this concerns the whole daemon: it is for credentials of every namespace (*)");
+	problem(c, 403, "namespace-forbidden",
+		"this concerns the whole daemon: it is for credentials of every namespace (*)");
 	return false;
 }
