@@ -113,13 +113,19 @@ void conf_assign(struct conf_loading *l, enum conf_key k, struct span text, cons
 	buf_free(&why);
 }
 
-static void load_file(struct conf_loading *l)
+const char *conf_file_of(const struct conf_input *in)
 {
-	const char *path = l->in->file, *named = conf_env_get(l->in->env, "ORCHESTRA_CONFIG");
+	const char *path = in->file, *named = conf_env_get(in->env, "ORCHESTRA_CONFIG");
 	if (!path && named && *named)
 		path = named;
 	if (!path && access(CONF_SYSTEM_FILE, F_OK) == 0)
 		path = CONF_SYSTEM_FILE;
+	return path;
+}
+
+static void load_file(struct conf_loading *l)
+{
+	const char *path = conf_file_of(l->in);
 	if (path)
 		conf_parse_file(l, path);
 }
@@ -132,7 +138,7 @@ struct conf *conf_load(const struct conf_input *in, char **error_r)
 	conf_env_concurrency(&l);
 	conf_env_read(&l);
 	conf_env_sets(&l);
-	if (l.nerrors == 0) {
+	if (l.nerrors == 0 && !in->parts) {
 		conf_check_complete(&l);
 		conf_check_whole(&l);
 	}

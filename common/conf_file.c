@@ -203,6 +203,15 @@ static void scan_text(struct scan *s)
 	flush(s, s->p);
 }
 
+static const struct conf_draft *draft_of(const struct reading *r, const char *path)
+{
+	const struct conf_input *in = r->l->in;
+	for (size_t i = 0; i < in->ndrafts; i++)
+		if (strcmp(in->drafts[i].file, path) == 0)
+			return &in->drafts[i];
+	return NULL;
+}
+
 static int open_file(struct reading *r, const char *path, const char *where)
 {
 	struct stat st;
@@ -233,7 +242,13 @@ static void read_path(struct reading *r, const char *path, const char *where)
 	int fd = open_file(r, path, where);
 	if (fd == -1)
 		return;
-	if (!slurp(fd, &b)) {
+	const struct conf_draft *draft = draft_of(r, path);
+	if (draft) {
+		buf_add(&b, draft->text.p, draft->text.len);
+		buf_addc(&b, '\0');
+		b.len--;
+	}
+	if (!draft && !slurp(fd, &b)) {
 		conf_error(r->l, "%scannot read %s: %s", where, path, strerror(errno));
 	} else if (b.len > CONF_FILE_MAX) {
 		conf_error(r->l, "%s%s is larger than 4 MiB: no configuration", where, path);

@@ -11,12 +11,14 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "auditor.h"
 #include "imsg.h"
 #include "log.h"
+#include "tried.h"
 #include "upgrade.h"
 
 #define CLIENTS_MAX 64
-#define LINE_MAX_BYTES 1024
+#define LINE_MAX_BYTES 49152 /* a value that is tried, and its JSON */
 #define CLIENT_IDLE_S 60
 
 struct client {
@@ -25,6 +27,7 @@ struct client {
 	struct reply *waiting; /* one command at a time; NULL = none under way */
 	bool eof;	       /* the peer has said all; it may still read */
 	struct client *next;
+	char who[48];
 };
 
 struct control {
@@ -46,7 +49,11 @@ struct reply {
 	uint32_t token;
 	uint32_t ticket; /* in control->asked: of what a worker in slot `of` was asked */
 	unsigned of;
+	char who[96]; /* for the audit log */
 };
+
+const char *control_who(const struct reply *r) { return r->who; }
+const struct reply *control_next(const struct reply *r) { return r->next; }
 
 /* ---- commands ---- */
 
@@ -72,8 +79,13 @@ static void command_upgrade(struct supervisor *sv, struct span rest, struct repl
 
 static void command_drain(struct supervisor *sv, struct span rest, struct reply *r)
 {
+	char who[sizeof(r->who)];
 	(void)rest;
-	control_reply(&r, true, "{\"ok\":true,\"state\":\"draining\"}");
+	snprintf(who, sizeof(who), "%s", r->who);
+	if (sv->state == SUPERVISOR_DRAINING)
+		control_reply(&r, true, "{\"ok\":true,\"state\":\"draining\"}");
+	else
+		auditor_note(sv, who, "drain", NULL, &r, true, json_pack("{s:b s:s}", "ok", 1, "state", "draining"));
 	drain_start(sv, "told so by a command");
 }
 
@@ -100,6 +112,45 @@ static void command_config(struct supervisor *sv, struct span rest, struct reply
 	free(json);
 	json_decref(o);
 	free(value);
+}
+
+/* Values that are tried: {"set":{…},"unset":[…],"for_ms":N,"action":"set"}. */
+static void command_set(struct supervisor *sv, struct span rest, struct reply *r)
+{
+	json_t *request = json_loadb(rest.p, rest.len, JSON_REJECT_DUPLICATES, NULL);
+	if (json_is_object(request)) {
+		reload_change(sv, request, r);
+		return;
+	}
+	json_decref(request);
+	control_reply(&r, false, "{\"ok\":false,\"type\":\"invalid\",\"error\":\"set: expected a JSON object\"}");
+}
+
+static void command_tried(struct supervisor *sv, struct span rest, struct reply *r)
+{
+	(void)rest;
+	json_t *o = json_pack("{s:b s:o s:o}", "ok", 1, "tried", tried_json(sv), "file", status_conf_file(sv));
+	char *json = o ? json_dumps(o, JSON_COMPACT) : NULL;
+	control_reply(&r, json != NULL, json ? json : "{\"ok\":false,\"error\":\"no UTF-8\"}");
+	free(json);
+	json_decref(o);
+}
+
+/* What a worker did by itself and has to be noted: "WHAT {…}". */
+static void command_audit(struct supervisor *sv, struct span rest, struct reply *r)
+{
+	const char *blank = memchr(rest.p, ' ', rest.len);
+	size_t len = blank ? (size_t)(blank - rest.p) : 0;
+	json_t *fields = len ? json_loadb(blank + 1, rest.len - len - 1, 0, NULL) : NULL;
+	char what[32], who[sizeof(r->who)];
+	if (!json_is_object(fields) || len >= sizeof(what) || rest.len > AUDITOR_NOTE_MAX || !r->child) {
+		json_decref(fields);
+		control_reply(&r, false, "{\"ok\":false,\"error\":\"audit: is for workers: WHAT and a JSON object\"}");
+		return;
+	}
+	snprintf(what, sizeof(what), "%.*s", (int)len, rest.p);
+	snprintf(who, sizeof(who), "%s", r->who);
+	auditor_note(sv, who, what, fields, &r, true, json_pack("{s:b}", "ok", 1));
 }
 
 /* Handed on to a worker of this image, whose answer is the answer. */
@@ -169,6 +220,9 @@ static const struct command {
 	{"warm ", command_warm},
 	{"log", command_log},
 	{"ping ", command_ping},
+	{"set ", command_set},
+	{"tried", command_tried},
+	{"audit ", command_audit},
 };
 /* clang-format on */
 
@@ -188,7 +242,7 @@ static void run(struct supervisor *sv, struct span line, struct reply *r)
 	}
 	control_reply(&r, false,
 		      "{\"ok\":false,\"error\":\"unknown command; there are status, reload, "
-		      "upgrade, drain, stop, reopen-logs, config get KEY\"}");
+		      "upgrade, drain, stop, reopen-logs, config get KEY, tried, set JSON\"}");
 }
 
 /* ---- answers ---- */
@@ -347,10 +401,31 @@ void control_unasked(struct supervisor *sv, unsigned slot)
 void control_command(struct supervisor *sv, struct child *c, const struct span payload)
 {
 	struct reply *r = util_zalloc(sizeof(*r));
+	struct span text = {payload.p + sizeof(r->token), payload.len - sizeof(r->token)};
+	/* Behind the last newline: for whom. */
+	const char *newline = text.len ? memrchr(text.p, '\n', text.len) : NULL;
 	r->child = c;
 	r->incarnation = c->incarnation;
 	memcpy(&r->token, payload.p, sizeof(r->token));
-	run(sv, (struct span){payload.p + sizeof(r->token), payload.len - sizeof(r->token)}, r);
+	snprintf(r->who, sizeof(r->who), "%s", c->name);
+	if (newline) {
+		size_t len = (size_t)(text.p + text.len - newline) - 1;
+		snprintf(r->who, sizeof(r->who), "%.*s", (int)len, newline + 1);
+		util_utf8_scrub(r->who, strlen(r->who));
+		text.len = (size_t)(newline - text.p);
+	}
+	run(sv, text, r);
+}
+
+bool control_tell_api(struct supervisor *sv, const char *text)
+{
+	for (struct child *c = NULL; (c = child_next(sv, c));) {
+		if (!child_is_api(c) || c->state != CHILD_READY || c->former || upgrade_under_way(sv))
+			continue;
+		ask(sv, c->slot, SPAN(text), util_zalloc(sizeof(struct reply)));
+		return true;
+	}
+	return false;
 }
 
 /* ---- clients ---- */
@@ -368,6 +443,7 @@ static void on_read(struct bufferevent *bev, void *arg)
 		struct reply *r = util_zalloc(sizeof(*r));
 		r->client = c;
 		c->waiting = r;
+		snprintf(r->who, sizeof(r->who), "%s", c->who);
 		run(c->control->sv, (struct span){line, len}, r);
 		free(line);
 		return;
@@ -398,7 +474,11 @@ static struct client *client_new(struct control *control, evutil_socket_t fd)
 {
 	static const struct timeval idle = {CLIENT_IDLE_S, 0};
 	struct client *c = util_zalloc(sizeof(*c));
+	struct ucred peer = {.pid = 0};
+	socklen_t len = sizeof(peer);
 	c->control = control;
+	if (getsockopt((int)fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0)
+		snprintf(c->who, sizeof(c->who), "uid:%u,pid:%d", peer.uid, (int)peer.pid);
 	c->bev = bufferevent_socket_new(control->sv->base, fd, BEV_OPT_CLOSE_ON_FREE);
 	AN(c->bev);
 	c->next = control->clients;
@@ -451,11 +531,12 @@ json_t *control_handover(const struct reply *list)
 	for (; list; list = list->next) {
 		if (list->client)
 			json_array_append_new(all,
-					      json_pack("{s:i}", "client", (int)bufferevent_getfd(list->client->bev)));
+					      json_pack("{s:i s:s}", "client",
+							(int)bufferevent_getfd(list->client->bev), "who", list->who));
 		else if (list->child)
-			json_array_append_new(all, json_pack("{s:i s:I s:I}", "slot", (int)list->child->slot,
+			json_array_append_new(all, json_pack("{s:i s:I s:I s:s}", "slot", (int)list->child->slot,
 							     "incarnation", (json_int_t)list->incarnation, "token",
-							     (json_int_t)list->token));
+							     (json_int_t)list->token, "who", list->who));
 	}
 	return all;
 }
@@ -501,6 +582,8 @@ struct reply *control_adopt(struct supervisor *sv, json_t *clients, json_t *repl
 	json_array_foreach (replies, i, o) {
 		struct reply *r = util_zalloc(sizeof(*r));
 		json_int_t slot = json_integer_value(json_object_get(o, "slot"));
+		const char *who = json_string_value(json_object_get(o, "who"));
+		snprintf(r->who, sizeof(r->who), "%s", who ? who : "");
 		if ((v = json_object_get(o, "client"))) {
 			r->client = adopt_client(sv, v);
 			r->client->waiting = r;

@@ -11,6 +11,7 @@
 #include "log.h"
 #include "upgrade.h"
 #include "worker.h"
+#include "auditor.h"
 
 #define PHASES 3
 
@@ -107,7 +108,9 @@ void drain_step(struct supervisor *sv)
 			break;
 		sv->drain_phase++;
 	}
-	event_base_loopexit(sv->base, NULL);
+	/* What is to be noted is noted before; a disk that hangs is not waited for. */
+	static const struct timeval limit = {AUDITOR_WAIT_MS / 1000, 0};
+	event_base_loopexit(sv->base, auditor_busy(sv) ? &limit : NULL);
 }
 
 void drain_start(struct supervisor *sv, const char *why)

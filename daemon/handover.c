@@ -14,6 +14,7 @@
 #include "plant.h"
 #include "upgrade.h"
 #include "version.h"
+#include "tried.h"
 
 #define DOCUMENT_MAX (1 << 20)
 
@@ -136,6 +137,7 @@ static json_t *document(struct supervisor *sv, unsigned version, enum handover_p
 		(json_int_t)sv->ctl_inode, "upgrade_began_us", (json_int_t)upgrade_began_us(sv));
 	AN(o);
 	json_object_set_new(o, "reload_after", json_boolean(upgrade_reloads_after(sv)));
+	json_object_set_new(o, "tried", tried_handover(sv));
 	json_object_set_new(o, "clients", control_clients(sv));
 	json_object_set_new(o, "requests_layout", json_integer(LAYOUT_REQUESTS));
 	json_object_set_new(o, "starting", json_boolean(upgrade_starting(sv)));

@@ -8,24 +8,47 @@
  * Keys that cannot change in a running daemon keep their running values (conf_carry) and are
  * reported as "needs restart". A worker that was being born meanwhile runs with the old
  * configuration; it gets PREPARE and COMMIT in one go when it says READY, and if it refuses,
- * it is killed and born again with the new one. A reload asked for during a reload runs after it. */
+ * it is killed and born again with the new one. A reload asked for during a reload runs after it.
+ *
+ * Values that are tried (tried.h) come and go by the same steps; only what is loaded in the first differs. */
 #define LOG_SUBSYSTEM LOG_IN_CONF
 #include <errno.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "audit.h"
+#include "auditor.h"
 #include "fault.h"
 #include "imsg.h"
 #include "log.h"
+#include "tried.h"
 #include "upgrade.h"
 #include "worker.h"
 
+#define CHANGES_MAX 16 /* that wait for their turn */
+#define TOKENS_MAX (4u << 20)
+
 #define LEAVING "{\"ok\":false,\"result\":\"failed\",\"error\":\"the daemon is leaving\"}"
+
+/* What is asked for besides a reload. */
+struct change {
+	struct change *next;
+	struct reply *reply;
+	json_t *request; /* NULL: a revert */
+	char who[96];
+};
 
 struct reload {
 	struct supervisor *sv;
-	struct conf *next; /* under way when set */
+	struct change *change;	/* that is under way, or NULL: a plain reload */
+	struct change *changes; /* that wait */
+	unsigned nchanges;
+	struct tried *tried;	     /* what will be tried when all agree; NULL before */
+	json_t *settled;	     /* keys that are not tried any more, since the file says the same */
+	char tokens[AUDIT_HASH + 1]; /* of the token file, "" without one */
+	struct conf *next;	     /* under way when set */
 	int fd_next, fd_next_tls;
 	unsigned unanswered;
 	json_t *keys; /* [{key, result, from, to}] */
@@ -35,7 +58,25 @@ struct reload {
 	struct event *timer, *rerun;
 };
 
-bool reload_active(const struct supervisor *sv) { return sv->reload->next || sv->reload->again; }
+bool reload_active(const struct supervisor *sv) { return sv->reload->next || sv->reload->again || sv->reload->changes; }
+
+static const char *action_of(const struct change *ch)
+{
+	if (!ch || !ch->request)
+		return ch ? "revert" : "reload";
+	const char *action = json_string_value(json_object_get(ch->request, "action"));
+	return action ? action : "set";
+}
+
+static void change_free(struct change **chp)
+{
+	struct change *ch = *chp;
+	if (!ch)
+		return;
+	json_decref(ch->request);
+	free(ch);
+	*chp = NULL;
+}
 
 /* ---- the end of a run ---- */
 
@@ -51,24 +92,115 @@ static void clear(struct reload *r)
 	evtimer_del(r->timer);
 	json_decref(r->keys);
 	r->keys = NULL;
+	json_decref(r->settled);
+	r->settled = NULL;
+	tried_free(&r->tried);
+	change_free(&r->change);
 	for (struct child *c = NULL; (c = child_next(r->sv, c));)
 		c->prepare = PREPARE_NONE;
-	if (r->again)
+	if (r->again || r->changes)
 		event_active(r->rerun, EV_TIMEOUT, 0);
 }
 
-static void fail(struct reload *r, const char *why)
+/* ---- the audit log ---- */
+
+/* Who asked, and for what: members of the entry. */
+static const char *asked_by(const struct reload *r, json_t *fields)
 {
-	json_t *o = json_pack("{s:b s:s s:s}", "ok", 0, "result", "failed", "error", why);
-	char *json = o ? json_dumps(o, JSON_COMPACT) : NULL;
-	log_error_event(reload_failed, NULL, "reload failed, the old configuration stays: %s", why);
-	if (r->sv->state == SUPERVISOR_RUNNING)
-		notify_status("Reload failed: %s", why);
-	control_reply_all(&r->now, false, json ? json : "{\"ok\":false,\"result\":\"failed\"}");
-	free(json);
-	json_decref(o);
-	clear(r);
+	static const char *const said[] = {"file", "reason", "for_ms"};
+	json_t *also = json_array();
+	const char *who = r->change ? r->change->who : "signal:SIGHUP";
+	unsigned n = 0;
+	for (const struct reply *w = r->now; w; w = control_next(w), n++) {
+		if (n == 0)
+			who = control_who(w);
+		else if (json_array_size(also) < 8)
+			json_array_append_new(also, json_string(control_who(w)));
+	}
+	if (json_array_size(also))
+		json_object_set(fields, "asked_also", also);
+	json_decref(also);
+	for (size_t i = 0; r->change && i < ARRAY_LEN(said); i++) {
+		json_t *v = json_object_get(r->change->request, said[i]);
+		if (v)
+			json_object_set_new(fields, said[i],
+					    json_is_string(v) ? auditor_text(json_string_value(v)) : json_incref(v));
+	}
+	return who;
 }
+
+/* The entry, and then the answer to all that wait. */
+static void note_end(struct reload *r, bool ok, json_t *answer)
+{
+	json_t *fields = json_object(), *changes = json_object_get(answer, "keys"),
+	       *error = json_object_get(answer, "error");
+	json_object_set(fields, "result", json_object_get(answer, "result"));
+	if (changes)
+		json_object_set(fields, "changes", changes);
+	if (ok && json_array_size(r->settled))
+		json_object_set(fields, "settled", r->settled);
+	if (error)
+		json_object_set_new(fields, "error", auditor_text(json_string_value(error)));
+	const char *who = asked_by(r, fields);
+	auditor_note(r->sv, who, action_of(r->change), fields, &r->now, ok, answer);
+}
+
+static void digest_tokens(const struct conf *c, char hash_r[AUDIT_HASH + 1])
+{
+	const char *path = conf_str(c, CONF_AUTH_TOKENS_FILE);
+	struct buf b = {0};
+	ssize_t n = 1;
+	int fd = *path ? open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
+	hash_r[0] = '\0';
+	while (fd != -1 && n > 0 && b.len < TOKENS_MAX) {
+		buf_reserve(&b, 4096);
+		n = read(fd, b.p + b.len, 4096);
+		b.len += n > 0 ? (size_t)n : 0;
+	}
+	if (fd != -1) {
+		audit_sha256((struct span){b.p, b.len}, hash_r);
+		close(fd);
+	}
+	buf_free(&b);
+}
+
+void reload_note_tokens(struct supervisor *sv) { digest_tokens(sv->conf, sv->reload->tokens); }
+
+/* What is in it is known to hold hashes of tokens only; even so no more than its own hash is noted. */
+static void note_tokens(struct reload *r, const char *who)
+{
+	char was[AUDIT_HASH + 1];
+	memcpy(was, r->tokens, sizeof(was));
+	reload_note_tokens(r->sv);
+	if (strcmp(was, r->tokens) == 0)
+		return;
+	auditor_note(r->sv, who, "tokens",
+		     json_pack("{s:s s:s s:s}", "file", conf_str(r->sv->conf, CONF_AUTH_TOKENS_FILE), "from_sha256",
+			       was, "to_sha256", r->tokens),
+		     NULL, true, NULL);
+}
+
+static void fail_as(struct reload *r, const char *type, const char *why)
+{
+	size_t len = strlen(why);
+	char *said = util_strndup(why, len > 4096 ? 4096 : len);
+	util_utf8_scrub(said, strlen(said)); /* a worker's words may hold a path */
+	log_error_event(reload_failed, NULL, "%s failed, the old configuration stays: %s", action_of(r->change), said);
+	if (r->sv->state == SUPERVISOR_RUNNING)
+		notify_status("%s failed: %s", r->change ? "A change" : "Reload", said);
+	json_t *o = json_pack("{s:b s:s s:s}", "ok", 0, "result", "failed", "error", said);
+	AN(o);
+	if (type)
+		json_object_set_new(o, "type", json_string(type));
+	bool stuck = r->change && !r->change->request;
+	note_end(r, false, o);
+	free(said);
+	clear(r);
+	if (stuck)
+		tried_stuck(r->sv);
+}
+
+static void fail(struct reload *r, const char *why) { fail_as(r, r->change ? "refused" : NULL, why); }
 
 static void succeed(struct reload *r)
 {
@@ -76,14 +208,17 @@ static void succeed(struct reload *r)
 	json_t *o = json_pack("{s:b s:s s:i s:i s:i s:O}", "ok", 1, "result", result, "applied", (int)r->applied,
 			      "needs_restart", (int)r->refused, "unchanged",
 			      (int)(CONF_KEY_COUNT - r->applied - r->refused), "keys", r->keys);
-	char *json = o ? json_dumps(o, JSON_COMPACT) : NULL;
-	AN(json);
-	log_info_event(reload_done, NULL, "reload: %u keys applied, %u need a restart", r->applied, r->refused);
+	AN(o);
+	char who[96];
+	log_info_event(reload_done, NULL, "%s: %u keys applied, %u need a restart", action_of(r->change), r->applied,
+		       r->refused);
 	if (r->sv->state == SUPERVISOR_RUNNING)
 		notify_ready(r->sv);
-	control_reply_all(&r->now, true, json);
-	free(json);
-	json_decref(o);
+	if (r->sv->tried->n || r->change)
+		json_object_set_new(o, "tried", tried_json(r->sv));
+	snprintf(who, sizeof(who), "%s", r->now ? control_who(r->now) : r->change ? r->change->who : "signal:SIGHUP");
+	note_end(r, true, o);
+	note_tokens(r, who);
 	clear(r);
 }
 
@@ -133,6 +268,7 @@ static void commit(struct reload *r)
 	conf_free(&sv->conf);
 	sv->conf = r->next;
 	r->next = NULL;
+	tried_commit(sv, &r->tried);
 	close(sv->fd_conf);
 	sv->fd_conf = r->fd_next;
 	if (sv->fd_tls_files != -1)
@@ -214,15 +350,13 @@ static void note_change(void *arg, enum conf_key k, bool reloadable)
 {
 	struct reload *r = arg;
 	bool secret = conf_is_secret(r->sv->conf, k) || conf_is_secret(r->next, k);
-	char *from = secret ? NULL : conf_text(r->sv->conf, k);
-	char *to = secret ? NULL : conf_text(r->next, k);
-	json_array_append_new(r->keys, json_pack("{s:s s:s s:s* s:s*}", "key", conf_key_name(k), "result",
-						 reloadable ? "applied" : "needs restart", "from", from, "to", to));
-	log_info("reload: %s: %.100s → %.100s%s", conf_key_name(k), from ? from : "(secret)", to ? to : "(secret)",
-		 reloadable ? "" : " needs a restart");
+	const char *from = secret ? NULL : conf_str(r->sv->conf, k), *to = secret ? NULL : conf_str(r->next, k);
+	json_array_append_new(r->keys, json_pack("{s:s s:s s:o* s:o*}", "key", conf_key_name(k), "result",
+						 reloadable ? "applied" : "needs restart", "from", auditor_text(from),
+						 "to", auditor_text(to)));
+	log_info("%s: %s: %.100s → %.100s%s", action_of(r->change), conf_key_name(k), from ? from : "(secret)",
+		 to ? to : "(secret)", reloadable ? "" : " needs a restart");
 	reloadable ? r->applied++ : r->refused++;
-	free(from);
-	free(to);
 }
 
 static void ask_all(struct reload *r)
@@ -245,19 +379,47 @@ static void ask_all(struct reload *r)
 		commit(r);
 }
 
+/* What is to be in force, and what of it is tried. NULL: said why. */
+static struct conf *next_of(struct reload *r, char **type_r, char **error_r)
+{
+	struct supervisor *sv = r->sv;
+	bool file = !r->change || strcmp(action_of(r->change), "save") == 0;
+	const char *type = NULL;
+	struct conf *next;
+	if (file) {
+		next = conf_load(&sv->input, error_r);
+		next = next ? tried_rebase(sv, next, &r->tried, error_r) : NULL;
+		r->settled = next ? tried_settled(sv, r->tried) : NULL;
+		type = "invalid";
+	} else if (r->change->request) {
+		next = tried_propose(sv, r->change->request, r->change->who, &r->tried, &type, error_r);
+	} else {
+		next = tried_expire(sv, &r->tried, error_r);
+		if (!next) { /* those that stay make no sense without those that go */
+			log_warn("a value that was tried cannot be put back alone (%s): all that is tried is put back",
+				 *error_r ? *error_r : "unknown error");
+			free(*error_r);
+			*error_r = NULL;
+			next = tried_drop(sv, &r->tried);
+		}
+	}
+	*type_r = (char *)(uintptr_t)(r->change ? type : NULL);
+	return next;
+}
+
 static void run(struct reload *r)
 {
 	struct supervisor *sv = r->sv;
-	char *error = NULL;
+	char *error = NULL, *type = NULL;
 	r->applied = r->refused = 0;
 	r->keys = json_array();
 	if (sv->state == SUPERVISOR_RUNNING)
 		notify_reloading();
-	r->next = conf_load(&sv->input, &error);
+	r->next = next_of(r, &type, &error);
 	if (r->next)
 		conf_log_secrets(r->next); /* before anything is said about it */
 	if (!r->next || !listen_check(r->next, &error)) {
-		fail(r, error ? error : "unknown error");
+		fail_as(r, type, error ? error : "unknown error");
 		free(error);
 		return;
 	}
@@ -276,14 +438,73 @@ static void run(struct reload *r)
 		ask_all(r);
 }
 
+static void run_change(struct reload *r)
+{
+	struct change *ch = r->changes;
+	r->changes = ch->next;
+	r->nchanges--;
+	r->change = ch;
+	control_wait(&r->now, ch->reply);
+	ch->reply = NULL;
+	run(r);
+}
+
 static void on_rerun(evutil_socket_t fd, short what, void *arg)
 {
 	struct reload *r = arg;
 	(void)fd, (void)what;
+	if (r->next)
+		return;
+	if (!r->again && r->changes) {
+		run_change(r);
+		return;
+	}
+	if (!r->again)
+		return;
 	r->again = false;
 	r->now = r->later;
 	r->later = NULL;
 	run(r);
+}
+
+static bool refuse_change(struct supervisor *sv, struct reply **reply)
+{
+	if (sv->state == SUPERVISOR_DRAINING)
+		control_reply(reply, false, LEAVING);
+	else if (upgrade_active(sv))
+		control_reply(
+			reply, false,
+			"{\"ok\":false,\"result\":\"failed\",\"type\":\"busy\",\"error\":\"an upgrade is under way; try "
+			"again when it is over\"}");
+	else if (sv->reload->nchanges >= CHANGES_MAX)
+		control_reply(
+			reply, false,
+			"{\"ok\":false,\"result\":\"failed\",\"type\":\"busy\",\"error\":\"16 changes wait for their turn "
+			"already; try again\"}");
+	else
+		return false;
+	return true;
+}
+
+void reload_change(struct supervisor *sv, json_t *request, struct reply *reply)
+{
+	struct reload *r = sv->reload;
+	if (refuse_change(sv, &reply)) {
+		json_decref(request);
+		if (!request)
+			tried_stuck(sv);
+		return;
+	}
+	struct change *ch = util_zalloc(sizeof(*ch)), **last = &r->changes;
+	ch->request = request;
+	ch->reply = reply;
+	snprintf(ch->who, sizeof(ch->who), "%s", reply ? control_who(reply) : "timer");
+	while (*last)
+		last = &(*last)->next;
+	*last = ch;
+	r->nchanges++;
+	if (!r->next && !r->again)
+		run_change(r);
 }
 
 void reload_start(struct supervisor *sv, struct reply *reply)
@@ -302,7 +523,7 @@ void reload_start(struct supervisor *sv, struct reply *reply)
 			"over\"}");
 		return;
 	}
-	if (r->next || r->again) {
+	if (r->next || r->again || r->changes) {
 		control_wait(&r->later, reply);
 		r->again = true;
 		return;
@@ -311,10 +532,22 @@ void reload_start(struct supervisor *sv, struct reply *reply)
 	run(r);
 }
 
+static void drop_changes(struct reload *r)
+{
+	while (r->changes) {
+		struct change *ch = r->changes;
+		r->changes = ch->next;
+		control_reply(&ch->reply, false, LEAVING);
+		change_free(&ch);
+	}
+	r->nchanges = 0;
+}
+
 void reload_cancel(struct supervisor *sv)
 {
 	struct reload *r = sv->reload;
 	r->again = false;
+	drop_changes(r);
 	event_del(r->rerun);
 	if (r->next) {
 		abort_all(r);
@@ -340,6 +573,7 @@ void reload_free(struct supervisor *sv)
 	if (!r)
 		return;
 	r->again = false;
+	drop_changes(r);
 	clear(r);
 	event_free(r->timer);
 	event_free(r->rerun);

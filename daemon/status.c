@@ -1,5 +1,6 @@
 /* The process tree for people: what the supervisor knows, and CPU and memory from /proc. */
 #include <jansson.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -8,6 +9,7 @@
 #include "upgrade.h"
 #include "version.h"
 #include "worker.h"
+#include "tried.h"
 
 /* utime + stime in seconds and resident bytes; false when the process is gone. */
 static bool usage(pid_t pid, double *cpu_r, int64_t *rss_r)
@@ -82,6 +84,14 @@ static json_t *worker(const struct child *c)
 	return o;
 }
 
+json_t *status_conf_file(const struct supervisor *sv)
+{
+	const char *file = conf_file_of(&sv->input);
+	char path[PATH_MAX];
+	json_t *o = file && realpath(file, path) ? json_string(path) : NULL;
+	return o ? o : json_null();
+}
+
 char *status_json(struct supervisor *sv)
 {
 	static const char *const states[] = {"starting", "running", "draining"};
@@ -97,6 +107,8 @@ char *status_json(struct supervisor *sv)
 		json_object_set_new(o, "upgrade", json_string(upgrade_phase(sv)));
 	if (sv->tls_address[0])
 		json_object_set_new(o, "tls", json_string(sv->tls_address));
+	json_object_set_new(o, "config_file", status_conf_file(sv));
+	json_object_set_new(o, "tried", tried_json(sv));
 	json_object_set_new(o, "started_at", time_text(sv->started_real_us));
 	add_usage(o, getpid());
 	char *text = json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(15)); /* 0.06, not 0.059999999999999998 */

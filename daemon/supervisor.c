@@ -17,6 +17,8 @@
 #include "upgrade.h"
 #include "version.h"
 #include "worker.h"
+#include "auditor.h"
+#include "tried.h"
 
 int supervisor_high(int fd)
 {
@@ -136,6 +138,12 @@ static void reap(struct supervisor *sv)
 	}
 }
 
+static void note_signal(struct supervisor *sv, const char *who)
+{
+	if (sv->state != SUPERVISOR_DRAINING)
+		auditor_note(sv, who, "drain", NULL, NULL, true, NULL);
+}
+
 static void on_signal(evutil_socket_t sig, short what, void *arg)
 {
 	struct supervisor *sv = arg;
@@ -144,12 +152,17 @@ static void on_signal(evutil_socket_t sig, short what, void *arg)
 	case SIGCHLD: reap(sv); break;
 	case SIGTERM:
 	case SIGINT:
-		if (sv->state == SUPERVISOR_DRAINING)
+		if (sv->state == SUPERVISOR_DRAINING) {
 			drain_now(sv, "a second signal: at once");
-		else
+		} else {
+			note_signal(sv, sig == SIGTERM ? "signal:SIGTERM" : "signal:SIGINT");
 			drain_start(sv, sig == SIGTERM ? "SIGTERM" : "SIGINT");
+		}
 		break;
-	case SIGQUIT: drain_now(sv, "SIGQUIT: at once"); break;
+	case SIGQUIT:
+		note_signal(sv, "signal:SIGQUIT");
+		drain_now(sv, "SIGQUIT: at once");
+		break;
 	case SIGHUP:
 		log_info("SIGHUP: reloading");
 		reload_start(sv, NULL);
@@ -179,6 +192,7 @@ static void catch_signals(struct supervisor *sv)
 {
 	_Static_assert(ARRAY_LEN(sigs) <= ARRAY_LEN(((struct supervisor *)0)->signals), "room");
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN); /* a limit of files' sizes is an error of the write to the audit log */
 	for (size_t i = 0; i < ARRAY_LEN(sigs); i++) {
 		struct event *e = evsignal_new(sv->base, sigs[i], on_signal, sv);
 		AN(e && event_add(e, NULL) == 0);
@@ -354,6 +368,8 @@ static struct supervisor *supervisor_new(const struct conf_input *input, char **
 	AN(sv->base);
 	reload_open(sv);
 	upgrade_open(sv);
+	tried_begin(sv);
+	auditor_begin(sv);
 	return sv;
 }
 
@@ -385,6 +401,7 @@ static void close_all(struct supervisor *sv)
 
 static void supervisor_free(struct supervisor *sv)
 {
+	auditor_end(sv);
 	upgrade_free(sv);
 	reload_free(sv);
 	control_free(sv);
@@ -400,6 +417,7 @@ static void supervisor_free(struct supervisor *sv)
 	if (sv->unlink_unix)
 		listen_unlink(sv->unix_path, sv->unix_inode);
 	close_all(sv);
+	tried_end(sv);
 	event_base_free(sv->base);
 	conf_free(&sv->conf);
 	free(sv->data_dir);
@@ -437,6 +455,7 @@ int supervisor_run(const struct conf_input *input, char **argv)
 	reap(sv); /* what whoever was this process before exec has left */
 	int code;
 	if (open_outside(sv) && open_inside(sv)) {
+		reload_note_tokens(sv);
 		start_log(sv);
 		pool_start(sv);
 		start_ticking(sv);
@@ -464,6 +483,7 @@ int supervisor_take_over(const struct conf_input *input, char **argv, int docume
 	}
 	upgrade_adopted(sv, doc, control_adopt(sv, json_object_get(doc, "clients"), json_object_get(doc, "replies")));
 	json_decref(doc);
+	reload_note_tokens(sv);
 	catch_signals(sv);
 	reap(sv); /* whoever died between the two images */
 	start_ticking(sv);

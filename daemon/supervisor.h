@@ -32,6 +32,8 @@ struct reload;
 struct upgrade;
 struct control;
 struct reply;
+struct tried;
+struct auditor;
 
 /* STARTING → READY → DRAINING → STOPPED is a good life. From any state with a process death leads
  * to STARTING (again, at once), BACKING_OFF (again, later) or CRASHED (not again until a reload).
@@ -102,6 +104,9 @@ struct supervisor {
 	struct reload *reload;
 	struct upgrade *upgrade;
 	struct control *control;
+	struct tried *tried; /* on top of what the file says: never NULL */
+	struct event *tried_timer;
+	struct auditor *auditor;
 	char **argv;		/* as started */
 	char *program;		/* path of the binary, which an upgrade looks at again */
 	struct event *watchdog; /* NULL: systemd watches nobody */
@@ -182,6 +187,11 @@ void drain_free(struct supervisor *sv);
 /* reload.c: the whole new configuration or none of it. */
 void reload_open(struct supervisor *sv);
 void reload_start(struct supervisor *sv, struct reply *r); /* takes r over; NULL: a signal */
+/* What `request` asks for is tried, or the file is read after it was saved; NULL: values whose time is over are put
+ * back. One after the other. Takes both over; r NULL: nobody waits. */
+void reload_change(struct supervisor *sv, json_t *request, struct reply *r);
+/* The token file is as it is now: what a reload compares it with. */
+void reload_note_tokens(struct supervisor *sv);
 void reload_answer(struct supervisor *sv, struct child *c, bool ok, struct span why);
 void reload_child_gone(struct supervisor *sv, struct child *c);
 void reload_child_ready(struct supervisor *sv, struct child *c);
@@ -192,6 +202,11 @@ void reload_free(struct supervisor *sv);
 /* control.c: commands from PATH.ctl and from api workers. */
 bool must_check control_open(struct supervisor *sv);
 void control_command(struct supervisor *sv, struct child *c, const struct span payload);
+/* Who asks, for the audit log: "uid:1000,pid:812", "token:ci". */
+const char *control_who(const struct reply *r);
+const struct reply *control_next(const struct reply *r); /* who waits for the same */
+/* A word to the first api worker that can take it. False: there is none. */
+bool control_tell_api(struct supervisor *sv, const char *text);
 /* A worker's answer to what it was asked. False: malformed. */
 bool must_check control_told(struct supervisor *sv, struct child *c, const struct span payload);
 /* Nobody in that slot answers any more: who asked is told so. */
@@ -215,6 +230,7 @@ struct reply *control_adopt(struct supervisor *sv, json_t *clients, json_t *repl
 
 /* status.c: malloc'ed JSON. */
 char *status_json(struct supervisor *sv);
+json_t *status_conf_file(const struct supervisor *sv); /* the file's path from the root on, or null */
 
 /* listen.c. False: logged why. */
 bool must_check listen_open(struct supervisor *sv);

@@ -13,6 +13,7 @@
 #include "log.h"
 #include "upgrade-private.h"
 #include "version.h"
+#include "auditor.h"
 
 bool upgrade_active(const struct supervisor *sv) { return sv->upgrade->phase != PHASE_NONE; }
 json_t *upgrade_replies(struct supervisor *sv) { return control_handover(sv->upgrade->replies); }
@@ -51,10 +52,24 @@ static void release_signals(struct upgrade *u)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
+/* The entry of the audit log, and then the answer to all that wait. */
+static void note_end(struct upgrade *u, bool ok, json_t *o)
+{
+	static const char *const said[] = {"result", "from", "version"};
+	json_t *fields = json_object(), *error = json_object_get(o, "error");
+	char who[96];
+	for (size_t i = 0; i < ARRAY_LEN(said); i++)
+		if (json_object_get(o, said[i]))
+			json_object_set(fields, said[i], json_object_get(o, said[i]));
+	if (error)
+		json_object_set_new(fields, "error", auditor_text(json_string_value(error)));
+	snprintf(who, sizeof(who), "%s", u->replies ? control_who(u->replies) : "signal:SIGUSR2");
+	auditor_note(u->sv, who, "upgrade", fields, &u->replies, ok, o);
+}
+
 static void end(struct upgrade *u, bool ok, json_t *o)
 {
-	char *json = o ? json_dumps(o, JSON_COMPACT) : NULL;
-	AN(json);
+	AN(o);
 	release_signals(u);
 	u->phase = PHASE_NONE;
 	evtimer_del(u->timer);
@@ -63,9 +78,7 @@ static void end(struct upgrade *u, bool ok, json_t *o)
 	upgrade_close_fd(&u->fd_former);
 	upgrade_close_fd(&u->fd_former_conf);
 	buf_free(&u->said);
-	control_reply_all(&u->replies, ok, json);
-	free(json);
-	json_decref(o);
+	note_end(u, ok, o);
 	if (u->reload_after) {
 		u->reload_after = false;
 		reload_start(u->sv, NULL);
@@ -107,6 +120,7 @@ void upgrade_hold(struct upgrade *u)
 	sigset_t all;
 	if (u->held)
 		return;
+	auditor_settle(u->sv);
 	control_unasked(u->sv, SLOT_WARMER); /* the other image would not know who waits */
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, NULL);
@@ -119,6 +133,7 @@ void upgrade_become(struct supervisor *sv, int program, int document)
 	char number[24];
 	snprintf(number, sizeof(number), "%d", document);
 	AN(sv->upgrade->held);
+	auditor_settle(sv); /* its thread ends with the exec */
 	handover_keep_open(sv, true);
 	(void)fcntl(document, F_SETFD, 0);
 	setenv(ENV_HANDOVER, number, 1);

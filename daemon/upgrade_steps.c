@@ -10,6 +10,7 @@
 #include "upgrade-private.h"
 #include "version.h"
 #include "worker.h"
+#include "tried.h"
 
 /* ---- the new image: one worker after the other ---- */
 
@@ -208,8 +209,10 @@ static bool use_next(struct supervisor *sv)
 	free(error);
 	if (!next)
 		return sv->conf;
-	if (sv->conf)
+	if (sv->conf) {
 		conf_carry(next, sv->conf);
+		next = tried_over_next(sv, next);
+	}
 	conf_free(&sv->conf);
 	sv->conf = next;
 	sv->upgrade->fd_former_conf = sv->fd_conf;
@@ -221,6 +224,8 @@ static bool use_next(struct supervisor *sv)
 bool upgrade_configure(struct supervisor *sv, json_t *doc)
 {
 	sv->conf = conf_load_foreign(sv->fd_conf);
+	if (sv->conf)
+		tried_adopt(sv, json_object_get(doc, "tried"));
 	bool stays = is_rollback(doc) && sv->conf; /* workers that noticed nothing run with it */
 	if (!stays && !use_next(sv))
 		return false;

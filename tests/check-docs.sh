@@ -136,7 +136,7 @@ for t in sorted(types):
 
 keys = set(re.findall(r'^CONF\(\w+, "([^"]+)"', read("common/conf.def"), re.M))
 sections = {k.split(".")[0] for k in keys if "." in k}
-EXTENSIONS = {"c", "h", "def", "md", "py", "conf", "db", "seg", "spare", "tmp", "sock", "ctl", "yaml", "sh", "so"}
+EXTENSIONS = {"c", "h", "def", "md", "py", "conf", "db", "seg", "spare", "tmp", "sock", "ctl", "yaml", "sh", "so", "log"}
 pattern = re.compile(r"(?<![\w./*-])(%s)\.([a-z][a-z0-9_]*)(?![\w/(])" % "|".join(sorted(sections)))
 for path in DOCS + ["docs/man/orchestrad.8", "docs/man/orchestractl.1", "docs/openapi.yaml"]:
     for n, line in enumerate(read(path).split("\n"), 1):

@@ -133,6 +133,7 @@ struct http_conn {
 	bool over; /* accepted beyond max_connections: answers what on_spare() lets through, and ends */
 	unsigned uid;
 	struct http_peer peer;
+	int pid;	  /* of who made the connection */
 	struct buf *sink; /* tests: output goes here, there is no socket */
 	struct event *ev_read, *ev_write;
 	struct http_conn *next, **pprev; /* all connections */

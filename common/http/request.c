@@ -148,6 +148,14 @@ bool http_peer_uid(const struct http_request *r, unsigned *uid_r)
 	return true;
 }
 
+bool http_peer_pid(const struct http_request *r, int *pid_r)
+{
+	if (!r->c->has_uid)
+		return false;
+	*pid_r = r->c->pid;
+	return true;
+}
+
 bool http_peer_loopback(const struct http_request *r) { return r->c->unix_peer || r->c->loopback; }
 
 struct http_peer http_peer(const struct http_request *r) { return r->c->peer; }

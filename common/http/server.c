@@ -177,6 +177,7 @@ static void accepted(struct http_listener *l, int fd, const struct sockaddr_stor
 		c->unix_peer = c->peer.local = true;
 		c->has_uid = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &u, &len) == 0;
 		c->uid = c->has_uid ? u.uid : 0;
+		c->pid = c->has_uid ? u.pid : 0;
 	}
 	if (l->tls && !http_tls_open(c)) {
 		http_conn_close(c);

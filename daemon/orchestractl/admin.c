@@ -8,30 +8,13 @@
 
 /* The supervisor's listening socket takes connections even when no api worker is there to answer. A
  * reload needs at most 5 s; one that is asked for twice does no harm. */
-#define API_PATIENCE_MS 7000
+#define API_PATIENCE_MS CLIENT_PATIENCE_MS
 #define UPGRADE_PATIENCE_MS 180000 /* check, and the readiness of every worker */
 #define VALUE_COLUMNS 40	   /* of a key's value in a list */
 
-/* The API first: it knows who is allowed to. 404: an api that does not relay this verb. 401: we have no token;
- * the supervisor's own socket lets in who owns the daemon. What the first try complains about is of no
- * interest when the second works, and said by it when not. */
-static int ask_within(struct ctl *c, long patience_ms, const char *method, const char *path, const char *line,
-		      struct answer *a)
-{
-	c->quiet = true;
-	c->timeout_ms = patience_ms;
-	int code = client_request(c, method, path, NULL, a);
-	c->quiet = false;
-	c->timeout_ms = 0;
-	if (code == CTL_OK && a->status != 401 && a->status != 404 && a->status != 503)
-		return CTL_OK;
-	client_free(a);
-	return client_control(c, line, false, a);
-}
-
 static int ask(struct ctl *c, const char *method, const char *path, const char *line, struct answer *a)
 {
-	return ask_within(c, API_PATIENCE_MS, method, path, line, a);
+	return client_ask(c, API_PATIENCE_MS, method, path, NULL, line, a);
 }
 
 static bool plain_arguments(int argc, char **argv, const char *help, int *code_r)
@@ -117,6 +100,24 @@ static void show_lag(struct ctl *c, const json_t *o)
 		       output_colour(c, C_PLAIN));
 }
 
+/* Values that are tried: not what the next start will have. */
+static void show_tried(struct ctl *c, const json_t *o)
+{
+	size_t i;
+	json_t *t;
+	json_array_foreach (json_object_get(o, "tried"), i, t) {
+		char left[16];
+		const json_t *ms = json_object_get(t, "left_ms");
+		output_duration(json_number_value(ms) / 1000, left);
+		printf("%stried: %s = ", output_colour(c, C_YELLOW), output_str(t, "key"));
+		output_line(output_str(t, "value"), VALUE_COLUMNS);
+		printf(" instead of ");
+		output_line(output_str(t, "base"), VALUE_COLUMNS);
+		printf(" (%s%s%s)%s\n", output_str(t, "who"), ms ? ", put back in " : "", ms ? left : "",
+		       output_colour(c, C_PLAIN));
+	}
+}
+
 static void show_tree(struct ctl *c, const json_t *o)
 {
 	size_t i;
@@ -130,6 +131,7 @@ static void show_tree(struct ctl *c, const json_t *o)
 	if (json_object_get(o, "upgrade"))
 		printf("%supgrade: %s%s\n", output_colour(c, C_YELLOW), output_str(o, "upgrade"),
 		       output_colour(c, C_PLAIN));
+	show_tried(c, o);
 	putchar('\n');
 	printf("%s%-13s %8s  %-11s %9s %8s %9s %9s %7s %7s  %s%s\n", output_colour(c, C_DIM), "PROCESS", "PID", "STATE",
 	       "UPTIME", "RESTARTS", "CPU", "MEMORY", "WAITING", "WORKING", "LAST EXIT", output_colour(c, C_PLAIN));
@@ -226,7 +228,7 @@ int admin_upgrade(struct ctl *c, int argc, char **argv)
 		    "one would not.",
 		    &code))
 		return code;
-	code = ask_within(c, UPGRADE_PATIENCE_MS, "POST", "/v1/admin/upgrade", "upgrade", &a);
+	code = client_ask(c, UPGRADE_PATIENCE_MS, "POST", "/v1/admin/upgrade", NULL, "upgrade", &a);
 	return show_answer(c, code, &a, show_upgrade, "The former binary serves on.\n");
 }
 
@@ -246,41 +248,6 @@ int admin_drain(struct ctl *c, int argc, char **argv)
 		puts("The daemon has left.");
 	if (code == CTL_OK && a.status != 200)
 		code = c->json ? CTL_FAILED : output_problem(&a);
-	client_free(&a);
-	return code;
-}
-
-/* ---- config ---- */
-
-int admin_config(struct ctl *c, int argc, char **argv)
-{
-	struct answer a;
-	struct buf path = {0}, line = {0};
-	if (argc > 1 && strcmp(argv[argc - 1], "--help") == 0) {
-		puts("Usage: orchestractl config get KEY\nPrints the effective value of a key.");
-		return CTL_OK;
-	}
-	if (argc != 3 || strcmp(argv[1], "get") != 0 || strchr(argv[2], '\n'))
-		return ctl_usage("config: expected \"get KEY\"");
-	char *key = client_escape(argv[2]);
-	buf_printf(&path, "/v1/admin/config/%s", key);
-	buf_addc(&path, '\0');
-	buf_printf(&line, "config get %s", argv[2]);
-	buf_addc(&line, '\0');
-	int code = ask(c, "GET", path.p, line.p, &a);
-	if (code == CTL_OK && a.status != 200) {
-		code = output_problem(&a);
-	} else if (code == CTL_OK && c->json) {
-		output_raw(&a);
-	} else if (code == CTL_OK) {
-		json_t *o = output_parse(&a);
-		puts(output_str(o, "value"));
-		code = o ? CTL_OK : CTL_FAILED;
-		json_decref(o);
-	}
-	free(key);
-	buf_free(&path);
-	buf_free(&line);
 	client_free(&a);
 	return code;
 }

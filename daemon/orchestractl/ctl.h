@@ -13,6 +13,8 @@ enum ctl_exit { CTL_OK = 0, CTL_FAILED = 1, CTL_USAGE = 2, CTL_UNREACHABLE = 3 }
 
 struct ctl {
 	const char *socket;    /* Unix socket of the API */
+	const char *url;       /* http:// or https:// instead, or NULL: then `socket` only names it */
+	const char *cacert;    /* for https: authorities in PEM; NULL: those of the system */
 	char *authorization;   /* "Authorization: Bearer …", or NULL */
 	const char *namespace; /* NULL: the default one */
 	bool json;	       /* print the daemon's JSON as it is */
@@ -58,6 +60,15 @@ int must_check client_control_open(const struct ctl *c);
  * `until_gone`, returns only when the daemon has closed the socket. */
 int must_check client_control(struct ctl *c, const char *line, bool until_gone, struct answer *a);
 
+/* The API first: it knows who is allowed to; then the supervisor's own socket, which lets in who owns the daemon and works when
+ * no api worker lives. Waits for either no longer than patience_ms. */
+#define CLIENT_PATIENCE_MS 7000
+int must_check client_ask(struct ctl *c, long patience_ms, const char *method, const char *path, const char *body,
+			  const char *line, struct answer *a);
+/* What follows goes to the daemon at a socket's path or an address (http://…, https://…), which must live as long.
+ * CTL_USAGE: said why not. */
+int must_check client_aim(struct ctl *c, const char *name);
+
 /* ---- output.c ---- */
 /* Prints the problem of an answer that is no success (RFC 9457) on standard error; CTL_FAILED. */
 int output_problem(const struct answer *a);
@@ -99,7 +110,12 @@ int admin_status(struct ctl *c, int argc, char **argv);
 int admin_reload(struct ctl *c, int argc, char **argv);
 int admin_upgrade(struct ctl *c, int argc, char **argv);
 int admin_drain(struct ctl *c, int argc, char **argv);
-int admin_config(struct ctl *c, int argc, char **argv);
+int config_command(struct ctl *c, int argc, char **argv);
+int drift_run(struct ctl *c, int n, char **profiles);
+int set_command(struct ctl *c, int argc, char **argv);
+int unset_command(struct ctl *c, int argc, char **argv);
+int apply_command(struct ctl *c, int argc, char **argv);
+int audit_command(struct ctl *c, int argc, char **argv);
 int admin_check(struct ctl *c, int argc, char **argv);
 int migrate_command(struct ctl *c, int argc, char **argv);
 int admin_namespaces(struct ctl *c, int argc, char **argv);

@@ -15,7 +15,7 @@
 
 static const char usage[] =
 	"Usage: orchestractl tune vectors [--namespace NAME] [--queries FILE|- | --sample N] [--limit N] [--recall X]\n"
-	"                                 [--probes N,...] [--svg FILE] [--apply] [--json]\n"
+	"                                 [--probes N,...] [--svg FILE] [--apply [--yes]] [--json]\n"
 	"Asks the same questions with all vectors compared and with several targets of recall, and prints how much each\n"
 	"finds and how long it takes; recommends the smallest one that finds enough.\n\n"
 	"  --queries FILE  questions, one a line: a text, or JSON with \"query\" or \"embedding\"\n"
@@ -24,7 +24,7 @@ static const char usage[] =
 	"  --recall X      what is enough, 0.5 to 1 (default: vectors.recall of the daemon)\n"
 	"  --probes N,...  measures reading so many lists, too\n"
 	"  --svg FILE      writes the curve there\n"
-	"  --apply         says how the recommendation is put into force";
+	"  --apply         puts the recommendation into force, after asking; --yes: without";
 
 /* Whole percents, because that is what vectors.recall takes. */
 static const unsigned char aims[] = {80, 90, 95, 97, 98, 99, 100};
@@ -64,6 +64,7 @@ static int take_option(struct tune *t, int opt, const char *arg)
 	case 'q': t->queries = arg; return CTL_OK;
 	case 'g': t->svg = arg; return CTL_OK;
 	case 'a': t->apply = true; return CTL_OK;
+	case 'y': t->yes = true; return CTL_OK;
 	case 's':
 		if (!whole(arg, 1, TUNE_QUESTIONS_MAX, &v))
 			return ctl_usage("tune vectors: --sample needs a whole number from 1 to %d",
@@ -92,15 +93,11 @@ static int take_option(struct tune *t, int opt, const char *arg)
 static bool take_options(struct tune *t, int argc, char **argv, int *code_r)
 {
 	static const struct option options[] = {
-		{"queries", required_argument, NULL, 'q'},
-		{"sample", required_argument, NULL, 's'},
-		{"limit", required_argument, NULL, 'l'},
-		{"recall", required_argument, NULL, 'r'},
-		{"probes", required_argument, NULL, 'p'},
-		{"svg", required_argument, NULL, 'g'},
-		{"apply", no_argument, NULL, 'a'},
-		{"help", no_argument, NULL, 'h'},
-		{0},
+		{"queries", required_argument, NULL, 'q'}, {"sample", required_argument, NULL, 's'},
+		{"limit", required_argument, NULL, 'l'},   {"recall", required_argument, NULL, 'r'},
+		{"probes", required_argument, NULL, 'p'},  {"svg", required_argument, NULL, 'g'},
+		{"apply", no_argument, NULL, 'a'},	   {"yes", no_argument, NULL, 'y'},
+		{"help", no_argument, NULL, 'h'},	   {0},
 	};
 	int opt;
 	*code_r = CTL_USAGE;

@@ -34,8 +34,8 @@ struct tune {
 	struct ctl *c;
 	const char *queries, *svg; /* files; NULL: none */
 	size_t sample, limit;
-	double wanted; /* recall; 0: the daemon's own */
-	bool apply;
+	double wanted;	 /* recall; 0: the daemon's own */
+	bool apply, yes; /* yes: nobody is asked */
 	/* what the daemon says of itself */
 	unsigned configured; /* vectors.recall, percent; 0: not told */
 	char *source;	     /* of that */

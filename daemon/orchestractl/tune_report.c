@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "live.h"
 #include "tune.h"
 #include "tune_plot.h"
 
@@ -207,6 +208,46 @@ int tune_report_svg(const struct tune *t, const struct tune_point *best)
 	return ok ? CTL_OK : CTL_FAILED;
 }
 
+/* A question that is not asked of anybody is answered with no. */
+static bool agreed(const struct tune *t, const struct tune_point *best)
+{
+	char answer[16] = "";
+	if (t->yes)
+		return true;
+	if (!isatty(STDIN_FILENO)) {
+		fputs("orchestractl: --apply: nothing was changed: there is no terminal to ask at; say --yes\n",
+		      stderr);
+		return false;
+	}
+	fprintf(stderr, "Set vectors.recall from %u to %u on the running daemon? [y/N] ", t->configured, percent(best));
+	return fgets(answer, sizeof(answer), stdin) && (*answer == 'y' || *answer == 'Y');
+}
+
+static int apply(const struct tune *t, const struct tune_point *best)
+{
+	int code;
+	char value[8], reason[160];
+	if (!agreed(t, best))
+		return CTL_FAILED;
+	snprintf(value, sizeof(value), "%u", percent(best));
+	snprintf(reason, sizeof(reason), "tune vectors on namespace %.64s: recall %.4f in %lld us", t->c->namespace,
+		 tune_recall(best), (long long)best->vector_p50);
+	json_t *o = live_patch(
+		t->c,
+		json_pack("{s:{s:s} s:s s:s}", "set", "vectors.recall", value, "action", "tune", "reason", reason),
+		&code);
+	if (!o)
+		return code;
+	live_say_audit(o);
+	json_decref(o);
+	fprintf(stderr,
+		"vectors.recall is %s now, and is tried: orchestractl config save keeps it, orchestractl unset vectors.recall takes it "
+		"back.\nWhat else shapes the index (vectors.flat_rows, vectors.raw, vectors.exact_bytes) needs a restart: write it into the "
+		"file.\n",
+		value);
+	return CTL_OK;
+}
+
 int tune_report_apply(const struct tune *t, const struct tune_point *best)
 {
 	if (!best) {
@@ -217,14 +258,5 @@ int tune_report_apply(const struct tune *t, const struct tune_point *best)
 		fprintf(stderr, "vectors.recall is %u already: nothing to apply.\n", t->configured);
 		return CTL_OK;
 	}
-	fprintf(stderr,
-		"orchestractl: --apply: nothing was changed, for a daemon takes its settings from its configuration only. Put\n"
-		"    vectors: { recall = %u; };\n"
-		"there (beside other keys of vectors, within the same braces), then: orchestractl reload\n",
-		percent(best));
-	if (t->source && (strcmp(t->source, "flag") == 0 || strncmp(t->source, "env ", 4) == 0))
-		fprintf(stderr,
-			"It comes from \"%s\" at present, which goes before the file: take it out there and restart.\n",
-			t->source);
-	return CTL_FAILED;
+	return apply(t, best);
 }

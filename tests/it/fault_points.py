@@ -3,6 +3,7 @@
 common/fault.h says how a point is armed. A scenario says what has to happen so that a role comes by: most points are
 on the way of the clients' own requests and need none.
 """
+import http.client
 import json
 import mmap
 import os
@@ -23,7 +24,7 @@ SLOT = struct.Struct("<III20s")  # struct fault_slot: armed, pid, skip, role
 OFF, ARMED, TAKEN = range(3)
 SETS = ["api.workers=2", "sync.debounce_ms=20", "sync.batch_max=50", "sync.ring_bytes=65536", "sync.ack=journal",
         "journal.segment_bytes=1048576", "cache.l1_bytes=1048576", "memories.trash_ttl=1 s", "log.level=debug",
-        "vectors.exact_bytes=0", "vectors.flat_rows=64"]  # lists come at sizes that a test makes
+        "vectors.exact_bytes=0", "vectors.flat_rows=64", "audit.max_bytes=4 KiB"]  # lists come at sizes that a test makes
 
 
 def points():
@@ -325,6 +326,21 @@ def reload_targets(w, _):
     w.o.signal(signal.SIGHUP)
 
 
+def reload_or_start(w, _):
+    """Whoever died in the middle of an entry has a successor, who finds half of it."""
+    if w.o.process.poll() is not None:
+        w.o.start(wait=False)
+    else:
+        reload_targets(w, _)
+
+
+def try_for_a_moment(w, _):
+    try:
+        w.o.patch("/v1/admin/config", {"set": {"sync.wait_max": "9 s"}, "for": "20 ms"}, fresh=True)
+    except (OSError, http.client.HTTPException):
+        pass  # its time was over before the answer
+
+
 def leave(w, _):
     if w.o.process.poll() is None:
         w.o.signal(signal.SIGTERM)
@@ -357,6 +373,7 @@ START = Scenario(start_again, 4.0, prepare=FaultWorld.kill_everything)
 NO_SPARES = Scenario(start_without_spares, 2.0)
 DAMAGED = Scenario(start_damaged, 4.0)
 RELOAD = Scenario(reload_targets, 0.2)
+TRIED = Scenario(try_for_a_moment, 0.2)
 UPGRADE = Scenario(lambda w, role: w.o.signal(signal.SIGUSR2), 5.0, prepare=before_upgrade)
 DRAIN = Scenario(leave, 5.0, over=left)
 RESTART = Scenario(leave, 3.0)
@@ -387,7 +404,8 @@ SCENARIOS = {
     "writes_resending": SYNC_DIES, "child_forked": FORK,
     "quarantine_copied": DAMAGED, "quarantine_named": DAMAGED,
     "conf_prepared": RELOAD, "conf_committing": RELOAD, "conf_committed": RELOAD, "reload_voted": RELOAD, "reload_half": RELOAD,
-    "pinger_ending": RELOAD, "target_renaming": RELOAD, "target_named": RELOAD,
+    "tried_reverting": TRIED, "audit_torn": RELOAD, "audit_written": RELOAD, "audit_renamed": RELOAD, "audit_rotated": RELOAD,
+    "audit_repairing": Scenario(reload_or_start, 0.2), "pinger_ending": RELOAD, "target_renaming": RELOAD, "target_named": RELOAD,
     "handover_settled": UPGRADE, "handover_left": UPGRADE, "upgrade_becoming": UPGRADE, "upgrade_adopting": UPGRADE,
     "worker_draining": DRAIN, "drain_committed": DRAIN, "drain_flushed": DRAIN, "drain_telling": DRAIN,
 }
@@ -396,6 +414,7 @@ BY_ROLE = {("warmer", "cache"): START, ("warmer", "ring"): SUCCESSOR, ("api", "c
 # Points that are passed only after a death at another one, which is therefore armed first.
 BEHIND = {("cache_repair", "sync"): ("cache_headed", "api"), ("cache_repair", "api"): ("cache_headed", "api"),
           ("cache_emptying", "sync"): ("cache_headed", "api"), ("cache_emptying", "api"): ("cache_headed", "api"),
+          ("audit_repairing", "supervisor"): ("audit_torn", "supervisor"),
           ("replay_cutting", "sync"): ("journal_half", "sync"), ("replay_cut", "sync"): ("journal_half", "sync")}
 
 

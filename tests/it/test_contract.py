@@ -185,6 +185,17 @@ def test_openapi_is_what_the_daemon_does(contract):
         contract.call("GET", path, path, 200)
     contract.call("GET", "/v1/admin/config/log.level", "/v1/admin/config/{name}", 200)
     contract.call("GET", "/v1/admin/config/none", "/v1/admin/config/{name}", 404)
+    config = "/v1/admin/config"
+    contract.call("GET", config + "?fingerprint_key=" + "ab" * 16, config, 200)
+    contract.call("GET", config + "?fingerprint_key=x", config, 400)
+    contract.call("PATCH", config, config, 200, {"set": {"vectors.recall": 95}, "for": "1 h", "reason": "the contract"})
+    contract.call("PATCH", config, config, 400, {"set": {"vectors.recall": 0}})
+    contract.call("PATCH", config, config, 409, {"set": {"sync.ack": "store"}})
+    contract.call("PATCH", config, config, 413, {"set": {"listen.names": "x" * 70000}})
+    contract.call("GET", config, config, 200)
+    contract.call("PATCH", config, config, 200, {"unset": True})
+    contract.call("GET", "/v1/admin/audit?limit=1", "/v1/admin/audit", 200)
+    contract.call("GET", "/v1/admin/audit?order=up", "/v1/admin/audit", 400)
     breakers = "/v1/admin/breakers"
     contract.call("GET", breakers, breakers, 200)
     for verb in ("open", "close", "reset"):

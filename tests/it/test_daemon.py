@@ -262,7 +262,7 @@ def test_completion_in_bash():
         r = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
         assert r.returncode == 0 and not r.stderr, r
         return r.stdout.split()
-    assert complete("s") == ["status", "search"] and complete("--j") == ["--json"]
+    assert complete("s") == ["status", "search", "set"] and complete("--j") == ["--json"]
     assert complete("--namespace", "work", "imp") == ["import"]
     assert complete("import", "s") == [] and complete("--socket", "s") == []     # bash goes on with file names
 

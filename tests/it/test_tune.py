@@ -2,7 +2,7 @@
 
 Broken code that this would catch: a memory that finds itself and counts, recall that is measured against anything but the true
 nearest, targets that are not what is sent, figures of another row, a recommendation that finds too little, an exit status of 0 for
-bad input, a terminal's colours in a file, a line to apply that the daemon does not take.
+bad input, a terminal's colours in a file, a recommendation that is not what is set, or is set unasked.
 """
 import json
 import os
@@ -203,19 +203,22 @@ def test_an_interrupt_ends_it(daemon_with_lists):
     assert (p.returncode, out) == (-signal.SIGINT, "") and "interrupted" in err
 
 
-def test_what_is_said_to_be_put_into_the_file_is_taken(make):
+def test_what_is_recommended_is_put_into_force(make):
     o = make(conf="", sets=SMALL_STAGES)
     fill(o, "noise", [vector() for _ in range(800)])
     lists_of(o, "noise")
     args = ("--namespace", "noise", "--sample", "60", "--recall", "0.5", "--apply")
-    r = tune(o, *args)
-    assert r.returncode == 1 and "nothing was changed" in r.stderr, r
-    line = next(x.strip() for x in r.stderr.splitlines() if x.startswith("    "))
-    assert line == "vectors: { recall = 80; };"
-    with open(os.path.join(o.dir, "orchestra.conf"), "w") as f:
-        f.write(line + "\n")
-    assert o.ctl("reload").returncode == 0
-    assert o.ctl("config", "get", "vectors.recall").stdout.strip() == "80"
+    r = tune(o, *args, stdin="y\n")
+    assert r.returncode == 1 and "there is no terminal to ask at; say --yes" in r.stderr, r
+    assert o.ctl("config", "get", "vectors.recall").stdout.strip() == "98"
+    r = tune(o, *args, "--yes")
+    assert r.returncode == 0 and "vectors.recall is 80 now" in r.stderr, r
+    assert o.ctl("config", "get", "vectors.recall", "--source").stdout == "80  (tried)\n"
+    entry = o.get("/v1/admin/audit?what=tune").json["entries"][0]
+    assert entry["changes"][0]["to"] == "80" and entry["reason"].startswith("tune vectors on namespace noise: recall ")
+    assert o.ctl("config", "save").returncode == 0
+    with open(os.path.join(o.dir, "orchestra.conf")) as f:
+        assert f.read() == "vectors: {\n\trecall = 80;\n};\n"
     r = tune(o, *args)
     assert r.returncode == 0 and "vectors.recall is 80 already" in r.stderr, r
     assert ", as it is: " in r.stdout
@@ -225,7 +228,7 @@ def test_a_setting_that_goes_before_the_file_is_named(make):
     o = make(sets=SMALL_STAGES + ["vectors.recall=93"])
     fill(o, "noise", [vector() for _ in range(800)])
     lists_of(o, "noise")
-    r = tune(o, "--namespace", "noise", "--sample", "60", "--recall", "0.5", "--apply")
-    assert r.returncode == 1 and 'It comes from "flag" at present' in r.stderr, r
+    r = tune(o, "--namespace", "noise", "--sample", "60", "--recall", "0.5", "--apply", "--yes")
+    assert r.returncode == 1 and "vectors.recall is fixed by the flag --set" in r.stderr, r
     assert "with 93 as it is" in r.stdout
     assert 0.93 in [p["target"] for p in targets(tuned(o, "--namespace", "noise", "--sample", "60"))]

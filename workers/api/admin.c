@@ -1,6 +1,4 @@
 /* /v1/admin: commands that the supervisor carries out, and its status. */
-#include <errno.h>
-
 #include "api.h"
 #include "handlers.h"
 
@@ -9,15 +7,6 @@ static void on_answer(void *arg, int status, struct span json)
 	struct call *c = arg;
 	c->reply.status = status ? 409 : 200;
 	buf_add(&c->reply.body, json.p, json.len);
-	call_reply(c);
-}
-
-static void relay(struct call *c, const char *command, worker_answer_fn *answer)
-{
-	if (worker_command(c->api->w, command, answer, c) == 0)
-		return;
-	problem(c, 503, "supervisor-busy", "the supervisor takes no commands at the moment (%s); try again",
-		errno == EAGAIN ? "its queue is full" : "it is gone");
 	call_reply(c);
 }
 
@@ -38,7 +27,7 @@ void admin_config(struct call *c)
 	struct buf line = {0};
 	buf_printf(&line, "config get %s", c->name);
 	buf_addc(&line, '\0');
-	relay(c, line.p, on_value);
+	who_relay(c, line.p, on_value);
 	buf_free(&line);
 }
 
@@ -57,7 +46,7 @@ static void on_status(void *arg, int status, struct span json)
 	call_reply(c);
 }
 
-void admin_status(struct call *c) { relay(c, "status", on_status); }
-void admin_reload(struct call *c) { relay(c, "reload", on_answer); }
-void admin_upgrade(struct call *c) { relay(c, "upgrade", on_answer); }
-void admin_drain(struct call *c) { relay(c, "drain", on_answer); }
+void admin_status(struct call *c) { who_relay(c, "status", on_status); }
+void admin_reload(struct call *c) { who_relay(c, "reload", on_answer); }
+void admin_upgrade(struct call *c) { who_relay(c, "upgrade", on_answer); }
+void admin_drain(struct call *c) { who_relay(c, "drain", on_answer); }

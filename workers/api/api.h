@@ -79,6 +79,7 @@ struct call {
 	bool erase;	 /* DELETE …?erase=true */
 	bool wait_store; /* answer only when the store has it */
 	bool wait_ends;	 /* after sync.wait_max the journal will do */
+	bool noted;	 /* in the audit log, or on the way there */
 	bool stored;	 /* set before committed(): the store has it */
 	unsigned attempts;
 	uint64_t txn_id;
@@ -91,7 +92,7 @@ struct call {
 	int64_t waited_ns;   /* for threads, all in all */
 	const char *problem; /* type of the last one; static */
 	int streamed_status; /* of an answer that is streamed; 0 = it is not */
-	bool noted;	     /* requests.h */
+	bool logged;	     /* requests.h */
 	char ns[LIMIT_NAMESPACE + 1]; /* what it turned out to be about; for the request log */
 	enum verdict (*evaluate)(struct call *c, struct reader *rd);
 	void (*read)(struct call *c, struct reader *rd);

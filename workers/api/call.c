@@ -4,6 +4,7 @@
 
 #include "api.h"
 #include "clock.h"
+#include "handlers.h"
 #include "requests.h"
 
 #define ATTEMPTS_MAX 1000 /* each conflict means that somebody else's write went through */
@@ -25,8 +26,10 @@ void call_free(struct call *c)
 void call_reply(struct call *c)
 {
 	struct reply *r = &c->reply;
-	buf_addc(&r->head, 0);
 	AN(r->status);
+	if (audit_first(c))
+		return;
+	buf_addc(&r->head, 0);
 	router_count(c, r->status);
 	requests_note(c);
 	http_reply(c->req, r->status, r->content_type ? r->content_type : "application/json", r->head.p, r->body.p,

@@ -91,6 +91,18 @@ void caches_top(struct call *c);
 void caches_inspect(struct call *c);
 void caches_purge(struct call *c);
 
+/* config.c, audit.c, who.c */
+void config_list(struct call *c);
+void config_patch(struct call *c);
+void audit_list(struct call *c);
+/* True: this action is noted before it is answered, and call_reply() is called again then. */
+bool audit_first(struct call *c);
+bool audit_asked(struct worker *w, struct span text, struct buf *answer);
+void who_text(const struct call *c, struct buf *b);
+/* A command to the supervisor in the caller's name; when it cannot be sent the call is answered. */
+void who_relay(struct call *c, const char *command, worker_answer_fn *answer);
+bool who_is_whole(struct call *c); /* a credential of every namespace; false: the problem is set */
+
 void probes_livez(struct call *c);
 void probes_readyz(struct call *c);
 void probes_startupz(struct call *c);

@@ -75,9 +75,9 @@ void requests_note(struct call *c)
 	struct api *a = c->api;
 	struct reqlog_record rec;
 	size_t used = 0;
-	if (!a->requests || !c->req || c->noted)
+	if (!a->requests || !c->req || c->logged)
 		return;
-	c->noted = true;
+	c->logged = true;
 	about_request(a, &rec, c->req, c->reply.status ? c->reply.status : c->streamed_status,
 		      (clock_mono_ns() - c->began_ns) / 1000);
 	rec.end_us = clock_real_us();

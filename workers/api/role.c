@@ -325,6 +325,7 @@ const struct worker_role api_role = {
 	.conf_abort = api_conf_abort,
 	.drain = api_drain,
 	.load = api_load,
+	.asked = audit_asked,
 	.peer_started = api_peer_started,
 	.stop = api_stop,
 };
