@@ -1,5 +1,6 @@
 /* Stop words of languages other than English: articles, pronouns, prepositions, conjunctions, auxiliary verbs, and the pieces
- * that an apostrophe leaves. Not those that also name things: French été (summer), Italian stato (state), German sein is one. */
+ * that an apostrophe leaves. Not those that also name something that people look for: French été (summer), avions (planes), German
+ * weg (way), Spanish estado (state). */
 #include "words/language-private.h"
 
 /* clang-format off */
@@ -8,7 +9,7 @@ const char *const language_stops[LANGUAGES] = {
 	[LANGUAGE_NONE] = "",
 	[LANGUAGE_DANISH] =
 		"ad af aldrig alle alt anden andet at bare begge blev blive bliver da de dem den denne der deres det dette dig din "
-		"dine disse dit dog du efter eller en end ene eneste enhver er et far få fik for fordi fra før få ham han hans har "
+		"dine disse dit dog du efter eller en end ene eneste enhver er et far få fik for fordi fra før ham han hans har "
 		"havde have hende hendes her hos hun hvad hver hvis hvor hvordan hvorfor hvem i ikke ind ingen intet jeg jer jeres "
 		"jo kan kun kunne lad med meget men mens mere mig min mine mit mod når ned nej noget nogle nok nu og også om op os "
 		"over på samme sig selv sin sine sit skal skulle som sådan så til thi ud under var ved vi vil ville vor vore vores "
@@ -30,10 +31,10 @@ const char *const language_stops[LANGUAGES] = {
 		"olette oli olimme olin olisi olisimme olisin olisit olisitte olisivat olit olitte olivat olla olleet ollut on ovat "
 		"poikki se sekä sen siihen siinä siitä siksi sille sillä siltä sinua sinulla sinulle sinulta sinun sinussa sinusta "
 		"sinut sinuun sinä sitä tai te teidän teidät teihin teille teillä teiltä teissä teistä teitä tuo tuohon tuolla tuolle "
-		"tuolta tuon tuossa tuosta tuota tähän tälle tällä tältä tämä tämän tänä tässä tästä tätä vaan vai vaikka ja",
+		"tuolta tuon tuossa tuosta tuota tähän tälle tällä tältä tämä tämän tänä tässä tästä tätä vaan vai vaikka",
 	[LANGUAGE_FRENCH] =
 		"ai aie aient aies ait alors as au aucun aucune aura aurai auraient aurais aurait auras aurez aurions auront aussi "
-		"autre autres aux auxquels avaient avais avait avant avec avez aviez avions avoir avons ayant c ce ceci cela celle celles "
+		"autre autres aux auxquels avaient avais avait avant avec avez aviez avoir avons ayant c ce ceci cela celle celles "
 		"celui ces cet cette ceux chez ci comme comment d dans de des du donc dont elle elles en encore entre es est et étaient "
 		"étais était étant êtes étions être eu eue eurent eus eut eux il ils j je jusqu l la là laquelle le lequel les lesquels "
 		"leur leurs lors lorsqu lorsque lui m ma mais me même mêmes mes moi mon n ne ni nos notre nous on ont ou où par parce "
@@ -51,15 +52,15 @@ const char *const language_stops[LANGUAGES] = {
 		"meine meinem meinen meiner meines mich mir mit muss muß musste müssen nach nicht nichts noch nun nur ob oder ohne sehr "
 		"sein seine seinem seinen seiner seines seit selbst sich sie sind so solche solchem solchen solcher solches soll sollen "
 		"sollte sollten sondern sonst über um und uns unser unsere unserem unseren unserer unter viel vom von vor während war "
-		"waren warst was weg weil weiter welche welchem welchen welcher welches wenn wer werde werden werdet wie wieder will "
+		"waren warst was weil weiter welche welchem welchen welcher welches wenn wer werde werden werdet wie wieder will "
 		"wir wird wirst wo wollen wollte wurde wurden würde würden zu zum zur zwar zwischen",
 	[LANGUAGE_HUNGARIAN] =
 		"a ahhoz ahogy ahol aki akik akkor alatt amely amelyek amelyet ami amikor amit amíg annak arra arról az azok azon azonban "
-		"azt aztán azért be belül benne bár csak de e egy egyes egyik egyre előtt ennek erre ez ezek ezen ezt ezért fel felé ha "
-		"hanem hiszen hogy hogyan igen ill így is ismét itt jó jól kell kellett keresztül ki kívül között közül le legyen lehet "
+		"azt aztán azért be belül benne bár csak de e egy egyes egyik egyre előtt ennek erre ez ezek ezen ezt ezért és fel felé ha "
+		"hanem hiszen hogy hogyan igen ill így is ismét itt kell kellett keresztül ki kívül között közül le legyen lehet "
 		"lenne lesz lett ma maga majd már más még meg mellett mely mert mi mikor milyen minden mint mintha mit mivel miért most "
 		"nagyon ne nekem neki nem nincs ő ők őket olyan ott össze pedig s saját se sem sok során szerint számára te tehát teljes "
-		"többi tovább új újra után utána vagy vagyis vagyok valaki valami van vannak vele viszont volna volt voltak volt",
+		"többi tovább új újra után utána vagy vagyis vagyok valaki valami van vannak vele viszont volna volt voltak",
 	[LANGUAGE_ITALIAN] =
 		"a abbia abbiamo abbiano ad agl agli ai al alcuna alcuni all alla alle allo anche avere aveva avevano avevo avrà avrebbe "
 		"c ch che chi ci coi col come con contro cosa così cui d da dagli dai dal dall dalla dalle dallo degl degli dei del dell "
@@ -87,11 +88,11 @@ const char *const language_stops[LANGUAGES] = {
 	[LANGUAGE_ROMANIAN] =
 		"a abia acea aceasta această aceea aceia acel acela acele acelea acest acesta aceste acestea aceşti aceştia acolo acum ai "
 		"aia aici al ale alt alta altceva altcineva altă alţi altul am ar are as asta astea aş aşa aţi au avea avem aveţi avut azi "
-		"bine ca că căci când care cărei căror cărui cât câte câţi cât către ce cea ceea cei cel cele celor cine cineva cu cui cum "
+		"bine ca că căci când care cărei căror cărui cât câte câţi către ce cea ceea cei cel cele celor cine cineva cu cui cum "
 		"da dacă dar de deci deja deoarece departe deşi din dintr dintre doar după ea ei el ele era erau esta este eşti eu fără fi "
 		"fie fiecare fiind foarte fost i iar ii îi îl îmi în înainte încă între îşi îţi l la le li lor lui m ma mai mă mea mei mele "
 		"mereu meu mi mie mine mult multă mulţi ne nici nimeni nimic nişte noastră noastre noi nostru noştri nouă nu o ori oricare "
-		"orice pe pentru peste până prin printr s sa sale sau său sa săi se şi sînt sunt suntem sunteţi t ta tale tău te ţi ţie tot "
+		"orice pe pentru peste până prin printr s sa sale sau său săi se şi sînt sunt suntem sunteţi t ta tale tău te ţi ţie tot "
 		"toată toate toţi totuşi tu un una unde unei unele uneori unii unor unui unul v va vă voastră voastre voi vom vor vostru "
 		"voştri vreo vreun",
 	[LANGUAGE_RUSSIAN] =
@@ -105,12 +106,12 @@ const char *const language_stops[LANGUAGES] = {
 	[LANGUAGE_SPANISH] =
 		"a al algo algunas algunos ante antes aquel aquella aquellas aquellos aquello aún aunque cada casi como con contra cual "
 		"cuales cuando cuál cuándo cómo de del desde donde dónde durante e el él ella ellas ellos en entre era eran eras es esa "
-		"esas ese eso esos esta está están estaba estaban estado estamos estar estas este esto estos estoy fue fueron fui ha había "
+		"esas ese eso esos esta está están estaba estaban estamos estar estas este esto estos estoy fue fueron fui ha había "
 		"habían haber han has hasta hay haya he hemos hube la las le les lo los más me mi mí mis mismo mucho muchos muy mía mías mío "
 		"míos nada ni no nos nosotras nosotros nuestra nuestras nuestro nuestros o os otra otras otro otros para pero poco por porque "
 		"pues que qué quien quién quienes se sea sean según ser será serán si sí sido sin sobre sois somos son soy su sus suya suyas "
 		"suyo suyos también tanto te tendrá tenemos tener tengo tenía ti tiene tienen toda todas todo todos tu tú tus tuya tuyo tuvo "
-		"u un una uno unos unas vosotras vosotros vuestra vuestro y ya yo",
+		"u un una unas uno unos vosotras vosotros vuestra vuestro y ya yo",
 	[LANGUAGE_SWEDISH] =
 		"aldrig alla allt alltså andra att av bara blev bli blir blivit bort de dem den denna deras dess dessa det detta dig din dina "
 		"ditt du där därför då efter ej eller en er era ert ett från för före ha hade han hans har henne hennes här hon honom hos hur "
@@ -133,7 +134,7 @@ const char *const language_stops[LANGUAGES] = {
 		"que què qui s sa se sense ser serà seu seva seus seves si sí sobre sóc solament sols som són sota sou t ta també te tenir "
 		"teu teva teus teves tot tota tots totes tu un una unes uns us va vaig van vos vosaltres",
 	[LANGUAGE_GREEK] =
-		"αλλά αν αντί από απ ας αυτά αυτές αυτή αυτό αυτοί αυτού αυτούσ αυτόσ αυτών αφού για γι γιατί δα δε δεν εάν εγώ εδώ είμαι "
+		"αλλά αν αντί από απ ασ αυτά αυτέσ αυτή αυτό αυτοί αυτού αυτούσ αυτόσ αυτών αφού για γι γιατί δα δε δεν εάν εγώ εδώ είμαι "
 		"είμαστε είναι είσαι είστε είχα είχαν είχε εκεί εκείνα εκείνη εκείνο εκείνοι εκείνοσ εμάσ εμείσ εμένα ένα έναν ένασ ενώ εσάσ "
 		"εσείσ εσύ έτσι έχει έχουμε έχουν έχω η ή ήδη ήμουν ήταν θα ι ίδια ίδιο ίδιοσ ίσωσ κ και κάθε καθώσ κατά κάτι κι λοιπόν μ μα "
 		"μασ με μέσα μετά μέχρι μη μην μία μια μου μόνο να ο οι όλα όλοι όλοσ όμωσ όπωσ όποιοσ όποια όποιο όσο όταν ότι οπότε ού ούτε "
