@@ -222,6 +222,22 @@ static void test_language_stays(void **state)
 	assert_int_equal(store_finds(LANGUAGE_ENGLISH, "house", NULL, 0), 1u << 5);
 }
 
+/* By its first memories, in a language: the row that they need is not made in another one before. */
+static void made_by_memories(struct batch *a)
+{
+	batch_language(a, NS_A, LANGUAGE_FRENCH, NAMESPACE_ENSURE);
+	put_text(a, 1, 1, "Les chevaux");
+	put_text(a, 2, 1, "Un cheval");
+}
+
+static void test_made_by_memories(void **state)
+{
+	(void)state;
+	STORE(1, made_by_memories(one));
+	assert_int_equal(language_in_store(), LANGUAGE_FRENCH);
+	assert_int_equal(store_finds(LANGUAGE_FRENCH, "cheval", NULL, 0), 1u << 1 | 1u << 2);
+}
+
 #if !POSTGRES
 /* A database of version 2 has English words only, and they stay. */
 static void test_older_database(void **state)
@@ -266,6 +282,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_languages),
 		T(test_language_stays),
+		T(test_made_by_memories),
 #if !POSTGRES
 		T(test_older_database),
 		T(test_damaged_settings),

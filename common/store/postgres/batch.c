@@ -14,7 +14,7 @@ void pg_batch_clear(struct pg_batch *b)
 		b->spaces[i].count = b->spaces[i].bytes = 0;
 		b->spaces[i].dropped = 0;
 		b->spaces[i].dim = 0;
-		b->spaces[i].touched = b->spaces[i].written = b->spaces[i].there = false;
+		b->spaces[i].announced = b->spaces[i].touched = b->spaces[i].written = b->spaces[i].there = false;
 		b->spaces[i].language = LANGUAGE_ENGLISH;
 	}
 }
@@ -139,6 +139,8 @@ static enum store_rc describe(struct store *s, const struct op_head *op, const v
 	case OP_NAMESPACE:
 		e->how = HOW_NAMESPACE;
 		e->space = space_of(s->batch, o->ns, (struct span){(const char *)(o + 1), o->name_len});
+		if (o->flags & NAMESPACE_LANGUAGE && !s->batch->spaces[e->space].written)
+			s->batch->spaces[e->space].announced = true;
 		return STORE_OK;
 	case OP_NS_DROP:
 		e->how = HOW_NS_DROP;

@@ -47,6 +47,7 @@ struct pg_space {
 	size_t dropped;			  /* entry + 1 that drops it; what stands before does not count */
 	bool touched;
 	bool written;		/* the batch has memories of it */
+	bool announced;		/* before them, an operation that makes it in a language */
 	bool there;		/* the server has a row of it */
 	enum language language; /* of its words, by that row */
 };

@@ -5,12 +5,14 @@
 
 #include "batch.h"
 
+static bool is_missing(const struct pg_space *n) { return n->written && !n->there && !n->announced; }
+
 static void name_spaces(struct pg_batch *b, struct pg_params *p, bool missing)
 {
 	struct span *names = util_alloc((b->nspaces + 1) * sizeof(*names));
 	size_t n = 0;
 	for (size_t i = 0; i < b->nspaces; i++)
-		if (b->spaces[i].written && !(missing && b->spaces[i].there))
+		if (missing ? is_missing(&b->spaces[i]) : b->spaces[i].written)
 			names[n++] = (struct span){b->spaces[i].name, b->spaces[i].name_len};
 	pg_param_texts(p, names, n);
 	free(names);
@@ -35,7 +37,7 @@ static enum store_rc make_missing(struct store *s, bool *made_r)
 	PGresult *res = NULL;
 	*made_r = false;
 	for (size_t i = 0; i < s->batch->nspaces; i++)
-		*made_r |= s->batch->spaces[i].written && !s->batch->spaces[i].there;
+		*made_r |= is_missing(&s->batch->spaces[i]);
 	if (!*made_r)
 		return STORE_OK;
 	name_spaces(s->batch, &p, true);
