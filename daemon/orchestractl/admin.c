@@ -319,7 +319,7 @@ int admin_namespaces(struct ctl *c, int argc, char **argv)
 	int code;
 	if (!plain_arguments(argc, argv,
 			     "Usage: orchestractl namespaces\nLists the namespaces, with the number and "
-			     "the bytes of their memories.",
+			     "the bytes of their memories, and their language.",
 			     &code))
 		return code;
 	code = client_request(c, "GET", "/v1/namespaces", NULL, &a);
