@@ -161,8 +161,8 @@ def test_the_store_finds_the_same(make):
 
 
 def test_a_default_for_what_is_made_implicitly(make):
-    o = make(conf='words = { language = "french"; };\nsync = { debounce_ms = 10; };\n' if not os.environ.get("ORCHESTRA_TEST_STORE") else None,
-             sets=[] if not os.environ.get("ORCHESTRA_TEST_STORE") else ["words.language=french", "sync.debounce_ms=10"])
+    conf = lambda name: 'words: { language = "%s"; };\nsync: { debounce_ms = 10; };\n' % name
+    o = make(conf=conf("french"))
     o.add("Les chevaux", namespace="one")
     assert o.post("/v1/memories", {"namespace": "bulk", "memories": [{"content": "Les chevaux"}, {"content": "une école"}]}).status == 201
     assert o.request("POST", "/v1/memories:import?namespace=imported", b'{"content": "Les chevaux"}\n').json["imported"] == 1
@@ -173,8 +173,17 @@ def test_a_default_for_what_is_made_implicitly(make):
     assert language(o, "made") == "french" and language(o, "named") == "english"
     o.add("Un cheval", namespace="one")
     assert o.get(f"{NS}/one").json["count"] == 2
+    with open(os.path.join(o.dir, "orchestra.conf"), "w") as f:
+        f.write(conf("de"))
+    r = o.ctl("reload")
+    assert r.returncode != 0 and "german" in r.stdout + r.stderr, "only whole names in the configuration"
+    with open(os.path.join(o.dir, "orchestra.conf"), "w") as f:
+        f.write(conf("german"))
+    assert o.ctl("reload").returncode == 0
+    o.add("Die Häuser", namespace="reloaded")
+    assert language(o, "reloaded") == "german" and found(o, "reloaded", "Haus") == {"Die Häuser"}
     o.stop()
-    o.conf, o.sets = None, [s for s in o.sets if not s.startswith("words.")]
+    o.conf = None
     o.start()
     refilled(o, "one")
     o.add("The houses", namespace="later")
