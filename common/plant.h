@@ -28,6 +28,7 @@ struct plant_namespace {
 	_Atomic uint64_t quota_count, quota_bytes;
 	_Atomic uint32_t relaxed;
 	_Atomic uint32_t embedder_set; /* 1 after embedder[] is complete */
+	_Atomic uint32_t language;     /* enum language: how its words are analysed */
 	_Atomic int64_t created_us;
 	char embedder[64]; /* NUL-terminated id of the vector space */
 	uint32_t name_len;

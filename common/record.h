@@ -74,13 +74,17 @@ struct op_idem {
 	uint32_t status;    /* HTTP status of the answer */
 	uint32_t reply_len; /* bytes that follow */
 };
+enum namespace_flags {
+	NAMESPACE_ENSURE = 1u << 0,   /* only where there is none: a memory is about to be the first of it */
+	NAMESPACE_LANGUAGE = 1u << 1, /* settings say its language (words/language.h); without, it stays as it is */
+};
 struct op_namespace {
 	uint64_t ns;
 	int64_t at_us;
 	uint64_t quota_bytes, quota_count; /* 0 = unlimited */
 	uint32_t relaxed;		   /* 1: durability relaxed */
 	uint32_t name_len, settings_len;   /* bytes that follow, in this order */
-	uint32_t reserved;
+	uint32_t flags;			   /* enum namespace_flags */
 };
 struct op_ns_drop {
 	uint64_t ns;
@@ -177,8 +181,9 @@ enum txn_status {
 	TXN_MALFORMED,
 	TXN_REJECTED, /* instead of TXN_STORED: the store does not accept arg operations of it; the others are stored */
 	TXN_LOST,     /* instead of TXN_STORED, of TXN_STRICT: another daemon's write was there before */
-	TXN_NO_LETTER, /* TXN_ORDER: there is no such dead letter */
-	TXN_OUTDATED,  /* TXN_ORDER: what the letter is about has moved on */
+	TXN_NO_LETTER,	    /* TXN_ORDER: there is no such dead letter */
+	TXN_OUTDATED,	    /* TXN_ORDER: what the letter is about has moved on */
+	TXN_LANGUAGE_FIXED, /* the namespace has memories, whose words were analysed in its language */
 };
 /* arg of TXN_BUSY: what there is too much of, and after how many seconds it is worth asking again. */
 enum busy_what { BUSY_QUOTA = 1, BUSY_PENDING = 2, BUSY_AGE = 3, BUSY_MASK = 0x7f, BUSY_BULK = 0x80 };

@@ -1,5 +1,10 @@
 #include "embed/fold.h"
+#include "embed/fold-lower-table.h"
 #include "embed/fold-table.h"
+
+/* Of fold_next(), whose mode is constant, the compiler makes a function of its own with nothing of the others in it: a call for each
+ * letter would be a sixth more. */
+#define FAST inline __attribute__((always_inline))
 
 /* What a code point does: one of these two, or the folded letter, perhaps with a flag above Unicode. */
 enum { SEPARATES = 0, DROPPED = 1 };
@@ -35,7 +40,7 @@ static const struct row {
 };
 /* clang-format on */
 
-static uint32_t fold_ascii(uint32_t c)
+static FAST uint32_t fold_ascii(uint32_t c)
 {
 	if ((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'))
 		return c;
@@ -65,7 +70,7 @@ static uint32_t fold_high(uint32_t c)
 	}
 }
 
-static uint32_t fold_one(uint32_t c)
+static FAST uint32_t fold_one(uint32_t c)
 {
 	if (c < 0x80)
 		return fold_ascii(c);
@@ -75,8 +80,19 @@ static uint32_t fold_one(uint32_t c)
 	return to >= 0xF000 ? PAIR | (to - 0xF000) : to;
 }
 
+/* With `lower` a letter keeps its marks. */
+static FAST uint32_t map_one(uint32_t c, unsigned mode)
+{
+	if (mode & FOLD_TURKISH && c == 'I')
+		return 0x131; /* ı; and İ is i in any case */
+	if (!(mode & FOLD_LOWER) || c < 0x80 || (c > 0x058F && (c < 0x1E00 || c > 0x1FFF)))
+		return fold_one(c);
+	uint32_t to = c <= 0x058F ? lower_low[c - 0x80] : lower_additional[c - 0x1E00];
+	return to >= 0xF000 ? PAIR | (to - 0xF000) : to;
+}
+
 /* Decodes one code point and steps over it; a malformed byte is a space. */
-static uint32_t fold_decode(struct fold *f)
+static FAST uint32_t fold_decode(struct fold *f)
 {
 	const uint8_t *p = f->p;
 	uint32_t c = *p++, least = 0;
@@ -106,7 +122,7 @@ static uint32_t fold_decode(struct fold *f)
 	return c;
 }
 
-static void fold_push(struct fold *f, uint32_t c)
+static FAST void fold_push(struct fold *f, uint32_t c)
 {
 	if (c & PAIR) {
 		f->word[f->len++] = 'a' + (c >> 5 & 31);
@@ -117,7 +133,7 @@ static void fold_push(struct fold *f, uint32_t c)
 }
 
 /* ﬀ ﬁ ﬂ ﬃ ﬄ ﬅ ﬆ, which text copied out of PDF files is full of. */
-static bool fold_ligature(struct fold *f, uint32_t c)
+static FAST bool fold_ligature(struct fold *f, uint32_t c)
 {
 	static const char *const letters[] = {"ff", "fi", "fl", "ffi", "ffl", "st", "st"};
 	if (c < 0xFB00 || c > 0xFB06)
@@ -126,6 +142,25 @@ static bool fold_ligature(struct fold *f, uint32_t c)
 		f->word[f->len++] = (uint32_t)*s;
 	return true;
 }
+
+/* A combining mark behind a letter: NFD becomes NFC. A mark that makes no other letter is dropped in either. */
+static void fold_compose(struct fold *f, uint32_t mark)
+{
+	size_t lo = 0, hi = ARRAY_LEN(compositions);
+	uint32_t *letter = &f->word[f->len - 1];
+	while (lo < hi) {
+		size_t mid = (lo + hi) / 2;
+		const struct composition *c = &compositions[mid];
+		if (c->mark < mark || (c->mark == mark && c->letter < *letter))
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	if (lo < ARRAY_LEN(compositions) && compositions[lo].mark == mark && compositions[lo].letter == *letter)
+		*letter = compositions[lo].to;
+}
+
+static bool is_apostrophe(uint32_t c) { return c == '\'' || c == 0x2019; }
 
 void fold_start(struct fold *f, struct span text)
 {
@@ -136,7 +171,7 @@ void fold_start(struct fold *f, struct span text)
 	f->apostrophe = 0;
 }
 
-enum fold_kind fold_next(struct fold *f)
+static FAST enum fold_kind next_word(struct fold *f, unsigned mode)
 {
 	f->len = 0;
 	f->apostrophe = 0;
@@ -150,11 +185,17 @@ enum fold_kind fold_next(struct fold *f)
 		uint32_t raw = fold_decode(f);
 		if (fold_ligature(f, raw))
 			continue;
-		uint32_t c = fold_one(raw);
+		uint32_t c = map_one(raw, mode);
 		if (c == DROPPED) {
-			if (raw == '\'' || raw == 0x2019)
+			if (mode & FOLD_LOWER && raw >= 0x300 && raw <= 0x36F && f->len)
+				fold_compose(f, raw);
+			if (!is_apostrophe(raw))
+				continue;
+			if (!(mode & FOLD_SPLIT)) {
 				f->apostrophe = f->len;
-			continue;
+				continue;
+			}
+			c = SEPARATES;
 		}
 		if (c == SEPARATES) {
 			if (f->len)
@@ -173,4 +214,21 @@ enum fold_kind fold_next(struct fold *f)
 		return FOLD_SINGLE;
 	}
 	return f->len ? FOLD_WORD : FOLD_END;
+}
+
+enum fold_kind fold_next(struct fold *f) { return next_word(f, 0); }
+enum fold_kind fold_next_as(struct fold *f, unsigned mode) { return next_word(f, mode); }
+
+size_t fold_letter(uint32_t c, uint32_t out[2])
+{
+	uint32_t to = fold_one(c);
+	if (to == SEPARATES || to == DROPPED)
+		return 0;
+	if (!(to & PAIR)) {
+		out[0] = to & ~SINGLE;
+		return 1;
+	}
+	out[0] = 'a' + (to >> 5 & 31);
+	out[1] = 'a' + (to & 31);
+	return 2;
 }

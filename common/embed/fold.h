@@ -24,4 +24,14 @@ struct fold {
 void fold_start(struct fold *f, struct span text);
 /* The next word is in f->word[0 … f->len). Malformed UTF-8 separates words. */
 enum fold_kind fold_next(struct fold *f);
+
+/* The same words, otherwise written: */
+enum fold_mode {
+	FOLD_LOWER = 1, /* case only: letters keep their marks, in one code point each whether the text is NFC or NFD */
+	FOLD_TURKISH = 2, /* I is ı (with FOLD_LOWER) */
+	FOLD_SPLIT = 4,	  /* an apostrophe separates: "l'homme" is two words */
+};
+enum fold_kind fold_next_as(struct fold *f, unsigned mode);
+/* What fold_next() makes of a letter that FOLD_LOWER has left. Returns how many there are: 0, when it is none. */
+size_t fold_letter(uint32_t c, uint32_t out[2]);
 #endif

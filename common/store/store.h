@@ -6,6 +6,7 @@
 #include "conf.h"
 #include "filter/filter.h"
 #include "record.h"
+#include "words/language.h"
 
 struct breaker;
 struct event_base;
@@ -65,6 +66,7 @@ struct store_text_extra {
 struct store_text {
 	uint64_t ns;
 	struct span query;	     /* natural language: the store tokenises, stems, drops stop words */
+	enum language language;	     /* the namespace's */
 	const struct filter *filter; /* for the store's rows; extras are filtered by the caller */
 	size_t limit;
 	int64_t now_us;
@@ -90,6 +92,7 @@ struct store_ns { /* a namespace row */
 	uint32_t dim;
 	uint64_t count, bytes, quota_count, quota_bytes;
 	uint32_t relaxed;
+	enum language language;
 	int64_t created_us;
 	bool exists;
 };

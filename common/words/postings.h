@@ -24,6 +24,9 @@ size_t postings_segment_size(uint64_t max_bytes);
 struct postings *must_check postings_open(int fd, bool writer);
 void postings_close(struct postings **p);
 
+/* Writer. What is put from here on is of this language; at first: English. A namespace is of one: its questions must be read
+ * with a handle of the same. */
+void postings_language(struct postings *p, enum language l);
 /* Writer. An entry with a version ≤ the indexed one is ignored (returns 0). ENOSPC = memory limit: the document is not
  * in the index (nor is an older version of it), and postings_complete() turns false for ns until it is dropped.
  * EINVAL: ns 0. */

@@ -71,16 +71,16 @@ static void add_phrases(struct words *w, struct span text, struct postings_quest
 
 static bool between_words(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '"'; }
 
-static void add_prefix(struct span piece, struct postings_question *q)
+static void add_prefix(const struct words *w, struct span piece, struct postings_question *q)
 {
 	char folded[4 * FOLD_WORD_MAX];
-	size_t len = words_fold_last(piece, folded);
+	size_t len = words_fold_last(w, piece, folded);
 	if (len >= PREFIX_MIN && q->n < PREFIXES_MAX) /* there is nothing else in it yet */
 		add_text(q, (struct span){folded, len}, true);
 }
 
 /* A star that ends a word. */
-static void add_prefixes(struct span text, struct postings_question *q)
+static void add_prefixes(const struct words *w, struct span text, struct postings_question *q)
 {
 	for (size_t i = 1; i < text.len; i++) {
 		bool ends = i + 1 == text.len || between_words(text.p[i + 1]);
@@ -90,7 +90,7 @@ static void add_prefixes(struct span text, struct postings_question *q)
 		while (from && !between_words(text.p[from - 1]))
 			from--;
 		if (from < i)
-			add_prefix((struct span){text.p + from, i - from}, q);
+			add_prefix(w, (struct span){text.p + from, i - from}, q);
 	}
 }
 
@@ -100,7 +100,7 @@ void postings_question_read(struct words *w, struct span text, struct postings_q
 	memset(q, 0, sizeof(*q));
 	buf_reserve(&q->bytes, POSTINGS_WORDS_MAX * (size_t)WORDS_STEM_MAX); /* it must not move */
 	if (memchr(text.p, '*', text.len))
-		add_prefixes(text, q);
+		add_prefixes(w, text, q);
 	size_t n = words_query(w, text, v, POSTINGS_WORDS_MAX);
 	for (size_t i = 0; i < n; i++)
 		add_text(q, v[i].stem, false);

@@ -84,6 +84,8 @@ static bool publish_new(struct postings *p, struct postings_ns *n, const struct 
 	return true;
 }
 
+void postings_language(struct postings *p, enum language l) { words_language(p->w->words, l); }
+
 int postings_put(struct postings *p, uint64_t ns, const struct uuid *id, uint64_t version, int64_t expires_us,
 		 struct span content)
 {

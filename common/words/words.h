@@ -1,19 +1,24 @@
 /* Text → stems: what full-text search stores, looks for and counts.
  *
- * A word is what fold.h says it is (so every ideograph is one by itself), without a possessive 's, stemmed by the
- * Porter algorithm that FTS5 uses. The analysis depends on nothing but the text: stems are on people's
- * disks, and what looks for them must find the same. Nothing fails; what is beyond a bound does not count. */
+ * A word is what fold.h says it is (so every ideograph is one by itself), without a possessive 's. English: folded, then stemmed
+ * by the Porter algorithm that FTS5 uses. Other languages: in small letters with their marks, which is what Snowball's stemmers
+ * expect, stemmed, and folded then, so that NFC and NFD agree. The analysis depends on nothing but the text and the
+ * language: stems are on people's disks, and what looks for them must find the same. Nothing fails; what is beyond a
+ * bound does not count. */
 #ifndef ORC_WORDS_H
 #define ORC_WORDS_H
-#include "util.h"
+#include "language.h"
 
 #define WORDS_TEXT_MAX (1u << 20) /* bytes of a text that are looked at */
 #define WORDS_STEM_MAX 256	  /* bytes of a stem, at most */
 
-/* Scratch of one thread: the stemmer, the stems that it has seen, and the last analysis. About 100 KiB. */
+/* Scratch of one thread: the stemmer, the stems that it has seen, and the last analysis. About 120 KiB for each language that it
+ * has been used for. */
 struct words;
 struct words *words_new(void) must_check;
 void words_free(struct words **w);
+/* What is analysed from here on is of this language; of a new handle: English. */
+void words_language(struct words *w, enum language l);
 
 /* A distinct word of a text. */
 struct word {
@@ -44,7 +49,7 @@ void words_analyze(struct words *w, struct span text, struct words_text *text_r)
 size_t words_query(struct words *w, struct span query, struct word *out, size_t max);
 
 /* The text's last word, folded but not stemmed, as UTF-8 in `to` (room for 4 * FOLD_WORD_MAX). Returns its length; 0: none. */
-size_t words_fold_last(struct span text, char *to);
+size_t words_fold_last(const struct words *w, struct span text, char *to);
 
 /* A word without meaning in a question (English)? In lower case, as words are written: "don", "t" and "dont". */
 bool words_is_stop(struct span word);

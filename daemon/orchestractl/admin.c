@@ -259,10 +259,12 @@ static void show_namespaces(struct ctl *c, const json_t *o)
 	size_t i;
 	json_t *n;
 	char bytes[16];
-	printf("%s%10s  %9s  %s%s\n", output_colour(c, C_DIM), "MEMORIES", "BYTES", "NAME", output_colour(c, C_PLAIN));
+	printf("%s%10s  %9s  %-10s  %s%s\n", output_colour(c, C_DIM), "MEMORIES", "BYTES", "LANGUAGE", "NAME",
+	       output_colour(c, C_PLAIN));
 	json_array_foreach (json_object_get(o, "namespaces"), i, n) {
 		output_bytes(json_number_value(json_object_get(n, "bytes")), bytes);
-		printf("%10lld  %9s  ", (long long)json_integer_value(json_object_get(n, "count")), bytes);
+		printf("%10lld  %9s  %-10s  ", (long long)json_integer_value(json_object_get(n, "count")), bytes,
+		       output_str(n, "language"));
 		output_line(output_str(n, "name"), 0);
 		putchar('\n');
 	}
@@ -274,7 +276,7 @@ int admin_namespaces(struct ctl *c, int argc, char **argv)
 	int code;
 	if (!plain_arguments(argc, argv,
 			     "Usage: orchestractl namespaces\nLists the namespaces, with the number and "
-			     "the bytes of their memories.",
+			     "the bytes of their memories, and their language.",
 			     &code))
 		return code;
 	code = client_request(c, "GET", "/v1/namespaces", NULL, &a);

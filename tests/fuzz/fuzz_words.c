@@ -1,4 +1,4 @@
-/* Any bytes: the analysis adds up, a tsvector is one that PostgreSQL takes without sorting it, a question names only words
+/* A language, and any bytes: the analysis adds up, a tsvector is one that PostgreSQL takes without sorting it, a question names only words
  * that it has, and the word index takes the text and finds it by them. */
 #include "shm.h"
 #include "words/postings.h"
@@ -34,7 +34,7 @@ static void check_lexeme(const char **p, const char *end, struct span *before)
 	}
 }
 
-static void check_question(struct words *w, struct span text)
+static void check_question(struct words *w, enum language l, struct span text)
 {
 	static struct postings *p;
 	static uint64_t version;
@@ -44,7 +44,9 @@ static void check_question(struct words *w, struct span text)
 	size_t n;
 	if (!p)
 		p = postings_open(shm_create("fuzz", postings_segment_size(64 << 20)), true);
-	AN(p && postings_put(p, 1, &id, ++version, 0, text) == 0);
+	AN(p);
+	postings_language(p, l);
+	AN(postings_put(p, 1, &id, ++version, 0, text) == 0);
 	postings_question_read(w, text, &q);
 	AN(q.n <= POSTINGS_WORDS_MAX && q.nplaces <= POSTINGS_WORDS_MAX && q.nphrases <= POSTINGS_PHRASES_MAX);
 	for (size_t i = 0; i < q.nplaces; i++)
@@ -71,6 +73,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (!w)
 		w = words_new();
+	enum language l = size ? (enum language)(data[0] % (LANGUAGES + 1))
+			       : LANGUAGE_ENGLISH; /* one too many: it is none */
+	words_language(w, l);
+	data += size > 0;
+	size -= size > 0;
 	memcpy(copy, data, size);
 	words_analyze(w, (struct span){copy, size}, &t);
 	for (size_t i = 0; i < t.n; i++) {
@@ -86,7 +93,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (uint32_t n = be(&p, end, 4); n; n--)
 		check_lexeme(&p, end, &before);
 	AN(p == end);
-	check_question(w, (struct span){copy, size});
+	check_question(w, l, (struct span){copy, size});
 	buf_free(&b);
 	free(copy);
 	return 0;

@@ -274,6 +274,21 @@ HELPER void batch_namespace(struct batch *a, const char *ns, uint64_t quota, int
 	buf_free(&tail);
 }
 
+/* Makes it, or makes it so. flags: beside NAMESPACE_LANGUAGE. */
+HELPER void batch_language(struct batch *a, const char *ns, enum language l, uint32_t flags)
+{
+	struct buf tail = {NULL, 0, 0};
+	struct op_namespace o = {.ns = record_ns(SPAN(ns)),
+				 .at_us = 5000,
+				 .name_len = (uint32_t)strlen(ns),
+				 .flags = NAMESPACE_LANGUAGE | flags};
+	buf_adds(&tail, ns);
+	language_write_settings(l, &tail);
+	o.settings_len = (uint32_t)(tail.len - strlen(ns));
+	txn_op_raw(&a->t, OP_NAMESPACE, &o, sizeof(o), tail.p, tail.len);
+	buf_free(&tail);
+}
+
 HELPER void batch_drop(struct batch *a, const char *ns)
 {
 	struct op_ns_drop o = {.ns = record_ns(SPAN(ns)), .at_us = 9000};
@@ -373,7 +388,7 @@ static const char *const picture_of[] = {
 	"SELECT count(*) FROM vectors WHERE n NOT IN (SELECT n FROM memories)",
 	"SELECT hex(id),version,ns,updated_us,deleted_us,body FROM history ORDER BY id,version",
 	"SELECT key,ns,body_hash,status,expires_us,hex(reply) FROM idempotency ORDER BY key",
-	"SELECT ns,name,embedder,dim,count,bytes,quota_count,quota_bytes,relaxed,settings,present,present*created_us FROM namespaces ORDER BY ns", "SELECT term,col,doc,cnt FROM words_df ORDER BY 1,2",
+	"SELECT ns,name,embedder,dim,count,bytes,quota_count,quota_bytes,relaxed,settings,present,present*created_us FROM namespaces ORDER BY ns", "SELECT term,col,doc,cnt FROM words_df ORDER BY 1,2", "SELECT term,col,doc,cnt FROM stems_df ORDER BY 1,2",
 #endif
 };
 /* clang-format on */

@@ -457,6 +457,84 @@ static void a_refusal_undoes_namespaces(void **state)
 	assert_false(s.open->all_relaxed);
 }
 
+static void speak(const char *ns, enum language l, uint32_t flags)
+{
+	struct buf tail = {NULL, 0, 0};
+	struct op_namespace o = {.ns = record_ns(SPAN(ns)),
+				 .at_us = 9,
+				 .name_len = (uint32_t)strlen(ns),
+				 .flags = NAMESPACE_LANGUAGE | flags};
+	buf_adds(&tail, ns);
+	language_write_settings(l, &tail);
+	o.settings_len = (uint32_t)(tail.len - strlen(ns));
+	txn_op_raw(&building, OP_NAMESPACE, &o, sizeof(o), tail.p, tail.len);
+	buf_free(&tail);
+}
+
+/* Fixed from the first memory on; what is to be made only where there is none changes nothing. */
+static void languages(void **state)
+{
+	(void)state;
+	struct memory m = memory("n", 1, "eins");
+	begin(0);
+	speak("n", LANGUAGE_GERMAN, NAMESPACE_ENSURE);
+	put(m);
+	taken(1);
+	begin(1);
+	speak("n", LANGUAGE_FRENCH, NAMESPACE_ENSURE);
+	put(memory("n", 2, "zwei"));
+	taken(2);
+	assert_int_equal(space("n")->language, LANGUAGE_GERMAN);
+	begin(2);
+	speak("n", LANGUAGE_FRENCH, 0);
+	refused(TXN_LANGUAGE_FIXED, 0);
+	begin(2);
+	speak("n", LANGUAGE_GERMAN, 0);
+	name_space("n", 7, 0, 0); /* says nothing about it */
+	taken(3);
+	assert_true(space("n")->language == LANGUAGE_GERMAN && space("n")->quota_count == 7);
+	begin(3);
+	delete (&m, 4);
+	m = memory("n", 2, "zwei");
+	delete (&m, 4);
+	speak("n", LANGUAGE_FRENCH, 0);
+	taken(4);
+	assert_int_equal(space("n")->language, LANGUAGE_FRENCH);
+}
+
+/* What the store says counts, but not what it said before it had ours. */
+static void languages_of_the_store(void **state)
+{
+	(void)state;
+	struct op_ns_drop drop = {.ns = record_ns(SPAN_LIT("n"))};
+	struct postings *p = postings_open(shm_create("words", postings_segment_size(1 << 20)), true);
+	struct uuid id = {{1}};
+	s.postings = p;
+	begin(0);
+	speak("n", LANGUAGE_GERMAN, 0);
+	taken(1);
+	struct ns_state *n = sequence_ns(&s, record_ns(SPAN_LIT("n")));
+	sequence_language(&s, n, LANGUAGE_ENGLISH, 0);
+	assert_int_equal(n->language, LANGUAGE_GERMAN);
+	sequence_language(&s, n, LANGUAGE_FRENCH, 1);
+	assert_int_equal(n->language, LANGUAGE_FRENCH);
+	assert_true(postings_complete(p, n->ns));
+	/* Words that were analysed otherwise are not searched here any more. */
+	assert_int_equal(postings_put(p, n->ns, &id, 1, 0, SPAN("maisons")), 0);
+	sequence_language(&s, n, LANGUAGE_FRENCH, 1);
+	assert_true(postings_complete(p, n->ns) && postings_count(p, n->ns) == 1);
+	sequence_language(&s, n, LANGUAGE_GERMAN, 1);
+	assert_true(!postings_complete(p, n->ns) && postings_count(p, n->ns) == 0);
+	begin(1);
+	txn_op_raw(&building, OP_NS_DROP, &drop, sizeof(drop), NULL, 0);
+	taken(2);
+	assert_int_equal(n->language, LANGUAGE_ENGLISH);
+	sequence_language(&s, n, LANGUAGE_GERMAN, 1);
+	assert_int_equal(n->language, LANGUAGE_ENGLISH);
+	postings_close(&p);
+	s.postings = NULL;
+}
+
 static void table_of_namespaces_full(void **state)
 {
 	(void)state;
@@ -677,6 +755,8 @@ int main(void)
 					   TEST(one_vector_space),
 					   TEST(dropped_and_made_again),
 					   TEST(a_refusal_undoes_namespaces),
+					   TEST(languages),
+					   TEST(languages_of_the_store),
 					   TEST(table_of_namespaces_full),
 					   TEST(malformed),
 					   TEST(no_room),

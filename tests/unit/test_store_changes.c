@@ -195,16 +195,16 @@ static void test_upgrade(void **state)
 	STORE(1, batch_add(one, 1, 1, NS_A));
 	STORE(5, batch_add(one, 2, 1, NS_A));
 	query(store,
-	      "DROP TABLE changes; DELETE FROM meta WHERE key='pruned'; UPDATE meta SET value=1 WHERE key='schema'",
+	      "DROP TABLE stems_df; DROP TABLE stems; DROP TABLE changes; DELETE FROM meta WHERE key='pruned'; UPDATE meta SET value=1 WHERE key='schema'",
 	      NULL);
 	char *before = NULL, *what = NULL;
 	struct store_conf c = {.kind = "sqlite", .dir = world_dir};
 	assert_true(ops->probe(&c, &what));
-	assert_non_null(strstr(what, "schema 1; would be migrated to 2"));
+	assert_non_null(strstr(what, "schema 1; would be migrated to 3"));
 	free(what);
 	reopen();
 	before = picture(store);
-	assert_int_equal(ask(store, "SELECT value FROM meta WHERE key='schema'"), 2);
+	assert_int_equal(ask(store, "SELECT value FROM meta WHERE key='schema'"), 3);
 	assert_int_equal(get(store, 2, true, &m), STORE_OK);
 	assert_int_equal(cursor_of(store), 5);
 	read_feed(4, 10, 10, STORE_NOT_FOUND, NULL);

@@ -17,6 +17,7 @@
 #include "plant.h"
 #include "reader.h"
 #include "record.h"
+#include "words/language.h"
 #include "worker.h"
 
 struct jobs;
@@ -49,7 +50,8 @@ struct api {
 	size_t host_len;		  /* 0 = none */
 	struct event *ev_drain, *ev_idle; /* NULL before draining */
 	bool errors_full, draining;
-	char *scratch; /* loop thread: one memory's body */
+	enum language language; /* of namespaces that are made without one */
+	char *scratch;		/* loop thread: one memory's body */
 };
 #define SCRATCH_BYTES (1u << 20)
 #define API_HEADERS_MAX 100 /* header fields of a request */

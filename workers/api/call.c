@@ -189,6 +189,11 @@ void call_refused(struct call *c, uint32_t status, uint32_t arg)
 		problem(c, 409, "embedder-mismatch",
 			"embedding: the namespace holds vectors of another embedding model or length, and spaces never mix; use another namespace");
 		break;
+	case TXN_LANGUAGE_FIXED:
+		problem(c, 409, "language-fixed",
+			"language: the namespace has memories, deleted ones that can be restored included, and their words were "
+			"analysed in its language; export it, make a namespace of the other language and import it there");
+		break;
 	default: problem(c, 500, "internal", "the transaction was refused (%u)", status);
 	}
 }

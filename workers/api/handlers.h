@@ -47,6 +47,8 @@ void changes_gone(struct call *c);
 
 /* namespaces.c */
 void namespaces_list(struct call *c);
+/* A memory is about to be written to it: makes it in the configured language, where that is not English and it is not there. */
+void namespaces_ensure(struct call *c, struct span name, struct txn_builder *t);
 void namespaces_create(struct call *c);
 void namespaces_get(struct call *c);
 void namespaces_patch(struct call *c);

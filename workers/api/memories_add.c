@@ -410,6 +410,7 @@ static enum verdict evaluate(struct call *c, struct reader *rd)
 		call_txn_begin(c, &full, read_seq, 0);
 		for (size_t i = 0; i < t.nkeys; i++)
 			txn_read_key(&full, t.keys[i]);
+		namespaces_ensure(c, a->ns, &full);
 		txn_ops_from(&full, &t.ops);
 		txn_end(&full);
 	}

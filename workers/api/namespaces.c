@@ -5,15 +5,22 @@
 #include "draft.h"
 #include "handlers.h"
 
+static enum language language_of(const struct plant_namespace *r)
+{
+	return (enum language)atomic_load_explicit(&r->language, memory_order_relaxed);
+}
+
 static void write_row(struct buf *b, const struct plant_namespace *r)
 {
 	uint32_t dim = atomic_load_explicit(&r->dim, memory_order_acquire);
 	buf_adds(b, "{\"name\":");
 	json_out_string(b, (struct span){r->name, r->name_len});
-	buf_printf(b, ",\"count\":%llu,\"bytes\":%llu,\"quota_count\":%llu,\"quota_bytes\":%llu,\"durability\":\"%s\",",
-		   (unsigned long long)atomic_load(&r->count), (unsigned long long)atomic_load(&r->bytes),
-		   (unsigned long long)atomic_load(&r->quota_count), (unsigned long long)atomic_load(&r->quota_bytes),
-		   atomic_load(&r->relaxed) ? "relaxed" : "commit");
+	buf_printf(
+		b,
+		",\"count\":%llu,\"bytes\":%llu,\"quota_count\":%llu,\"quota_bytes\":%llu,\"durability\":\"%s\",\"language\":\"%s\",",
+		(unsigned long long)atomic_load(&r->count), (unsigned long long)atomic_load(&r->bytes),
+		(unsigned long long)atomic_load(&r->quota_count), (unsigned long long)atomic_load(&r->quota_bytes),
+		atomic_load(&r->relaxed) ? "relaxed" : "commit", language_name(language_of(r)));
 	if (dim) {
 		buf_adds(b, "\"embedding_model\":");
 		json_out_string(b, SPAN(r->embedder));
@@ -71,7 +78,8 @@ struct ns_change {
 	char name[LIMIT_NAMESPACE + 1];
 	struct span ns;
 	uint64_t quota_bytes, quota_count;
-	bool relaxed, quota_bytes_set, quota_count_set, relaxed_set, create;
+	enum language language;
+	bool relaxed, quota_bytes_set, quota_count_set, relaxed_set, language_set, create;
 };
 
 static bool read_quota(struct call *c, const char *key, const json_t *v, uint64_t *out, bool *set)
@@ -82,6 +90,19 @@ static bool read_quota(struct call *c, const char *key, const json_t *v, uint64_
 	}
 	*out = (uint64_t)json_integer_value(v);
 	return *set = true;
+}
+
+static bool read_language(struct call *c, const json_t *v, enum language *l_r)
+{
+	struct buf names = {NULL, 0, 0};
+	if (json_is_string(v) && language_find((struct span){json_string_value(v), json_string_length(v)}, l_r))
+		return true;
+	for (unsigned i = 0; i < LANGUAGES; i++)
+		buf_printf(&names, "%s%s", i ? ", " : "", language_name((enum language)i));
+	problem(c, 400, "invalid-field", "language: must be one of %.*s, or its two letters of ISO 639-1",
+		(int)names.len, names.p);
+	buf_free(&names);
+	return false;
 }
 
 static bool read_change(struct call *c, struct ns_change *n, json_t *root)
@@ -110,10 +131,12 @@ static bool read_change(struct call *c, struct ns_change *n, json_t *root)
 			n->relaxed_set = ok = n->relaxed || strcmp(s, "commit") == 0;
 			if (!ok)
 				problem(c, 400, "invalid-field", "durability: must be commit or relaxed");
+		} else if (strcmp(key, "language") == 0) {
+			n->language_set = ok = read_language(c, v, &n->language);
 		} else {
 			problem(c, 400, "unknown-field",
-				"%.64s: no such field; allowed are %squota_bytes, quota_count, durability", key,
-				n->create ? "name, " : "");
+				"%.64s: no such field; allowed are %squota_bytes, quota_count, durability, language",
+				key, n->create ? "name, " : "");
 			ok = false;
 		}
 		if (!ok)
@@ -126,12 +149,34 @@ static bool read_change(struct call *c, struct ns_change *n, json_t *root)
 	return call_namespace(c, n->create ? given : SPAN(c->name), AUTH_ADMIN, n->name, &n->ns);
 }
 
+/* The words of what is there were analysed in the language that it has. What was deleted comes back with restore. */
+static bool holds_memories(struct call *c, struct reader *rd, const struct plant_namespace *r, bool *failed_r)
+{
+	struct store_list q = {.ns = atomic_load(&r->ns), .deleted = true, .now_us = clock_real_us()};
+	uint64_t trash = 0;
+	bool live = atomic_load(&r->count) > 0;
+	*failed_r = !live && reader_count(rd, &q, &trash) == READ_ERROR;
+	if (*failed_r)
+		problem_store(c, rd->error);
+	return live || trash;
+}
+
+static enum verdict language_evaluate(struct call *c, struct reader *rd, const struct plant_namespace *r)
+{
+	bool failed;
+	if (!rd)
+		return CALL_THREAD;
+	if (!holds_memories(c, rd, r, &failed))
+		return failed ? CALL_REPLY : CALL_COMMIT;
+	call_refused(c, TXN_LANGUAGE_FIXED, 0);
+	return CALL_REPLY;
+}
+
 static enum verdict change_evaluate(struct call *c, struct reader *rd)
 {
 	struct ns_change *n = c->state;
 	struct txn_builder t;
 	struct buf tail = {0};
-	(void)rd;
 	uint64_t read_seq = call_read_seq(c);
 	struct plant_namespace *r = live(c, n->ns);
 	if (n->create && r) {
@@ -142,6 +187,12 @@ static enum verdict change_evaluate(struct call *c, struct reader *rd)
 		problem(c, 404, "not-found", "no such namespace");
 		return CALL_REPLY;
 	}
+	if (r && n->language_set && n->language != language_of(r)) {
+		enum verdict v = language_evaluate(c, rd, r);
+		if (v != CALL_COMMIT)
+			return v;
+	}
+	bool speaks = n->language_set || (!r && c->api->language != LANGUAGE_ENGLISH);
 	struct op_namespace o = {
 		.ns = record_ns(n->ns),
 		.at_us = clock_real_us(),
@@ -149,15 +200,32 @@ static enum verdict change_evaluate(struct call *c, struct reader *rd)
 		.quota_bytes = n->quota_bytes_set || !r ? n->quota_bytes : atomic_load(&r->quota_bytes),
 		.quota_count = n->quota_count_set || !r ? n->quota_count : atomic_load(&r->quota_count),
 		.relaxed = n->relaxed_set || !r ? n->relaxed : atomic_load(&r->relaxed),
-		.settings_len = 2};
+		.flags = speaks ? NAMESPACE_LANGUAGE : 0};
 	buf_add(&tail, n->ns.p, n->ns.len);
-	buf_adds(&tail, "{}");
+	language_write_settings(n->language_set ? n->language : speaks ? c->api->language : LANGUAGE_ENGLISH, &tail);
+	o.settings_len = (uint32_t)(tail.len - n->ns.len);
 	call_txn_begin(c, &t, read_seq, 0);
 	txn_read_key(&t, record_ns_key(o.ns));
 	txn_op_raw(&t, OP_NAMESPACE, &o, sizeof(o), tail.p, tail.len);
 	txn_end(&t);
 	buf_free(&tail);
 	return CALL_COMMIT;
+}
+
+void namespaces_ensure(struct call *c, struct span name, struct txn_builder *t)
+{
+	struct buf tail = {NULL, 0, 0};
+	if (c->api->language == LANGUAGE_ENGLISH || live(c, name))
+		return;
+	buf_add(&tail, name.p, name.len);
+	language_write_settings(c->api->language, &tail);
+	struct op_namespace o = {.ns = record_ns(name),
+				 .at_us = clock_real_us(),
+				 .name_len = (uint32_t)name.len,
+				 .settings_len = (uint32_t)(tail.len - name.len),
+				 .flags = NAMESPACE_ENSURE | NAMESPACE_LANGUAGE};
+	txn_op_raw(t, OP_NAMESPACE, &o, sizeof(o), tail.p, tail.len);
+	buf_free(&tail);
 }
 
 static void change_committed(struct call *c)

@@ -61,6 +61,12 @@ static const struct vectors_allow *make_allow(struct search *s, struct reader *r
 
 /* ---- words ---- */
 
+static enum language language_of(const struct reader *rd, uint64_t ns)
+{
+	const struct plant_namespace *row = plant_find(rd->shared->plant, ns);
+	return row ? (enum language)atomic_load_explicit(&row->language, memory_order_relaxed) : LANGUAGE_ENGLISH;
+}
+
 static bool store_text(struct search *s, struct reader *rd, const struct store_list *q, const struct overlay *o,
 		       struct lists *l)
 {
@@ -70,6 +76,7 @@ static bool store_text(struct search *s, struct reader *rd, const struct store_l
 		if (!(o->v[i].m.flags & MEMORY_SUPERSEDED))
 			extra[nextra++] = (struct store_text_extra){o->v[i].m.id, o->v[i].m.version, o->v[i].m.content};
 	struct store_text t = {.ns = q->ns,
+			       .language = language_of(rd, q->ns),
 			       .query = s->query,
 			       .filter = q->filter,
 			       .limit = l->depth,
@@ -95,6 +102,7 @@ static bool index_text(struct search *s, struct reader *rd, struct allowed *w, s
 	struct postings_query q = {
 		.ns = w->q->ns, .question = &ask, .k = l->depth, .allow = make_allow(s, rd, w), .now_us = w->q->now_us};
 	size_t n;
+	words_language(reader_words(rd), language_of(rd, w->q->ns));
 	postings_question_read(reader_words(rd), s->query, &ask);
 	bool known = postings_search(rd->shared->postings, &q, v, &n, NULL);
 	if (known && !n && ask.nphrases) { /* people quote from memory: rather something like it than nothing */

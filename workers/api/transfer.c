@@ -383,6 +383,7 @@ static void import_txn(struct importing *m, uint64_t read_seq)
 	call_txn_begin(m->c, &t, read_seq, 0);
 	for (size_t i = 0; i < m->nkeys; i++)
 		txn_read_key(&t, m->keys[i]);
+	namespaces_ensure(m->c, m->x->ns, &t);
 	txn_ops_from(&t, &m->ops_buf);
 	txn_end(&t);
 }

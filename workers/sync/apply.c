@@ -179,6 +179,7 @@ void apply_namespace(struct sync *s, const struct ns_state *n)
 	atomic_store_explicit(&row->quota_count, n->quota_count, memory_order_relaxed);
 	atomic_store_explicit(&row->quota_bytes, n->quota_bytes, memory_order_relaxed);
 	atomic_store_explicit(&row->relaxed, n->relaxed, memory_order_relaxed);
+	atomic_store_explicit(&row->language, n->language, memory_order_relaxed);
 	atomic_store_explicit(&row->created_us, n->created_us, memory_order_relaxed);
 	if (n->dim && !atomic_load_explicit(&row->embedder_set, memory_order_relaxed)) {
 		memcpy(row->embedder, n->embedder, sizeof(row->embedder));

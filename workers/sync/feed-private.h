@@ -51,6 +51,7 @@ void feed_ids_add(struct feed_ids *l, const struct uuid *id);
 struct feed_namespaces {
 	struct store_ns *v;
 	size_t n, cap;
+	uint64_t flushed; /* of our own transactions the store had these when they were read */
 	uint64_t applied; /* sequence; 0: whatever was written, the counters are not taken */
 };
 void feed_apply(struct sync *s, void *arg);

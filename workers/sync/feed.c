@@ -204,12 +204,13 @@ static enum store_rc read_namespaces(struct feed *f)
 		f->count_at_us = clock_mono_us() + COUNT_EVERY_US;
 	for (size_t i = 0; i < f->nchanges && !needed; i++) {
 		const struct plant_namespace *row = plant_find(f->s->plant, record_ns(f->changes[i].namespace));
-		needed = f->changes[i].kind == CHANGE_NAMESPACE || !row ||
+		needed = f->changes[i].kind == CHANGE_NAMESPACE || f->changes[i].kind == CHANGE_NS_DROP || !row ||
 			 !atomic_load_explicit(&row->dim, memory_order_acquire);
 	}
 	if (!needed)
 		return STORE_OK;
 	struct feed_namespaces *l = util_zalloc(sizeof(*l));
+	l->flushed = f->flushed;
 	l->applied = quiet ? atomic_load(&f->s->plant->applied_seq) : 0;
 	enum store_rc rc = f->s->store_ops->namespaces(f->store, keep_namespace, l);
 	if (rc == STORE_OK) {

@@ -63,6 +63,7 @@ static void apply_second(struct feed *f, struct sync *s, const struct uuid *id)
 		apply_namespaces(s); /* it is gone, and which one it was in is not known */
 }
 
+/* Its language is what its row said, which was read after the change. */
 static void drop_namespace(struct sync *s, struct ns_state *n)
 {
 	n->exists = n->dim = n->relaxed = 0;
@@ -97,9 +98,8 @@ static void apply_change(struct feed *f, struct sync *s, const struct store_chan
 }
 
 /* Quotas, spaces and what exists are the store's to say. */
-static void take_namespace(void *arg, const struct store_ns *row)
+static void take_namespace(struct sync *s, const struct store_ns *row, uint64_t flushed)
 {
-	struct sync *s = arg;
 	struct ns_state *n = sequence_ns_make(s, row->ns, SPAN(row->name));
 	if (!n)
 		return;
@@ -108,6 +108,7 @@ static void take_namespace(void *arg, const struct store_ns *row)
 	n->relaxed = row->relaxed || s->relaxed_default;
 	n->created_us = row->created_us;
 	n->exists |= row->exists;
+	sequence_language(s, n, row->language, flushed);
 	if (!n->dim && row->dim) {
 		n->dim = row->dim;
 		memcpy(n->embedder, row->embedder, sizeof(n->embedder));
@@ -167,7 +168,7 @@ void feed_apply_namespaces(struct sync *s, void *arg)
 	struct feed_namespaces *l = arg;
 	bool quiet = l->applied && l->applied == s->next_seq - 1 && !pending_count(s->pending);
 	for (size_t i = 0; i < l->n; i++) {
-		take_namespace(s, &l->v[i]);
+		take_namespace(s, &l->v[i], l->flushed);
 		if (quiet)
 			take_counters(s, &l->v[i]);
 	}

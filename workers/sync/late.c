@@ -46,7 +46,7 @@ static bool ask(struct late *l)
 
 /* What was written meanwhile is counted already. Of what a replay counted that the store has as well, too much
  * is; the feed corrects the counters when nothing is under way. */
-static void take_namespace(struct sync *s, const struct store_ns *row)
+static void take_namespace(struct sync *s, const struct store_ns *row, uint64_t flushed)
 {
 	struct ns_state *n = sequence_ns_make(s, row->ns, SPAN(row->name));
 	if (!n)
@@ -58,6 +58,7 @@ static void take_namespace(struct sync *s, const struct store_ns *row)
 	n->relaxed = row->relaxed || s->relaxed_default;
 	n->exists |= row->exists;
 	n->created_us = row->created_us;
+	sequence_language(s, n, row->language, flushed);
 	if (row->dim && n->dim && (row->dim != n->dim || strcmp(row->embedder, n->embedder) != 0))
 		log_error("namespace %s: the store holds vectors of %s, and vectors of %s were accepted while it was "
 			  "away; they are not searched",
@@ -86,7 +87,7 @@ static void arrived(struct sync *s, void *arg)
 	}
 	for (size_t i = 0; i < l->nns; i++)
 		if (!atomic_load(&s->plant->store_known))
-			take_namespace(s, &l->ns[i]);
+			take_namespace(s, &l->ns[i], l->flushed);
 	s->scrubbed_seq = l->scrub_due ? l->scrub_due - 1 : l->flushed;
 	apply_flushed(s, &(struct flushed_note){.seq = l->flushed,
 						.revision = l->revision,
@@ -180,6 +181,7 @@ void late_namespaces(struct sync *s)
 		n->quota_bytes = atomic_load(&row->quota_bytes);
 		n->relaxed = atomic_load(&row->relaxed);
 		n->exists = atomic_load(&row->exists);
+		n->language = atomic_load(&row->language);
 		n->created_us = atomic_load(&row->created_us);
 		n->dim = atomic_load(&row->dim);
 		if (atomic_load_explicit(&row->embedder_set, memory_order_acquire))

@@ -103,6 +103,7 @@ static void mend_namespace(struct sync *s, const struct mend *d)
 	n->quota_bytes = d->found ? r->quota_bytes : 0;
 	n->quota_count = d->found ? r->quota_count : 0;
 	n->relaxed = (d->found && r->relaxed) || s->relaxed_default;
+	sequence_language(s, n, d->found ? d->row.language : LANGUAGE_ENGLISH, UINT64_MAX);
 	if (d->type == OP_NS_DROP && d->found) { /* nothing was written to it since: it was being dropped */
 		n->count = r->count;
 		n->bytes = r->bytes;

@@ -170,6 +170,7 @@ static void load_namespace(void *arg, const struct store_ns *row)
 	n->quota_bytes = row->quota_bytes;
 	n->relaxed = row->relaxed || s->relaxed_default;
 	n->exists = row->exists;
+	n->language = row->language;
 	n->created_us = row->created_us;
 	n->dim = row->dim;
 	memcpy(n->embedder, row->embedder, sizeof(n->embedder));

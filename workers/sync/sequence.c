@@ -115,6 +115,26 @@ static void account_put(struct sync *s, const struct memory *m)
 		n->count++;
 }
 
+static enum language language_of(const struct op_namespace *o)
+{
+	return language_read_settings((struct span){(const char *)(o + 1) + o->name_len, o->settings_len});
+}
+
+/* What was analysed otherwise would not be found. It happens when two daemons make a namespace at the same time, each with
+ * memories, or when the store did not accept a change. */
+void sequence_language(struct sync *s, struct ns_state *n, enum language l, uint64_t flushed)
+{
+	if (n->language == l || n->language_seq > flushed)
+		return;
+	n->language = l;
+	if (!postings_count(s->postings, n->ns))
+		return;
+	postings_drop(s->postings, n->ns);
+	postings_lacks(s->postings, n->ns); /* the store has its words */
+	log_warn("namespace %.*s is %s for the store: its words are searched there until the next start of the daemon",
+		 (int)n->name_len, n->name, language_name(l));
+}
+
 void sequence_account(struct sync *s, const struct op_head *op, const void *body, uint64_t seq)
 {
 	struct memory m;
@@ -136,14 +156,19 @@ void sequence_account(struct sync *s, const struct op_head *op, const void *body
 	case OP_NAMESPACE: {
 		const struct op_namespace *o = body;
 		n = sequence_ns_make(s, o->ns, (struct span){(const char *)(o + 1), o->name_len});
-		if (!n)
+		if (!n || (o->flags & NAMESPACE_ENSURE && n->exists))
 			break;
+		if (o->flags & NAMESPACE_LANGUAGE) {
+			n->language = language_of(o);
+			n->language_seq = seq;
+		}
 		if (!n->exists)
 			n->created_us = o->at_us;
 		n->exists = 1;
 		n->quota_bytes = o->quota_bytes;
 		n->quota_count = o->quota_count;
-		n->relaxed = o->relaxed;
+		if (!(o->flags & NAMESPACE_ENSURE))
+			n->relaxed = o->relaxed;
 		break;
 	}
 	case OP_NS_DROP:
@@ -152,7 +177,8 @@ void sequence_account(struct sync *s, const struct op_head *op, const void *body
 			n->exists = n->dim = n->relaxed = 0;
 			n->count = n->bytes = n->quota_bytes = n->quota_count = 0;
 			n->embedder[0] = 0;
-			n->dropped_seq = seq;
+			n->language = LANGUAGE_ENGLISH;
+			n->dropped_seq = n->language_seq = seq;
 		}
 		break;
 	}
@@ -187,9 +213,15 @@ static enum txn_status check_put(struct sync *s, const struct memory *m)
 	return TXN_OK;
 }
 
-static enum txn_status check_namespace(struct sync *s, const struct ns_state *n)
+static enum txn_status check_namespace(struct sync *s, const struct ns_state *n, const struct op_namespace *o)
 {
-	return !n ? TXN_NAMESPACES_FULL : dropping(s, n) ? TXN_NAMESPACE_DROPPING : TXN_OK;
+	bool speaks = o->flags & NAMESPACE_LANGUAGE && !(o->flags & NAMESPACE_ENSURE);
+	if (!n)
+		return TXN_NAMESPACES_FULL;
+	if (dropping(s, n))
+		return TXN_NAMESPACE_DROPPING;
+	return speaks && n->exists && sequence_counter(n->count) && language_of(o) != n->language ? TXN_LANGUAGE_FIXED
+												  : TXN_OK;
 }
 
 static bool op_wellformed(const struct op_head *op, const void *body)
@@ -280,7 +312,7 @@ static enum txn_status check_ops(struct sync *s, struct txn_reader t, bool *rela
 		if (op->type == OP_PUT)
 			st = check_put(s, &m);
 		else if (op->type == OP_NAMESPACE)
-			st = check_namespace(s, n);
+			st = check_namespace(s, n, body);
 		if (st != TXN_OK)
 			break;
 		sequence_account(s, op, body, s->next_seq);

@@ -72,6 +72,8 @@ struct peer {
 struct ns_state {
 	uint64_t ns, count, bytes, quota_count, quota_bytes;
 	uint32_t dim, exists, relaxed;
+	enum language language;
+	uint64_t language_seq; /* the last transaction of ours that may have set it */
 	int64_t created_us;
 	uint64_t dropped_seq; /* made again only when the store no longer has the old rows */
 	char embedder[64];
@@ -160,6 +162,8 @@ void sequence_txn(struct sync *s, uint32_t slot, const void *data, size_t len, v
 struct ns_state *sequence_ns(struct sync *s, uint64_t ns);			  /* NULL = unknown */
 struct ns_state *sequence_ns_make(struct sync *s, uint64_t ns, struct span name); /* NULL = table full */
 /* Folds one operation into the namespace states; used when sequencing and when replaying. */
+/* A store that had our transactions up to `flushed` says that its language is this one: that counts, unless ours was set later. */
+void sequence_language(struct sync *s, struct ns_state *n, enum language l, uint64_t flushed);
 void sequence_account(struct sync *s, const struct op_head *op, const void *body, uint64_t seq);
 /* Notes every key the transaction writes, and its id. */
 void sequence_remember(struct sync *s, struct txn_reader *t, uint64_t seq);

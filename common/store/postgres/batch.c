@@ -14,7 +14,8 @@ void pg_batch_clear(struct pg_batch *b)
 		b->spaces[i].count = b->spaces[i].bytes = 0;
 		b->spaces[i].dropped = 0;
 		b->spaces[i].dim = 0;
-		b->spaces[i].touched = false;
+		b->spaces[i].announced = b->spaces[i].touched = b->spaces[i].written = b->spaces[i].there = false;
+		b->spaces[i].language = LANGUAGE_ENGLISH;
 	}
 }
 
@@ -65,6 +66,12 @@ static uint32_t known(const struct pg_batch *b, uint64_t ns)
 	return 0;
 }
 
+struct pg_space *pg_batch_space(struct pg_batch *b, uint64_t ns)
+{
+	uint32_t found = known(b, ns);
+	return found ? &b->spaces[found - 1] : NULL;
+}
+
 static uint32_t space_of(struct pg_batch *b, uint64_t ns, struct span name)
 {
 	uint32_t found = known(b, ns);
@@ -113,6 +120,7 @@ static enum store_rc describe(struct store *s, const struct op_head *op, const v
 		e->id = m.id;
 		e->version = m.version;
 		e->space = space_of(s->batch, m.ns, m.ns_name);
+		s->batch->spaces[e->space].written = true;
 		return STORE_OK;
 	case OP_DELETE:
 		e->how = HOW_DELETE;
@@ -131,6 +139,8 @@ static enum store_rc describe(struct store *s, const struct op_head *op, const v
 	case OP_NAMESPACE:
 		e->how = HOW_NAMESPACE;
 		e->space = space_of(s->batch, o->ns, (struct span){(const char *)(o + 1), o->name_len});
+		if (o->flags & NAMESPACE_LANGUAGE && !s->batch->spaces[e->space].written)
+			s->batch->spaces[e->space].announced = true;
 		return STORE_OK;
 	case OP_NS_DROP:
 		e->how = HOW_NS_DROP;

@@ -4,6 +4,7 @@
 #define ORC_PG_BATCH_H
 #include "postgres-private.h"
 #include "vocabulary.h"
+#include "words/language.h"
 
 enum pg_how {
 	HOW_ADD,  /* a new memory: one INSERT, which finds nothing in its way */
@@ -45,6 +46,10 @@ struct pg_space {
 	int64_t expected, expected_bytes; /* pg_batch_expect() */
 	size_t dropped;			  /* entry + 1 that drops it; what stands before does not count */
 	bool touched;
+	bool written;		/* the batch has memories of it */
+	bool announced;		/* before them, an operation that makes it in a language */
+	bool there;		/* the server has a row of it */
+	enum language language; /* of its words, by that row */
 };
 
 struct pg_batch {
@@ -75,6 +80,11 @@ void pg_batch_free(struct pg_batch **b);
 enum store_rc must_check pg_batch_add(struct store *s, uint64_t seq, struct txn_reader *t);
 /* write.c: the values of its row into the batch's parameters. */
 void pg_write_memory(struct store *s, struct pg_entry *e, const struct memory *m);
+/* NULL: nothing of it was ever in a batch. */
+struct pg_space *pg_batch_space(struct pg_batch *b, uint64_t ns);
+/* language.c, after BEGIN: locks the node's row, and those of the namespaces whose memories the batch has, which are made if need
+ * be; their languages are known then. *there_r: the node's cursor is where we left it. */
+enum store_rc must_check pg_languages_lock(struct store *s, bool *there_r);
 /* Decides `how` for each, when all are there. */
 void pg_batch_settle(struct pg_batch *b);
 /* What its operations gain the namespaces by themselves, without what the store had from an earlier attempt. */

@@ -55,7 +55,8 @@ static void namespace_row(const PGresult *res, int i, void (*fn)(void *, const s
 			     .quota_bytes = (uint64_t)pg_int(res, i, 6),
 			     .relaxed = pg_bool(res, i, 7),
 			     .created_us = pg_time(res, i, 8),
-			     .exists = pg_bool(res, i, 9)};
+			     .exists = pg_bool(res, i, 9),
+			     .language = language_stored(pg_text(res, i, 10))};
 	if (name.len >= sizeof(n.name) || space.len >= sizeof(n.embedder))
 		return;
 	memcpy(n.name, name.p ? name.p : "", name.len);

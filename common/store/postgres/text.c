@@ -36,6 +36,7 @@ static int by_bytes(const void *a, const void *b)
 static void read_query(struct pg_text *t)
 {
 	struct word w[PG_STEMS_MAX];
+	words_language(t->s->words, t->q->language);
 	size_t n = words_query(t->s->words, t->q->query, w, PG_STEMS_MAX);
 	buf_reserve(&t->bytes, PG_STEMS_MAX * (size_t)WORDS_STEM_MAX); /* it must not move */
 	for (size_t i = 0; i < n; i++) {

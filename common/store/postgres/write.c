@@ -9,6 +9,37 @@
 
 /* ---- sending and waiting ---- */
 
+static const struct op_namespace *namespace_of(const struct pg_batch *b, const struct pg_entry *e)
+{
+	return (const struct op_namespace *)(const void *)(b->bytes.p + e->at);
+}
+
+static struct span settings_of(const struct op_namespace *o)
+{
+	return (struct span){(const char *)(o + 1) + o->name_len, o->settings_len};
+}
+
+/* Does it say in which language its words are analysed? */
+static bool speaks(const struct pg_batch *b, const struct pg_entry *e)
+{
+	return e->how == HOW_NAMESPACE && namespace_of(b, e)->flags & NAMESPACE_LANGUAGE;
+}
+
+/* No row: it was to be made only where there is none. */
+static void note_language(struct pg_batch *b, struct pg_entry *e, const PGresult *res)
+{
+	const struct op_namespace *o = namespace_of(b, e);
+	struct pg_space *n = &b->spaces[e->space];
+	if (pq.ntuples(res) != 1)
+		return;
+	n->language = language_stored(pg_text(res, 0, 0));
+	if (!speaks(b, e) || n->language == language_read_settings(settings_of(o)))
+		return;
+	b->failed = e;
+	b->rc = pg_fail(b->s, STORE_REJECTED, "the namespace has memories, and is %s: it cannot become %s",
+			language_name(n->language), language_name(language_read_settings(settings_of(o))));
+}
+
 static void on_done(struct pg_request *r, enum pg_fate fate, PGresult *res)
 {
 	struct pg_entry *e = r->arg;
@@ -32,6 +63,8 @@ static void on_done(struct pg_request *r, enum pg_fate fate, PGresult *res)
 	}
 	if (!b->failed && e->how == HOW_PUBLISH && pq.ntuples(res) == 1)
 		b->revision = (uint64_t)pg_int(res, 0, 0);
+	if (!b->failed && e->how == HOW_NAMESPACE)
+		note_language(b, e, res);
 	if (!b->failed && e->how == HOW_NS_DROP)
 		b->spaces[e->space].count = b->spaces[e->space].bytes = 0;
 	if (res)
@@ -101,6 +134,7 @@ void pg_write_memory(struct store *s, struct pg_entry *e, const struct memory *m
 	pg_param_int4(p, (int32_t)m->dim);
 	pg_param_embedding(p, &s->schema, m->dim, m->embedding);
 	s->batch->words.len = 0;
+	words_language(s->words, s->batch->spaces[e->space].language);
 	words_tsvector(s->words, m->content, &s->batch->words);
 	pg_param_bytes(p, s->batch->words.p, s->batch->words.len);
 	pg_param_text(p, m->body);
@@ -155,13 +189,15 @@ static void send_idem(struct store *s, struct pg_entry *e, const struct op_idem 
 static void send_namespace(struct store *s, struct pg_entry *e, const struct op_namespace *o, struct span ns)
 {
 	struct pg_params *p = &s->batch->params;
-	const char *settings = (const char *)(o + 1) + o->name_len;
+	struct span settings = settings_of(o);
 	pg_param_text(p, ns);
 	pg_param_time(p, o->at_us);
 	pg_param_int8(p, (int64_t)o->quota_bytes);
 	pg_param_int8(p, (int64_t)o->quota_count);
 	pg_param_bool(p, o->relaxed);
-	pg_param_text(p, o->settings_len ? (struct span){settings, o->settings_len} : SPAN_LIT("{}"));
+	pg_param_text(p, settings.len ? settings : SPAN_LIT("{}"));
+	pg_param_bool(p, o->flags & NAMESPACE_LANGUAGE);
+	pg_param_bool(p, o->flags & NAMESPACE_ENSURE);
 	send_statement(s->batch, e, PG_NS_PUT, false);
 }
 
@@ -183,6 +219,7 @@ static void send_entry(struct store *s, struct pg_entry *e)
 		pg_param_text(&s->batch->params, ns);
 		pg_param_time(&s->batch->params, ((const struct op_ns_drop *)body)->at_us);
 		n->dim = 0;
+		n->language = LANGUAGE_ENGLISH;
 		send_statement(s->batch, e, PG_NS_DROP, false);
 		break;
 	case HOW_SKIP:
@@ -190,21 +227,46 @@ static void send_entry(struct store *s, struct pg_entry *e)
 	}
 }
 
+/* A language is given to a namespace without memories: under a lock that waits for those whom others are writing, and that who
+ * is to write next waits for (NODE_LOCK). What follows in the batch is analysed as the answer says. */
+static enum store_rc send_language(struct store *s, struct pg_entry *e)
+{
+	struct pg_space *n = &s->batch->spaces[e->space];
+	struct pg_params p = {.n = 0};
+	PGresult *res = NULL;
+	enum store_rc rc = settle(s->batch);
+	if (rc != STORE_OK)
+		return rc;
+	pg_param_text(&p, (struct span){n->name, n->name_len});
+	rc = pg_call(s, PG_NS_LOCK, &p, &res);
+	pg_params_free(&p);
+	if (rc != STORE_OK)
+		return rc;
+	pq.clear(res);
+	send_entry(s, e);
+	return settle(s->batch);
+}
+
 static enum store_rc send_rows(struct store *s)
 {
 	struct pg_batch *b = s->batch;
 	enum store_rc rc = STORE_OK;
-	size_t adds = 0;
-	for (size_t i = 0; i < b->n; i++)
+	size_t adds = 0, languages = 0;
+	for (size_t i = 0; i < b->n; i++) {
 		adds += b->v[i].how == HOW_ADD;
-	bool copy = s->conf.copy_min && adds >= s->conf.copy_min && !s->copy_failed;
+		languages += speaks(b, &b->v[i]);
+	}
+	bool copy = s->conf.copy_min && adds >= s->conf.copy_min && !s->copy_failed && !languages;
 	s->copying = copy;
 	if (copy && (rc = pg_copy_adds(s, &copy)) != STORE_OK)
 		return rc;
 	for (size_t i = 0; i < b->n && !b->failed; i++) {
 		if (copy && b->v[i].how == HOW_ADD)
 			continue;
-		send_entry(s, &b->v[i]);
+		if (!speaks(b, &b->v[i]))
+			send_entry(s, &b->v[i]);
+		else if ((rc = send_language(s, &b->v[i])) != STORE_OK)
+			return rc;
 		while (pg_link_blocked(s->link) && !b->failed)
 			pg_drive(s);
 		FAULT_POINT(store_row);
@@ -340,21 +402,17 @@ enum store_rc pg_apply(struct store *s, uint64_t seq, struct txn_reader *t) { re
 /* BEGIN, and the node's row: nobody else writes for this node, and the cursor is where we left it. */
 static enum store_rc open_transaction(struct store *s)
 {
-	struct pg_params p = {.n = 0};
 	PGresult *res = NULL;
+	bool there = false;
 	enum store_rc rc = pg_call(s, PG_BEGIN, NULL, &res);
 	if (rc != STORE_OK)
 		return rc;
 	pq.clear(res);
 	s->in_transaction = true;
 	s->transaction = pg_link_session(s->link);
-	pg_param_int8(&p, (int64_t)s->conf.node);
-	rc = pg_call(s, PG_NODE_LOCK, &p, &res);
-	pg_params_free(&p);
+	rc = pg_languages_lock(s, &there);
 	if (rc != STORE_OK)
 		return rc;
-	bool there = pq.ntuples(res) == 1 && pg_int(res, 0, 0) == (int64_t)s->cursor;
-	pq.clear(res);
 	if (pg_link_session(s->link) != s->session)
 		return pg_fail(s, STORE_AWAY, "the connection was made anew");
 	return there ? STORE_OK : pg_fail(s, STORE_AWAY, "the cursor of this node has moved; it is read again");

@@ -6,7 +6,9 @@
 
 #include "sqlite-private.h"
 
-#define SCHEMA_VERSION 2
+#define SCHEMA_VERSION 3
+/* Of a row of namespaces. Settings are ours; one that somebody has damaged must not take the whole list with it. */
+#define SQ_LANGUAGE "CASE WHEN json_valid(settings) THEN settings->>'language' END"
 
 /* One string per step; step n brings version n to n + 1. */
 static const char *const migrations[SCHEMA_VERSION] = {
@@ -41,6 +43,9 @@ static const char *const migrations[SCHEMA_VERSION] = {
 	 * written before there was a feed counts as pruned. */
 	"CREATE TABLE changes(revision INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, total INTEGER NOT NULL, data BLOB NOT NULL);"
 	"INSERT INTO meta SELECT 'pruned',value FROM meta WHERE key='cursor';",
+	/* Words of namespaces that are not English: stems that we have made (stems.c), as they are. */
+	"CREATE VIRTUAL TABLE stems USING fts5(content, scope, content='', tokenize='ascii');"
+	"CREATE VIRTUAL TABLE stems_df USING fts5vocab('stems', 'col');",
 };
 
 /* clang-format off */
@@ -67,18 +72,20 @@ static const char *const sql[SQ_COUNT] = {
 	[SQ_VECTOR_PUT] = "INSERT OR REPLACE INTO vectors(n,dim,x) VALUES(?,?,?)",
 	[SQ_VECTOR_DROP] = "DELETE FROM vectors WHERE n=?",
 	[SQ_WORDS_ADD] = "INSERT INTO words(rowid,content,scope) VALUES(?,?,?)",
+	[SQ_STEMS_ADD] = "INSERT INTO stems(rowid,content,scope) VALUES(?,?,?)",
+	[SQ_STEMS_DROP] = "INSERT INTO stems(stems,rowid,content,scope) VALUES('delete',?,?,?)",
 	[SQ_WORDS_DROP] = "INSERT INTO words(words,rowid,content,scope) VALUES('delete',?,?,?)",
 	[SQ_SOFT_DELETE] = "UPDATE memories SET version=?,deleted_us=?,updated_us=? WHERE n=?",
 	[SQ_IDEM_PUT] = "INSERT OR REPLACE INTO idempotency(key,ns,body_hash,status,expires_us,reply) VALUES(?,?,?,?,?,?)",
 	[SQ_IDEM_GET] = "SELECT ns,body_hash,status,expires_us,reply FROM idempotency WHERE key=? AND expires_us>?",
 	[SQ_IDEM_COLLECT] = "DELETE FROM idempotency WHERE expires_us<=?",
-	[SQ_NS_GET] = "SELECT present FROM namespaces WHERE ns=?",
+	[SQ_NS_GET] = "SELECT present,count," SQ_LANGUAGE " FROM namespaces WHERE ns=?",
 	[SQ_NS_PUT] = "INSERT INTO namespaces(ns,name,created_us,quota_bytes,quota_count,relaxed,settings)"
 		      " VALUES(?1,?2,?3,?4,?5,?6,?7) ON CONFLICT(ns) DO UPDATE SET present=1,quota_bytes=?4,quota_count=?5,"
 		      "relaxed=?6,settings=?7,created_us=iif(present,created_us,?3)",
 	[SQ_NS_COUNT] = "UPDATE namespaces SET count=count+?,bytes=bytes+? WHERE ns=?",
 	[SQ_NS_SPACE] = "UPDATE namespaces SET embedder=?,dim=? WHERE ns=? AND dim=0",
-	[SQ_NS_ALL] = "SELECT ns,name,embedder,dim,count,bytes,quota_count,quota_bytes,relaxed,created_us,present FROM namespaces",
+	[SQ_NS_ALL] = "SELECT ns,name,embedder,dim,count,bytes,quota_count,quota_bytes,relaxed,created_us,present," SQ_LANGUAGE " FROM namespaces",
 	[SQ_GET] = "SELECT " SQ_MEMORY " FROM memories m JOIN namespaces s ON s.ns=m.ns WHERE m.id=?",
 	[SQ_GET_VECTOR] = "SELECT " SQ_MEMORY ",v.x FROM memories m JOIN namespaces s ON s.ns=m.ns"
 			  " LEFT JOIN vectors v ON v.n=m.n WHERE m.id=?",
@@ -102,10 +109,12 @@ static const char *const sql[SQ_COUNT] = {
 	[SQ_RECENT] = "SELECT " SQ_MEMORY " FROM memories m JOIN namespaces s ON s.ns=m.ns WHERE m.n<coalesce((SELECT n FROM memories"
 		      " WHERE id=?1),CASE WHEN ?1 IS NULL THEN 9223372036854775807 ELSE 0 END) ORDER BY m.n DESC LIMIT ?2",
 	[SQ_DF] = "SELECT doc,cnt FROM words_df WHERE term=? AND col='content'",
+	[SQ_STEMS_DF] = "SELECT doc,cnt FROM stems_df WHERE term=? AND col='content'",
 	[SQ_EXTRA_CLEAR] = "DELETE FROM temp.extra",
 	[SQ_EXTRA_ADD] = "INSERT INTO temp.extra(rowid,content) VALUES(?,?)",
 	[SQ_EXTRA_TERMS] = "SELECT term,doc,count(*) FROM temp.extra_terms GROUP BY term,doc",
 	[SQ_TOTALS] = "SELECT block FROM words_data WHERE id=1",
+	[SQ_STEMS_TOTALS] = "SELECT block FROM stems_data WHERE id=1",
 	[SQ_NS_NAME] = "SELECT name FROM namespaces WHERE ns=?",
 	[SQ_CHANGES_PUT] = "INSERT INTO changes(revision,at_us,total,data) VALUES(?,?,?,?)"
 			   " ON CONFLICT(revision) DO UPDATE SET data=data||excluded.data,total=excluded.total",
@@ -304,6 +313,8 @@ void sq_close(struct store *s)
 	for (int i = 0; i < SQ_COUNT; i++)
 		sqlite3_finalize(s->st[i]);
 	sqlite3_close_v2(s->db);
+	words_free(&s->words);
+	buf_free(&s->stems);
 	buf_free(&s->changes.data);
 	free(s);
 }

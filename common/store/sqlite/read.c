@@ -379,7 +379,8 @@ static enum store_rc namespaces(struct store *s, void (*fn)(void *, const struct
 				     .quota_bytes = (uint64_t)sqlite3_column_int64(st, 7),
 				     .relaxed = (uint32_t)sqlite3_column_int(st, 8),
 				     .created_us = sqlite3_column_int64(st, 9),
-				     .exists = sqlite3_column_int(st, 10)};
+				     .exists = sqlite3_column_int(st, 10),
+				     .language = language_stored(sq_text(st, 11))};
 		struct span name = sq_text(st, 1), space = sq_text(st, 2);
 		if (name.len < sizeof(n.name) && space.len < sizeof(n.embedder)) {
 			memcpy(n.name, name.p ? name.p : "", name.len);

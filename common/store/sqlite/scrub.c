@@ -133,7 +133,9 @@ static int wipe_gaps(sqlite3 *db)
 /* A reader in the middle of its snapshot can keep the WAL (STORE_BUSY; the pragma would not say so). */
 enum store_rc sq_scrub(struct store *s)
 {
-	int rc = sqlite3_exec(s->db, "INSERT INTO words(words) VALUES('optimize')", NULL, NULL, NULL);
+	int rc = sqlite3_exec(
+		s->db, "INSERT INTO words(words) VALUES('optimize'); INSERT INTO stems(stems) VALUES('optimize')", NULL,
+		NULL, NULL);
 	FAULT_POINT(scrub_optimized);
 	if (rc == SQLITE_OK)
 		rc = sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);

@@ -4,6 +4,7 @@
 #include <sqlite3.h>
 
 #include "store/store.h"
+#include "words/words.h"
 
 /* Prepared once per connection, on first use. */
 enum sq {
@@ -25,6 +26,8 @@ enum sq {
 	SQ_VECTOR_DROP,
 	SQ_WORDS_ADD,
 	SQ_WORDS_DROP,
+	SQ_STEMS_ADD,
+	SQ_STEMS_DROP,
 	SQ_SOFT_DELETE,
 	SQ_IDEM_PUT,
 	SQ_IDEM_GET,
@@ -51,6 +54,8 @@ enum sq {
 	SQ_EXTRA_ADD,
 	SQ_EXTRA_TERMS,
 	SQ_TOTALS,
+	SQ_STEMS_DF,
+	SQ_STEMS_TOTALS,
 	SQ_NS_NAME,
 	SQ_CHANGES_PUT,
 	SQ_CHANGES_TOTAL,
@@ -70,12 +75,20 @@ struct sq_noted { /* what the batch under way has changed, for the feed */
 	uint64_t ns;   /* of the last one */
 	int64_t total; /* changes that the feed ever held; -1 = not known */
 };
+struct fts;
 struct store {
 	sqlite3 *db;
 	sqlite3_stmt *st[SQ_COUNT];
-	bool writer, extra_ready;
-	struct sq_file file, wal; /* writer: what its names led to when they were opened */
-	struct sq_noted changes;  /* writer */
+	bool writer;
+	const struct fts *extra_ready; /* text.c: which the tables of what is not stored are made for */
+	struct sq_file file, wal;      /* writer: what its names led to when they were opened */
+	struct sq_noted changes;       /* writer */
+	struct words *words;	       /* made on first use: sq_words() */
+	struct buf stems;	       /* scratch */
+	struct sq_spoken {
+		uint64_t ns; /* 0: none is known */
+		enum language language;
+	} spoken; /* writer: of the namespace that was asked about last */
 	char error[512];
 };
 
@@ -119,6 +132,10 @@ enum store_rc sq_changes_write(struct store *s, uint64_t seq); /* the row of the
 enum store_rc sq_revision(struct store *s, uint64_t *revision_r);
 enum store_rc sq_changes(struct store *s, uint64_t after, size_t max, store_change_fn *fn, void *arg, uint64_t *last_r);
 enum store_rc sq_prune(struct store *s, int64_t keep_us, uint64_t keep_changes);
+/* stems.c: what the table stems holds of a text */
+struct words *sq_words(struct store *s, enum language l);
+/* In s->stems: the stems that count, each as often as it occurs. Valid until it is called again. */
+struct span sq_stems(struct store *s, enum language l, struct span content);
 /* scrub.c */
 enum store_rc sq_scrub(struct store *s);
 /* text.c */

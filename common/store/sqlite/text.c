@@ -12,9 +12,22 @@
 #define K1 1.2 /* FTS5's own constants (ext/fts5/fts5_aux.c, bm25) */
 #define B 0.75
 
+/* English is FTS5's to split and stem; other languages are stems already, of the question, too (stems.c). */
+struct fts {
+	const char *table, *extra; /* extra: definitions, for memories that are not stored yet */
+	enum sq df, totals;
+};
+#define EXTRA(tokenizer)                                                                                               \
+	"CREATE VIRTUAL TABLE temp.extra USING fts5(content, tokenize='" tokenizer "');"                               \
+	"CREATE VIRTUAL TABLE temp.extra_terms USING fts5vocab('temp', 'extra', 'instance')"
+static const struct fts english = {"words", EXTRA("porter unicode61 remove_diacritics 2"), SQ_DF, SQ_TOTALS},
+			stemmed = {"stems", EXTRA("ascii"), SQ_STEMS_DF, SQ_STEMS_TOTALS};
+
 struct terms {
+	const struct fts *fts;
 	struct span v[TERMS_MAX];
 	size_t n;
+	struct buf bytes; /* stems lie there */
 };
 
 /* Bytes of a word: ASCII letters and digits, and all of other scripts (FTS5's tokenizer splits those
@@ -47,6 +60,30 @@ static void split(char *text, size_t len, bool keep_stop, struct terms *t)
 	}
 }
 
+static void read_stems(struct store *s, const struct store_text *q, struct terms *t)
+{
+	struct word w[TERMS_MAX];
+	t->n = words_query(sq_words(s, q->language), q->query, w, TERMS_MAX);
+	buf_reserve(&t->bytes, TERMS_MAX * (size_t)WORDS_STEM_MAX); /* it must not move */
+	for (size_t i = 0; i < t->n; i++) {
+		t->v[i] = (struct span){t->bytes.p + t->bytes.len, w[i].stem.len};
+		buf_add(&t->bytes, w[i].stem.p, w[i].stem.len);
+	}
+}
+
+static void read_terms(struct store *s, const struct store_text *q, struct terms *t)
+{
+	*t = (struct terms){.fts = q->language == LANGUAGE_ENGLISH ? &english : &stemmed};
+	if (t->fts == &stemmed) {
+		read_stems(s, q, t);
+		return;
+	}
+	buf_add(&t->bytes, q->query.p, q->query.len);
+	split(t->bytes.p, t->bytes.len, false, t);
+	if (!t->n)
+		split(t->bytes.p, t->bytes.len, true, t);
+}
+
 static void match_expression(uint64_t ns, const struct terms *t, struct buf *b)
 {
 	buf_printf(b, "scope:\"ns%016llx\" AND content:(", (unsigned long long)ns);
@@ -72,9 +109,9 @@ static enum store_rc rank_rows(struct store *s, const struct terms *t, struct ra
 	int rc = SQLITE_ERROR;
 	match_expression(q->ns, t, &match);
 	buf_printf(&sql,
-		   "SELECT m.id,m.version,-bm25(words,1.0,0.0) AS score FROM words JOIN memories m ON m.n=words.rowid"
-		   " WHERE words MATCH ? AND m.ns=%lld AND m.deleted_us=0 AND (m.expires_us=0 OR m.expires_us>%lld)",
-		   (long long)q->ns, (long long)q->now_us);
+		   "SELECT m.id,m.version,-bm25(%s,1.0,0.0) AS score FROM %s JOIN memories m ON m.n=%s.rowid"
+		   " WHERE %s MATCH ? AND m.ns=%lld AND m.deleted_us=0 AND (m.expires_us=0 OR m.expires_us>%lld)",
+		   t->fts->table, t->fts->table, t->fts->table, t->fts->table, (long long)q->ns, (long long)q->now_us);
 	if (q->filter && !filter_is_empty(q->filter)) {
 		buf_adds(&sql, " AND ");
 		filter_sql(q->filter, &sql, &args);
@@ -103,19 +140,27 @@ static enum store_rc rank_rows(struct store *s, const struct terms *t, struct ra
 
 /* ---- memories that are not in the store yet ---- */
 
-static bool extra_tables(struct store *s)
+static void drop_extra(struct store *s)
 {
-	if (s->extra_ready)
+	sqlite3_finalize(s->st[SQ_EXTRA_CLEAR]);
+	sqlite3_finalize(s->st[SQ_EXTRA_ADD]);
+	sqlite3_finalize(s->st[SQ_EXTRA_TERMS]);
+	s->st[SQ_EXTRA_CLEAR] = s->st[SQ_EXTRA_ADD] = s->st[SQ_EXTRA_TERMS] = NULL;
+	(void)sqlite3_exec(s->db, "DROP TABLE IF EXISTS temp.extra_terms; DROP TABLE IF EXISTS temp.extra", NULL, NULL,
+			   NULL);
+}
+
+/* One pair of tables for either tokenizer. */
+static bool extra_tables(struct store *s, const struct fts *fts)
+{
+	if (s->extra_ready == fts)
 		return true;
-	s->extra_ready =
-		sqlite3_exec(
-			s->db,
-			"CREATE VIRTUAL TABLE temp.extra USING fts5(content, tokenize='porter unicode61 remove_diacritics 2');"
-			"CREATE VIRTUAL TABLE temp.extra_terms USING fts5vocab('temp', 'extra', 'instance')",
-			NULL, NULL, NULL) == SQLITE_OK;
-	if (!s->extra_ready)
+	drop_extra(s);
+	bool made = sqlite3_exec(s->db, fts->extra, NULL, NULL, NULL) == SQLITE_OK;
+	s->extra_ready = made ? fts : NULL;
+	if (!made)
 		sq_fail(s);
-	return s->extra_ready;
+	return made;
 }
 
 /* FTS5's totals: rows and tokens, from its averages record (varints; row 1 of the data table). */
@@ -133,9 +178,9 @@ static uint64_t varint(const unsigned char **p, const unsigned char *end)
 	return v;
 }
 
-static enum store_rc totals(struct store *s, double *rows, double *tokens)
+static enum store_rc totals(struct store *s, const struct fts *fts, double *rows, double *tokens)
 {
-	sqlite3_stmt *st = sq_get(s, SQ_TOTALS);
+	sqlite3_stmt *st = sq_get(s, fts->totals);
 	*rows = *tokens = 0;
 	if (!st)
 		return STORE_ERROR;
@@ -158,6 +203,7 @@ struct extra_term { /* a stemmed word of the query */
 };
 struct extra {
 	struct store *s;
+	const struct fts *fts;
 	struct extra_term term[TERMS_MAX];
 	size_t nterms, ndocs;
 	uint32_t (*tf)[TERMS_MAX];
@@ -186,7 +232,9 @@ static enum store_rc load_extra(struct store *s, const struct store_text *q, con
 	if (rc == STORE_OK)
 		rc = add_extra(s, 1, (struct span){b.p, b.len});
 	for (size_t i = 0; i < q->nextra && rc == STORE_OK; i++)
-		rc = add_extra(s, (int64_t)i + 2, q->extra[i].content);
+		rc = add_extra(s, (int64_t)i + 2,
+			       t->fts == &stemmed ? sq_stems(s, q->language, q->extra[i].content)
+						  : q->extra[i].content);
 	buf_free(&b);
 	return rc;
 }
@@ -231,7 +279,7 @@ static enum store_rc count_terms(struct extra *x)
 static enum store_rc weigh_terms(struct extra *x, double rows)
 {
 	for (size_t i = 0; i < x->nterms; i++) {
-		sqlite3_stmt *st = sq_get(x->s, SQ_DF);
+		sqlite3_stmt *st = sq_get(x->s, x->fts->df);
 		if (!st)
 			return STORE_ERROR;
 		sqlite3_bind_text(st, 1, x->term[i].text, -1, SQLITE_STATIC);
@@ -262,17 +310,17 @@ static void score_extra(struct extra *x, struct ranking *r, double average)
 
 static enum store_rc rank_extra(struct store *s, const struct terms *t, struct ranking *r)
 {
-	struct extra x = {.s = s, .ndocs = r->q->nextra};
+	struct extra x = {.s = s, .fts = t->fts, .ndocs = r->q->nextra};
 	double rows, tokens;
 	if (!x.ndocs)
 		return STORE_OK;
 	x.tf = util_zalloc(x.ndocs * sizeof(*x.tf));
 	x.len = util_zalloc(x.ndocs * sizeof(*x.len));
-	enum store_rc rc = !extra_tables(s) ? STORE_ERROR : load_extra(s, r->q, t);
+	enum store_rc rc = !extra_tables(s, t->fts) ? STORE_ERROR : load_extra(s, r->q, t);
 	if (rc == STORE_OK)
 		rc = count_terms(&x);
 	if (rc == STORE_OK)
-		rc = totals(s, &rows, &tokens);
+		rc = totals(s, t->fts, &rows, &tokens);
 	if (rc == STORE_OK) {
 		for (size_t d = 0; d < x.ndocs; d++)
 			tokens += x.len[d] + 1;
@@ -292,17 +340,14 @@ enum store_rc sq_text_search(struct store *s, const struct store_text *q, struct
 {
 	struct terms t;
 	struct ranking r = {q, {out, 0, q->limit}};
-	char *text = util_strndup(q->query.p, q->query.len);
-	split(text, q->query.len, false, &t);
-	if (!t.n)
-		split(text, q->query.len, true, &t);
+	read_terms(s, q, &t);
 	enum store_rc rc = STORE_OK;
 	if (t.n && q->limit) {
 		rc = rank_rows(s, &t, &r);
 		if (rc == STORE_OK)
 			rc = rank_extra(s, &t, &r);
 	}
-	free(text);
+	buf_free(&t.bytes);
 	*n_r = r.top.n;
 	return rc;
 }

@@ -1,5 +1,7 @@
 /* The writer's side: transactions into rows. Re-applying what is there already changes nothing:
  * only a strictly newer version counts. */
+#include <stdio.h>
+
 #include "fault.h"
 #include "sqlite-private.h"
 
@@ -12,6 +14,7 @@ enum store_rc sq_begin(struct store *s)
 void sq_rollback(struct store *s)
 {
 	s->changes.total = -1;
+	s->spoken.ns = 0;
 	if (!sqlite3_get_autocommit(s->db))
 		(void)!sq_run(s, sq_get(s, SQ_ROLLBACK));
 }
@@ -71,11 +74,45 @@ static void bind_scope(sqlite3_stmt *st, int i, uint64_t ns)
 	sqlite3_bind_text(st, i, sqlite3_mprintf("ns%016llx", (unsigned long long)ns), -1, sqlite3_free);
 }
 
-static enum store_rc words(struct store *s, enum sq which, int64_t n, struct span content, uint64_t ns)
+/* A namespace as it is stored. */
+struct home {
+	bool present;
+	int64_t count;
+	enum language language;
+};
+
+static enum store_rc find_home(struct store *s, uint64_t ns, struct home *h_r)
 {
-	sqlite3_stmt *st = sq_get(s, which);
+	sqlite3_stmt *st = sq_get(s, SQ_NS_GET);
+	*h_r = (struct home){.present = false};
 	if (!st)
 		return STORE_ERROR;
+	sqlite3_bind_int64(st, 1, (int64_t)ns);
+	int rc = sqlite3_step(st);
+	if (rc == SQLITE_ROW)
+		*h_r = (struct home){sqlite3_column_int(st, 0), sqlite3_column_int64(st, 1),
+				     language_stored(sq_text(st, 2))};
+	enum store_rc out = rc == SQLITE_ROW || rc == SQLITE_DONE ? STORE_OK : sq_fail(s);
+	sqlite3_reset(st);
+	if (out == STORE_OK)
+		s->spoken = (struct sq_spoken){ns, h_r->language};
+	return out;
+}
+
+/* Adds or removes (`add`) what is found by. */
+static enum store_rc words(struct store *s, bool add, int64_t n, struct span content, uint64_t ns)
+{
+	struct home h;
+	enum store_rc rc = s->spoken.ns == ns ? STORE_OK : find_home(s, ns, &h);
+	if (rc != STORE_OK)
+		return rc;
+	bool english = s->spoken.language == LANGUAGE_ENGLISH;
+	sqlite3_stmt *st = sq_get(s, english ? (add ? SQ_WORDS_ADD : SQ_WORDS_DROP)
+					     : (add ? SQ_STEMS_ADD : SQ_STEMS_DROP));
+	if (!st)
+		return STORE_ERROR;
+	if (!english)
+		content = sq_stems(s, s->spoken.language, content);
 	sqlite3_bind_int64(st, 1, n);
 	sqlite3_bind_text(st, 2, content.p ? content.p : "", (int)content.len, SQLITE_STATIC);
 	bind_scope(st, 3, ns);
@@ -86,7 +123,7 @@ static enum store_rc words_drop(struct store *s, const struct row *r)
 {
 	if (!indexed(r->deleted_us, r->flags))
 		return STORE_OK;
-	return words(s, SQ_WORDS_DROP, r->n, (struct span){r->content.p, r->content.len}, r->ns);
+	return words(s, false, r->n, (struct span){r->content.p, r->content.len}, r->ns);
 }
 
 static enum store_rc by_number(struct store *s, enum sq which, int64_t n)
@@ -121,18 +158,17 @@ static enum store_rc put_namespace(struct store *s, uint64_t ns, struct span nam
 	sqlite3_bind_int64(st, 5, (int64_t)quota_count);
 	sqlite3_bind_int(st, 6, (int)relaxed);
 	sqlite3_bind_text(st, 7, settings.p, (int)settings.len, SQLITE_STATIC);
+	s->spoken.ns = 0;
 	return sq_run(s, st);
 }
 
 static enum store_rc ensure_namespace(struct store *s, const struct memory *m)
 {
-	sqlite3_stmt *st = sq_get(s, SQ_NS_GET);
-	if (!st)
-		return STORE_ERROR;
-	sqlite3_bind_int64(st, 1, (int64_t)m->ns);
-	bool present = sqlite3_step(st) == SQLITE_ROW && sqlite3_column_int(st, 0);
-	sqlite3_reset(st);
-	return present ? STORE_OK : put_namespace(s, m->ns, m->ns_name, m->updated_us, 0, 0, 0, SPAN_LIT("{}"));
+	struct home h;
+	enum store_rc rc = find_home(s, m->ns, &h);
+	return rc != STORE_OK || h.present
+		       ? rc
+		       : put_namespace(s, m->ns, m->ns_name, m->updated_us, 0, 0, 0, SPAN_LIT("{}"));
 }
 
 /* ---- OP_PUT ---- */
@@ -224,7 +260,7 @@ static enum store_rc apply_put(struct store *s, const struct memory *m)
 		rc = write_row(s, m, &old, &n);
 	FAULT_POINT(store_row);
 	if (rc == STORE_OK && indexed(m->deleted_us, m->flags))
-		rc = words(s, SQ_WORDS_ADD, n, m->content, m->ns);
+		rc = words(s, true, n, m->content, m->ns);
 	if (rc == STORE_OK)
 		rc = put_vector(s, m, &old, n);
 	if (rc == STORE_OK)
@@ -326,7 +362,7 @@ static enum store_rc drop_words(struct store *s, uint64_t ns)
 	while (rc == STORE_OK && (step = sqlite3_step(st)) == SQLITE_ROW) {
 		struct buf content = {0};
 		sq_content(sq_text(st, 1), &content);
-		rc = words(s, SQ_WORDS_DROP, sqlite3_column_int64(st, 0), (struct span){content.p, content.len}, ns);
+		rc = words(s, false, sqlite3_column_int64(st, 0), (struct span){content.p, content.len}, ns);
 		buf_free(&content);
 	}
 	sqlite3_finalize(st);
@@ -344,6 +380,7 @@ static enum store_rc apply_ns_drop(struct store *s, uint64_t ns)
 		"UPDATE namespaces SET present=0,count=0,bytes=0,quota_bytes=0,quota_count=0,relaxed=0,embedder='',dim=0,settings='{}' WHERE ns=%lld"};
 	/* clang-format on */
 	enum store_rc rc = drop_words(s, ns);
+	s->spoken.ns = 0;
 	sq_changes_note(s, CHANGE_NS_DROP, ns, NULL, 0);
 	for (size_t i = 0; i < ARRAY_LEN(steps) && rc == STORE_OK; i++) {
 		rc = exec_ns(s, steps[i], ns);
@@ -352,20 +389,37 @@ static enum store_rc apply_ns_drop(struct store *s, uint64_t ns)
 	return rc;
 }
 
+/* Words that are there were analysed in the language that the namespace has. */
+static enum store_rc apply_namespace(struct store *s, const struct op_namespace *o)
+{
+	struct span name = {(const char *)(o + 1), o->name_len}, settings = {name.p + name.len, o->settings_len};
+	struct home h;
+	enum store_rc rc = find_home(s, o->ns, &h);
+	if (rc != STORE_OK || (h.present && o->flags & NAMESPACE_ENSURE))
+		return rc;
+	enum language to = o->flags & NAMESPACE_LANGUAGE ? language_read_settings(settings) : h.language;
+	if (to != h.language && h.count) {
+		snprintf(s->error, sizeof(s->error), "the namespace has memories, and is %s: it cannot become %s",
+			 language_name(h.language), language_name(to));
+		return STORE_REJECTED;
+	}
+	struct buf kept = {NULL, 0, 0};
+	language_write_settings(to, &kept);
+	sq_changes_note(s, CHANGE_NAMESPACE, o->ns, NULL, 0);
+	rc = put_namespace(s, o->ns, name, o->at_us, o->quota_bytes, o->quota_count, o->relaxed,
+			   (struct span){kept.p, kept.len});
+	buf_free(&kept);
+	return rc;
+}
+
 static enum store_rc apply_op(struct store *s, const struct op_head *op, const void *body)
 {
-	const struct op_namespace *o = body;
 	struct memory m;
 	switch (op->type) {
 	case OP_PUT: return memory_decode(body, op->len, &m) ? apply_put(s, &m) : STORE_OK;
 	case OP_DELETE: return apply_delete(s, body);
 	case OP_IDEM: return apply_idem(s, body);
-	case OP_NAMESPACE: {
-		const char *name = (const char *)(o + 1);
-		sq_changes_note(s, CHANGE_NAMESPACE, o->ns, NULL, 0);
-		return put_namespace(s, o->ns, (struct span){name, o->name_len}, o->at_us, o->quota_bytes,
-				     o->quota_count, o->relaxed, (struct span){name + o->name_len, o->settings_len});
-	}
+	case OP_NAMESPACE: return apply_namespace(s, body);
 	case OP_NS_DROP: return apply_ns_drop(s, ((const struct op_ns_drop *)body)->ns);
 	}
 	return STORE_OK;
