@@ -2,6 +2,7 @@
 #include "api.h"
 #include "clock.h"
 #include "handlers.h"
+#include "overload.h"
 #include "tiers.h"
 
 #define REFUSING_US 5000000
@@ -60,6 +61,7 @@ static void degraded(struct api *a, uint32_t state, struct buf *b)
 						    : "store",
 		tiers_feed_heard(&a->shared) || !atomic_load(&a->plant->feed_us) ? NULL : "feed",
 		redis && breaker_state(redis) != BREAKER_CLOSED ? "redis" : NULL,
+		overload_anywhere(a->plant) ? "overload" : NULL,
 	};
 	bool first = true;
 	buf_adds(b, "\"degraded\":[");
@@ -156,6 +158,8 @@ static void counters(struct plant *p, struct buf *b)
 			restarts(p, b);
 			continue;
 		}
+		if (overload_own_metric(i))
+			continue;
 		for (unsigned s = 0; s < SLOT_COUNT; s++)
 			n += atomic_load_explicit(&p->worker[s].stats.v[i], memory_order_relaxed);
 		if (!i || strcmp(rows[i].name, rows[i - 1].name) != 0)
@@ -232,6 +236,7 @@ void probes_metrics(struct call *c)
 	counters(p, b);
 	targets(p, b);
 	breakers_metrics(p, b);
+	overload_metrics(p, b);
 	uint64_t applied = atomic_load(&p->applied_seq), flushed = atomic_load(&p->flushed_seq);
 	gauge(b, "orchestra_journal_lag_records", "Transactions acknowledged and not yet in the store.",
 	      applied > flushed ? applied - flushed : 0);

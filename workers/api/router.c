@@ -6,6 +6,7 @@
 #include "api.h"
 #include "clock.h"
 #include "handlers.h"
+#include "overload.h"
 
 static const struct route routes[] = {
 #define ROUTE(m, pattern, right, handler, streams) {HTTP_M_##m, pattern, right, handler, streams},
@@ -292,7 +293,8 @@ void router_request(void *arg, struct http_request *r)
 	if (memories_get_fast(a, r))
 		return;
 	c = call_new(a, r);
-	if (!admit(c)) {
+	*http_user(r) = c;
+	if (!admit(c) || !overload_admits(c)) {
 		call_reply(c);
 		return;
 	}
@@ -315,10 +317,11 @@ void router_head(void *arg, struct http_request *r, bool *stream_r)
 	if (!m.route || !m.route->streams_body)
 		return;
 	struct call *c = call_new(arg, r);
-	if (!admit(c)) {
+	if (!admit(c) || !overload_admits(c)) {
 		call_reply(c);
 		return;
 	}
+	c->wait.settled = true; /* what goes on is not refused half-way */
 	*stream_r = true;
 	*http_user(r) = c;
 	c->route->handle(c);
@@ -336,8 +339,10 @@ void router_gone(void *arg, struct http_request *r)
 	(void)arg;
 	if (c && changes_is(c))
 		changes_gone(c);
-	else if (c)
+	else if (c && transfer_is(c))
 		transfer_gone(c);
+	else if (c)
+		overload_gone(c);
 }
 
 /* What the engine refuses by itself: its words, with the limit and what to do. */
