@@ -10,6 +10,9 @@
 
 #include "shm.h"
 
+#include "api/codel.c"
+#include "api/fair.c"
+#include "api/lane.c"
 #include "api/writes.c"
 
 #define RING 65536u

@@ -18,7 +18,7 @@ static double slowness(struct gradient *g)
 		if (!g->kind[k].n)
 			continue;
 		double mean = g->kind[k].sum / g->kind[k].n;
-		if (g->kind[k].base > 0)
+		if (!g->reached || g->limit <= g->least)
 			g->kind[k].base *= 1.01;
 		if (g->kind[k].base <= 0 || mean < g->kind[k].base)
 			g->kind[k].base = mean > 1 ? mean : 1;

@@ -5,8 +5,9 @@
  *   a window of samples whose mean is above GRADIENT_SLOW times the base    the limit falls by a tenth
  *   another one, in which the limit was reached                             the limit rises
  *
- * The base is the shortest mean of a window, by kind of work; it rises by a hundredth a window, so that a world that has
- * become slower for good is believed at last. Pure: no clock, no lock. */
+ * The base is the shortest mean of a window, by kind of work. It rises by a hundredth a window while what is under way
+ * cannot be to blame (it is below the limit, or as little as may be), so that a world that has become slower for good is
+ * believed at last. Pure: no clock, no lock. */
 #ifndef ORC_GRADIENT_H
 #define ORC_GRADIENT_H
 #include <stdbool.h>

@@ -8,7 +8,7 @@
 #include "handlers.h"
 #include "overload.h"
 
-#define SCAN_BYTES 4096
+#define SCAN_BYTES (128u << 10) /* strings and arrays of numbers are passed over quickly */
 #define SALT_PRINCIPAL 0x707269u
 
 /* ---- a body's top ---- */
@@ -26,13 +26,28 @@ static void blanks(struct scan *s)
 /* Behind a string whose first quote is passed; its bytes as they are written. */
 static bool string(struct scan *s, struct span *r)
 {
-	const char *from = s->p;
-	while (s->p < s->end && *s->p != '"')
-		s->p += *s->p == '\\' ? 2 : 1;
-	if (s->p >= s->end)
+	const char *from = s->p, *q = from, *back;
+	while ((q = memchr(q, '"', (size_t)(s->end - q)))) {
+		for (back = q; back > from && back[-1] == '\\'; back--)
+			;
+		if ((q - back) % 2 == 0)
+			break;
+		q++;
+	}
+	s->p = q ? q + 1 : s->end;
+	*r = (struct span){from, q ? (size_t)(q - from) : 0};
+	return q != NULL;
+}
+
+/* Passes over an array without anything nested, such as a vector. Each byte is looked at a few times at most, as no search goes
+ * beyond the next bracket that opens. */
+static bool flat_array(struct scan *s)
+{
+	const char *from = s->p + 1, *open = memchr(from, '[', (size_t)(s->end - from));
+	const char *shut = memchr(from, ']', (size_t)((open ? open : s->end) - from));
+	if (!shut || memchr(from, '"', (size_t)(shut - from)) || memchr(from, '{', (size_t)(shut - from)))
 		return false;
-	*r = (struct span){from, (size_t)(s->p - from)};
-	s->p++;
+	s->p = shut + 1;
 	return true;
 }
 
@@ -40,20 +55,30 @@ static bool string(struct scan *s, struct span *r)
 static bool value(struct scan *s)
 {
 	struct span ignored;
-	size_t depth = 0;
-	for (; s->p < s->end; s->p++) {
-		while (s->p < s->end && *s->p == '"') {
+	for (size_t depth = 0; s->p < s->end;) {
+		switch (*s->p) {
+		case '"':
 			s->p++;
 			if (!string(s, &ignored))
 				return false;
-		}
-		if (s->p >= s->end)
-			return false;
-		if (!depth && (*s->p == ',' || *s->p == '}'))
-			return true;
-		depth += *s->p == '{' || *s->p == '[';
-		if (*s->p == '}' || *s->p == ']')
+			continue;
+		case '[':
+			if (flat_array(s))
+				continue;
+			depth++;
+			break;
+		case '{': depth++; break;
+		case '}':
+		case ']':
+			if (!depth)
+				return *s->p == '}';
 			depth--;
+			break;
+		case ',':
+			if (!depth)
+				return true;
+		}
+		s->p++;
 	}
 	return false;
 }

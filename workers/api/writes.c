@@ -1,7 +1,7 @@
 /* Transactions on their way to sync: from submission until the answer.
  *
- * No more are handed to sync than it answers without delay (gradient.h); the others wait here, where who has many does
- * not keep away who has one (lane.h).
+ * What is handed to sync is answered first come, first served: so no more is than is done within a moment, a group or two of
+ * the journal. The others wait here, where who has many does not keep away who has one (lane.h).
  *
  * A transaction is kept until it is answered. When sync dies it is sent again under the same id:
  * the successor finds ids that reached the journal there and answers without writing twice. */
@@ -12,7 +12,6 @@
 #include "api.h"
 #include "clock.h"
 #include "fault.h"
-#include "gradient.h"
 #include "log.h"
 #include "overload.h"
 #include "rings.h"
@@ -29,12 +28,18 @@ struct writes {
 	size_t out_offset;	 /* bytes of the first one that were sent as fragments */
 	struct event *ev_waited; /* pending while some wait for the store */
 	struct lane lane;	 /* what waits until sync has answered others */
-	struct gradient window;	 /* units that may be unanswered */
-	uint32_t in_ring;	 /* units that are */
+	uint32_t in_ring;	 /* units that sync has not answered */
+	int64_t quick_us[2];	 /* the quickest answer of this while, and of the one before; 0: there was none */
+	int64_t while_us;	 /* when this while began */
 	int64_t answers_us;	 /* since when the answers to come are counted, while some wait; 0: none do */
 };
 #define UNIT_BYTES 4096
-#define WINDOW_LEAST 128 /* sync is done with so many within a moment */
+/* What sync is handed at once: little where it answers within WINDOW_US; in proportion more where it is slower at best, as
+ * that is the disk's time, and a group costs the same however much is in it. At most what the ring holds. */
+#define WINDOW_UNITS 256
+#define WINDOW_US 8000
+#define WINDOW_MOST 2048
+#define WHILE_US 2000000
 #define FIRST_COST_US 50
 #define LOOK_US 100000 /* how often it is looked whether one has waited for too long */
 
@@ -125,10 +130,14 @@ static struct call *call_of(struct lane_item *i)
 	return i ? (struct call *)(void *)((char *)i - offsetof(struct call, wait)) : NULL;
 }
 
-static bool room(const struct writes *w)
+static uint32_t window(const struct writes *w)
 {
-	return w->in_flight < RINGS_IN_FLIGHT_MAX && w->in_ring < gradient_limit(&w->window);
+	int64_t a = w->quick_us[0], b = w->quick_us[1], quick = !a || (b && b < a) ? b : a;
+	int64_t n = WINDOW_UNITS * (quick / WINDOW_US);
+	return n < WINDOW_UNITS ? WINDOW_UNITS : n > WINDOW_MOST ? WINDOW_MOST : (uint32_t)n;
 }
+
+static bool room(const struct writes *w) { return w->in_flight < RINGS_IN_FLIGHT_MAX && w->in_ring < window(w); }
 
 static void launch(struct writes *w, struct call *c, int64_t now)
 {
@@ -145,11 +154,18 @@ static void launch(struct writes *w, struct call *c, int64_t now)
 }
 
 /* sync has answered it, whatever else it waits for. */
-static void landed(struct writes *w, struct call *c, int64_t now)
+static void landed(struct writes *w, struct call *c, bool durable, int64_t now)
 {
 	if (!c->ring_units)
 		return;
-	gradient_sample(&w->window, 0, now, now - c->sent_us, w->in_ring >= gradient_limit(&w->window));
+	int64_t took = now - c->sent_us;
+	if (now - w->while_us > WHILE_US) {
+		w->quick_us[1] = w->quick_us[0];
+		w->quick_us[0] = 0;
+		w->while_us = now;
+	}
+	if (durable && (!w->quick_us[0] || took < w->quick_us[0])) /* a refusal took no disk */
+		w->quick_us[0] = took > 1 ? took : 1;
 	w->in_ring -= c->ring_units;
 	c->ring_units = 0;
 }
@@ -157,8 +173,7 @@ static void landed(struct writes *w, struct call *c, int64_t now)
 static void shown(struct writes *w, int64_t now)
 {
 	overload_show(w->api, OVERLOAD_WRITES, &w->lane, now);
-	atomic_store_explicit(&w->api->w->stats->v[STAT_OVERLOAD_LIMIT_WRITES], gradient_limit(&w->window),
-			      memory_order_relaxed);
+	atomic_store_explicit(&w->api->w->stats->v[STAT_OVERLOAD_LIMIT_WRITES], window(w), memory_order_relaxed);
 }
 
 static void refuse(struct writes *w, struct call *c, enum overload_why why, int64_t now)
@@ -283,7 +298,7 @@ static void answered(struct writes *w, const struct txn_answer *a, int64_t now)
 	struct call **cp = find(w, a->id), *c = *cp;
 	if (!c)
 		return; /* a predecessor's, or a second answer */
-	landed(w, c, now);
+	landed(w, c, a->status == TXN_OK || a->status == TXN_STORED, now);
 	if (a->status == TXN_OK && c->wait_store) { /* TXN_STORED follows */
 		c->committed_seq = a->seq;
 		if (!c->committed_us)
@@ -363,7 +378,6 @@ static void take_turns(struct writes *w)
 {
 	lane_init(&w->lane, 1, FIRST_COST_US);
 	w->lane.conf = overload_lane_conf(w->api);
-	gradient_init(&w->window, WINDOW_LEAST, RINGS_IN_FLIGHT_MAX, RINGS_IN_FLIGHT_MAX);
 }
 
 struct writes *writes_open(struct api *a)
