@@ -189,9 +189,9 @@ static void concurrency_follows_latency(void **state)
 	assert_in_range(settle(&g, 1000, 8, 5, &now), 30, 64); /* it knows nothing quicker yet */
 	gradient_init(&g, 2, 64, 2);
 	assert_in_range(settle(&g, 1000, 8, 60, &now), 12, 20); /* twice the time of one: 16 */
-	assert_in_range(settle(&g, 10000, 8, 30, &now), 2, 2);	/* ten times slower: as few as may be */
+	assert_in_range(settle(&g, 10000, 8, 60, &now), 8, 32); /* ten times slower, which fewer do not change */
 	assert_in_range(settle(&g, 1000, 8, 60, &now), 12, 24); /* and back */
-	assert_in_range(settle(&g, 4000, 8, 400, &now), 8, 16); /* slower for good: believed at last */
+	assert_in_range(settle(&g, 1000, 2, 60, &now), 3, 8);	/* fewer servers */
 	gradient_init(&g, 2, 2, 2);
 	assert_int_equal(settle(&g, 1000, 1, 30, &now), 2);
 	gradient_init(&g, 2, 1, 1);

@@ -18,15 +18,37 @@ static double slowness(struct gradient *g)
 		if (!g->kind[k].n)
 			continue;
 		double mean = g->kind[k].sum / g->kind[k].n;
-		if (!g->reached || g->limit <= g->least)
-			g->kind[k].base *= 1.01;
 		if (g->kind[k].base <= 0 || mean < g->kind[k].base)
 			g->kind[k].base = mean > 1 ? mean : 1;
 		sum += g->kind[k].n * (mean / g->kind[k].base);
+		g->kind[k].mean = mean;
 		g->kind[k].sum = 0;
 		g->kind[k].n = 0;
 	}
 	return sum / g->n;
+}
+
+static void believe(struct gradient *g)
+{
+	for (size_t k = 0; k < GRADIENT_KINDS; k++)
+		g->kind[k].base = g->kind[k].mean;
+	g->limit = g->slow_at;
+	g->slow_at = 0;
+}
+
+static void fall(struct gradient *g, double slow)
+{
+	if (!(g->slow_at > 0)) {
+		g->slow = slow;
+		g->slow_at = g->limit;
+	} else if (g->limit <= g->least || (g->limit <= 0.7 * g->slow_at && slow > 0.85 * g->slow)) {
+		believe(g);
+		return;
+	} else if (g->limit <= 0.7 * g->slow_at) {
+		g->slow = slow;
+		g->slow_at = g->limit;
+	}
+	g->limit = g->limit * 0.9 > g->least ? g->limit * 0.9 : g->least;
 }
 
 void gradient_sample(struct gradient *g, unsigned kind, int64_t now_us, int64_t took_us, bool reached)
@@ -40,10 +62,14 @@ void gradient_sample(struct gradient *g, unsigned kind, int64_t now_us, int64_t 
 	g->reached |= reached;
 	if (g->n < GRADIENT_WINDOW || now_us - g->since_us < GRADIENT_WINDOW_US)
 		return;
-	if (slowness(g) > GRADIENT_SLOW)
-		g->limit *= 0.9;
-	else if (g->reached)
-		g->limit += g->limit < 32 ? 1 : g->limit / 16;
+	double slow = slowness(g);
+	if (slow > GRADIENT_SLOW) {
+		fall(g, slow);
+	} else {
+		g->slow_at = 0;
+		if (g->reached)
+			g->limit += g->limit < 32 ? 1 : g->limit / 16;
+	}
 	g->limit = g->limit < g->least ? g->least : g->limit > g->most ? g->most : g->limit;
 	g->n = 0;
 	g->reached = false;

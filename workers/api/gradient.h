@@ -5,9 +5,9 @@
  *   a window of samples whose mean is above GRADIENT_SLOW times the base    the limit falls by a tenth
  *   another one, in which the limit was reached                             the limit rises
  *
- * The base is the shortest mean of a window, by kind of work. It rises by a hundredth a window while what is under way
- * cannot be to blame (it is below the limit, or as little as may be), so that a world that has become slower for good is
- * believed at last. Pure: no clock, no lock. */
+ * The base is the shortest mean of a window, by kind of work. Whether it is the limit that makes things slow is put to the
+ * test: when a limit three tenths lower has not made them quicker, or there is no lower one, the world has become slower: its
+ * latency is the base from then on, and the limit what it was. Pure: no clock, no lock. */
 #ifndef ORC_GRADIENT_H
 #define ORC_GRADIENT_H
 #include <stdbool.h>
@@ -21,9 +21,11 @@
 struct gradient {
 	double limit, least, most;
 	struct {
-		double base, sum;
+		double base, mean, sum; /* mean: of the last window that had some */
 		uint32_t n;
 	} kind[GRADIENT_KINDS];
+	double slow,
+		slow_at; /* how slow it was when the limit began to fall, and where that was; 0: it does not fall */
 	int64_t since_us;
 	uint32_t n;
 	bool reached;
