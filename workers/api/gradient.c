@@ -4,6 +4,8 @@
 
 #include "util.h"
 
+#define PROBE_EVERY 32 /* windows */
+
 void gradient_init(struct gradient *g, uint32_t least, uint32_t most, uint32_t first)
 {
 	*g = (struct gradient){.least = least < most ? least : most, .most = most};
@@ -63,7 +65,15 @@ void gradient_sample(struct gradient *g, unsigned kind, int64_t now_us, int64_t 
 	if (g->n < GRADIENT_WINDOW || now_us - g->since_us < GRADIENT_WINDOW_US)
 		return;
 	double slow = slowness(g);
-	if (slow > GRADIENT_SLOW) {
+	if (g->probed > 0) {
+		g->limit = g->probed;
+		g->probed = 0;
+	} else if (g->reached && ++g->windows >= PROBE_EVERY) {
+		g->windows = 0;
+		g->slow_at = 0;
+		g->probed = g->limit;
+		g->limit /= 4;
+	} else if (slow > GRADIENT_SLOW) {
 		fall(g, slow);
 	} else {
 		g->slow_at = 0;
