@@ -110,7 +110,7 @@ def test_a_store_that_does_not_answer(server):
     with behind_proxy(server, "hangs") as (o, proxy):
         ids = {ns: o.post("/v1/memories?wait=store", {"content": "here", "namespace": ns}).json["id"] for ns in ("greedy", "modest")}
         assert o.memory(ids["modest"]).status == 200
-        proxy.blackhole()
+        proxy.blackhole("answers")
         greedy = lists(o, "greedy", 60)
         until(lambda: statuses(greedy).count(429) >= 60 - 8 - THREADS, 60)
         assert overload(o)["throttling"] == ["readers"] and overload(o)["waiting"] <= 8
@@ -119,8 +119,8 @@ def test_a_store_that_does_not_answer(server):
         # Those who ask for little are not refused; they wait for the store, as there is nothing else to do.
         modest = lists(o, "modest", 2)
         more = lists(o, "greedy", 10)
-        for a in more:
-            refused(a)
+        until(lambda: statuses(more).count(429) >= 5, 60)
+        refused(next(a for a in more if a.poll()))
         # What needs no queue is served: hits, probes, writes, administration.
         assert o.memory(ids["modest"]).status == 200 and o.get("/livez").status == 200
         assert o.post("/v1/memories", {"content": "new", "namespace": "greedy"}).status == 201
@@ -145,8 +145,8 @@ def test_a_store_that_does_not_answer(server):
         for a in modest:
             status, _, body = a.answer()
             assert status == 200 and len(json.loads(body)["memories"]) == 1
-        until(lambda: None not in statuses(greedy), 60)
-        assert set(statuses(greedy)) == {200, 429}
+        until(lambda: None not in statuses(greedy + more), 60)
+        assert {200, 429} <= set(statuses(greedy + more)) <= {200, 429, 503}  # a connection may have been given up
         until(lambda: well(o), 60)
         assert [a.answer()[0] for a in lists(o, "greedy", 20)] == [200] * 20
 
@@ -154,7 +154,7 @@ def test_a_store_that_does_not_answer(server):
 def test_who_has_gone_is_not_served(server):
     with behind_proxy(server, "gone") as (o, proxy):
         o.post("/v1/memories?wait=store", {"content": "here", "namespace": "a"})
-        proxy.blackhole()
+        proxy.blackhole("answers")
         stay = lists(o, "a", THREADS)
         until(lambda: metric(o, 'overload_waiting{queue="readers"}') == 0)
         go = lists(o, "a", 4)
@@ -173,7 +173,7 @@ def test_who_has_gone_is_not_served(server):
 def test_without_control_all_wait(server):
     with behind_proxy(server, "all_wait", "overload.control=false") as (o, proxy):
         o.post("/v1/memories?wait=store", {"content": "here", "namespace": "a"})
-        proxy.blackhole()
+        proxy.blackhole("answers")
         asked = lists(o, "a", 60)
         until(lambda: metric(o, 'overload_waiting{queue="readers"}') == 60 - THREADS)
         until(lambda: metric(o, 'overload_delay_seconds{queue="readers"}') > 1, 20)
