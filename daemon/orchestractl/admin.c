@@ -81,6 +81,19 @@ static void show_process(struct ctl *c, const json_t *o, const char *name, const
 }
 
 /* Only the api knows it; the supervisor's own answer lacks it. */
+/* Only while requests are refused. */
+static void show_overload(const json_t *o)
+{
+	const json_t *over = json_object_get(o, "overload"), *queues = json_object_get(over, "throttling"), *v;
+	size_t i;
+	if (!json_array_size(queues))
+		return;
+	printf("more is asked for than can be served; what waits too long is refused (");
+	json_array_foreach (queues, i, v)
+		printf("%s%s", i ? ", " : "", json_string_value(v));
+	printf("; %lld refused since the start)\n", (long long)json_integer_value(json_object_get(over, "refused")));
+}
+
 static void show_lag(struct ctl *c, const json_t *o)
 {
 	const json_t *lag = json_object_get(o, "lag");
@@ -128,6 +141,7 @@ static void show_tree(struct ctl *c, const json_t *o)
 	       *tcp || *tls ? " and " : "", output_str(o, "unix"));
 	printf("data in %s, started %.19sZ\n", output_str(o, "data_dir"), output_str(o, "started_at"));
 	show_lag(c, o);
+	show_overload(o);
 	if (json_object_get(o, "upgrade"))
 		printf("%supgrade: %s%s\n", output_colour(c, C_YELLOW), output_str(o, "upgrade"),
 		       output_colour(c, C_PLAIN));

@@ -10,6 +10,9 @@
 
 #include "shm.h"
 
+#include "api/codel.c"
+#include "api/fair.c"
+#include "api/lane.c"
 #include "api/writes.c"
 
 #define RING 65536u
@@ -22,6 +25,21 @@ static uint64_t answered_ids[CALLS + 1];
 
 void worker_wake_peer(struct worker *w, unsigned slot) { (void)w, (void)slot; }
 void call_waited(struct call *c) { (void)c; }
+void call_finish(struct call *c) { (void)c; }
+struct lane_conf overload_lane_conf(const struct api *a)
+{
+	(void)a;
+	return (struct lane_conf){.on = true, .target_us = 200000, .interval_us = 1000000, .free = 128, .most = 4096};
+}
+void overload_refuse(struct call *c, enum overload_queue q, enum overload_why why, int64_t delay_us)
+{
+	(void)c, (void)q, (void)why, (void)delay_us;
+	fail_msg("nothing is refused here");
+}
+void overload_show(struct api *a, enum overload_queue q, const struct lane *l, int64_t now_us)
+{
+	(void)a, (void)q, (void)l, (void)now_us;
+}
 
 /* As the real one ends: the call and its bytes are no more. They are kept, with other bytes, to see whether they are sent. */
 static struct call *dead[CALLS];
@@ -56,6 +74,7 @@ static int open_writes(void **state)
 	answers = ring_open(fd, ring_footprint(RING), RINGS_ANSWER_BYTES);
 	assert_true(writes->requests && writes->answers && requests && answers);
 	close(fd);
+	take_turns(writes);
 	answered_calls = 0;
 	return 0;
 }
@@ -68,6 +87,7 @@ static int close_writes(void **state)
 	ring_close(&requests);
 	ring_close(&answers);
 	free(writes->outbox);
+	lane_end(&writes->lane);
 	free(writes);
 	while (answered_calls--) {
 		buf_free(&dead[answered_calls]->txn);

@@ -1,6 +1,7 @@
 /* /v1/admin: commands that the supervisor carries out, and its status. */
 #include "api.h"
 #include "handlers.h"
+#include "overload.h"
 
 static void on_answer(void *arg, int status, struct span json)
 {
@@ -41,6 +42,8 @@ static void on_status(void *arg, int status, struct span json)
 		c->reply.body.len--;
 		buf_addc(&c->reply.body, ',');
 		probes_lag(c->api->plant, &c->reply.body);
+		buf_addc(&c->reply.body, ',');
+		overload_status(c->api->plant, &c->reply.body);
 		buf_addc(&c->reply.body, '}');
 	}
 	call_reply(c);

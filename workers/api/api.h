@@ -14,6 +14,7 @@
 #include "embed/embed.h"
 #include "http/http.h"
 #include "index/vectors.h"
+#include "lane.h"
 #include "plant.h"
 #include "reader.h"
 #include "record.h"
@@ -26,6 +27,7 @@ struct changes;
 struct herd;
 struct late;
 struct reqlog;
+struct overload;
 struct call;
 
 struct api {
@@ -40,6 +42,7 @@ struct api {
 	struct late *late;
 	struct reqlog *requests; /* NULL: log.requests is 0 */
 	uint32_t pid;
+	struct overload *overload;
 	struct shared shared;		 /* what reader threads need; attached once sync has formatted it */
 	struct auth *auth, *next_auth;	 /* NULL: local callers are admin; next: between prepare and commit */
 	struct http_tls *next_tls;	 /* between prepare and commit, with a TLS socket */
@@ -106,6 +109,12 @@ struct call {
 	struct call *next;    /* jobs queue, herd */
 	struct uuid herd_key; /* of a call that leads one */
 	enum verdict verdict;
+	/* overload.c */
+	struct lane_item wait; /* for a thread, then for the ring */
+	uint64_t flow;	       /* whose it is, to be fair to others */
+	bool stale;	       /* has waited for too long, was not begun */
+	uint32_t ring_units;   /* what of it is in the ring and unanswered */
+	int64_t sent_us;
 };
 
 /* ---- routes (router.c, routes.def) ---- */
@@ -174,14 +183,23 @@ void json_out_double(struct buf *b, double d); /* shortest that reads back */
 
 /* ---- jobs (jobs.c) ---- */
 struct jobs *must_check jobs_start(struct api *a, unsigned threads);
-bool jobs_submit(struct jobs *j, struct call *c); /* false: the queue is full */
-void jobs_halt(struct jobs *j);			  /* its threads end; calls that wait, and that are done, stay */
+/* False: it is refused (c->reply.status is 429), or (0) the queue is full. */
+bool jobs_submit(struct jobs *j, struct call *c);
+bool jobs_admits(struct jobs *j, const struct call *c, int64_t *delay_r);
+bool jobs_cancel(struct jobs *j, struct call *c, bool gone); /* true: it was not begun, and will not be */
+void jobs_tick(struct jobs *j);				     /* now and then, while overloaded */
+void jobs_conf(struct jobs *j);
+void jobs_halt(struct jobs *j); /* its threads end; calls that wait, and that are done, stay */
 void jobs_stop(struct jobs **j);
 size_t jobs_waiting(struct jobs *j);
 
 /* ---- writes (writes.c): transactions on their way to sync ---- */
 struct writes *must_check writes_open(struct api *a);
-bool writes_submit(struct writes *w, struct call *c); /* false: too many in flight */
+/* False: it is refused (c->reply.status is 429), or (0) too many are in flight. */
+bool writes_submit(struct writes *w, struct call *c);
+bool writes_admits(struct writes *w, const struct call *c, int64_t *delay_r);
+void writes_tick(struct writes *w);
+void writes_conf(struct writes *w);
 void writes_on_wake(struct writes *w);
 void writes_resend(struct writes *w);		 /* sync was restarted */
 size_t writes_in_flight(const struct writes *w); /* transactions that sync has not answered */

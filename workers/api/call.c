@@ -30,6 +30,7 @@ void call_reply(struct call *c)
 	if (audit_first(c))
 		return;
 	buf_addc(&r->head, 0);
+	*http_user(c->req) = NULL;
 	router_count(c, r->status);
 	requests_note(c);
 	http_reply(c->req, r->status, r->content_type ? r->content_type : "application/json", r->head.p, r->body.p,
@@ -45,9 +46,11 @@ void call_finish(struct call *c)
 		call_reply(c);
 }
 
+/* What could not be queued: it was told why, or there is no room whatever. */
 static void too_busy(struct call *c)
 {
-	problem(c, 503, "busy", "too many requests wait already; try again after Retry-After seconds");
+	if (c->reply.status != 429)
+		problem(c, 503, "busy", "too many requests wait already; try again after Retry-After seconds");
 	call_finish(c);
 }
 
@@ -96,7 +99,7 @@ void call_write(struct call *c, enum verdict (*evaluate)(struct call *, struct r
 void call_job_done(struct call *c)
 {
 	requests_enter(c->req);
-	if (c->evaluate)
+	if (c->evaluate && !c->stale)
 		finish_evaluation(c);
 	else
 		call_finish(c);
@@ -113,6 +116,7 @@ static void again(struct call *c)
 	}
 	c->txn.len = c->reply.head.len = c->reply.body.len = 0;
 	c->reply.status = 0;
+	c->wait.settled = true; /* it has waited in its turn once */
 	submit_job(c);
 }
 

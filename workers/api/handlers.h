@@ -38,6 +38,7 @@ void transfer_export(struct call *c);
 void transfer_import(struct call *c);
 bool transfer_body(struct call *c, const char *p, size_t n);
 void transfer_body_end(struct call *c);
+bool transfer_is(const struct call *c); /* an export or import */
 void transfer_gone(struct call *c);
 
 /* changes.c */

@@ -57,6 +57,12 @@ bool herd_join(struct herd *h, const struct uuid *key, struct call *c, herd_answ
 	return true;
 }
 
+bool herd_followed(struct herd *h, const struct call *c)
+{
+	const struct pack *p = *find(h, &c->herd_key);
+	return p && p->leader == c && p->waiting;
+}
+
 void herd_end(struct herd *h, struct call *c)
 {
 	struct pack **at = find(h, &c->herd_key), *p = *at;

@@ -18,6 +18,7 @@ bool must_check herd_join(struct herd *h, const struct uuid *key, struct call *c
 bool herd_has(struct herd *h, const struct uuid *key); /* somebody leads for it */
 /* Answers those who wait for c; before c itself is answered, which ends its life. Nothing when c leads nobody. */
 void herd_end(struct herd *h, struct call *c);
+bool herd_followed(struct herd *h, const struct call *c); /* somebody waits for c */
 /* Frees the calls that still wait: their clients have gone. */
 void herd_free(struct herd **h);
 #endif

@@ -6,6 +6,7 @@
 #include "herd.h"
 #include "list.h"
 #include "requests.h"
+#include "overload.h"
 #include "tiers.h"
 
 /* ---- from shared memory, on the loop, without allocation: the product's hot path ---- */
@@ -156,7 +157,10 @@ static void answer_waiter(struct call *leader, struct call *c)
 	v.collapsed = true;
 	v.stored = false;
 	stats_add_shared(c->api->w->stats, STAT_COLLAPSED_MEMORY, 1);
-	if (leader->reply.status == 503 && v.rc != READ_ERROR) /* it found no thread */
+	if (leader->reply.status == 429 || leader->stale) /* its fate is theirs: it would have been their work */
+		overload_refuse(c, OVERLOAD_READERS, leader->stale ? OVERLOAD_STALE : OVERLOAD_DELAY,
+				overload_delay(c->api, OVERLOAD_READERS));
+	else if (leader->reply.status == 503 && v.rc != READ_ERROR) /* it found no thread */
 		problem(c, 503, "busy", "too many requests wait already; try again after Retry-After seconds");
 	else
 		answer(c, &v, g->error);
@@ -206,6 +210,7 @@ static void refresh(struct api *a, const struct uuid *id)
 	c->api = a;
 	c->id = *id;
 	c->finish = refresh_finish;
+	c->wait.class = LANE_BACKGROUND;
 	AN(!herd_join(a->herd, &key, c, NULL));
 	call_read(c, refresh_read);
 }

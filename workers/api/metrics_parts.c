@@ -5,6 +5,7 @@
 #include "expo.h"
 #include "handlers.h"
 #include "metrics_parts.h"
+#include "overload.h"
 
 #define LABELS 256
 
@@ -36,6 +37,10 @@ void metrics_stat_rows(struct expo *e, struct plant *p)
 			expo_head(e, m);
 		if (by_role(m)) {
 			stat_by_role(e, p, m, (enum stat_id)i);
+			continue;
+		}
+		if (overload_own_metric(i)) {
+			expo_us(e, m, m->labels, overload_delay_us(p, i));
 			continue;
 		}
 		for (unsigned s = 0; s < SLOT_COUNT; s++)

@@ -12,6 +12,7 @@
 #include "http/tls.h"
 #include "log.h"
 #include "reqlog.h"
+#include "overload.h"
 
 #define DRAIN_POLL_MS 20
 #define FILES_BESIDE_CONNECTIONS 256 /* ours, the store's, and connections that are told there is no room */
@@ -176,6 +177,7 @@ static int api_init(struct worker *w)
 	rc = rc ? rc : open_shared(a);
 	if (rc)
 		return rc;
+	a->overload = overload_open(a);
 	a->writes = writes_open(a);
 	a->changes = changes_open(a);
 	a->herd = herd_new();
@@ -246,6 +248,8 @@ static void api_load(struct worker *w, uint64_t *waiting_r, uint64_t *working_r)
 {
 	struct api *a = w->role_data;
 	late_look(a->late);
+	jobs_tick(a->jobs);
+	writes_tick(a->writes);
 	*waiting_r = jobs_waiting(a->jobs);
 	*working_r = writes_in_flight(a->writes);
 }
@@ -275,6 +279,7 @@ static void api_conf_commit(struct worker *w)
 	take_conf(a, w->conf);
 	cache_policy_from(w->conf, a->shared.ops->fleet, &a->shared.policy);
 	tls_commit(a, &a->next_tls);
+	overload_conf(a);
 	http_server_set_limits(a->http, &limits);
 }
 
@@ -303,6 +308,7 @@ static void api_stop(struct worker *w)
 		jobs_halt(a->jobs); /* the threads read requests, which go with the server */
 	http_server_free(&a->http);
 	jobs_stop(&a->jobs);
+	overload_free(&a->overload);
 	herd_free(&a->herd);
 	if (a->shared.l2)
 		l2_free(&a->shared.l2);

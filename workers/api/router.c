@@ -7,6 +7,7 @@
 #include "clock.h"
 #include "handlers.h"
 #include "requests.h"
+#include "overload.h"
 
 static const struct route routes[] = {
 #define ROUTE(m, pattern, right, handler, streams) {HTTP_M_##m, pattern, right, handler, streams},
@@ -299,7 +300,8 @@ void router_request(void *arg, struct http_request *r)
 		transfer_body_end(c);
 	} else if (!memories_get_fast(a, r)) {
 		c = call_new(a, r);
-		if (admit(c))
+		*http_user(r) = c;
+		if (admit(c) && overload_admits(c))
 			c->route->handle(c);
 		else
 			call_reply(c);
@@ -324,7 +326,8 @@ void router_head(void *arg, struct http_request *r, bool *stream_r)
 		return;
 	struct call *c = call_new(arg, r);
 	requests_enter(r);
-	if (admit(c)) {
+	if (admit(c) && overload_admits(c)) {
+		c->wait.settled = true; /* what goes on is not refused half-way */
 		*stream_r = true;
 		*http_user(r) = c;
 		c->route->handle(c);
@@ -349,8 +352,10 @@ void router_gone(void *arg, struct http_request *r)
 	(void)arg;
 	if (c && changes_is(c))
 		changes_gone(c);
-	else if (c)
+	else if (c && transfer_is(c))
 		transfer_gone(c);
+	else if (c)
+		overload_gone(c);
 }
 
 /* What the engine refuses by itself: its words, with the limit and what to do. */

@@ -145,6 +145,7 @@ void transfer_export(struct call *c)
 	c->state = x;
 	c->free_state = export_free;
 	c->finish = export_page;
+	c->wait.settled = true; /* its pages are not refused half-way */
 	*http_user(c->req) = c;
 	export_next(c);
 }
@@ -595,6 +596,8 @@ void transfer_body_end(struct call *c)
 	x->ended = true;
 	import_step(c);
 }
+
+bool transfer_is(const struct call *c) { return c->finish == export_page || c->finish == import_done; }
 
 void transfer_gone(struct call *c)
 {

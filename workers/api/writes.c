@@ -1,5 +1,8 @@
 /* Transactions on their way to sync: from submission until the answer.
  *
+ * What is handed to sync is answered first come, first served: so no more is than is done within a moment, a group or two of
+ * the journal. The others wait here, where who has many does not keep away who has one (lane.h).
+ *
  * A transaction is kept until it is answered. When sync dies it is sent again under the same id:
  * the successor finds ids that reached the journal there and answers without writing twice. */
 #define LOG_SUBSYSTEM LOG_IN_API
@@ -11,6 +14,7 @@
 #include "clock.h"
 #include "fault.h"
 #include "log.h"
+#include "overload.h"
 #include "rings.h"
 
 struct writes {
@@ -24,7 +28,20 @@ struct writes {
 	bool resent;		 /* the outbox may hold some whose first copy sync has as well */
 	size_t out_offset;	 /* bytes of the first one that were sent as fragments */
 	struct event *ev_waited; /* pending while some wait for the store */
+	struct lane lane;	 /* what waits until sync has answered others */
+	uint32_t in_ring;	 /* units that sync has not answered */
+	int64_t quick_us[2];	 /* the quickest answer of this while, and of the one before; 0: there was none */
+	int64_t while_us;	 /* when this while began */
+	int64_t answers_us;	 /* since when the answers to come are counted, while some wait; 0: none do */
 };
+#define UNIT_BYTES 4096
+/* What sync is handed at once: little where it answers within WINDOW_US; in proportion more where it is slower at best, as
+ * that is the disk's time, and a group costs the same however much is in it. At most what the ring holds. */
+#define WINDOW_UNITS 256
+#define WINDOW_US 8000
+#define WINDOW_MOST 2048
+#define WHILE_US 2000000
+#define FIRST_COST_US 50
 #define LOOK_US 100000 /* how often it is looked whether one has waited for too long */
 
 static struct call **bucket(struct writes *w, uint64_t id) { return &w->table[id & (ARRAY_LEN(w->table) - 1)]; }
@@ -107,10 +124,27 @@ static void enqueue(struct writes *w, struct call *c)
 	w->outbox[(w->out_head + w->out_len++) % w->out_cap] = c;
 }
 
-bool writes_submit(struct writes *w, struct call *c)
+/* ---- who goes next ---- */
+
+static struct call *call_of(struct lane_item *i)
 {
-	if (w->in_flight >= RINGS_IN_FLIGHT_MAX)
-		return false;
+	return i ? (struct call *)(void *)((char *)i - offsetof(struct call, wait)) : NULL;
+}
+
+static uint32_t window(const struct writes *w)
+{
+	int64_t a = w->quick_us[0], b = w->quick_us[1], quick = !a || (b && b < a) ? b : a;
+	int64_t n = WINDOW_UNITS * (quick / WINDOW_US);
+	return n < WINDOW_UNITS ? WINDOW_UNITS : n > WINDOW_MOST ? WINDOW_MOST : (uint32_t)n;
+}
+
+static bool room(const struct writes *w) { return w->in_flight < RINGS_IN_FLIGHT_MAX && w->in_ring < window(w); }
+
+static void launch(struct writes *w, struct call *c, int64_t now)
+{
+	c->sent_us = now;
+	c->ring_units = (uint32_t)(1 + c->txn.len / UNIT_BYTES);
+	w->in_ring += c->ring_units;
 	c->next = *bucket(w, c->txn_id);
 	*bucket(w, c->txn_id) = c;
 	w->in_flight++;
@@ -119,8 +153,98 @@ bool writes_submit(struct writes *w, struct call *c)
 	enqueue(w, c);
 	if (w->out_len == 1)
 		pump(w);
-	return true;
 }
+
+/* sync has answered it, whatever else it waits for. */
+static void landed(struct writes *w, struct call *c, bool durable, int64_t now)
+{
+	if (!c->ring_units)
+		return;
+	int64_t took = now - c->sent_us;
+	if (now - w->while_us > WHILE_US) {
+		w->quick_us[1] = w->quick_us[0];
+		w->quick_us[0] = 0;
+		w->while_us = now;
+	}
+	if (durable && (!w->quick_us[0] || took < w->quick_us[0])) /* a refusal took no disk */
+		w->quick_us[0] = took > 1 ? took : 1;
+	w->in_ring -= c->ring_units;
+	c->ring_units = 0;
+}
+
+static void shown(struct writes *w, int64_t now)
+{
+	overload_show(w->api, OVERLOAD_WRITES, &w->lane, now);
+	atomic_store_explicit(&w->api->w->stats->v[STAT_OVERLOAD_LIMIT_WRITES], window(w), memory_order_relaxed);
+}
+
+static void refuse(struct writes *w, struct call *c, enum overload_why why, int64_t now)
+{
+	overload_refuse(c, OVERLOAD_WRITES, why,
+			why == OVERLOAD_STALE ? now - c->wait.fair.since_us : lane_delay(&w->lane, c->wait.class, now));
+	c->txn.len = 0;
+	call_finish(c);
+}
+
+/* Those that may go by now. answered: so many were since it was looked last. */
+static void refill(struct writes *w, size_t answered)
+{
+	if (!lane_items(&w->lane)) {
+		w->answers_us = 0;
+		return;
+	}
+	int64_t now = clock_mono_us();
+	for (unsigned k = 0; answered && w->answers_us && k < LANE_CLASSES; k++)
+		lane_measured(&w->lane, (enum lane_class)k, (double)(now - w->answers_us) / (double)answered);
+	w->answers_us = answered || !w->answers_us ? now : w->answers_us;
+	for (struct lane_item *i; (i = lane_stale(&w->lane, now));)
+		refuse(w, call_of(i), OVERLOAD_STALE, now);
+	while (room(w)) {
+		struct call *c = call_of(lane_take(&w->lane, now, true));
+		if (!c)
+			break;
+		launch(w, c, now);
+	}
+	shown(w, now);
+}
+
+bool writes_submit(struct writes *w, struct call *c)
+{
+	struct lane_item *out;
+	int64_t now = clock_mono_us();
+	if (w->in_flight >= RINGS_IN_FLIGHT_MAX)
+		return false;
+	if (room(w) && !lane_items(&w->lane)) {
+		launch(w, c, now);
+		return true;
+	}
+	w->lane.conf.most = RINGS_IN_FLIGHT_MAX - w->in_flight;
+	enum lane_verdict v = lane_offer(&w->lane, &c->wait, c->flow, now, &out);
+	if (out)
+		refuse(w, call_of(out), OVERLOAD_EVICTED, now);
+	if (v == LANE_OUT && w->lane.codel.standing)
+		overload_refuse(c, OVERLOAD_WRITES, OVERLOAD_DELAY, lane_delay(&w->lane, c->wait.class, now));
+	w->answers_us = w->answers_us ? w->answers_us : now;
+	shown(w, now);
+	return v != LANE_OUT;
+}
+
+bool writes_admits(struct writes *w, const struct call *c, int64_t *delay_r)
+{
+	int64_t now = clock_mono_us();
+	*delay_r = lane_delay(&w->lane, c->wait.class, now);
+	return lane_admits(&w->lane, c->wait.class, c->flow, now);
+}
+
+void writes_tick(struct writes *w)
+{
+	int64_t now = clock_mono_us();
+	lane_look(&w->lane, now);
+	refill(w, 0);
+	shown(w, now);
+}
+
+void writes_conf(struct writes *w) { w->lane.conf = overload_lane_conf(w->api); }
 
 static struct call **find(struct writes *w, uint64_t id)
 {
@@ -171,7 +295,7 @@ static void on_waited(evutil_socket_t fd, short what, void *arg)
 	}
 }
 
-static void answered(struct writes *w, const struct txn_answer *a)
+static void answered(struct writes *w, const struct txn_answer *a, int64_t now)
 {
 	struct call **cp = find(w, a->id), *c = *cp;
 	if (!c)
@@ -179,6 +303,7 @@ static void answered(struct writes *w, const struct txn_answer *a)
 	if (c->sent_ns)
 		stats_record(w->api->w->stats, HIST_WRITE_ACK, (uint64_t)(clock_mono_ns() - c->sent_ns));
 	c->sent_ns = 0;
+	landed(w, c, a->status == TXN_OK || a->status == TXN_STORED, now);
 	if (a->status == TXN_OK && c->wait_store) { /* TXN_STORED follows */
 		c->committed_seq = a->seq;
 		if (!c->committed_us)
@@ -197,6 +322,8 @@ static void answered(struct writes *w, const struct txn_answer *a)
 void writes_on_wake(struct writes *w)
 {
 	for (;;) {
+		int64_t now = clock_mono_us();
+		size_t n = 0;
 		uint64_t cursor = ring_head(w->answers);
 		size_t len;
 		const struct txn_answer *a;
@@ -205,12 +332,14 @@ void writes_on_wake(struct writes *w)
 			AN(len == sizeof(copy));
 			memcpy(&copy, a, sizeof(copy));
 			ring_advance(w->answers, cursor);
-			answered(w, &copy);
+			answered(w, &copy, now);
+			n++;
 		}
 		if (errno == EPROTO)
 			ring_advance(w->answers, ring_head(w->answers) + ring_used(w->answers));
 		wake_prepare(&w->api->plant->wake[w->api->w->slot]);
 		/* Behind the prepare: room that sync made before it rang no bell, and nobody would ring for it later. */
+		refill(w, n);
 		pump(w);
 		if (ring_empty(w->answers))
 			return;
@@ -246,9 +375,15 @@ void writes_resend(struct writes *w)
 	pump(w);
 }
 
-size_t writes_in_flight(const struct writes *w) { return w->in_flight; }
+size_t writes_in_flight(const struct writes *w) { return w->in_flight + lane_items(&w->lane); }
 
 uint64_t writes_next_id(struct writes *w) { return atomic_fetch_add_explicit(&w->next_id, 1, memory_order_relaxed); }
+
+static void take_turns(struct writes *w)
+{
+	lane_init(&w->lane, 1, FIRST_COST_US);
+	w->lane.conf = overload_lane_conf(w->api);
+}
 
 struct writes *writes_open(struct api *a)
 {
@@ -259,6 +394,7 @@ struct writes *writes_open(struct api *a)
 	atomic_init(&w->next_id, start);
 	w->api = a;
 	w->ev_waited = event_new(a->base, -1, 0, on_waited, w);
+	take_turns(w);
 	w->requests = ring_open(FD_SHM_RINGS, rings_request_offset(bytes, a->w->slot), bytes);
 	w->answers = ring_open(FD_SHM_RINGS, rings_answer_offset(bytes, a->w->slot), RINGS_ANSWER_BYTES);
 	if (!w->requests || !w->answers) {

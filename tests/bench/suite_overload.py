@@ -1,0 +1,106 @@
+"""More load than can be served, from clients that do not wait for each other (oload: Poisson arrivals, latencies from the
+intended time of sending). Goodput: answers of 2xx within 250 ms. Each is measured at what saturates, at twice and at five
+times that; and a namespace that asks for little, alone and beside one that asks for twice of what there is.
+
+  searches   30 results of 10,000 memories each: the processor is what is short
+  lists      from a PostgreSQL server whose answers take 20 ms: the store is what is short
+
+The settings are sharper than the default ones, which let a queue of 200 ms stand for a second."""
+import contextlib
+import json
+
+import loaded
+import rig as r
+from corpus import Corpus
+
+SHARP = ["api.workers=1", "cache.search_ttl=0 ms", "overload.target=40 ms", "overload.interval=100 ms", "overload.free=2"]
+DEADLINE = 250
+
+
+@contextlib.contextmanager
+def searches(rig):
+    path = rig.path("searches.ndjson")
+    with open(path, "w") as f:
+        f.writelines(json.dumps({"query": q, "limit": 30}) + "\n" for q in Corpus().questions(200))
+    with rig.daemon("", *SHARP, data=loaded.directory(rig, 10000)) as d:
+        yield d, lambda ns: ["-L", path, "-m", "POST"], "/v1/memories/search", {}
+
+
+@contextlib.contextmanager
+def lists(rig):
+    rig.daemon  # noqa: B018  (puts tests/it on the path)
+    try:
+        from orchestra import store_sets
+        from postgres import Postgres
+        from proxy import Proxy
+        server = Postgres()
+    except Exception as e:
+        raise r.Skip(f"PostgreSQL: {e}") from e
+    with server, Proxy(server) as wire:
+        server.sql("CREATE DATABASE overload")
+        with rig.daemon("overload", *store_sets(server, "overload", host=wire.host, port=wire.port), *SHARP, "breaker.slow_call=0 ms",
+                        "api.reader_threads=4") as d:
+            for ns in ("greedy", "modest"):
+                d.post("/v1/memories?wait=store", {"content": "one", "namespace": ns})
+            wire.delay(10)
+            yield d, lambda ns: ["-m", "GET"], "/v1/memories?namespace=", {"greedy": "greedy", "modest": "modest"}
+            wire.delay(0)
+
+
+def shoot(rig, d, args, target, rate, seconds, core=r.CLIENT_CORE, seed=1):
+    return rig.tool("oload", "-r", rate, "-t", seconds, "-w", 1, "-c", 1000, "-d", DEADLINE, "-S", seed, *args, f"127.0.0.1:{d.port}", target,
+                    core=core, check=False)
+
+
+def saturation(rig, d, args, target, seconds, threads):
+    """So many answers a second to clients that wait for each: one for every thread, and as many more as may wait."""
+    post = ["-m", "POST", "-H", "Content-Type: application/json", *args[:2]] if "POST" in args else []
+    return rig.load(f"127.0.0.1:{d.port}", target, *post, "-c", threads + 2, seconds=seconds)["rps"]
+
+
+def goodput(rig, report, name, d, args, target, threads):
+    seconds = 2 if rig.quick else 5
+    full = saturation(rig, d, args, target, seconds, threads)
+    rounds = rig.compare(*(lambda x=x: shoot(rig, d, args, target, full * x, seconds) for x in (0.8, 1, 2, 5)), rounds=1 if rig.quick else 3)
+    peak = max(r.median(x["goodput"] for x in rounds[k]) for k in range(3))
+    for times, results in zip((0.8, 1, 2, 5), rounds):
+        good, p99 = r.median(x["goodput"] for x in results), r.median(x["p99_ms"] for x in results)
+        note = (f"{r.median(x['refused'] for x in results) / seconds:.0f} refused a second within {r.median(x['refused_p99_ms'] for x in results):.0f} ms, "
+                f"{sum(x['late'] + x['abandoned'] for x in results)} late")
+        report.add("overload", f"{name}: goodput at {times:g} × saturation", good, "answers/s", peak, "peak", good / peak,
+                   goal=0.9 if times >= 2 else None, note=note)
+        report.add("overload", f"{name}: p99 of what is admitted at {times:g} ×", p99, "ms", goal=DEADLINE if times >= 2 else None, better="less", note=note)
+    return full
+
+
+def pair(rig, report, name, d, args, target, full, ns):
+    """The modest one asks for a twentieth of what there is."""
+    import threading
+    seconds = 4 if rig.quick else 10
+
+    def modest(beside):
+        out, greedy = [], None
+        if beside:
+            greedy = threading.Thread(target=lambda: out.append(shoot(rig, d, args, target + ns["greedy"], 2 * full, seconds + 2)))
+            greedy.start()
+        got = shoot(rig, d, args, target + ns["modest"], full / 20, seconds, seed=2)
+        if greedy:
+            greedy.join()
+        return got
+    alone, beside = rig.compare(lambda: modest(False), lambda: modest(True), rounds=1 if rig.quick else 3)
+    spread = r.ratio(beside, alone, lambda x: x["p99_ms"])
+    report.add("overload", f"{name}: p99 of a modest namespace beside a greedy one", r.median(x["p99_ms"] for x in beside), "ms",
+               r.median(x["p99_ms"] for x in alone), "ms alone", spread, goal=2, better="less",
+               note=f"{sum(x['refused'] for x in beside)} of {sum(x['offered'] for x in beside)} of the modest one's refused")
+
+
+def run(rig, report):
+    for name, make, threads in (("searches", searches, 2), ("lists, store 20 ms away", lists, 4)):
+        try:
+            with make(rig) as (d, args, target, ns):
+                greedy = args("greedy")
+                full = goodput(rig, report, name, d, greedy, target + ns.get("greedy", ""), threads)
+                if ns:
+                    pair(rig, report, name, d, greedy, target, full, ns)
+        except r.Skip as e:
+            report.skip(f"overload, {name}", str(e))
