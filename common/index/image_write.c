@@ -221,8 +221,10 @@ bool image_writer_end(struct image_writer *w, const struct image_facts *facts)
 	if (!error && fsync(w->fd))
 		error = errno;
 	FAULT_POINT(image_headless);
+	memset(w->buf, 0, IMAGE_HEAD);
+	memcpy(w->buf, h, sizeof(*h));
 	if (!error)
-		error = write_all(w->fd, h, sizeof(*h), 0);
+		error = write_all(w->fd, w->buf, IMAGE_HEAD, 0);
 	if (!error && fsync(w->fd))
 		error = errno;
 	return error ? fail(w, error) : true;

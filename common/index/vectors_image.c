@@ -109,7 +109,10 @@ static bool save_rows(struct saving *s, const struct vectors_chunk *c)
 	size_t bytes = shape.rows + count * shape.row_bytes;
 	char *chunk = room(s, bytes);
 	shm_copy_out(chunk, s->v->data + c->offset, bytes);
-	const uint64_t *tombs = (const uint64_t *)(const void *)chunk;
+	uint64_t *tombs = (uint64_t *)(void *)chunk;
+	/* Rows that came since may have died since: here they are yet to come. */
+	for (uint32_t i = count; i < VECTORS_ROWS_MAX; i++)
+		tombs[i / 64] &= ~(1ull << (i % 64));
 	for (uint32_t i = 0; i < shape.capacity; i++) {
 		bool dead = i < count && tombs[i / 64] >> (i % 64) & 1;
 		s->live += i < count && !dead;
