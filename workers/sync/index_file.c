@@ -55,7 +55,7 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 	if (s->draining)
 		return;
 	sync_enter(s);
-	if (enough(s))
+	if (!atomic_load(&s->index_file->saving) && enough(s))
 		indexer_save(s);
 	sync_leave(s);
 }
@@ -293,8 +293,11 @@ static void save(struct sync *s, int64_t until_us)
 
 void index_file_save(struct sync *s)
 {
-	if (!atomic_load(&s->index_file->stop))
+	struct index_file *x = s->index_file;
+	atomic_store(&x->saving, true);
+	if (!atomic_load(&x->stop))
 		save(s, 0);
+	atomic_store(&x->saving, false);
 }
 
 /* Nobody else is left: all threads but this one have ended, and the store has what it was given. */

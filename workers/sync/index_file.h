@@ -8,7 +8,7 @@
 
 struct index_file {
 	struct event *timer;
-	_Atomic bool on, stop;
+	_Atomic bool on, stop, saving;
 	_Atomic int64_t every_us, saved_us;
 	_Atomic uint64_t changes; /* in the indexes, since what is saved */
 	/* Under sync_enter(). */

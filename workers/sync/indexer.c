@@ -57,10 +57,10 @@ static void *indexer_main(void *arg)
 	prctl(PR_SET_NAME, "indexer");
 	(void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), NICE); /* of this thread alone, on Linux */
 	do {
-		while (vectors_work(x->vectors))
-			;
-		if (take_save(x))
-			index_file_save(x->s);
+		do { /* between two pieces, lest a namespace that never stops growing keeps everything from being saved */
+			if (take_save(x))
+				index_file_save(x->s);
+		} while (vectors_work(x->vectors));
 	} while (wait(x));
 	return NULL;
 }
