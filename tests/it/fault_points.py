@@ -3,6 +3,7 @@
 common/fault.h says how a point is armed. A scenario says what has to happen so that a role comes by: most points are
 on the way of the clients' own requests and need none.
 """
+import glob
 import json
 import mmap
 import os
@@ -305,12 +306,13 @@ def start_cold(w, role):
 def saved(w):
     """Nobody runs, and there is a file to be taken up."""
     w.wait_serving()
+    w.quiet()
     w.driver.add()  # after an erasure, which takes the file away
     deadline = time.monotonic() + 60 * SLOW
-    folder = os.path.join(w.o.data, "index")
-    while time.monotonic() < deadline and not any(f.endswith(".image") for f in os.listdir(folder) if os.path.isdir(folder)):
+    while time.monotonic() < deadline and not glob.glob(os.path.join(w.o.data, "index", "*.image")):
         time.sleep(0.01)
     w.kill_everything()
+    w.go_on()
 
 
 def start_without_spares(w, _):

@@ -616,6 +616,25 @@ static void test_kmeans_degenerate(void **state)
 	}
 }
 
+/* A namespace of few rows comes to rest, too: a quarter of them is none. */
+static void test_few_rows(void **state)
+{
+	(void)state;
+	float x[300];
+	for (uint32_t n = 1; n < 6; n++) {
+		int fd;
+		struct vectors *v = model_open(16 << 20, &fd);
+		vectors_stages_set(v, &(struct vectors_stages){.flat_rows = 64});
+		for (uint32_t i = 0; i < n; i++) {
+			struct uuid id = model_id(i);
+			clustered(x, 300, i, false);
+			assert_int_equal(vectors_insert(v, 1, &id, 1, 0, 300, x), 0);
+			work(v);
+		}
+		close_all(&v, fd, NULL);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	/* clang-format off */
@@ -626,6 +645,7 @@ int main(int argc, char **argv)
 	    cmocka_unit_test(test_rows_without_lists), cmocka_unit_test(test_two_dimensions),
 	    cmocka_unit_test(test_due),		    cmocka_unit_test(test_stop),
 	    cmocka_unit_test(test_kmeans_finds),    cmocka_unit_test(test_kmeans_degenerate),
+	    cmocka_unit_test(test_few_rows),
 	};
 	/* clang-format on */
 	cmocka_set_test_filter(argc > 1 ? argv[1] : NULL);
