@@ -31,8 +31,8 @@ enum hot_state {
 
 /* What holds of the whole file. */
 struct hot_facts {
-	char kind[16];	      /* of the store */
-	uint64_t revision;    /* every body is at least as new as this */
+	char kind[16];		/* of the store */
+	uint64_t revision;	/* every body is at least as new as this */
 	struct store_mark mark; /* not older than any body */
 	uint64_t entries;
 	int64_t saved_us; /* clock_real_us() */

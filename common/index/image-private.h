@@ -42,11 +42,13 @@ void image_name(char out[IMAGE_NAME], uint64_t generation, const char *suffix);
 /* The generation that a file belongs to; its suffix. False: the name is none of ours. */
 bool must_check image_name_read(const char *name, uint64_t *generation_r, const char **suffix_r);
 /* Calls fn for each of our files. False: errno. */
-bool must_check image_walk(int dir, bool (*fn)(void *arg, int dir, const char *name, uint64_t generation, const char *suffix),
+bool must_check image_walk(int dir,
+			   bool (*fn)(void *arg, int dir, const char *name, uint64_t generation, const char *suffix),
 			   void *arg);
 /* Makes a generation unreadable: its key is overwritten first. False: errno, something is left. */
 bool must_check image_remove(int dir, const char *name, const char *suffix);
 /* Encrypts or decrypts a piece in place. */
-bool must_check image_crypt(EVP_CIPHER_CTX *ctx, const unsigned char key[IMAGE_KEY], uint32_t number, void *p, size_t n);
+bool must_check image_crypt(EVP_CIPHER_CTX *ctx, const unsigned char key[IMAGE_KEY], uint32_t number, void *p,
+			    size_t n);
 uint64_t image_head_sum(const struct image_head *h);
 #endif

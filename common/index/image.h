@@ -49,7 +49,8 @@ struct image_writer *must_check image_writer_open(const char *data_dir);
  * and so is every later call. */
 bool must_check image_add(struct image_writer *w, enum image_part part, uint64_t at, const void *bytes, size_t n);
 /* The same, of shared memory that somebody may be writing to. */
-bool must_check image_add_shared(struct image_writer *w, enum image_part part, uint64_t at, const void *bytes, size_t n);
+bool must_check image_add_shared(struct image_writer *w, enum image_part part, uint64_t at, const void *bytes,
+				 size_t n);
 /* Later than this (clock_mono_us(); 0: never) nothing is added any more: ETIME. */
 void image_writer_until(struct image_writer *w, int64_t until_us);
 uint64_t image_writer_bytes(const struct image_writer *w);

@@ -12,7 +12,9 @@
 #include "index/image-private.h"
 #include "shm.h"
 
-#define WINDOW (8u << 20) /* bytes that may wait for the disk: a journal that is synced meanwhile does not wait for gigabytes */
+#define WINDOW                                                                                                         \
+	(8u                                                                                                            \
+	 << 20) /* bytes that may wait for the disk: a journal that is synced meanwhile does not wait for gigabytes */
 
 struct image_writer {
 	int dir, fd, error;
@@ -69,7 +71,8 @@ static bool unfinished(void *arg, int dir, const char *name, uint64_t generation
 	(void)arg;
 	image_name(other, generation, ".image");
 	bool named = faccessat(dir, other, F_OK, 0) == 0;
-	return strcmp(suffix, ".image") == 0 || (strcmp(suffix, ".key") == 0 && named) || image_remove(dir, name, suffix);
+	return strcmp(suffix, ".image") == 0 || (strcmp(suffix, ".key") == 0 && named) ||
+	       image_remove(dir, name, suffix);
 }
 
 static bool write_key(struct image_writer *w)

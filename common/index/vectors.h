@@ -105,8 +105,9 @@ void vectors_let_go(struct vectors *v);
 /* 0, the errno of the file, ECANCELED when *stop turned true, ENOMEM. */
 int must_check vectors_save(struct vectors *v, struct image_writer *w, struct image_part_facts *facts_r,
 			    const _Atomic bool *stop);
-bool vectors_unused(const struct vectors *v);	   /* it never held anything */
-bool vectors_interrupted(const struct vectors *v); /* a predecessor died between load and load_end: what there was is gone */
+bool vectors_unused(const struct vectors *v); /* it never held anything */
+bool vectors_interrupted(
+	const struct vectors *v); /* a predecessor died between load and load_end: what there was is gone */
 /* Takes what was saved into an empty index that nobody searches yet; `fd` is its segment's. Then it is as it was saved:
  * rows, codes, lists, and what lists have learned. 0; EPROTO: of another layout, EBADMSG: damaged, or it does not fit into
  * vectors.max_bytes: it stays empty, and the log says so. */

@@ -289,8 +289,8 @@ enum postings_cleaning postings_merge_clean(struct postings *p, struct postings_
 	if (!*first_of(p, n)) {
 		postings_manifest_begin(p, n, &x);
 		for (size_t i = 0; i < x.count && !*first_of(p, n); i++) {
-			const struct postings_head *h =
-				(const void *)(p->data + p->descs[postings_entry_desc(x.v[i])].offset);
+			const struct postings_head *h = (const void *)(p->data +
+								       p->descs[postings_entry_desc(x.v[i])].offset);
 			struct candidate v = {x.v[i], h->docs - h->dead_docs, h->dead_docs, 0};
 			if (v.dead)
 				(void)begin_with(p, n, &v, 1);

@@ -27,9 +27,10 @@ static bool sane(const struct postings_view *w)
 	static const struct {
 		enum postings_area area;
 		uint32_t docs, terms, more; /* bytes of each */
-	} least[] = {{AREA_IDS, 16, 0, 0},    {AREA_VERSIONS, 8, 0, 0}, {AREA_EXPIRIES, 8, 0, 0},
-		     {AREA_DEATHS, 8, 0, 0},  {AREA_LENGTHS, 2, 0, 0},  {AREA_STARTS, 4, 0, 4},
-		     {AREA_KEYS, 0, 8, 0},    {AREA_TERMS, 0, sizeof(struct postings_term), 0}};
+	} least[] = {{AREA_IDS, 16, 0, 0},     {AREA_VERSIONS, 8, 0, 0},
+		     {AREA_EXPIRIES, 8, 0, 0}, {AREA_DEATHS, 8, 0, 0},
+		     {AREA_LENGTHS, 2, 0, 0},  {AREA_STARTS, 4, 0, 4},
+		     {AREA_KEYS, 0, 8, 0},     {AREA_TERMS, 0, sizeof(struct postings_term), 0}};
 	for (size_t i = 0; i < ARRAY_LEN(least); i++) {
 		uint32_t room = h->at[least[i].area + 1] - h->at[least[i].area];
 		if ((uint64_t)h->docs * least[i].docs + (uint64_t)h->terms * least[i].terms + least[i].more > room)

@@ -13,9 +13,9 @@
 #include "log.h"
 #include "postings-private.h"
 
-#define LET_GO 512  /* segments at a time */
-#define ROWS 64	    /* namespaces without anything to clean that are passed at once */
-#define TRIES 64    /* a namespace that is dropped and written to meanwhile */
+#define LET_GO 512 /* segments at a time */
+#define ROWS 64	   /* namespaces without anything to clean that are passed at once */
+#define TRIES 64   /* a namespace that is dropped and written to meanwhile */
 
 void postings_hold(struct postings *p) { p->w->hold = true; }
 

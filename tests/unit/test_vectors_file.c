@@ -91,8 +91,14 @@ static void same(struct vectors *v, struct vectors *w, bool lists)
 	float x[DIM];
 	for (uint32_t i = 0; i < 60; i++) {
 		struct vectors_trace trace = {0};
-		struct vectors_query q = {.ns = 1, .dim = DIM, .x = x, .k = i % 3 ? 10 : 100, .now_us = i % 2 ? 0 : 2000,
-					  .metric = (enum vectors_metric)(i % 3), .min_score = -INFINITY, .trace = &trace};
+		struct vectors_query q = {.ns = 1,
+					  .dim = DIM,
+					  .x = x,
+					  .k = i % 3 ? 10 : 100,
+					  .now_us = i % 2 ? 0 : 2000,
+					  .metric = (enum vectors_metric)(i % 3),
+					  .min_score = -INFINITY,
+					  .trace = &trace};
 		size_t scanned;
 		row(x, DIM, i);
 		size_t n = vectors_search(v, &q, a, &scanned);
@@ -381,7 +387,8 @@ static void check_all(struct beside *b, struct vectors *w)
 		assert_int_equal(vectors_version(w, &id), b->e[i].there ? b->e[i].version : 0);
 		if (!b->e[i].there)
 			continue;
-		struct vectors_query q = {.ns = 1, .dim = DIM, .x = b->e[i].x, .k = 1, .min_score = -INFINITY, .exact = true};
+		struct vectors_query q = {
+			.ns = 1, .dim = DIM, .x = b->e[i].x, .k = 1, .min_score = -INFINITY, .exact = true};
 		assert_int_equal(vectors_search(w, &q, &hit, &scanned), 1);
 		if (model_number(&hit.id) != i)
 			fail_msg("row %u is not what is nearest to itself", i);
@@ -477,14 +484,10 @@ static void test_memory_comes_first(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_round_trip),
-		cmocka_unit_test(test_empty),
-		cmocka_unit_test(test_damage),
-		cmocka_unit_test(test_misfit),
-		cmocka_unit_test(test_killed_loader),
-		cmocka_unit_test(test_dead_rows_are_not_in_the_file),
-		cmocka_unit_test(test_beside_a_writer),
-		cmocka_unit_test(test_memory_comes_first),
+		cmocka_unit_test(test_round_trip),	cmocka_unit_test(test_empty),
+		cmocka_unit_test(test_damage),		cmocka_unit_test(test_misfit),
+		cmocka_unit_test(test_killed_loader),	cmocka_unit_test(test_dead_rows_are_not_in_the_file),
+		cmocka_unit_test(test_beside_a_writer), cmocka_unit_test(test_memory_comes_first),
 	};
 	return cmocka_run_group_tests(tests, image_setup, image_teardown);
 }

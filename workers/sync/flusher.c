@@ -361,7 +361,8 @@ static void scrub(struct flusher *f, uint64_t to)
 	if (!index_file_wipe(f->s)) {
 		static struct log_limit limit;
 		log_warn_limited(&limit, 10,
-				 "erased content could not be scrubbed from data.dir/" IMAGE_FOLDER ", trying again: %s",
+				 "erased content could not be scrubbed from data.dir/" IMAGE_FOLDER
+				 ", trying again: %s",
 				 strerror(errno));
 		f->scrub_failed = true;
 		pthread_mutex_lock(&f->lock);

@@ -18,9 +18,9 @@
 #include "fault.h"
 #include "log.h"
 
-#define STEPS 2048	     /* of cleaning; everybody waits for them */
-#define ENOUGH 1000	     /* changes; fewer are quickly read from the store at the next start */
-#define SHARE 100	     /* … or one in so many of all */
+#define STEPS 2048  /* of cleaning; everybody waits for them */
+#define ENOUGH 1000 /* changes; fewer are quickly read from the store at the next start */
+#define SHARE 100   /* … or one in so many of all */
 #define STORE_WAIT_US 30000000
 #define TICK_US 20000
 #define CLEAN_US 120000000
@@ -79,10 +79,7 @@ void index_file_open(struct sync *s)
 	index_file_conf(s, s->w->conf);
 }
 
-void index_file_changed(struct sync *s)
-{
-	atomic_fetch_add_explicit(&s->index_file->changes, 1, memory_order_relaxed);
-}
+void index_file_changed(struct sync *s) { atomic_fetch_add_explicit(&s->index_file->changes, 1, memory_order_relaxed); }
 
 void index_file_stop(struct sync *s) { atomic_store(&s->index_file->stop, true); }
 
@@ -139,7 +136,8 @@ static bool begin(struct save *v)
 {
 	struct sync *s = v->s;
 	struct plant *p = s->plant;
-	if (!s->index_file->on || atomic_load(&p->refill_state) != REFILL_DONE || s->failed || !atomic_load(&p->store_known))
+	if (!s->index_file->on || atomic_load(&p->refill_state) != REFILL_DONE || s->failed ||
+	    !atomic_load(&p->store_known))
 		return put_off(v, "the indexes are not complete");
 	if (atomic_load(&p->unmended) || !postings_fit(s->postings))
 		return put_off(v, "the store did not accept some of what they hold");

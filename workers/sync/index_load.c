@@ -15,7 +15,8 @@
 
 #define BATCHES_AT_ONCE 64
 #define ROWS_AT_ONCE 256
-#define CHANGES_MAX 65536 /* memories; reading more, one by one, keeps everybody waiting longer than a refill beside them */
+#define CHANGES_MAX                                                                                                    \
+	65536 /* memories; reading more, one by one, keeps everybody waiting longer than a refill beside them */
 
 struct load {
 	struct sync *s;
@@ -207,7 +208,8 @@ void index_load(struct sync *s, struct store *store)
 	bool interrupted = vectors_interrupted(s->vectors) || postings_interrupted(s->postings);
 	if (interrupted && !atomic_load(&s->plant->served_once)) {
 		/* Once is enough: what killed our predecessor may kill us. */
-		log_warn("the saved indexes are not used: sync died while it took them up; they are made from the store");
+		log_warn(
+			"the saved indexes are not used: sync died while it took them up; they are made from the store");
 		end(s, false);
 		return;
 	}

@@ -5,8 +5,8 @@
 
 #include "warmer.h"
 
-#define AT_ONCE 256	    /* batches */
-#define DROPPED_MAX 4096    /* namespaces; more, and all is doubted */
+#define AT_ONCE 256	 /* batches */
+#define DROPPED_MAX 4096 /* namespaces; more, and all is doubted */
 
 static uint32_t stripe(const struct uuid *id)
 {
