@@ -268,6 +268,7 @@ static inline uint64_t vectors_hash(const struct uuid *id)
 uint32_t vectors_map_find(const struct vectors *v, const struct uuid *id); /* 0: not there */
 void vectors_map_set(struct vectors *v, const struct uuid *id, uint32_t ref);
 void vectors_map_erase(struct vectors *v, const struct uuid *id);
+void vectors_map_reserve(struct vectors_map *m, uint64_t n);
 void vectors_map_end(struct vectors_map *m);
 
 /* vectors_form.c */

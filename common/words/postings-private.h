@@ -365,6 +365,7 @@ uint32_t postings_ref_doc(uint64_t ref);
 uint64_t postings_map_find(const struct postings *p, const struct uuid *id); /* 0: not there */
 void postings_map_set(struct postings *p, const struct uuid *id, uint64_t ref);
 void postings_map_erase(struct postings *p, const struct uuid *id);
+void postings_map_reserve(struct postings_map *m, uint64_t n);
 void postings_map_end(struct postings_map *m);
 /* postings_merge.c */
 void postings_merge_some(struct postings *p, struct postings_ns *n, uint32_t budget);

@@ -189,6 +189,10 @@ static bool recover(struct recovery *r, uint32_t rows)
 		return false;
 	free_descs(r);
 	uint64_t all = 0;
+	for (uint32_t i = 0; i < r->used; i++) /* the dead, too: how many there are is not known yet */
+		all += r->named[i] ? postings_segment_view(r->p, i).head.docs : 0;
+	postings_map_reserve(&r->p->w->map, all);
+	all = 0;
 	for (uint32_t i = 0; i < rows; i++)
 		count_namespace(r, &r->p->ns[i], &all);
 	atomic_store_explicit(&r->p->super->live, all, memory_order_relaxed);

@@ -26,7 +26,7 @@ struct load {
 	size_t nids, cids;
 	uint64_t *dropped; /* namespaces */
 	size_t ndropped, cdropped;
-	bool too_many;
+	bool too_many, words; /* words: they are taken up */
 	/* of the ids that are being read */
 	const struct uuid *asked;
 	bool *found;
@@ -126,12 +126,26 @@ static bool find_image(struct load *l)
 
 /* ---- taking them up ---- */
 
+static void *fill_words(void *arg)
+{
+	struct load *l = arg;
+	l->words = postings_load(l->s->postings, FD_SHM_WORDS, l->image, NULL, NULL) == 0;
+	return NULL;
+}
+
+/* Each index in a thread of its own: most of it is waiting for memory, and writing to one segment takes a lock of the kernel. */
 static bool fill(struct load *l)
 {
 	struct sync *s = l->s;
+	pthread_t thread;
 	FAULT_POINT(index_loading);
-	return vectors_load(s->vectors, FD_SHM_VECTORS, l->image, progress, l) == 0 &&
-	       postings_load(s->postings, FD_SHM_WORDS, l->image, progress, l) == 0;
+	bool two = pthread_create(&thread, NULL, fill_words, l) == 0;
+	bool vectors = vectors_load(s->vectors, FD_SHM_VECTORS, l->image, progress, l) == 0;
+	if (two)
+		pthread_join(thread, NULL);
+	else
+		(void)fill_words(l);
+	return vectors && l->words;
 }
 
 static bool put(void *arg, const struct memory *m)
