@@ -329,4 +329,4 @@ def test_others_of_a_fleet_write_while_a_daemon_is_away(make):
         fleet.followed(60)
         ready(a)
         assert TOOK not in a.log()[at:] and REFILLED in a.log()[at:]
-        assert contents(a, "item703", mode="text") == [text(703)] and contents(a, "item8", mode="text") == []
+        assert contents(a, "item703", mode="text") == [text(703)] and contents(a, "item9", mode="text") == [text(9)]
