@@ -126,6 +126,7 @@ static const struct intro sections[] = {
 	{"warmer", "What is in the cache after a start", ""},
 	{"vectors", "Vector index", ""},
 	{"words", "Word index", ""},
+	{"index", "Saved indexes", ""},
 	{"embedder", "Embedder", ""},
 	{"memories", "Memories", ""},
 	{"changes", "Feed of changes", ""},

@@ -16,6 +16,7 @@
 #ifndef ORC_CACHE_HOT_FILE_H
 #define ORC_CACHE_HOT_FILE_H
 #include "cache/cache.h"
+#include "store/mark.h"
 
 #define HOT_FOLDER "hot" /* beneath data.dir */
 #define HOT_HEATS 8	 /* 0 … 7, the hottest */
@@ -28,19 +29,11 @@ enum hot_state {
 	HOT_NEWER,   /* written by a later program */
 };
 
-/* A change that the store published, by which its history is known again: who has it has all that came before it. */
-struct hot_mark {
-	uint64_t revision, node; /* revision 0: none, nothing is believed */
-	int64_t at_us;
-	uint64_t version; /* of the first memory that was changed */
-	struct uuid id;
-};
-
 /* What holds of the whole file. */
 struct hot_facts {
-	char kind[16];	      /* of the store */
-	uint64_t revision;    /* every body is at least as new as this */
-	struct hot_mark mark; /* not older than any body */
+	char kind[16];		/* of the store */
+	uint64_t revision;	/* every body is at least as new as this */
+	struct store_mark mark; /* not older than any body */
 	uint64_t entries;
 	int64_t saved_us; /* clock_real_us() */
 };

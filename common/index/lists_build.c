@@ -293,7 +293,7 @@ static bool finish(struct build *b)
 	}
 	if (ok) {
 		b->f->view.l->built = b->f->entries - b->f->dead;
-		b->f->look_again = b->n->live + b->n->live / LISTS_LOOK_AGAIN;
+		b->f->look_again = b->n->live + b->n->live / LISTS_LOOK_AGAIN + 1;
 		b->v->w->lists->next = NULL;
 		lists_publish(b->v, b->f, b->v->w->lists->next_entries);
 		b->f = NULL;
@@ -373,7 +373,7 @@ void lists_relearn(struct vectors *v, struct vectors_ns *n, const _Atomic bool *
 	if (there && *f && (*f)->view.l == view.l && !atomic_load(stop))
 		lists_learned(view.l, lessons);
 	if (*f)
-		(*f)->look_again = n->live + n->live / LISTS_LOOK_AGAIN;
+		(*f)->look_again = n->live + n->live / LISTS_LOOK_AGAIN + 1;
 	unlock(&b);
 	free(b.refs);
 }

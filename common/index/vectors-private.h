@@ -52,7 +52,9 @@ struct vectors_super {
 	_Atomic uint64_t live, bytes;
 	/* Moves before memory that lists have given up is used again: what a search read of any list meanwhile is void. */
 	_Alignas(CACHE_LINE) _Atomic uint64_t reclaimed;
+	_Atomic uint32_t loading; /* enum vectors_loading: what lies here comes out of a file (vectors_image.c) */
 };
+enum vectors_loading { LOADING_NOT, LOADING_NOW, LOADING_DIED };
 struct vectors_ns { /* a row is never given back */
 	_Alignas(CACHE_LINE) _Atomic uint64_t ns;
 	_Atomic uint64_t live, newest;
@@ -123,11 +125,21 @@ struct vectors_pool {
 		uint32_t *p;
 		size_t n, cap;
 	} free[VECTORS_ORDER_MAX + 1]; /* hints: an entry counts only if `state` confirms it */
+	struct vectors_pool_held {
+		uint64_t offset;
+		uint32_t order;
+	} * held; /* given back, and not to be handed out again for now */
+	size_t nheld, cheld;
+	bool hold;
 };
 void vectors_pool_init(struct vectors_pool *p, uint64_t bytes);
 void vectors_pool_end(struct vectors_pool *p);
 bool must_check vectors_pool_take(struct vectors_pool *p, uint32_t order, uint64_t *offset_r);
 void vectors_pool_give(struct vectors_pool *p, uint64_t offset, uint32_t order);
+/* From now on nothing that is given back is handed out, so that who saves it finds it as it was: until let_go(), or until
+ * there is no other memory. let_go(): some at a time; true: that was all. */
+void vectors_pool_hold(struct vectors_pool *p);
+bool vectors_pool_let_go(struct vectors_pool *p, size_t some);
 /* After a restart: [0,end) was in use by blocks that the caller walks in ascending order: the gap
  * before each is given back, the rest becomes fresh. */
 void vectors_pool_gap(struct vectors_pool *p, uint64_t from, uint64_t to);
@@ -260,6 +272,7 @@ static inline uint64_t vectors_hash(const struct uuid *id)
 uint32_t vectors_map_find(const struct vectors *v, const struct uuid *id); /* 0: not there */
 void vectors_map_set(struct vectors *v, const struct uuid *id, uint32_t ref);
 void vectors_map_erase(struct vectors *v, const struct uuid *id);
+void vectors_map_reserve(struct vectors_map *m, uint64_t n);
 void vectors_map_end(struct vectors_map *m);
 
 /* vectors_form.c */
@@ -339,6 +352,11 @@ size_t vectors_scan(const struct vectors *v, const struct vectors_asked *a, cons
 /* vectors_work.c */
 void vectors_work_hint(struct vectors *v, const struct vectors_ns *n); /* it has changed: look at it */
 void vectors_work_end(struct vectors *v);
+/* vectors.c: the writer's private state; new: of an empty index. */
+void vectors_writer_new(struct vectors *v);
+void vectors_writer_free(struct vectors *v);
+/* vectors_image.c: the segment is as if it had never been used. No reader searches it. */
+void vectors_clear(struct vectors *v);
 /* vectors_recover.c: rebuilds the writer's private state. False: the segment makes no sense. */
 bool must_check vectors_recover(struct vectors *v);
 #endif

@@ -103,7 +103,7 @@ static void format(struct vectors *v)
 	atomic_store_explicit(&s->h.formatted, 1, memory_order_release);
 }
 
-static void writer_new(struct vectors *v)
+void vectors_writer_new(struct vectors *v)
 {
 	struct vectors_writer *w = v->w = util_zalloc(sizeof(*w));
 	vectors_pool_init(&w->pool, v->data_bytes);
@@ -120,7 +120,7 @@ static void writer_new(struct vectors *v)
 	w->lists = lists_writer_new(v);
 }
 
-static void writer_free(struct vectors *v)
+void vectors_writer_free(struct vectors *v)
 {
 	struct vectors_writer *w = v->w;
 	if (!w)
@@ -145,11 +145,15 @@ static void open_writer(struct vectors *v)
 {
 	if (!atomic_load_explicit(&v->super->h.formatted, memory_order_acquire))
 		format(v);
-	writer_new(v);
+	if (atomic_load_explicit(&v->super->loading, memory_order_acquire) == LOADING_NOW) {
+		vectors_clear(v); /* our predecessor died while it took a saved index up */
+		atomic_store_explicit(&v->super->loading, LOADING_DIED, memory_order_release);
+	}
+	vectors_writer_new(v);
 	if (!vectors_recover(v)) {
-		writer_free(v);
+		vectors_writer_free(v);
 		wipe(v);
-		writer_new(v);
+		vectors_writer_new(v);
 		AN(vectors_recover(v));
 	}
 	vectors_reserve(v);
@@ -195,7 +199,7 @@ void vectors_close(struct vectors **v)
 {
 	if (!*v)
 		return;
-	writer_free(*v);
+	vectors_writer_free(*v);
 	munmap((*v)->base, (*v)->size);
 	free(*v);
 	*v = NULL;

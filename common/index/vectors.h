@@ -93,10 +93,25 @@ bool vectors_complete(const struct vectors *v, uint64_t ns);
 uint64_t vectors_count(const struct vectors *v, uint64_t ns); /* live rows; 0 = all namespaces */
 uint64_t vectors_bytes(const struct vectors *v);
 
-/* Writer: writes an immutable, checksummed generation that reflects everything ≤ seq to dir (temporary file, fsync,
- * rename), and reads the newest valid one back into an empty index: *seq_r = its seq, 0 when none
- * or damaged (a notice is logged; the caller refills from the store). 0 or errno; EBUSY: the index is not
- * empty. Both take seconds for gigabytes. */
-int must_check vectors_save(struct vectors *v, const char *dir, uint64_t seq);
-int must_check vectors_load(struct vectors *v, const char *dir, uint64_t *seq_r);
+/* Saving, in a thread of the writer's that does no vectors_work() meanwhile. Inserts and removals go on; what they do after
+ * vectors_hold() may be in the image or not, and has to be done again after the load. hold() keeps memory that is given
+ * up from being used again; should there be no other, that ends, and vectors_save() fails. Between the two nothing waits
+ * for the disk. */
+struct image;
+struct image_writer;
+struct image_part_facts;
+void vectors_hold(struct vectors *v);
+void vectors_let_go(struct vectors *v);
+/* 0, the errno of the file, ECANCELED when *stop turned true, ENOMEM. */
+int must_check vectors_save(struct vectors *v, struct image_writer *w, struct image_part_facts *facts_r,
+			    const _Atomic bool *stop);
+bool vectors_unused(const struct vectors *v); /* it never held anything */
+bool vectors_interrupted(
+	const struct vectors *v); /* a predecessor died between load and load_end: what there was is gone */
+/* Takes what was saved into an empty index that nobody searches yet; `fd` is its segment's. Then it is as it was saved:
+ * rows, codes, lists, and what lists have learned. 0; EPROTO: of another layout, EBADMSG: damaged, or it does not fit into
+ * vectors.max_bytes: it stays empty, and the log says so. */
+int must_check vectors_load(struct vectors *v, int fd, struct image *m, void (*progress)(void *arg), void *arg);
+/* What has changed since is in it, too: from now on it outlives its writer. keep false: it is empty again. */
+void vectors_load_end(struct vectors *v, bool keep);
 #endif

@@ -72,6 +72,8 @@ bool vectors_compact_row(struct vectors *v, uint32_t chunk)
 void vectors_compact(struct vectors *v)
 {
 	struct vectors_pool_stack *s = &v->w->victims;
+	if (v->w->pool.hold)
+		return; /* it is being saved: a row must not move from where the saver has yet to look to where it has been */
 	for (int budget = ROWS_PER_WRITE; budget && s->n; budget--) {
 		uint32_t chunk = s->p[s->n - 1];
 		size_t at = s->n - 1;

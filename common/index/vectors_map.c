@@ -108,6 +108,20 @@ void vectors_map_erase(struct vectors *v, const struct uuid *id)
 	s->used--;
 }
 
+/* For so many, in an empty map: nothing is moved while they come. */
+void vectors_map_reserve(struct vectors_map *m, uint64_t n)
+{
+	uint64_t each = n / VECTORS_MAP_SHARDS + n / VECTORS_MAP_SHARDS / 8 +
+			8; /* an eighth more: no shard gets just its share */
+	uint32_t cap = 16;
+	while (cap < UINT32_MAX / 4 && 3 * (uint64_t)cap < 4 * (each + 1))
+		cap *= 2;
+	for (size_t i = 0; i < VECTORS_MAP_SHARDS && n; i++) {
+		AN(!m->shards[i].slots);
+		m->shards[i] = (struct vectors_map_shard){util_zalloc(cap * sizeof(struct vectors_map_slot)), 0, cap};
+	}
+}
+
 void vectors_map_end(struct vectors_map *m)
 {
 	for (size_t i = 0; i < VECTORS_MAP_SHARDS; i++)

@@ -61,6 +61,7 @@ void vectors_pool_end(struct vectors_pool *p)
 	for (size_t i = 0; i < ARRAY_LEN(p->free); i++)
 		free(p->free[i].p);
 	free(p->state);
+	free(p->held);
 }
 
 /* Units that were never used come last: an index that shrinks and grows stays where it was. */
@@ -77,7 +78,7 @@ static bool take_fresh(struct vectors_pool *p, uint32_t *unit_r, uint32_t *order
 	return true;
 }
 
-bool vectors_pool_take(struct vectors_pool *p, uint32_t order, uint64_t *offset_r)
+static bool take(struct vectors_pool *p, uint32_t order, uint64_t *offset_r)
 {
 	uint32_t unit = 0, got = order;
 	while (got <= VECTORS_ORDER_MAX && !pop_free(p, got, &unit))
@@ -98,8 +99,39 @@ bool vectors_pool_take(struct vectors_pool *p, uint32_t order, uint64_t *offset_
 	return true;
 }
 
+/* Memory that an insert needs comes before a file that is being saved. */
+bool vectors_pool_take(struct vectors_pool *p, uint32_t order, uint64_t *offset_r)
+{
+	if (take(p, order, offset_r))
+		return true;
+	if (!p->nheld)
+		return false;
+	(void)vectors_pool_let_go(p, SIZE_MAX);
+	return take(p, order, offset_r);
+}
+
+void vectors_pool_hold(struct vectors_pool *p) { p->hold = true; }
+
+bool vectors_pool_let_go(struct vectors_pool *p, size_t some)
+{
+	p->hold = false;
+	for (; p->nheld && some; some--) {
+		p->nheld--;
+		add_free(p, (uint32_t)(p->held[p->nheld].offset / VECTORS_UNIT), p->held[p->nheld].order);
+	}
+	return !p->nheld;
+}
+
 void vectors_pool_give(struct vectors_pool *p, uint64_t offset, uint32_t order)
 {
+	if (p->hold) {
+		if (p->nheld == p->cheld) {
+			p->cheld = p->cheld ? 2 * p->cheld : 64;
+			p->held = util_realloc(p->held, p->cheld * sizeof(*p->held));
+		}
+		p->held[p->nheld++] = (struct vectors_pool_held){offset, order};
+		return;
+	}
 	add_free(p, (uint32_t)(offset / VECTORS_UNIT), order);
 }
 

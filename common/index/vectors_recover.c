@@ -182,6 +182,7 @@ bool vectors_recover(struct vectors *v)
 		if (v->chunks[i].ns && !v->w->live[i])
 			vectors_chunk_free(v, i);
 	}
+	vectors_map_reserve(&v->w->map, v->super->live);
 	lists_recover_rows(v); /* before one of two rows of an entry dies: it may be the one that has an entry */
 	for (uint32_t i = 0; i < used; i++) {
 		if (v->chunks[i].ns)

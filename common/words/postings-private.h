@@ -55,7 +55,11 @@ struct postings_super {
 	_Atomic uint32_t namespaces;		    /* rows in use */
 	_Atomic uint32_t ns_full;		    /* a namespace found no row: unknown ones are incomplete */
 	_Atomic uint64_t live, bytes;
+	_Atomic uint32_t loading; /* enum postings_loading: what lies here comes out of a file (postings_save.c) */
+	_Atomic uint32_t unfit;	  /* 1: a namespace is not as the store has it, and must not be saved */
+	_Atomic uint64_t erased, cleaned; /* erasures, and those whose words are in no segment that a manifest names */
 };
+enum postings_loading { WORDS_LOADING_NOT, WORDS_LOADING_NOW, WORDS_LOADING_DIED };
 struct postings_manifest {
 	_Atomic uint64_t number; /* 0 while it is being written */
 	_Atomic uint64_t n;
@@ -164,6 +168,8 @@ struct postings_writer {
 	} * retired; /* a queue: those that no manifest names any more */
 	size_t nretired, cretired, first_retired;
 	int64_t quarantine_us;
+	struct postings_stack held; /* descriptors that are free, with their memory, and not to be used again for now */
+	bool hold;
 	uint64_t reserve; /* bytes that only merges may take */
 	uint32_t rest;	  /* writes for which no merge is tried: there was no room for one */
 };
@@ -345,6 +351,13 @@ void postings_manifest_publish(struct postings *p, struct postings_next *x);
 /* Parts of a death, for recovery and merges: the number; what it changes in the segment's counts. */
 void postings_manifest_die(const struct postings_view *w, uint32_t doc, uint64_t number);
 void postings_manifest_count_dead(const struct postings_view *w, uint32_t doc);
+/* postings_segment.c: ends a hold, `some` at a time. True: that was all. */
+bool postings_segment_let_go(struct postings *p, size_t some);
+/* postings.c: the writer's private state; new: of an empty index. */
+void postings_writer_new(struct postings *p);
+void postings_writer_free(struct postings *p);
+/* postings_save.c: the segment is as if it had never been used. No reader searches it. */
+void postings_clear(struct postings *p);
 /* postings_map.c. A reference names descriptor, its generation, and document. */
 uint64_t postings_ref(const struct postings *p, uint32_t desc, uint32_t doc);
 uint32_t postings_ref_desc(uint64_t ref);
@@ -352,9 +365,11 @@ uint32_t postings_ref_doc(uint64_t ref);
 uint64_t postings_map_find(const struct postings *p, const struct uuid *id); /* 0: not there */
 void postings_map_set(struct postings *p, const struct uuid *id, uint64_t ref);
 void postings_map_erase(struct postings *p, const struct uuid *id);
+void postings_map_reserve(struct postings_map *m, uint64_t n);
 void postings_map_end(struct postings_map *m);
 /* postings_merge.c */
 void postings_merge_some(struct postings *p, struct postings_ns *n, uint32_t budget);
+enum postings_cleaning postings_merge_clean(struct postings *p, struct postings_ns *n, uint32_t budget);
 void postings_merge_all(struct postings *p, struct postings_ns *n);    /* ends what is under way */
 void postings_merge_drop(struct postings *p, struct postings_ns *n);   /* gives up what is under way */
 void postings_merge_forget(struct postings *p, struct postings_ns *n); /* its private memory only: the end */

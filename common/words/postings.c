@@ -61,7 +61,7 @@ static void wipe(struct postings *p)
 	atomic_fetch_add_explicit(&p->super->h.generation, 1, memory_order_relaxed);
 }
 
-static void writer_new(struct postings *p)
+void postings_writer_new(struct postings *p)
 {
 	struct postings_writer *w = p->w = util_zalloc(sizeof(*w));
 	w->words = words_new();
@@ -74,7 +74,7 @@ static void writer_new(struct postings *p)
 	w->reserve = p->data_bytes / 16;
 }
 
-static void writer_free(struct postings *p)
+void postings_writer_free(struct postings *p)
 {
 	struct postings_writer *w = p->w;
 	if (!w)
@@ -87,6 +87,7 @@ static void writer_free(struct postings *p)
 	postings_image_free(&w->one);
 	words_free(&w->words);
 	free(w->free_descs.v);
+	free(w->held.v);
 	free(w->retired);
 	free(w->of);
 	free(w->merges);
@@ -98,14 +99,18 @@ static void open_writer(struct postings *p)
 {
 	if (!atomic_load_explicit(&p->super->h.formatted, memory_order_acquire))
 		format(p);
-	writer_new(p);
+	if (atomic_load_explicit(&p->super->loading, memory_order_acquire) == WORDS_LOADING_NOW) {
+		postings_clear(p); /* our predecessor died while it took a saved index up */
+		atomic_store_explicit(&p->super->loading, WORDS_LOADING_DIED, memory_order_release);
+	}
+	postings_writer_new(p);
 	if (postings_recover(p))
 		return;
-	writer_free(p);
-	writer_new(p);
+	postings_writer_free(p);
+	postings_writer_new(p);
 	wipe(p);
-	writer_free(p);
-	writer_new(p);
+	postings_writer_free(p);
+	postings_writer_new(p);
 	AN(postings_recover(p));
 }
 
@@ -149,7 +154,7 @@ void postings_close(struct postings **pp)
 	struct postings *p = *pp;
 	if (!p)
 		return;
-	writer_free(p);
+	postings_writer_free(p);
 	munmap(p->base, p->size);
 	free(p);
 	*pp = NULL;

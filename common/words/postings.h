@@ -88,4 +88,30 @@ bool must_check postings_search(const struct postings *p, const struct postings_
 bool postings_complete(const struct postings *p, uint64_t ns);
 uint64_t postings_count(const struct postings *p, uint64_t ns); /* live documents; 0 = all namespaces */
 uint64_t postings_bytes(const struct postings *p);		/* memory taken from words.max_bytes */
+
+/* Saving, as with vectors (index/vectors.h): in another thread than those that write; hold, let_go and clean in their turn.
+ * let_go: some at a time; true: that was all. */
+struct image;
+struct image_writer;
+struct image_part_facts;
+void postings_hold(struct postings *p);
+bool postings_held(const struct postings *p); /* false: memory was short, and what is being saved is void */
+bool must_check postings_let_go(struct postings *p);
+/* Any thread: something was erased; until what is dead is cleaned away, its words may lie in segments that are saved. */
+void postings_erased(struct postings *p);
+uint64_t postings_erasures(const struct postings *p);
+bool postings_unclean(const struct postings *p);
+void postings_cleaned(struct postings *p, uint64_t erasures); /* as many as there were when it began */
+/* A namespace is not what the store has, and nobody can tell: in this life of the daemon nothing is to be saved. */
+void postings_unfit(struct postings *p);
+bool postings_fit(const struct postings *p);
+/* Puts the words of documents that are dead out of what is saved, a few steps of it: begin with *row_io 0. STUCK: no room. */
+enum postings_cleaning { POSTINGS_CLEAN, POSTINGS_GOING_ON, POSTINGS_STUCK };
+enum postings_cleaning must_check postings_clean(struct postings *p, uint32_t *row_io, uint32_t budget);
+int must_check postings_save(struct postings *p, struct image_writer *w, struct image_part_facts *facts_r,
+			     const _Atomic bool *stop);
+bool postings_unused(const struct postings *p);
+bool postings_interrupted(const struct postings *p);
+int must_check postings_load(struct postings *p, int fd, struct image *m, void (*progress)(void *arg), void *arg);
+void postings_load_end(struct postings *p, bool keep);
 #endif

@@ -130,6 +130,20 @@ void postings_map_erase(struct postings *p, const struct uuid *id)
 	s->used--;
 }
 
+/* For so many, in an empty map: nothing is moved while they come. */
+void postings_map_reserve(struct postings_map *m, uint64_t n)
+{
+	uint64_t each = n / POSTINGS_SHARDS + n / POSTINGS_SHARDS / 8 +
+			8; /* an eighth more: no shard gets just its share */
+	uint32_t cap = 16;
+	while (cap < UINT32_MAX / 4 && 3 * (uint64_t)cap < 4 * (each + 1))
+		cap *= 2;
+	for (size_t i = 0; i < POSTINGS_SHARDS && n; i++) {
+		AN(!m->shards[i].slots);
+		m->shards[i] = (struct postings_map_shard){util_zalloc(cap * sizeof(struct postings_map_slot)), 0, cap};
+	}
+}
+
 void postings_map_end(struct postings_map *m)
 {
 	for (size_t i = 0; i < POSTINGS_SHARDS; i++)

@@ -83,14 +83,9 @@ static size_t choose(struct candidate *v, size_t n, bool crowded)
 	return n < POSTINGS_INPUTS ? n : POSTINGS_INPUTS;
 }
 
-/* Begins one. False: there is nothing to merge. */
-static bool begin(struct postings *p, struct postings_ns *n, bool crowded, struct postings_merge **m_r)
+static struct postings_merge *begin_with(struct postings *p, struct postings_ns *n, const struct candidate *v,
+					 size_t chosen)
 {
-	struct candidate v[POSTINGS_SEGMENTS];
-	size_t segments, count = candidates(p, n, v, &segments);
-	size_t chosen = choose(v, count, crowded);
-	if (!chosen)
-		return false;
 	struct postings_merge *m = util_zalloc(sizeof(*m));
 	m->n = n;
 	for (size_t i = 0; i < chosen; i++) {
@@ -105,8 +100,18 @@ static bool begin(struct postings *p, struct postings_ns *n, bool crowded, struc
 	}
 	m->next = *first_of(p, n);
 	*first_of(p, n) = m;
-	*m_r = m;
-	return true;
+	return m;
+}
+
+/* Begins one. False: there is nothing to merge. */
+static bool begin(struct postings *p, struct postings_ns *n, bool crowded, struct postings_merge **m_r)
+{
+	struct candidate v[POSTINGS_SEGMENTS];
+	size_t segments, count = candidates(p, n, v, &segments);
+	size_t chosen = choose(v, count, crowded);
+	if (chosen)
+		*m_r = begin_with(p, n, v, chosen);
+	return chosen;
 }
 
 /* ---- ends ---- */
@@ -273,6 +278,30 @@ void postings_merge_some(struct postings *p, struct postings_ns *n, uint32_t bud
 			break;
 		run(p, m, UINT32_MAX);
 	}
+}
+
+/* A segment of its own for what is alive of each that has dead documents, however large it is. */
+enum postings_cleaning postings_merge_clean(struct postings *p, struct postings_ns *n, uint32_t budget)
+{
+	struct postings_next x;
+	uint32_t rest = p->w->rest;
+	p->w->rest = 0;
+	if (!*first_of(p, n)) {
+		postings_manifest_begin(p, n, &x);
+		for (size_t i = 0; i < x.count && !*first_of(p, n); i++) {
+			const struct postings_head *h = (const void *)(p->data +
+								       p->descs[postings_entry_desc(x.v[i])].offset);
+			struct candidate v = {x.v[i], h->docs - h->dead_docs, h->dead_docs, 0};
+			if (v.dead)
+				(void)begin_with(p, n, &v, 1);
+		}
+	}
+	bool any = *first_of(p, n);
+	if (any)
+		run(p, *first_of(p, n), budget);
+	bool stuck = p->w->rest;
+	p->w->rest = stuck ? p->w->rest : rest;
+	return stuck ? POSTINGS_STUCK : any ? POSTINGS_GOING_ON : POSTINGS_CLEAN;
 }
 
 /* ---- what others must know ---- */

@@ -24,9 +24,19 @@ static bool sane(const struct postings_view *w)
 	for (size_t i = 0; i < AREA_COUNT; at = h->at[i++])
 		if (h->at[i] < at || h->at[i] > h->bytes || h->at[i] & 7)
 			return false;
-	return h->docs && (uint64_t)h->docs * 16 <= h->at[AREA_VERSIONS] - h->at[AREA_IDS] &&
-	       (uint64_t)h->docs * 8 <= h->at[AREA_LENGTHS] - h->at[AREA_DEATHS] &&
-	       (uint64_t)h->terms * 8 <= h->at[AREA_TERMS] - h->at[AREA_KEYS];
+	static const struct {
+		enum postings_area area;
+		uint32_t docs, terms, more; /* bytes of each */
+	} least[] = {{AREA_IDS, 16, 0, 0},     {AREA_VERSIONS, 8, 0, 0},
+		     {AREA_EXPIRIES, 8, 0, 0}, {AREA_DEATHS, 8, 0, 0},
+		     {AREA_LENGTHS, 2, 0, 0},  {AREA_STARTS, 4, 0, 4},
+		     {AREA_KEYS, 0, 8, 0},     {AREA_TERMS, 0, sizeof(struct postings_term), 0}};
+	for (size_t i = 0; i < ARRAY_LEN(least); i++) {
+		uint32_t room = h->at[least[i].area + 1] - h->at[least[i].area];
+		if ((uint64_t)h->docs * least[i].docs + (uint64_t)h->terms * least[i].terms + least[i].more > room)
+			return false;
+	}
+	return h->docs;
 }
 
 /* ---- memory ---- */
@@ -179,6 +189,10 @@ static bool recover(struct recovery *r, uint32_t rows)
 		return false;
 	free_descs(r);
 	uint64_t all = 0;
+	for (uint32_t i = 0; i < r->used; i++) /* the dead, too: how many there are is not known yet */
+		all += r->named[i] ? postings_segment_view(r->p, i).head.docs : 0;
+	postings_map_reserve(&r->p->w->map, all);
+	all = 0;
 	for (uint32_t i = 0; i < rows; i++)
 		count_namespace(r, &r->p->ns[i], &all);
 	atomic_store_explicit(&r->p->super->live, all, memory_order_relaxed);

@@ -44,6 +44,8 @@ bool postings_segment_take(struct postings *p, uint64_t ns, uint64_t bytes, bool
 		return false;
 	if (!take_memory(p, bytes, merging, &offset)) {
 		postings_segment_reclaim(p, true);
+		if (p->w->held.n) /* a document comes before a file that is being saved */
+			(void)postings_segment_let_go(p, SIZE_MAX);
 		if (!take_memory(p, bytes, merging, &offset))
 			return false;
 	}
@@ -82,9 +84,25 @@ void postings_segment_free(struct postings *p, uint32_t desc)
 	atomic_thread_fence(memory_order_release);
 	atomic_store_explicit(&d->ns, 0, memory_order_relaxed);
 	FAULT_POINT(words_segment_freeing);
-	postings_pool_give(&p->w->pool, offset, bytes);
 	add(&p->super->bytes, 0 - align_up(bytes, POSTINGS_UNIT));
+	if (p->w->hold) {
+		postings_push(&p->w->held, desc);
+		return;
+	}
+	postings_pool_give(&p->w->pool, offset, bytes);
 	postings_push(&p->w->free_descs, desc);
+}
+
+bool postings_segment_let_go(struct postings *p, size_t some)
+{
+	struct postings_writer *w = p->w;
+	w->hold = false;
+	for (; w->held.n && some; some--) {
+		uint32_t desc = w->held.v[--w->held.n];
+		postings_pool_give(&w->pool, p->descs[desc].offset, p->descs[desc].bytes);
+		postings_push(&w->free_descs, desc);
+	}
+	return !w->held.n;
 }
 
 void postings_segment_retire(struct postings *p, uint32_t desc)

@@ -3,12 +3,14 @@
 common/fault.h says how a point is armed. A scenario says what has to happen so that a role comes by: most points are
 on the way of the clients' own requests and need none.
 """
+import glob
 import http.client
 import json
 import mmap
 import os
 import random
 import re
+import shutil
 import signal
 import sqlite3
 import struct
@@ -24,7 +26,7 @@ SLOT = struct.Struct("<III20s")  # struct fault_slot: armed, pid, skip, role
 OFF, ARMED, TAKEN = range(3)
 SETS = ["api.workers=2", "sync.debounce_ms=20", "sync.batch_max=50", "sync.ring_bytes=65536", "sync.ack=journal",
         "journal.segment_bytes=1048576", "cache.l1_bytes=1048576", "memories.trash_ttl=1 s", "log.level=debug",
-        "vectors.exact_bytes=0", "vectors.flat_rows=64", "audit.max_bytes=4 KiB"]  # lists come at sizes that a test makes
+        "vectors.exact_bytes=0", "vectors.flat_rows=64", "audit.max_bytes=4 KiB", "index.save_every=100 ms"]  # lists come at sizes that a test makes
 
 
 def points():
@@ -294,6 +296,26 @@ def start_again(w, _):
     w.o.start(wait=False)
 
 
+def start_cold(w, role):
+    """Without saved indexes: they are made from the store."""
+    if w.o.process.poll() is None:
+        w.kill_everything()
+    shutil.rmtree(os.path.join(w.o.data, "index"), ignore_errors=True)
+    w.o.start(wait=False)
+
+
+def saved(w):
+    """Nobody runs, and there is a file to be taken up."""
+    w.wait_serving()
+    w.quiet()
+    w.driver.add()  # after an erasure, which takes the file away
+    deadline = time.monotonic() + 60 * SLOW
+    while time.monotonic() < deadline and not glob.glob(os.path.join(w.o.data, "index", "*.image")):
+        time.sleep(0.01)
+    w.kill_everything()
+    w.go_on()
+
+
 def start_without_spares(w, _):
     w.quiet()
     time.sleep(0.1)  # the flusher comes to its end, and one segment is left
@@ -370,6 +392,8 @@ SUCCESSOR = Scenario(FaultWorld.kill_role)
 SYNC_DIES = Scenario(lambda w, role: w.kill_role("sync"))
 FORK = Scenario(lambda w, role: w.kill_role("warmer"))
 START = Scenario(start_again, 4.0, prepare=FaultWorld.kill_everything)
+COLD = Scenario(start_cold, 4.0, prepare=FaultWorld.kill_everything)
+SAVED = Scenario(start_again, 4.0, prepare=saved)
 NO_SPARES = Scenario(start_without_spares, 2.0)
 DAMAGED = Scenario(start_damaged, 4.0)
 RELOAD = Scenario(reload_targets, 0.2)
@@ -395,7 +419,8 @@ SCENARIOS = {
     "dead_torn": POISON, "dead_unnamed": POISON, "dead_written": POISON, "mend_begun": POISON, "mend_half": POISON,
     "dead_wiped": DISCARD, "dead_ordered": DISCARD,
     "replay_delivered": SUCCESSOR, "replay_settled": START, "replay_over": START, "sync_segments": START, "sync_replayed": START,
-    "sync_opened": START, "refill_batch": START, "refill_over": START,
+    "sync_opened": START, "refill_batch": COLD, "refill_over": COLD,
+    **dict.fromkeys(["index_loading", "vectors_loading", "image_piece_read", "vectors_loaded", "words_loading", "words_loaded", "index_loaded"], SAVED),
     "worker_born": START, "worker_attached": START, "worker_unready": START, "worker_ready": START,
     "pending_recovering": SUCCESSOR, "vectors_recounted": SUCCESSOR, "vectors_recovering": SUCCESSOR,
     "words_recovering": SUCCESSOR, "lists_recovering": SUCCESSOR, "warm_over": START,

@@ -13,6 +13,7 @@
 #include "cache/l2.h"
 #include "clock.h"
 #include "feed-private.h"
+#include "index_file.h"
 #include "log.h"
 
 #define BATCHES_AT_ONCE 32
@@ -371,7 +372,7 @@ void feed_start(struct sync *s)
 		return;
 	struct feed *f = util_zalloc(sizeof(*f));
 	f->s = s;
-	f->revision = atomic_load(&s->plant->feed_revision);
+	f->revision = s->index_file->revision = atomic_load(&s->plant->feed_revision);
 	pthread_mutex_init(&f->lock, NULL);
 	pthread_cond_init(&f->taken, NULL);
 	s->feed_conf = s->store_conf;

@@ -3,6 +3,7 @@
 
 #include "clock.h"
 #include "feed-private.h"
+#include "index_file.h"
 #include "log.h"
 
 static int by_id(const void *a, const void *b)
@@ -146,6 +147,8 @@ void feed_apply(struct sync *s, void *arg)
 	atomic_store_explicit(&s->plant->feed_revision, f->to, memory_order_release);
 	atomic_store_explicit(&s->plant->feed_us, clock_mono_us(), memory_order_relaxed);
 	pthread_mutex_lock(&f->lock);
+	if (!f->again.n)
+		s->index_file->revision = f->to;
 	f->busy = false;
 	pthread_cond_signal(&f->taken);
 	pthread_mutex_unlock(&f->lock);

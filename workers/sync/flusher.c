@@ -17,6 +17,7 @@
 #include "clock.h"
 #include "fault.h"
 #include "flusher-private.h"
+#include "index_file.h"
 #include "log.h"
 
 #ifdef ORC_FAULT_POINTS
@@ -354,6 +355,18 @@ static void scrub(struct flusher *f, uint64_t to)
 		static struct log_limit limit;
 		log_warn_limited(&limit, 10, "erased content could not be scrubbed from data.dir/%s, trying again: %s",
 				 HOT_FOLDER, strerror(errno));
+		f->scrub_failed = true;
+		pthread_mutex_lock(&f->lock);
+		f->retry_at_us = clock_mono_us() + PACE_RETRY_BASE_US;
+		pthread_mutex_unlock(&f->lock);
+		return;
+	}
+	if (!index_file_wipe(f->s)) {
+		static struct log_limit limit;
+		log_warn_limited(&limit, 10,
+				 "erased content could not be scrubbed from data.dir/" IMAGE_FOLDER
+				 ", trying again: %s",
+				 strerror(errno));
 		f->scrub_failed = true;
 		pthread_mutex_lock(&f->lock);
 		f->retry_at_us = clock_mono_us() + PACE_RETRY_BASE_US;

@@ -7,6 +7,7 @@ static struct log_limit no_vectors, no_words;
 
 void index_memory(struct sync *s, const struct indexable *x)
 {
+	index_file_changed(s);
 	if (!x->found || !x->dim)
 		vectors_remove(s->vectors, &x->id, x->version);
 	else if (vectors_insert(s->vectors, x->ns, &x->id, x->version, x->expires_us, x->dim, x->x))
@@ -25,6 +26,7 @@ void index_memory(struct sync *s, const struct indexable *x)
 
 void index_remove(struct sync *s, const struct uuid *id, uint64_t version)
 {
+	index_file_changed(s);
 	vectors_remove(s->vectors, id, version);
 	postings_remove(s->postings, id, version);
 }
@@ -45,6 +47,7 @@ void index_winner(struct sync *s, const struct indexable *x)
 
 void index_drop(struct sync *s, uint64_t ns)
 {
+	index_file_changed(s);
 	vectors_drop(s->vectors, ns);
 	postings_drop(s->postings, ns);
 }

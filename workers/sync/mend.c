@@ -6,6 +6,7 @@
 
 #include "fault.h"
 #include "flusher-private.h"
+#include "index_file.h"
 #include "log.h"
 
 /* ---- the flusher's side ---- */
@@ -112,6 +113,7 @@ static void mend_namespace(struct sync *s, const struct mend *d)
 		n->dropped_seq = 0;
 		memcpy(n->embedder, r->embedder, sizeof(n->embedder));
 		postings_lacks(s->postings, n->ns); /* the store has its words */
+		postings_unfit(s->postings);
 		log_warn(
 			"the store did not drop namespace %.*s: it is there as before; until the next start of the daemon "
 			"its vectors are not searched",
@@ -145,6 +147,7 @@ void mend_apply(struct sync *s, struct flushed_note *n)
 	uint64_t seq = 0;
 	for (size_t i = 0; i < n->nfix; i++)
 		fix_counters(s, &n->fix[i]);
+	s->index_file->mended += n->nmend;
 	for (size_t i = 0; i < n->nmend; i++) {
 		struct mend *d = &n->mend[i];
 		FAULT_POINT(mend_begun);

@@ -184,6 +184,7 @@ void refill_start(struct sync *s)
 	r->s = s;
 	pthread_mutex_init(&r->lock, NULL);
 	pthread_cond_init(&r->taken, NULL);
+	stats_add_shared(s->w->stats, STAT_INDEX_REFILLS, 1);
 	atomic_store(&s->plant->refill_state, REFILL_RUNNING);
 	atomic_store(&s->plant->refill_done, 0);
 	if (pthread_create(&r->thread, NULL, refill_main, r)) {

@@ -432,6 +432,7 @@ static int sync_init(struct worker *w)
 	if (!atomic_load(&s->plant->born_us))
 		atomic_store(&s->plant->born_us, clock_real_us());
 	prune_conf(s, w->conf);
+	index_file_open(s);
 	/* api and warmer start now; they answer "starting" until served_once is set. */
 	atomic_store_explicit(&s->plant->h.formatted, 1, memory_order_release);
 	posts.efd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -445,6 +446,8 @@ static int sync_init(struct worker *w)
 		flushed = without_store(s);
 	if (!notices_open(s))
 		return WORKER_EXIT_FATAL;
+	if (store)
+		index_load(s, store);
 	uint64_t last = store || late ? open_journal(s, store, flushed) : 0;
 	atomic_store(&s->plant->ack_store, choose_ack(s));
 	if ((!store && !late) || !s->journal) {
@@ -523,6 +526,7 @@ static void settle(struct sync *s)
 
 static void finish(struct sync *s)
 {
+	int64_t since_us = clock_mono_us();
 	late_stop(s);
 	feed_stop(s);
 	refill_stop(s);
@@ -532,6 +536,7 @@ static void finish(struct sync *s)
 	flusher_stop(&s->flusher);
 	FAULT_POINT(drain_flushed);
 	run_posts(s);
+	index_file_leave(s, since_us);
 	if (s->journal)
 		journal_close(&s->journal);
 }
@@ -586,6 +591,7 @@ static void sync_conf_commit(struct worker *w)
 	s->max_age_us = conf_int(w->conf, CONF_SYNC_MAX_AGE);
 	cache_policy_from(w->conf, s->store_ops && s->store_ops->fleet, &s->policy);
 	prune_conf(s, w->conf);
+	index_file_conf(s, w->conf);
 	if (s->flusher)
 		flusher_conf(s->flusher, w->conf);
 }

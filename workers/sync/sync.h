@@ -141,6 +141,7 @@ struct sync {
 	struct refill *refill;
 	struct indexer *indexer; /* NULL until there is something to do */
 	bool indexer_off;
+	struct index_file *index_file;
 	struct late *late; /* the store could not be reached at the start */
 	struct feed *feed;
 	struct l2 *l2;	     /* NULL: no Redis, or the store is ours alone */
@@ -238,7 +239,20 @@ void refill_stop(struct sync *s);
 
 /* indexer.c: under sync_enter() */
 void indexer_poke(struct sync *s);
+void indexer_save(struct sync *s); /* index_file_save(), when it has nothing more urgent to do */
 void indexer_stop(struct sync *s); /* and not under it */
+
+/* index_file.c: the indexes in a file beneath data.dir */
+void index_file_open(struct sync *s);
+void index_file_conf(struct sync *s, const struct conf *c);
+void index_file_changed(struct sync *s);		 /* something in the indexes is, under sync_enter() */
+void index_file_save(struct sync *s);			 /* the indexer's thread */
+void index_file_stop(struct sync *s);			 /* what is being saved is given up */
+void index_file_leave(struct sync *s, int64_t since_us); /* at the end; since when the daemon is leaving */
+bool must_check index_file_wipe(struct sync *s);	 /* none can be read any more; else errno. Any thread */
+/* index_load.c: fills empty indexes from the file and from what the store says has changed since; before the journal is
+ * replayed. Otherwise they stay empty, for the refill. */
+void index_load(struct sync *s, struct store *store);
 
 /* node.c: reads the number, or makes one. False: said in the log. */
 bool must_check node_number(const char *data_dir, uint64_t *node_r);

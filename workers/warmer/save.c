@@ -147,7 +147,7 @@ static bool know(struct saving *s, struct hot_facts *facts)
 		return true;
 	struct store *store = ops->open(&s->m->store_conf, false, &error);
 	free(error);
-	bool ok = store && history_mark(ops, store, &facts->mark) == STORE_OK && facts->mark.revision;
+	bool ok = store && store_mark_now(ops, store, &facts->mark) == STORE_OK && facts->mark.revision;
 	if (store)
 		ops->close(store);
 	return ok;

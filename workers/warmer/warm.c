@@ -261,7 +261,7 @@ static bool blocks(struct warming *w, struct hot_reader *r, bool (*fill)(struct 
 /* Are the bodies copies of what this store had? */
 static bool believe(struct warming *w, const struct hot_facts *facts)
 {
-	if (strcmp(facts->kind, w->m->store_conf.kind) != 0 || !history_has(w->m->ops, w->f.store, &facts->mark)) {
+	if (strcmp(facts->kind, w->m->store_conf.kind) != 0 || !store_mark_holds(w->m->ops, w->f.store, &facts->mark)) {
 		log_info(
 			"the memories in the file of hot ones are not of this state of the store: they are read again");
 		return false;

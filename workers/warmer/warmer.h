@@ -103,10 +103,6 @@ void history_free(struct history *h);
 /* Reads on, to what is published by now. STORE_NOT_FOUND: it is not kept that far back. */
 enum store_rc must_check history_follow(struct history *h, const struct store_ops *ops, struct store *s);
 bool history_doubts(const struct history *h, const struct uuid *id, uint64_t ns);
-/* The last change that the store has published. revision 0: there is none to be known by. */
-enum store_rc must_check history_mark(const struct store_ops *ops, struct store *s, struct hot_mark *mark_r);
-/* Does the store have that change? */
-bool must_check history_has(const struct store_ops *ops, struct store *s, const struct hot_mark *mark);
 
 /* ---- fill.c ---- */
 /* A copy of a memory, at least as new as the revision that the history began with. */
