@@ -1,3 +1,4 @@
+#define LOG_SUBSYSTEM LOG_IN_CONF
 #include "tried.h"
 
 #include <stdio.h>

@@ -1,5 +1,6 @@
 /* Reading a generation of saved indexes. By read(), not by a mapping: a bad block then is an error, not a signal. Into the
  * segment by pwrite(): it takes a page without filling it with zeros first, and without a fault each. */
+#define LOG_SUBSYSTEM LOG_IN_INDEX
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>

@@ -9,6 +9,7 @@
  * What was written or removed meanwhile may be there or not: whoever loads it does that again.
  *
  * Rows and entries that are dead are blank in the file, so that it holds nothing of what was erased before. */
+#define LOG_SUBSYSTEM LOG_IN_INDEX
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>

@@ -4,6 +4,7 @@
  * They never change but for the deaths of documents; a death with a higher number than the manifest's is undone by
  * recovery, as if the writer had been killed. No memory is used again meanwhile (postings_hold). What was written or removed
  * after that moment is done again by whoever loads it. */
+#define LOG_SUBSYSTEM LOG_IN_INDEX
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>

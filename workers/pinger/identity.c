@@ -1,4 +1,5 @@
 /* Identity tokens of the metadata server: one for each audience, fetched ahead. */
+#define LOG_SUBSYSTEM LOG_IN_PINGER
 #include <stdio.h>
 #include <stdlib.h>
 

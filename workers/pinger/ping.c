@@ -1,4 +1,5 @@
 /* The life of one target: when it is due, what it is asked with, what its answer means, and how all may see it. */
+#define LOG_SUBSYSTEM LOG_IN_PINGER
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -8,6 +8,7 @@
  * - It knows a change of that store by which it is known again.
  * - When anything is erased, the file goes, and the one that is being written is not finished (index_file_wipe). Vectors that
  *   are dead are blank in it; words that are dead are cleaned out of the index before, once after each erasure. */
+#define LOG_SUBSYSTEM LOG_IN_INDEX
 #include "index_file.h"
 
 #include <errno.h>

@@ -4,6 +4,7 @@
  *
  * The store must be there: without it nobody can tell what was deleted meanwhile, nor whether the file is of this store at
  * all. A server that is away at the start is waited for, as without a file, and the refill follows. */
+#define LOG_SUBSYSTEM LOG_IN_INDEX
 #include <errno.h>
 #include <stdlib.h>
 
