@@ -18,7 +18,6 @@
 #define TEXT_BYTES 8192 /* of a message before secrets are taken out and it is cut to a line */
 #define WINDOW_US 10000000
 #define ERRORS_MORE 10 /* times as many as of other lines */
-#define RATE_DEFAULT 100
 
 enum way { WAY_WRITE, WAY_POLL, WAY_SEND, WAY_JOURNAL };
 
@@ -32,7 +31,7 @@ static struct {
 	_Atomic unsigned lost; /* since it was last said */
 	_Atomic bool torn;     /* the last line has no end */
 	struct stats_slot *_Atomic stats;
-} sink = {.who = "orchestra", .fd = STDERR_FILENO, .rate = RATE_DEFAULT};
+} sink = {.who = "orchestra", .fd = STDERR_FILENO}; /* no rate before the configuration says one */
 
 static _Thread_local struct {
 	log_request_fn *fn;

@@ -122,9 +122,9 @@ static void show_json(const struct reqlog_record *r)
 	clock_format(r->end_us, when);
 	address_of(r, address);
 	worker_of(r, worker);
-	json_t *o = json_pack("{s:s s:i s:s s:f s:f s:I s:I s:s s:i s:s s:b}", "time", when, "status", (int)r->status,
-			      "method", method_of(r), "duration_ms", (double)r->duration_us / 1e3, "waited_ms",
-			      (double)r->waited_us / 1e3, "bytes_in", (json_int_t)r->bytes_in, "bytes_out",
+	json_t *o = json_pack("{s:s# s:i s:s s:f s:f s:I s:I s:s s:i s:s s:b}", "time", when, CLOCK_TEXT, "status",
+			      (int)r->status, "method", method_of(r), "duration_ms", (double)r->duration_us / 1e3,
+			      "waited_ms", (double)r->waited_us / 1e3, "bytes_in", (json_int_t)r->bytes_in, "bytes_out",
 			      (json_int_t)r->bytes_out, "worker", worker, "pid", (int)r->pid, "client", address, "gone",
 			      (r->flags & REQLOG_GONE) != 0);
 	AN(o);

@@ -111,7 +111,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 					     .write_timeout_ms = 1000,
 					     .max_connections = 10,
 					     .buffered_bytes = 100000};
-	static const struct http_callbacks cb = {on_head, on_request, on_body, on_gone, NULL};
+	static const struct http_callbacks cb = {on_head, on_request, on_body, on_gone, NULL, NULL};
 	struct buf out = {0};
 	if (size < 4)
 		return 0;

@@ -124,7 +124,7 @@ def test_own_faults_are_backed_off_and_forgotten(make):
     at = len(o.log())
     os.kill(pid, signal.SIGKILL)
     until(lambda: row(o, name).get("pid") not in (pid, None))
-    assert "starting it again\n" in o.log()[at:]
+    assert "starting it again event=worker_died\n" in o.log()[at:]
 
 
 def test_a_worker_that_never_gets_ready(make, tmp_path):
