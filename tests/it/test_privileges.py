@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from orchestra import BUILD, SLOW
+from orchestra import BUILD, SLOW, until
 
 UID, GID, EXTRA = 54321, 54322, 54323
 pytestmark = pytest.mark.skipif(os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0,
@@ -149,6 +149,8 @@ def test_an_upgrade_goes_on_as_that_user(o):
         r = o.ctl("upgrade")
         assert r.returncode == 0, (r, o.log())
     assert o.memory(kept).status == 200 and o.add("more")
+    # former workers may still be leaving
+    until(lambda: (w := o.get("/v1/admin/status").json["workers"]) and all(x["state"] == "ready" for x in w) and len(o.workers()) == len(w))
     for pid in [o.process.pid, *o.workers().values()]:
         s = status_of(pid)
         assert s["Uid"].split() == [str(UID)] * 4 and int(s["CapEff"], 16) == 0, s["Name"]

@@ -227,6 +227,7 @@ def test_whoever_asks_just_then_is_answered(make):
     half.connect(o.socket + ".ctl")
     early.sendall(b"status\n")
     assert json.loads(early.makefile().readline())["ok"]
+    assert control(o, "reload")["ok"]  # opens the audit log
     fds = len(descriptors(o.process.pid))
     for _ in range(3):
         assert control(o, "upgrade")["ok"]
