@@ -29,7 +29,7 @@ static bool known_fields(const struct target_place *at, json_t *o)
 	json_t *value;
 	json_object_foreach (o, key, value) {
 		size_t n = strlen(key);
-		for (p = FIELDS_TEXT; p; p = strchr(p, ',') ? strchr(p, ',') + 2 : NULL)
+		for (p = strchr(key, ',') ? NULL : FIELDS_TEXT; p; p = strchr(p, ',') ? strchr(p, ',') + 2 : NULL)
 			if (strncmp(p, key, n) == 0 && (p[n] == ',' || !p[n]))
 				break;
 		if (!p)
