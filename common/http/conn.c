@@ -131,6 +131,7 @@ static bool read_once(struct http_conn *c)
 		if (head)
 			c->read_ns = clock_mono_ns();
 		c->s->fresh = head;
+		c->s->coarse_s = 0;
 		http_step_run(c);
 		c->s->fresh = false;
 		c->more |= !c->dead && incomplete(c);

@@ -74,8 +74,9 @@ static char *put_status(char *o, int status)
 
 static char *put_date(char *o, struct http_server *s)
 {
-	struct timespec ts;
-	clock_gettime(CLOCK_REALTIME_COARSE, &ts); /* vDSO, a tick old at most */
+	struct timespec ts = {.tv_sec = s->coarse_s};
+	if (!s->fresh || !s->coarse_s)
+		clock_gettime(CLOCK_REALTIME_COARSE, &ts); /* vDSO, a tick old at most */
 	if (ts.tv_sec != s->date_s) {
 		struct tm tm;
 		gmtime_r(&ts.tv_sec, &tm);

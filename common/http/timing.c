@@ -16,8 +16,11 @@ int64_t http_real_us(const struct http_request *r)
 	struct timespec ts;
 	if (!s->fresh)
 		return clock_real_us();
-	clock_gettime(CLOCK_REALTIME_COARSE, &ts);
 	int64_t now = r->c->read_ns / 1000 + s->real_offset_us;
+	if (s->coarse_s) /* of this read, and it was right */
+		return now;
+	clock_gettime(CLOCK_REALTIME_COARSE, &ts);
+	s->coarse_s = ts.tv_sec;
 	int64_t ahead = now - ((int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000); /* of the last tick */
 	if (ahead >= 0 && ahead <= TICK_MAX_US)
 		return now;
