@@ -51,6 +51,8 @@ void feed_ids_add(struct feed_ids *l, const struct uuid *id);
 struct feed_namespaces {
 	struct store_ns *v;
 	size_t n, cap;
+	uint64_t *gone; /* those that the changes drop, numbers: what the index has of them goes with that */
+	size_t ngone;
 	uint64_t flushed; /* of our own transactions the store had these when they were read */
 	uint64_t applied; /* sequence; 0: whatever was written, the counters are not taken */
 };

@@ -212,11 +212,16 @@ static enum store_rc read_namespaces(struct feed *f)
 		return STORE_OK;
 	struct feed_namespaces *l = util_zalloc(sizeof(*l));
 	l->flushed = f->flushed;
+	l->gone = util_alloc((f->nchanges + 1) * sizeof(*l->gone));
+	for (size_t i = 0; i < f->nchanges; i++)
+		if (f->changes[i].kind == CHANGE_NS_DROP)
+			l->gone[l->ngone++] = record_ns(f->changes[i].namespace);
 	l->applied = quiet ? atomic_load(&f->s->plant->applied_seq) : 0;
 	enum store_rc rc = f->s->store_ops->namespaces(f->store, keep_namespace, l);
 	if (rc == STORE_OK) {
 		sync_post(f->s, feed_apply_namespaces, l); /* before the changes: posts keep their order */
 	} else {
+		free(l->gone);
 		free(l->v);
 		free(l);
 	}

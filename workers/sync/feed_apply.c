@@ -170,11 +170,14 @@ void feed_apply_namespaces(struct sync *s, void *arg)
 {
 	struct feed_namespaces *l = arg;
 	bool quiet = l->applied && l->applied == s->next_seq - 1 && !pending_count(s->pending);
+	for (size_t i = 0; i < l->ngone; i++)
+		postings_drop(s->postings, l->gone[i]); /* or its words would seem to be of another language */
 	for (size_t i = 0; i < l->n; i++) {
 		take_namespace(s, &l->v[i], l->flushed);
 		if (quiet)
 			take_counters(s, &l->v[i]);
 	}
+	free(l->gone);
 	free(l->v);
 	free(l);
 }

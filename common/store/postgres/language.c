@@ -68,6 +68,10 @@ static enum store_rc lock_rows(struct store *s, bool *there_r)
 enum store_rc pg_languages_lock(struct store *s, bool *there_r)
 {
 	bool made = false;
+	for (size_t i = 0; i < s->batch->nspaces; i++) { /* an attempt before this one has been rolled back */
+		s->batch->spaces[i].there = false;
+		s->batch->spaces[i].language = LANGUAGE_ENGLISH;
+	}
 	enum store_rc rc = lock_rows(s, there_r);
 	if (rc == STORE_OK && *there_r)
 		rc = make_missing(s, &made);
