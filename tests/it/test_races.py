@@ -63,7 +63,7 @@ def restart_sync(o):
 # ---- answers ----
 
 def test_more_refusals_than_a_batch_holds_are_all_answered():
-    with Orchestra(sets=["api.workers=1"]) as o:
+    with Orchestra(sets=["api.workers=1", "overload.control=false"]) as o:  # which hands all of them to sync
         assert o.post("/v1/namespaces", {"name": "small", "quota_count": 1}).status == 201
         sync = sync_of(o)
         os.kill(sync, signal.SIGSTOP)

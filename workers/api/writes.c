@@ -133,6 +133,8 @@ static struct call *call_of(struct lane_item *i)
 
 static uint32_t window(const struct writes *w)
 {
+	if (!w->lane.conf.on)
+		return UINT32_MAX;
 	int64_t a = w->quick_us[0], b = w->quick_us[1], quick = !a || (b && b < a) ? b : a;
 	int64_t n = WINDOW_UNITS * (quick / WINDOW_US);
 	return n < WINDOW_UNITS ? WINDOW_UNITS : n > WINDOW_MOST ? WINDOW_MOST : (uint32_t)n;
