@@ -13,8 +13,8 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "sync/letters.c" /* first: it says under which name it logs */
 #include "log.h"
-#include "sync/letters.c"
 
 static char folder[] = "/tmp/test_dead.XXXXXX";
 
