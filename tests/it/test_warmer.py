@@ -339,7 +339,7 @@ def test_readiness_waits_for_a_part(make):
     o.stop()
     go_on = start_that_hangs(o)
     r = o.wait_ready(status=503)
-    until(lambda: (r := o.get("/readyz")).json["status"] == "warming" and "vector index holds" in o.log()[-200:])
+    until(lambda: (r := o.get("/readyz")).json["status"] == "warming" and "took up the saved indexes" in o.log())
     time.sleep(0.2)
     r = o.get("/readyz")
     assert (r.status, r.json["status"], r.json["cache"]["loaded"]) == (503, "warming", 0)

@@ -576,6 +576,8 @@ void flusher_stop(struct flusher **fp)
 	if (!f)
 		return;
 	end_thread(f);
+	if (!f->store_failed)
+		index_file_know(f->s, f->store);
 	f->s->store_ops->close(f->store); /* checkpoints: the database file alone is whole then */
 	journal_reader_close(&f->reader);
 	letters_close(&f->letters);

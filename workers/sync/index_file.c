@@ -212,18 +212,34 @@ static bool stored(struct save *v)
 	return same || put_off(v, "the store did not accept some of what they hold");
 }
 
+static bool ask(const struct store_ops *ops, struct store *store, struct store_mark *mark_r, uint64_t *identity_r)
+{
+	return store_mark_now(ops, store, mark_r) == STORE_OK &&
+	       (!ops->identity || ops->identity(store, identity_r) == STORE_OK);
+}
+
+void index_file_know(struct sync *s, struct store *store)
+{
+	struct index_file *x = s->index_file;
+	x->known = atomic_load(&x->on) && ask(s->store_ops, store, &x->mark, &x->identity);
+}
+
 static bool know_store(struct save *v)
 {
 	const struct store_ops *ops = v->s->store_ops;
+	const struct index_file *x = v->s->index_file;
 	struct store_conf conf = v->s->store_conf;
 	char *error = NULL;
+	bool ok = x->known;
 	conf.purpose = "index";
 	snprintf(v->facts.kind, sizeof(v->facts.kind), "%s", ops->kind);
-	struct store *store = ops->open(&conf, false, &error);
-	bool ok = store && store_mark_now(ops, store, &v->facts.mark) == STORE_OK &&
-		  (!ops->identity || ops->identity(store, &v->facts.identity) == STORE_OK);
-	if (store)
+	v->facts.mark = x->mark;
+	v->facts.identity = x->identity;
+	struct store *store = v->s->draining ? NULL : ops->open(&conf, false, &error);
+	if (store) {
+		ok = ask(ops, store, &v->facts.mark, &v->facts.identity);
 		ops->close(store);
+	}
 	free(error);
 	if (!ok)
 		return put_off(v, "the store did not answer");

@@ -14,6 +14,10 @@ struct index_file {
 	/* Under sync_enter(). */
 	uint64_t revision; /* fleets: everything up to there is in the indexes, and decided */
 	uint64_t mended;   /* times that something was put back to what the store has */
+	/* Of the store that was closed at the end: to open it again would leave more of SQLite's files than the database. */
+	bool known;
+	struct store_mark mark;
+	uint64_t identity;
 	/* Who gives the file its name, and who makes all of them go. */
 	pthread_mutex_t lock;
 	_Atomic uint64_t wiped;
