@@ -307,7 +307,7 @@ static void test_journal(void **state)
 	close(server); /* the journal is away: lines are lost, nobody waits; it comes back: that is said */
 	unlink(path);
 	log_warn("nobody hears it");
-	assert_int_equal(atomic_load(&counted.v[STAT_LOG_LOST]), 1);
+	assert_int_equal(stats_value(&counted, STAT_LOG_LOST), 1);
 	server = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0);
 	assert_int_equal(bind(server, (struct sockaddr *)&a, sizeof(a)), 0);
 	log_warn("again");
@@ -340,18 +340,18 @@ static void blocked(bool nonblocking)
 	if (!nonblocking) /* as one that we could not open for ourselves */
 		fcntl(pipes[1], F_SETFL, 0);
 	log_to(pipes[1], NULL);
-	uint64_t before = atomic_load(&counted.v[STAT_LOG_LOST]), lines = atomic_load(&counted.v[STAT_LOG_WARNINGS]);
+	uint64_t before = stats_value(&counted, STAT_LOG_LOST), lines = stats_value(&counted, STAT_LOG_WARNINGS);
 	for (int i = 0; i < 5; i++)
 		log_warn("lost %d", i); /* a call that waits would wait for ever: nobody reads */
-	assert_int_equal(atomic_load(&counted.v[STAT_LOG_LOST]), before + 5);
-	assert_int_equal(atomic_load(&counted.v[STAT_LOG_WARNINGS]), lines);
+	assert_int_equal(stats_value(&counted, STAT_LOG_LOST), before + 5);
+	assert_int_equal(stats_value(&counted, STAT_LOG_WARNINGS), lines);
 	(void)said();
 	log_warn("through");
 	const char *all = said();
 	assert_non_null(strstr(all, "5 log lines were lost"));
 	assert_non_null(strstr(all, "event=log_lines_dropped"));
 	assert_non_null(strstr(all, "through"));
-	assert_int_equal(atomic_load(&counted.v[STAT_LOG_WARNINGS]), lines + 1);
+	assert_int_equal(stats_value(&counted, STAT_LOG_WARNINGS), lines + 1);
 	log_warn("silence again");
 	assert_null(strstr(said(), "were lost"));
 }
@@ -371,7 +371,7 @@ static void test_full_disk(void **state)
 		skip();
 	log_to(fd, NULL);
 	log_warn("no room");
-	assert_int_equal(atomic_load(&counted.v[STAT_LOG_LOST]), 1);
+	assert_int_equal(stats_value(&counted, STAT_LOG_LOST), 1);
 	log_to(pipes[1], NULL);
 	log_warn("room again");
 	assert_int_equal(lines_of(said()), 2);
@@ -418,7 +418,7 @@ static void test_rate(void **state)
 	const char *all = said();
 	assert_int_equal(lines_of(all), 6);
 	assert_non_null(strstr(all, "another place"));
-	assert_int_equal(atomic_load(&counted.v[STAT_LOG_HELD]), 95);
+	assert_int_equal(stats_value(&counted, STAT_LOG_HELD), 95);
 	for (int i = 0; i < 100; i++)
 		log_error("trouble %d", i);
 	assert_int_equal(lines_of(said()), 50);
