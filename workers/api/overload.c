@@ -132,7 +132,8 @@ void overload_refuse(struct call *c, enum overload_queue q, enum overload_why wh
 
 static void begin_round(struct overload *o, const struct lane_conf *k, int64_t began_us, int64_t now_us)
 {
-	codel_look(&o->loop, k->target_us, k->interval_us, now_us, o->late_us, false);
+	bool gap = began_us - o->round_us > o->late_us + k->interval_us / 2; /* a while without any but hits */
+	codel_look(&o->loop, k->target_us, k->interval_us, now_us, o->late_us, gap);
 	o->standing[OVERLOAD_LOOP] = o->loop.standing && k->on;
 	o->round_us = began_us;
 	o->late_us = 0;
@@ -182,7 +183,7 @@ bool overload_admits_late(struct call *c)
 		return true;
 	struct lane_conf k = overload_lane_conf(c->api);
 	int64_t limit = lane_limit(&(struct lane){.conf = k}, c->wait.class);
-	if (o->late_us <= limit || (o->late_us <= 2 * limit && !served_enough(o, c->flow))) {
+	if (o->served < k.free || o->late_us <= limit || (o->late_us <= 2 * limit && !served_enough(o, c->flow))) {
 		count_served(o, c->flow);
 		return true;
 	}
