@@ -2,7 +2,7 @@
 #ifndef ORC_CTL_LIVE_H
 #define ORC_CTL_LIVE_H
 #include "conf.h"
-#include "ctl.h"
+#include "scrape.h"
 
 /* ---- live.c ---- */
 /* GET /v1/admin/config; fingerprint_key NULL: secrets are not compared. NULL: said why, *code_r is the exit status. */
@@ -27,15 +27,9 @@ struct effect {
 	double seconds, requests, errors; /* per second */
 	double mean, p50, p95, p99;	  /* seconds; NaN without a request */
 };
-struct effect_sample;
-/* NULL: it cannot be had; said why. */
-struct effect_sample *must_check effect_sample(struct ctl *c);
-void effect_sample_free(struct effect_sample **s);
 /* Waits for a window and says what happened in it. */
 void effect_watch(struct ctl *c, const char *what, int64_t us, struct effect *e_r);
-void effect_between(const struct effect_sample *a, const struct effect_sample *b, struct effect *e_r);
-/* From the text of /metrics: for tests. */
-struct effect_sample *must_check effect_parse(const char *text, int64_t at_us);
+void effect_between(const struct scrape *a, const struct scrape *b, struct effect *e_r);
 void effect_show(const struct ctl *c, const struct effect *before, const struct effect *after);
 json_t *effect_json(const struct effect *e);
 

@@ -115,6 +115,16 @@ double scrape_sum(const struct scrape *s, const char *metric, const char *label,
 	return any ? sum : NAN;
 }
 
+bool scrape_is_noise(const struct scrape_row *r)
+{
+	static const char *const noise[] = {"/metrics", "/livez", "/readyz", "/startupz", "/v1/admin/", "/admin"};
+	struct span route = scrape_label(r, "route");
+	for (size_t i = 0; i < ARRAY_LEN(noise); i++)
+		if (route.len >= strlen(noise[i]) && memcmp(route.p, noise[i], strlen(noise[i])) == 0)
+			return true;
+	return false;
+}
+
 /* ---- between two readings ---- */
 
 static bool picked(const struct scrape_row *r, const struct scrape_pick *p)

@@ -27,6 +27,9 @@ const struct scrape_row *scrape_next(const struct scrape *s, const char *metric,
 /* Sum of the rows of a metric, of those with this label if `label` is not NULL; NAN when there are none. */
 double scrape_sum(const struct scrape *s, const char *metric, const char *label, const char *value);
 
+/* Is it about probes, metrics or administration, not about what clients ask for? By its label "route". */
+bool scrape_is_noise(const struct scrape_row *r);
+
 /* Which rows of a histogram or counter are meant: those that have these values of labels (NULL: any), and are not skipped. */
 struct scrape_pick {
 	const char *label[3];

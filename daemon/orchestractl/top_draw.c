@@ -8,18 +8,6 @@
 #define DURATION "orchestra_http_request_duration_seconds"
 #define ROUTES_MAX 128
 
-static const char *const noise[] = {"/metrics", "/livez", "/readyz", "/startupz", "/v1/admin/", "/admin"};
-
-/* What is our own noise: probes, metrics, administration. */
-static bool is_noise(const struct scrape_row *r)
-{
-	struct span route = scrape_label(r, "route");
-	for (size_t i = 0; i < ARRAY_LEN(noise); i++)
-		if (route.len >= strlen(noise[i]) && memcmp(route.p, noise[i], strlen(noise[i])) == 0)
-			return true;
-	return false;
-}
-
 /* ---- figures ---- */
 
 static double rate(const struct top *t, const char *metric, const struct scrape_pick *p)
@@ -37,17 +25,17 @@ static double quantile(const struct top *t, const char *metric, const struct scr
 double top_requests(const struct top *t, const char *status)
 {
 	struct scrape_pick p = {
-		.label = {status ? "status" : NULL}, .value = {SPAN(status ? status : "")}, .skip = is_noise};
+		.label = {status ? "status" : NULL}, .value = {SPAN(status ? status : "")}, .skip = scrape_is_noise};
 	double all = rate(t, "orchestra_http_requests_total", &p);
 	return isnan(all) && status
-		       ? rate(t, "orchestra_http_requests_total", &(struct scrape_pick){.skip = is_noise}) * 0
+		       ? rate(t, "orchestra_http_requests_total", &(struct scrape_pick){.skip = scrape_is_noise}) * 0
 		       : all;
 }
 
 /* Of what clients ask for. */
 static double latency(const struct top *t, double q)
 {
-	return quantile(t, DURATION, &(struct scrape_pick){.skip = is_noise}, q);
+	return quantile(t, DURATION, &(struct scrape_pick){.skip = scrape_is_noise}, q);
 }
 
 /* Share of hits of a class of the first tier, in percent. */

@@ -25,11 +25,12 @@ void output_bar(const char *what, uint64_t done, uint64_t total, bool on)
 
 static struct effect between(const char *a, const char *b)
 {
-	struct effect_sample *x = effect_parse(a, 0), *y = effect_parse(b, 10000000);
+	struct scrape *x = scrape_parse(util_strndup(a, strlen(a)), 0),
+		      *y = scrape_parse(util_strndup(b, strlen(b)), 10000000);
 	struct effect e;
 	effect_between(x, y, &e);
-	effect_sample_free(&x);
-	effect_sample_free(&y);
+	scrape_free(&x);
+	scrape_free(&y);
 	return e;
 }
 
@@ -103,13 +104,11 @@ static void test_nonsense(void **state)
 					    TIME "_bucket{le=\"nonsense\"} 1\n" TIME "_bucket{} x\n"};
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
-		char *copy = malloc(strlen(texts[i]) + 1);
-		assert_non_null(copy);
-		memcpy(copy, texts[i], strlen(texts[i]) + 1);
-		struct effect_sample *s = effect_parse(copy, 0);
+		struct scrape *s = scrape_parse(util_strndup(texts[i], strlen(texts[i])), 0);
 		assert_non_null(s);
-		effect_sample_free(&s);
-		free(copy);
+		struct effect e;
+		effect_between(s, s, &e);
+		scrape_free(&s);
 	}
 }
 
