@@ -83,32 +83,35 @@ void child_tick(struct child *c)
 /* ---- birth, child side ---- */
 
 /* What a worker may see of our environment. Secrets in ORCHESTRA_* and NOTIFY_SOCKET stay here. */
-static char **worker_env(uint64_t incarnation)
+static char **worker_env(unsigned role, uint64_t incarnation)
 {
 	/* clang-format off */
 	static const char *const passed[] = {
 		ENV_SIMD, "TZ", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "LD_PRELOAD", "SSL_CERT_FILE",
 		"SSL_CERT_DIR", "GOOGLE_CLOUD_PROJECT", "http_proxy", "https_proxy", "no_proxy", "HTTPS_PROXY", "NO_PROXY",
-		"CREDENTIALS_DIRECTORY", "GCE_METADATA_HOST", /* workers/pinger/token.c */
 		"ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS", "LSAN_OPTIONS", "LLVM_PROFILE_FILE",
 		"GCOV_PREFIX", "GCOV_PREFIX_STRIP",
 #ifdef ORC_FAULT_POINTS
 		ENV_FAULTS,
 #endif
 	};
+	/* of the pinger alone: workers/pinger/token.c */
+	static const char *const to_pinger[] = {"CREDENTIALS_DIRECTORY", "GCE_METADATA_HOST"};
 	/* clang-format on */
-	static char *env[ARRAY_LEN(passed) + 2];
+	static char *env[ARRAY_LEN(passed) + ARRAY_LEN(to_pinger) + 2];
+	size_t more = role == ROLE_PINGER ? ARRAY_LEN(to_pinger) : 0;
 	static char number[64];
 	size_t n = 0;
 	snprintf(number, sizeof(number), ENV_INCARNATION "=%llu", (unsigned long long)incarnation);
 	env[n++] = number;
-	for (size_t i = 0; i < ARRAY_LEN(passed); i++) {
-		const char *value = getenv(passed[i]);
-		size_t len = value ? strlen(passed[i]) + strlen(value) + 2 : 0;
+	for (size_t i = 0; i < ARRAY_LEN(passed) + more; i++) {
+		const char *name = i < ARRAY_LEN(passed) ? passed[i] : to_pinger[i - ARRAY_LEN(passed)];
+		const char *value = getenv(name);
+		size_t len = value ? strlen(name) + strlen(value) + 2 : 0;
 		if (!value)
 			continue;
 		env[n] = util_alloc(len);
-		snprintf(env[n++], len, "%s=%s", passed[i], value);
+		snprintf(env[n++], len, "%s=%s", name, value);
 	}
 	env[n] = NULL;
 	return env;
@@ -171,7 +174,7 @@ static void become_worker(const struct child *c, int control)
 	snprintf(role, sizeof(role), "--role=%s", role_name);
 	snprintf(slot, sizeof(slot), "--slot=%u", c->slot);
 	char *argv[] = {title, role, slot, NULL};
-	char **env = worker_env(c->incarnation);
+	char **env = worker_env(worker_role_of_slot(c->slot), c->incarnation);
 	int null = open("/dev/null", O_RDONLY);
 	if (null > 0)
 		dup2(null, 0);

@@ -185,8 +185,8 @@ def test_orchestractl_arguments(make):
     assert [m["content"] for m in found] == ["Ben likes tea"]
     assert "in namespace default" in o.ctl("search", "tea").stderr
     r = o.ctl("namespaces")
-    assert r.returncode == 0 and [x.split()[::3] for x in sorted(r.stdout.splitlines()[1:], key=lambda x: x[-1])] == \
-        [["2", "a"], ["1", "default"]], r.stdout
+    assert r.returncode == 0 and [x.split()[::3] + x.split()[4:] for x in sorted(r.stdout.splitlines()[1:], key=lambda x: x[-1])] == \
+        [["2", "english", "a"], ["1", "english", "default"]], r.stdout
     assert len(json.loads(o.ctl("namespaces", "--json").stdout)["namespaces"]) == 2
     for args in (["help"], ["help", "search"], ["search", "--help"], ["config", "get", "--help"], ["namespaces", "--help"]):
         r = o.ctl(*args)
