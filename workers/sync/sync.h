@@ -245,12 +245,12 @@ void indexer_stop(struct sync *s); /* and not under it */
 /* index_file.c: the indexes in a file beneath data.dir */
 void index_file_open(struct sync *s);
 void index_file_conf(struct sync *s, const struct conf *c);
-void index_file_changed(struct sync *s);		 /* something in the indexes is, under sync_enter() */
-void index_file_save(struct sync *s);			 /* the indexer's thread */
-void index_file_stop(struct sync *s);			 /* what is being saved is given up */
+void index_file_changed(struct sync *s);		   /* something in the indexes is, under sync_enter() */
+void index_file_save(struct sync *s);			   /* the indexer's thread */
+void index_file_stop(struct sync *s);			   /* what is being saved is given up */
 void index_file_know(struct sync *s, struct store *store); /* before it is closed for good */
-void index_file_leave(struct sync *s, int64_t since_us); /* at the end; since when the daemon is leaving */
-bool must_check index_file_wipe(struct sync *s);	 /* none can be read any more; else errno. Any thread */
+void index_file_leave(struct sync *s, int64_t since_us);   /* at the end; since when the daemon is leaving */
+bool must_check index_file_wipe(struct sync *s);	   /* none can be read any more; else errno. Any thread */
 /* index_load.c: fills empty indexes from the file and from what the store says has changed since; before the journal is
  * replayed. Otherwise they stay empty, for the refill. */
 void index_load(struct sync *s, struct store *store);
