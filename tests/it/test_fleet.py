@@ -12,6 +12,7 @@ import pytest
 
 from fleet import Fleet, flushed, metric
 from orchestra import BUILD, SLOW, Orchestra, kill_all, until
+from proxy import Proxy
 
 HELD = ["sync.debounce_ms=60000", "sync.batch_max=100000"]  # what is written stays pending until somebody waits for the store
 
@@ -606,3 +607,24 @@ def test_counters_after_conflicts(server, ns):
             n = o.get(f"/v1/namespaces/{ns}").json
             assert [str(n["count"]), str(n["bytes"])] == want
             assert metric(o, "orchestra_vectors ") == len(rows) + 2
+
+
+def test_a_start_without_the_server_brings_nothing_back(server):
+    """Its journal still holds what the server has, too: what another daemon has deleted or changed since is not found again."""
+    with Proxy(server) as wire, Fleet(1, server, sets=["sync.debounce_ms=10"]) as f:
+        a = f[0]
+        dsn = server.dsn(dbname=f.database, host=wire.host, port=wire.port)
+        with Orchestra(sets=["store.kind=postgres", f"store.dsn={dsn}", "sync.debounce_ms=10", "store.connect_timeout=500ms", "store.answer_timeout=500ms",
+                             "breaker.open_max=500ms"]) as b:
+            gone, changed, same = (b.add(f"{what} giraffe")["id"] for what in ("deleted", "changed", "same"))
+            until(lambda: flushed(b) and a.memory(same).status == 200)
+            kill_all(b)
+            assert a.delete(f"/v1/memories/{gone}").status == 204
+            assert a.patch(f"/v1/memories/{changed}", {"content": "a zebra by now"}).status == 200
+            until(lambda: flushed(a))
+            wire.refuse()
+            b.start()
+            wire.heal()
+            until(lambda: b.get("/readyz").json["degraded"] == [] and {m["id"] for m in b.search("giraffe")} == {same}, 30)
+            assert b.memory(gone).status == 404 and b.memory(changed).json["content"] == "a zebra by now"
+            assert b.memory(same).json["content"] == "same giraffe"

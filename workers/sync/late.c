@@ -70,6 +70,18 @@ static void take_namespace(struct sync *s, const struct store_ns *row, uint64_t 
 	apply_namespace(s, n);
 }
 
+/* A replay took this for a write that the store may lack; it has it, and others may have changed or deleted it since, which
+ * no feed tells who has not followed it. L1 and the refill ask the store. */
+static void forget(void *arg, const struct pending_entry *e)
+{
+	struct sync *s = arg;
+	struct pending_entry now;
+	if (e->type != OP_PUT || (pending_find_id(s->pending, &e->id, &now) && now.seq > e->seq))
+		return;
+	index_take_out(s, &e->id);
+	cache_remove(s->cache, CACHE_MEMORY, &e->id);
+}
+
 static void arrived(struct sync *s, void *arg)
 {
 	struct late *l = arg;
@@ -85,6 +97,8 @@ static void arrived(struct sync *s, void *arg)
 			(unsigned long long)l->flushed, (unsigned long long)before + 1, (unsigned long long)last);
 		return;
 	}
+	if (!atomic_load(&s->plant->feed_revision)) /* else the feed goes on where it was */
+		pending_leaving(s->pending, l->flushed, forget, s);
 	for (size_t i = 0; i < l->nns; i++)
 		if (!atomic_load(&s->plant->store_known))
 			take_namespace(s, &l->ns[i], l->flushed);
