@@ -180,6 +180,8 @@ void refill_start(struct sync *s)
 {
 	if (s->refill || atomic_load(&s->plant->refill_state) == REFILL_DONE)
 		return;
+	if (s->late && !atomic_load(&s->plant->store_known))
+		return; /* late.c begins it, when it has put right what a replay took for unflushed */
 	struct refill *r = util_zalloc(sizeof(*r));
 	r->s = s;
 	pthread_mutex_init(&r->lock, NULL);
