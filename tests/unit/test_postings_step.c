@@ -143,6 +143,7 @@ static void each_step(int fd, operation *op, unsigned every, const struct expect
 		{POSTINGS_OFF_DATA, 192 << 10, true},
 	};
 	const struct step_test t = {postings_segment_size(LIMIT), parts, ARRAY_LEN(parts), judge, NULL, every, e};
+	step_wanted();
 	pid_t pid = fork();
 	if (!pid)
 		child(fd, op);

@@ -178,6 +178,7 @@ static void each_step(int fd, operation *op, const struct expect *e)
 						 {VECTORS_OFF_CHUNKS, 64 * 64, true},
 						 {VECTORS_OFF_DATA, 384 << 10, true}};
 	const struct step_test t = {vectors_segment_size(LIMIT), parts, ARRAY_LEN(parts), judge, run_over, 1, e};
+	step_wanted();
 	pid_t pid = fork();
 	if (!pid)
 		child(fd, op);
