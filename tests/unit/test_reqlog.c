@@ -233,11 +233,11 @@ static void *write_on(void *arg)
 
 static void *read_on(void *arg)
 {
-	struct reqlog_reader r = reader(*(int *)arg);
+	struct reqlog_reader *r = arg;
 	struct reqlog_record got;
 	uint64_t n = 0, last = 0;
 	while (n < 100000 && !stop) {
-		if (!reqlog_next(&r, 5, &got))
+		if (!reqlog_next(r, 5, &got))
 			continue;
 		if (!good(&got) || (uint64_t)got.end_us <= last)
 			return (void *)(uintptr_t) "torn, or out of order";
@@ -245,8 +245,7 @@ static void *read_on(void *arg)
 		n++;
 	}
 	/* What was read and what was lost is all that there was. */
-	const char *wrong = n + r.lost == last ? NULL : "records are missing that were not counted";
-	reqlog_detach(&r);
+	const char *wrong = n + r->lost == last ? NULL : "records are missing that were not counted";
 	return (void *)(uintptr_t)wrong;
 }
 
@@ -255,9 +254,10 @@ static void test_threads(void **state)
 	pthread_t writer, readers[2];
 	int fd = segment();
 	struct reqlog *l = reqlog_open(fd, 5);
+	struct reqlog_reader r[2] = {reader(fd), reader(fd)}; /* from the first record on */
 	(void)state;
 	for (int i = 0; i < 2; i++)
-		assert_int_equal(pthread_create(&readers[i], NULL, read_on, &fd), 0);
+		assert_int_equal(pthread_create(&readers[i], NULL, read_on, &r[i]), 0);
 	assert_int_equal(pthread_create(&writer, NULL, write_on, l), 0);
 	void *wrong[2];
 	for (int i = 0; i < 2; i++)
@@ -267,6 +267,8 @@ static void test_threads(void **state)
 	for (int i = 0; i < 2; i++)
 		if (wrong[i])
 			fail_msg("%s", (const char *)wrong[i]);
+	for (int i = 0; i < 2; i++)
+		reqlog_detach(&r[i]);
 	reqlog_close(&l);
 	close(fd);
 }
