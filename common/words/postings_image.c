@@ -139,6 +139,8 @@ static int by_text(const void *a, const void *b)
 static void put_words(struct buf *b, const uint32_t *number_at, uint32_t length)
 {
 	uint32_t expected = 0;
+	if (!length)
+		return;
 	buf_reserve(b, 10 * (size_t)length);
 	char *p = b->p + b->len;
 	for (uint32_t at = 0; at < length; at++) {
