@@ -182,6 +182,17 @@ static void orphan_deadline(int sig)
 	_exit(WORKER_EXIT_OK);
 }
 
+/* Whether it did what it was told is not known. */
+static void fail_commands(struct worker *w)
+{
+	static const char gone[] = "{\"ok\":false,\"error\":\"the supervisor is gone\",\"audit\":\"unknown\"}";
+	for (struct command *c; (c = w->priv->commands);) {
+		w->priv->commands = c->next;
+		c->fn(c->arg, 1, SPAN_LIT(gone));
+		free(c);
+	}
+}
+
 /* The supervisor died. Its successor waits for the lock that we hold too, so leave quickly. The
  * deadline is a signal, because a role may block the loop while it finishes; being cut off
  * anywhere is safe by the crash rules. */
@@ -192,6 +203,7 @@ static void become_orphan(struct worker *w)
 	w->orphan = true;
 	log_warn("the supervisor is gone; leaving");
 	event_del(w->priv->control);
+	fail_commands(w);
 	struct sigaction sa = {.sa_handler = orphan_deadline};
 	struct itimerval it = {.it_value = {WORKER_ORPHAN_MS / 1000, WORKER_ORPHAN_MS % 1000 * 1000}};
 	sigaction(SIGALRM, &sa, NULL);
