@@ -75,13 +75,7 @@ static int32_t sum_of(const int8_t *row, uint32_t n)
 	return sum;
 }
 
-struct near {
-	float near;
-	uint32_t c;
-};
-
-/* The `most` centroids nearest by the slice, in no order: the one to be replaced next, which is the farthest, stands
- * first. */
+/* The `most` centroids nearest by the slice. */
 static uint32_t short_list(const struct run *r, const int8_t *row, uint32_t most, struct near *out)
 {
 	const struct quantize_kernels *k = quantize_get();
@@ -92,15 +86,7 @@ static uint32_t short_list(const struct run *r, const int8_t *row, uint32_t most
 		k->bytes(row, r->bytes + (size_t)c * r->stride, group, slice, r->stride, dots);
 		for (uint32_t i = 0; i < group; i++) {
 			float near = r->steps[c + i] * (float)(dots[i] - bias) - r->slice_halves[c + i];
-			if (n == most && near <= out[0].near)
-				continue;
-			uint32_t at = n < most ? n++ : 0, worst = 0;
-			out[at] = (struct near){near, c + i};
-			for (uint32_t j = 1; j < n; j++)
-				worst = out[j].near < out[worst].near ? j : worst;
-			struct near t = out[0];
-			out[0] = out[worst];
-			out[worst] = t;
+			n = near_keep(out, n, most, near, c + i);
 		}
 	}
 	return n;
@@ -110,11 +96,11 @@ static uint32_t nearest(const struct run *r, const int8_t *row)
 {
 	const struct quantize_kernels *k = quantize_get();
 	struct near list[SHORT_LIST] = {0};
-	uint32_t n = short_list(r, row, r->width > SLICE ? SHORT_LIST : 1, list), best = list[0].c;
+	uint32_t n = short_list(r, row, r->width > SLICE ? SHORT_LIST : 1, list), best = list[0].of;
 	int32_t dot, bias = r->width > SLICE ? 128 * sum_of(row, r->width) : 0;
 	float top = -INFINITY;
 	for (uint32_t i = 0; i < n && r->width > SLICE; i++) {
-		uint32_t c = list[i].c;
+		uint32_t c = list[i].of;
 		k->bytes(row, r->bytes + (size_t)c * r->stride, 1, r->width, r->width, &dot);
 		float near = r->steps[c] * (float)(dot - bias) - r->halves[c];
 		if (near > top) {

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "fault.h"
+#include "kmeans.h"
 #include "lists-private.h"
 #include "vocabulary.h"
 
@@ -30,12 +31,7 @@ static void ask_centroids(const struct lists_view *w, const int8_t *q, float ste
 		out[i] = step * lists_steps(w)[first + i] * (float)(dots[i] - 128 * sum) - lists_halves(w)[first + i];
 }
 
-struct near {
-	float near;
-	uint32_t list;
-};
-
-/* The lists that are nearest by their centroids' codes, the farthest of them first. */
+/* The lists that are nearest by their centroids' codes. */
 static uint32_t short_list(const struct lists_view *w, const float *x, struct near out[SHORT_LIST])
 {
 	uint64_t planes[QUANTIZE_PLANES * LIMIT_DIMENSIONS / 64];
@@ -49,15 +45,7 @@ static uint32_t short_list(const struct lists_view *w, const float *x, struct ne
 		quantize_get()->select(dist, lists_factors(w) + l, some, &line, index, estimate);
 		for (uint32_t i = 0; i < some; i++) {
 			float near = estimate[i] - lists_halves(w)[l + i];
-			if (n == SHORT_LIST && !(near > out[0].near))
-				continue;
-			uint32_t at = n < SHORT_LIST ? n++ : 0, worst = 0;
-			out[at] = (struct near){near, l + i};
-			for (uint32_t j = 1; j < n; j++)
-				worst = out[j].near < out[worst].near ? j : worst;
-			struct near t = out[0];
-			out[0] = out[worst];
-			out[worst] = t;
+			n = near_keep(out, n, SHORT_LIST, near, l + i);
 		}
 	}
 	return n;
@@ -75,10 +63,10 @@ static uint32_t nearest(const struct lists_view *w, const float *x)
 	quantize_get()->to_pair(x, w->width, most > 0 ? 127 * 256 / most : 0, high, low, sums);
 	uint32_t n = lists_coded(w) ? short_list(w, x, list) : 0;
 	for (uint32_t i = 0; i < n; i++) {
-		ask_centroids(w, high, step, sums[0], list[i].list, 1, near);
+		ask_centroids(w, high, step, sums[0], list[i].of, 1, near);
 		if (near[0] > top) {
 			top = near[0];
-			best = list[i].list;
+			best = list[i].of;
 		}
 	}
 	for (uint32_t l = 0; l < w->count && !n; l += 64) {

@@ -12,7 +12,7 @@ static char image_dir[64];
 static int image_setup(void **state)
 {
 	(void)state;
-	strcpy(image_dir, "/tmp/test-image-XXXXXX");
+	snprintf(image_dir, sizeof(image_dir), "/tmp/test-image-XXXXXX");
 	return mkdtemp(image_dir) ? 0 : -1;
 }
 

@@ -89,15 +89,14 @@ struct call {
 	unsigned attempts;
 	uint64_t txn_id;
 	uint64_t committed_seq;
-	uint32_t answer_arg;  /* what sync said with that */
-	int64_t committed_us; /* when the journal had it, and the wait for the store began; 0 = not yet */
-	int64_t began_ns;     /* clock_mono_ns(), as the following: its first byte was read */
-	int64_t queued_ns,
-		sent_ns;     /* it began to wait for a thread; its transaction went to sync, 0: and was answered */
-	int64_t waited_ns;   /* for threads, all in all */
-	const char *problem; /* type of the last one; static */
-	int streamed_status; /* of an answer that is streamed; 0 = it is not */
-	bool logged;	     /* requests.h */
+	uint32_t answer_arg;	      /* what sync said with that */
+	int64_t committed_us;	      /* when the journal had it, and the wait for the store began; 0 = not yet */
+	int64_t began_ns;	      /* clock_mono_ns(), as the next: its first byte was read */
+	int64_t sent_ns;	      /* its transaction went to sync; 0: and was answered */
+	int64_t waited_us;	      /* for threads, all in all */
+	const char *problem;	      /* type of the last one; static */
+	int streamed_status;	      /* of an answer that is streamed; 0 = it is not */
+	bool logged;		      /* requests.h */
 	char ns[LIMIT_NAMESPACE + 1]; /* what it turned out to be about; for the request log */
 	enum verdict (*evaluate)(struct call *c, struct reader *rd);
 	void (*read)(struct call *c, struct reader *rd);

@@ -114,9 +114,9 @@ static struct call *take(struct jobs *j, struct runner *r)
 	struct call *c = call_of(lane_take(&j->todo, now, bulk_may(j, now)));
 	if (!c)
 		return NULL;
-	int64_t waited_ns = now * 1000 > c->queued_ns ? now * 1000 - c->queued_ns : 0;
-	c->waited_ns += waited_ns;
-	stats_record(j->api->w->stats, HIST_QUEUE_WAIT, (uint64_t)waited_ns); /* under the lock: one at a time */
+	int64_t waited = now > c->wait.fair.since_us ? now - c->wait.fair.since_us : 0;
+	c->waited_us += waited;
+	stats_record(j->api->w->stats, HIST_QUEUE_WAIT, (uint64_t)waited * 1000); /* under the lock: one at a time */
 	r->since_us = now;
 	r->class = c->wait.class;
 	j->running++;
@@ -219,7 +219,6 @@ bool jobs_submit(struct jobs *j, struct call *c)
 			return false;
 	}
 	int64_t now = clock_mono_us();
-	c->queued_ns = now * 1000;
 	pthread_mutex_lock(&j->lock);
 	if (c->wait.class < LANE_BULK)
 		j->live_us = now;

@@ -82,7 +82,7 @@ void requests_note(struct call *c)
 		      (clock_mono_ns() - c->began_ns) / 1000);
 	rec.end_us = clock_real_us();
 	rec.bytes_out = c->streamed_status ? http_bytes_out(c->req) : c->reply.body.len;
-	rec.waited_us = bounded(c->waited_ns / 1000);
+	rec.waited_us = bounded(c->waited_us);
 	bool bad = c->reply.status >= 400 && c->problem;
 	reqlog_text_add(&rec, &used, REQLOG_ID, http_request_id(c->req));
 	reqlog_text_add(&rec, &used, REQLOG_ROUTE, c->route ? SPAN(c->route->pattern) : (struct span){NULL, 0});
