@@ -3,6 +3,7 @@ import hashlib
 import http.client
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -19,10 +20,19 @@ STORE = os.environ.get("ORCHESTRA_TEST_STORE") or "sqlite"
 _server = None
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+def free_port(*more):
+    """Nobody listens there now, nor at the ports that many further. Below those that the kernel hands out to connections (32768 and
+    on), which would take it before the server does; at random, as other tests choose at the same time."""
+    while True:
+        port = 12000 + secrets.randbelow(10000)
+        try:
+            for at in (0, *more):
+                with socket.socket() as s:
+                    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    s.bind(("127.0.0.1", port + at))
+            return port
+        except OSError:
+            pass
 
 
 def until(what, timeout=10, every=0.02):

@@ -66,13 +66,6 @@ class Session:
         self.close()
 
 
-def port_pair():
-    """A port whose 10,000th successor, the cluster's own, is one, too."""
-    while (port := free_port()) > 55000:
-        pass
-    return port
-
-
 class Redis:
     """settings: of redis.conf. password: of everybody (requirepass). users: {name: rules of ACL SETUSER}. maxmemory: bytes; with
     it nothing is evicted unless settings say so."""
@@ -89,7 +82,7 @@ class Redis:
         os.mkdir(self.data)
         os.chmod(self.dir, 0o755)  # its socket is for every user
         self.guard = Guard(self.dir, self.data)
-        self.port = port_pair()
+        self.port = free_port(10000)
         self.settings = {"save": "", "unixsocket": self.socket, "unixsocketperm": "777", **(settings or {})}
         if maxmemory is not None:
             self.settings.update({"maxmemory": maxmemory, **({} if "maxmemory-policy" in self.settings else {"maxmemory-policy": "noeviction"})})

@@ -11,11 +11,12 @@ import sys
 import tempfile
 
 MOST = 3
+HANGS_S = 600  # a test that takes longer is ended with a trace of where it was; the slowest takes one with sanitizers
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def pytest(arguments, failed):
-    command = [sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={os.getcwd()}", *arguments]
+    command = [sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--timeout={HANGS_S}", f"--rootdir={os.getcwd()}", *arguments]
     code = subprocess.run(command, env={**os.environ, "ORCHESTRA_TEST_FAILED": failed}).returncode
     with open(failed) as f:
         return code, sorted(set(f.read().splitlines()))

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -49,16 +50,28 @@ REDIS_HELPER void redis_test_need(void)
 	}
 }
 
+/* Nobody listens there, nor 10,000 further, at the cluster's bus. Below the ports that the kernel hands out to connections, which would
+ * take it before the server does; at random, as other tests choose at the same time. */
+REDIS_HELPER bool port_is_free(int port)
+{
+	struct sockaddr_in sa = {
+		.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+	bool ok = setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int)) == 0 &&
+		  bind(fd, (struct sockaddr *)&sa, sizeof(sa)) == 0;
+	close(fd);
+	return ok;
+}
+
 REDIS_HELPER int free_port(void)
 {
-	struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	socklen_t len = sizeof(sa);
-	int fd = socket(AF_INET, SOCK_STREAM, 0);
-	assert_int_equal(bind(fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
-	assert_int_equal(getsockname(fd, (struct sockaddr *)&sa, &len), 0);
-	close(fd);
-	return ntohs(sa.sin_port) < 50000 ? ntohs(sa.sin_port)
-					  : ntohs(sa.sin_port) - 15000; /* + 10000 for the cluster's bus */
+	uint16_t n = 0;
+	int port;
+	do {
+		assert_int_equal(getrandom(&n, sizeof(n), 0), sizeof(n));
+		port = 12000 + n % 10000;
+	} while (!port_is_free(port) || !port_is_free(port + 10000));
+	return port;
 }
 
 REDIS_HELPER void spawn(pid_t *pid_r, const char *program, char *const *args, const char *log)
