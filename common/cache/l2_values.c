@@ -144,10 +144,10 @@ static void on_written(struct redis_call *c, enum redis_fate fate, struct redis_
 	struct l2 *l = w->l;
 	enum breaker_result result = l2_judge(fate, *reply);
 	bool error = fate != REDIS_ANSWERED || (*reply)->type == REPLY_ERROR;
-	if (w->put)
-		count(l, fate == REDIS_UNSENT ? STAT_L2_DROPPED : error ? STAT_L2_PUT_ERRORS : STAT_L2_PUTS, 1);
 	if (fate == REDIS_ANSWERED && takes_no_writes(*reply))
 		atomic_store_explicit(&l->no_puts_us, clock_mono_us() + NO_PUTS_US, memory_order_relaxed);
+	if (w->put)
+		count(l, fate == REDIS_UNSENT ? STAT_L2_DROPPED : error ? STAT_L2_PUT_ERRORS : STAT_L2_PUTS, 1);
 	atomic_fetch_sub_explicit(&l->bytes_under_way, w->wire.len, memory_order_relaxed);
 	l2_leave(l, &w->pass, result, error && *reply ? (*reply)->text : NULL);
 	buf_free(&w->wire);
