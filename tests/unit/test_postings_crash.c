@@ -1,26 +1,8 @@
 /* The word index while its writer is killed at any instruction, and while readers run beside it. What a document says
  * follows from its id and version, so that every hit can be verified without knowing what the writer was doing. */
-#include <pthread.h>
-#include <signal.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-#include <time.h>
-
 #include "postings_model.h"
+#include "killer.h"
 #include "words/postings-private.h"
-
-enum { PERMANENT = 250, TRANSIENT = 250, ALL = PERMANENT + TRANSIENT, OTHER = 64 };
-#define NS_MAIN 0x1111111111111111ull
-#define NS_OTHER 0x2222222222222222ull
-
-/* What writer, reader and judge share besides the index. */
-struct board {
-	_Atomic uint64_t acked[ALL];   /* version whose put has returned */
-	_Atomic uint64_t started[ALL]; /* version whose put has begun */
-	_Atomic uint64_t searches, writes;
-	_Atomic uint32_t stop;
-};
 
 static void text_of(uint32_t id, uint64_t version, char *to, size_t size)
 {
@@ -105,20 +87,13 @@ static void write_one(struct postings *p, struct board *b, uint32_t what, uint32
 	atomic_fetch_add(&b->writes, 1);
 }
 
-/* Now and then a burst over few ids, so that whole segments die; else at random. */
-static uint32_t pick(uint32_t step) { return step / 512 % 2 ? model_next() % ALL : model_next() % 20; }
-
-static void writer(int fd, struct board *b, uint64_t seed)
+static void writer(int fd, struct board *b)
 {
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	struct postings *p = postings_open(fd, true);
-	model_rng = seed;
 	AN(p);
 	for (uint32_t i = 0; i < PERMANENT; i++) {
 		struct uuid id = model_id(i);
-		uint64_t version = postings_version(p, &id);
-		/* what was acknowledged survived; what was under way is there or not */
-		AN(version >= atomic_load(&b->acked[i]) && version <= atomic_load(&b->started[i]));
+		AN(board_allows(b, i, postings_version(p, &id)));
 	}
 	for (uint32_t step = 0;; step++)
 		write_one(p, b, model_next(), pick(step));
@@ -126,7 +101,6 @@ static void writer(int fd, struct board *b, uint64_t seed)
 
 static int reader(int fd, struct board *b)
 {
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	struct postings *p = postings_open(fd, false);
 	struct words *words = words_new();
 	const char *wrong = p ? NULL : "the reader cannot open the index";
@@ -141,50 +115,23 @@ static int reader(int fd, struct board *b)
 
 static struct board *board_new(struct postings *p)
 {
-	struct board *b = mmap(NULL, sizeof(*b), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	assert_true(b != MAP_FAILED);
+	struct board *b = board_map();
 	for (uint32_t i = 0; i < PERMANENT; i++)
 		write_one(p, b, 1, i);
 	return b;
 }
 
-static pid_t start(int (*f)(int, struct board *), int fd, struct board *b)
-{
-	pid_t pid = fork();
-	if (!pid)
-		_exit(f(fd, b));
-	assert_true(pid > 0);
-	return pid;
-}
+static uint32_t after_us(void) { return model_next() % 4 ? model_next() % 8000 : model_next() % 1000; }
 
 static void test_killed_writer(void **state)
 {
 	(void)state;
-	int fd, status, rounds = getenv("WORDS_ROUNDS") ? atoi(getenv("WORDS_ROUNDS")) : 300;
+	int fd, rounds = getenv("WORDS_ROUNDS") ? atoi(getenv("WORDS_ROUNDS")) : 300;
 	struct postings *p = model_open(1 << 20, &fd);
 	struct board *b = board_new(p);
 	struct words *words = words_new();
 	postings_close(&p);
-	pid_t watching = start(reader, fd, b);
-	for (int round = 0; round < rounds; round++) {
-		uint64_t seed = (uint64_t)model_next() << 20 | 1;
-		pid_t pid = fork();
-		if (!pid) {
-			writer(fd, b, seed);
-			_exit(1);
-		}
-		/* From amid recovery to thousands of writes later. */
-		uint32_t us = model_next() % 4 ? model_next() % 8000 : model_next() % 1000;
-		nanosleep(&(struct timespec){0, (long)us * 1000}, NULL);
-		kill(pid, SIGKILL);
-		assert_int_equal(waitpid(pid, &status, 0), pid);
-		if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL)
-			fail_msg("round %d: the writer found what it must not find after recovery", round);
-		assert_int_equal(waitpid(watching, &status, WNOHANG), 0); /* the reader is content */
-	}
-	atomic_store(&b->stop, 1);
-	assert_int_equal(waitpid(watching, &status, 0), watching);
-	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	kill_again_and_again(fd, b, rounds, writer, reader, after_us);
 	/* The last one leaves an index in which everything adds up. */
 	p = postings_open(fd, true);
 	assert_non_null(p);

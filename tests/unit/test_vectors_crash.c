@@ -1,30 +1,14 @@
 /* The vector index while its writer is killed at any instruction, and while readers run beside
  * it. What a vector holds follows from its id and version, so that every hit can be verified
  * without knowing what the writer was doing. */
-#include <pthread.h>
-#include <signal.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-#include <time.h>
-
 #include "index/lists-private.h"
 #include "vectors_model.h"
+#include "killer.h"
 
-enum { DIM_MAX = 300, PERMANENT = 250, TRANSIENT = 250, ALL = PERMANENT + TRANSIENT, OTHER = 64 };
-#define NS_MAIN 0x1111111111111111ull
-#define NS_OTHER 0x2222222222222222ull
+enum { DIM_MAX = 300 };
 
 static uint32_t dim = 40; /* 300: codes of lists are bits */
 static bool lists;
-
-/* What writer, reader and judge share besides the index. */
-struct board {
-	_Atomic uint64_t acked[ALL];   /* version whose insert has returned */
-	_Atomic uint64_t started[ALL]; /* version whose insert has begun */
-	_Atomic uint64_t searches, writes;
-	_Atomic uint32_t stop;
-};
 
 static void vector_of(uint32_t id, uint64_t version, float x[DIM_MAX])
 {
@@ -103,22 +87,15 @@ static void write_one(struct vectors *v, struct board *b, uint32_t what, uint32_
 	atomic_fetch_add(&b->writes, 1);
 }
 
-/* Now and then a burst over few ids, so that whole chunks die; else at random. */
-static uint32_t pick(uint32_t step) { return step / 512 % 2 ? model_next() % ALL : model_next() % 20; }
-
-static void writer(int fd, struct board *b, uint64_t seed)
+static void writer(int fd, struct board *b)
 {
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	struct vectors *v = vectors_open(fd, true);
-	model_rng = seed;
 	AN(v);
 	if (lists)
 		vectors_stages_set(v, &(struct vectors_stages){.flat_rows = 100, .raw = VECTORS_RAW_FLOAT32});
 	for (uint32_t i = 0; i < PERMANENT; i++) {
 		struct uuid id = model_id(i);
-		uint64_t version = vectors_version(v, &id);
-		/* what was acknowledged survived; what was under way is there or not */
-		AN(version >= atomic_load(&b->acked[i]) && version <= atomic_load(&b->started[i]));
+		AN(board_allows(b, i, vectors_version(v, &id)));
 	}
 	for (uint32_t step = 1;; step++) {
 		write_one(v, b, model_next(), pick(step));
@@ -136,7 +113,6 @@ static void writer(int fd, struct board *b, uint64_t seed)
 
 static int reader(int fd, struct board *b)
 {
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	struct vectors *v = vectors_open(fd, false);
 	const char *wrong = v ? NULL : "the reader cannot open the index";
 	for (uint32_t i = 0; !wrong && !atomic_load(&b->stop); i++)
@@ -149,49 +125,24 @@ static int reader(int fd, struct board *b)
 
 static struct board *board_new(struct vectors *v)
 {
-	struct board *b = mmap(NULL, sizeof(*b), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	assert_true(b != MAP_FAILED);
+	struct board *b = board_map();
 	for (uint32_t i = 0; i < PERMANENT; i++)
 		write_one(v, b, 1, i);
 	return b;
 }
 
-static pid_t start(int (*f)(int, struct board *), int fd, struct board *b)
+static uint32_t after_us(void)
 {
-	pid_t pid = fork();
-	if (!pid)
-		_exit(f(fd, b));
-	assert_true(pid > 0);
-	return pid;
+	return (model_next() % 4 ? model_next() % 3000 : model_next() % 600) * (lists ? 4 : 1);
 }
 
 static void kill_writers(int few)
 {
-	int fd, status, rounds = getenv("VECTORS_ROUNDS") ? atoi(getenv("VECTORS_ROUNDS")) : few;
+	int fd, rounds = getenv("VECTORS_ROUNDS") ? atoi(getenv("VECTORS_ROUNDS")) : few;
 	struct vectors *v = model_open(4 << 20, &fd);
 	struct board *b = board_new(v);
 	vectors_close(&v);
-	pid_t watching = start(reader, fd, b);
-	for (int round = 0; round < rounds; round++) {
-		uint64_t seed = (uint64_t)model_next() << 20 | 1;
-		pid_t pid = fork();
-		if (!pid) {
-			writer(fd, b, seed);
-			_exit(1);
-		}
-		/* From amid recovery to thousands of writes later. */
-		uint32_t us = model_next() % 4 ? model_next() % 3000 : model_next() % 600;
-		us *= lists ? 4 : 1;
-		nanosleep(&(struct timespec){0, (long)us * 1000}, NULL);
-		kill(pid, SIGKILL);
-		assert_int_equal(waitpid(pid, &status, 0), pid);
-		if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL)
-			fail_msg("round %d: the writer found what it must not find after recovery", round);
-		assert_int_equal(waitpid(watching, &status, WNOHANG), 0); /* the reader is content */
-	}
-	atomic_store(&b->stop, 1);
-	assert_int_equal(waitpid(watching, &status, 0), watching);
-	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	kill_again_and_again(fd, b, rounds, writer, reader, after_us);
 	/* The last one leaves a table in which everything adds up. */
 	v = vectors_open(fd, true);
 	assert_non_null(v);
