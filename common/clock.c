@@ -21,6 +21,12 @@ int64_t clock_mono_ns(void)
 	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
+bool clock_wait_until(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t mono_us)
+{
+	struct timespec t = {mono_us / 1000000, mono_us % 1000000 * 1000};
+	return pthread_cond_clockwait(cond, lock, CLOCK_MONOTONIC, &t) == 0;
+}
+
 /* Days since 1970-01-01 of a proleptic Gregorian date, and back (H. Hinnant,
  * "chrono-compatible low-level date algorithms"). */
 static int64_t days_of(int64_t y, unsigned m, unsigned d)

@@ -1,11 +1,15 @@
 /* Time: microseconds since 1970 (real) or since boot (monotonic), and RFC 3339 text. */
 #ifndef ORC_CLOCK_H
 #define ORC_CLOCK_H
+#include <pthread.h>
 #include "util.h"
 
 int64_t clock_real_us(void);
 int64_t clock_mono_us(void);
 int64_t clock_mono_ns(void); /* the same clock: for what is measured, not for what is waited for */
+/* Waits on a condition, made in any way, until it is signalled or that time on the monotonic clock has come, which is false: nobody
+ * who sets the machine's clock makes anything wait longer. Wakes for nothing, too, as pthread_cond_wait() does. */
+bool clock_wait_until(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t mono_us);
 /* Now, or just behind `former` where that is later: a version is never older than the one it follows, whichever
  * machine's clock that was taken from. */
 static inline int64_t clock_after_us(int64_t former)

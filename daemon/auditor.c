@@ -1,13 +1,11 @@
 #include "auditor.h"
 
-#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "audit.h"
@@ -257,13 +255,10 @@ bool auditor_busy(const struct supervisor *sv) { return sv->auditor->pending > 0
 void auditor_settle(struct supervisor *sv)
 {
 	struct auditor *a = sv->auditor;
-	struct timespec until;
-	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_sec += AUDITOR_WAIT_MS / 1000;
-	int e = 0;
+	int64_t until = clock_mono_us() + AUDITOR_WAIT_MS * 1000;
 	pthread_mutex_lock(&a->lock);
-	while ((a->todo.first || a->working) && e == 0)
-		e = pthread_cond_timedwait(&a->idle, &a->lock, &until);
+	while ((a->todo.first || a->working) && clock_wait_until(&a->idle, &a->lock, until))
+		;
 	pthread_mutex_unlock(&a->lock);
 	deliver(a);
 }

@@ -125,9 +125,46 @@ static void test_now(void **state)
 	assert_true(llabs(clock_real_us() / 1000000 - (int64_t)time(NULL)) <= 2);
 }
 
+struct bell {
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	bool rung;
+};
+
+static void *ring(void *arg)
+{
+	struct bell *b = arg;
+	pthread_mutex_lock(&b->lock);
+	b->rung = true;
+	pthread_cond_signal(&b->cond);
+	pthread_mutex_unlock(&b->lock);
+	return NULL;
+}
+
+/* On the monotonic clock: a time on the other one would lie decades ahead of it, and this would hang. */
+static void test_wait(void **state)
+{
+	(void)state;
+	struct bell b = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false};
+	pthread_t thread;
+	pthread_mutex_lock(&b.lock);
+	int64_t begun = clock_mono_us(), until = begun + 20000;
+	while (clock_wait_until(&b.cond, &b.lock, until))
+		;
+	assert_true(clock_mono_us() >= until);
+	assert_false(clock_wait_until(&b.cond, &b.lock, begun)); /* gone by */
+	assert_int_equal(pthread_create(&thread, NULL, ring, &b), 0);
+	until = clock_mono_us() + 3600000000;
+	while (!b.rung)
+		assert_true(clock_wait_until(&b.cond, &b.lock, until));
+	pthread_mutex_unlock(&b.lock);
+	pthread_join(thread, NULL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(test_format_like_libc), cmocka_unit_test(test_parse_good),
-					   cmocka_unit_test(test_parse_bad), cmocka_unit_test(test_now)};
+					   cmocka_unit_test(test_parse_bad), cmocka_unit_test(test_now),
+					   cmocka_unit_test(test_wait)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,7 +5,6 @@
  * the row read again when the store has our write, too: which of the two has won is what it says behind both. Our own
  * changes pass by unread; of those that have lost the flusher hears (mend.c). */
 #define LOG_SUBSYSTEM LOG_IN_STORE
-#include <errno.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -328,14 +327,10 @@ static void well_again(struct feed *f)
 
 static void pause_us(struct feed *f, int64_t us)
 {
-	struct timespec until;
-	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_sec += (until.tv_nsec / 1000 + us) / 1000000;
-	until.tv_nsec = (until.tv_nsec / 1000 + us) % 1000000 * 1000;
+	int64_t until = clock_mono_us() + us;
 	pthread_mutex_lock(&f->lock);
-	while (!atomic_load(&f->stop) && !atomic_load(&f->hurry))
-		if (pthread_cond_timedwait(&f->taken, &f->lock, &until) == ETIMEDOUT)
-			break;
+	while (!atomic_load(&f->stop) && !atomic_load(&f->hurry) && clock_wait_until(&f->taken, &f->lock, until))
+		;
 	atomic_store(&f->hurry, false);
 	pthread_mutex_unlock(&f->lock);
 }

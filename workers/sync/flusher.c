@@ -11,7 +11,6 @@
 #include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/statvfs.h>
-#include <time.h>
 
 #include "cache/hot_file.h"
 #include "clock.h"
@@ -379,11 +378,7 @@ static void scrub(struct flusher *f, uint64_t to)
 
 /* ---- the thread ---- */
 
-static void wait_until(struct flusher *f, int64_t mono_us)
-{
-	struct timespec t = {.tv_sec = mono_us / 1000000, .tv_nsec = mono_us % 1000000 * 1000};
-	pthread_cond_timedwait(&f->wake, &f->lock, &t);
-}
+static void wait_until(struct flusher *f, int64_t mono_us) { (void)clock_wait_until(&f->wake, &f->lock, mono_us); }
 
 /* Under the lock: sleeps until there is something to flush, scrub, collect or obey. After a failure only the
  * time, a reload or an order ends the sleep. */
@@ -521,7 +516,6 @@ static bool inherit(struct flusher *f)
 struct flusher *flusher_start(struct sync *s, struct store *store, uint64_t flushed_seq, uint64_t last_seq)
 {
 	struct flusher *f = util_zalloc(sizeof(*f));
-	pthread_condattr_t ca;
 	f->s = s;
 	f->store = store;
 	f->flushed = f->allowed = flushed_seq;
@@ -532,9 +526,7 @@ struct flusher *flusher_start(struct sync *s, struct store *store, uint64_t flus
 		journal_reader_knows(f->reader, s->journal);
 	f->next_collect_us = clock_mono_us() + COLLECT_EVERY_US;
 	pthread_mutex_init(&f->lock, NULL);
-	pthread_condattr_init(&ca);
-	pthread_condattr_setclock(&ca, CLOCK_MONOTONIC);
-	pthread_cond_init(&f->wake, &ca);
+	pthread_cond_init(&f->wake, NULL);
 	flusher_conf(f, s->w->conf);
 	if (!f->reader || !inherit(f)) {
 		free(f);

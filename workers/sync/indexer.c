@@ -6,14 +6,14 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "log.h"
 #include "sync.h"
 
 #define NICE 10
-#define LINGER_MS 500 /* memory that was given up is looked at again */
+#define LINGER_US 500000 /* memory that was given up is looked at again */
 
 struct indexer {
 	struct sync *s;
@@ -26,17 +26,11 @@ struct indexer {
 
 static bool wait(struct indexer *x)
 {
-	struct timespec until;
 	pthread_mutex_lock(&x->lock);
 	while (!x->poke && !x->stop && !vectors_work_due(x->vectors))
 		pthread_cond_wait(&x->poked, &x->lock);
-	if (!x->poke && !x->stop) {
-		clock_gettime(CLOCK_REALTIME, &until);
-		until.tv_nsec += LINGER_MS * 1000000L;
-		until.tv_sec += until.tv_nsec / 1000000000L;
-		until.tv_nsec %= 1000000000L;
-		pthread_cond_timedwait(&x->poked, &x->lock, &until);
-	}
+	if (!x->poke && !x->stop)
+		(void)clock_wait_until(&x->poked, &x->lock, clock_mono_us() + LINGER_US);
 	x->poke = false;
 	bool go_on = !x->stop;
 	pthread_mutex_unlock(&x->lock);

@@ -1,7 +1,6 @@
 #define LOG_SUBSYSTEM LOG_IN_REDIS
 #include "watch.h"
 
-#include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -111,11 +110,9 @@ static void judge(struct watch *w, const struct l2_info *i)
 static bool pause_for(struct watch *w, int64_t us)
 {
 	int64_t until = clock_mono_us() + us;
-	struct timespec t = {until / 1000000, until % 1000000 * 1000};
-	int rc = 0;
 	pthread_mutex_lock(&w->lock);
-	while (!w->stop && !rc)
-		rc = pthread_cond_timedwait(&w->wake, &w->lock, &t);
+	while (!w->stop && clock_wait_until(&w->wake, &w->lock, until))
+		;
 	bool go_on = !w->stop;
 	pthread_mutex_unlock(&w->lock);
 	return go_on;
@@ -139,13 +136,9 @@ static void *watch_main(void *arg)
 struct watch *watch_start(struct l2 *l, struct plant_redis *out, int64_t ttl_us)
 {
 	struct watch *w = util_zalloc(sizeof(*w));
-	pthread_condattr_t a;
 	*w = (struct watch){.l2 = l, .out = out, .ttl_us = ttl_us};
 	pthread_mutex_init(&w->lock, NULL);
-	pthread_condattr_init(&a);
-	pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
-	pthread_cond_init(&w->wake, &a);
-	pthread_condattr_destroy(&a);
+	pthread_cond_init(&w->wake, NULL);
 	int e = pthread_create(&w->thread, NULL, watch_main, w);
 	if (!e)
 		return w;
