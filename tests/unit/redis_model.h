@@ -326,7 +326,9 @@ REDIS_HELPER struct l2_test *l2_test_patient(const char *url)
 {
 	static const char *const sets[] = {"redis.answer_timeout=10 s", "redis.connect_timeout=30 s", NULL};
 	struct l2_test *t = l2_test_open(url, sets);
+	struct l2_info info;
 	REDIS_UNTIL(l2_test_answers(t));
+	REDIS_UNTIL(l2_info(t->l2, &info)); /* over the connection of those who put, which comes up by itself */
 	return t;
 }
 #endif
