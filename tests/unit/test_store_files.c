@@ -15,15 +15,15 @@
 static char *slurp(const char *name, size_t *len_r)
 {
 	FILE *f = fopen(world_path(name), "rb");
-	char *p = util_zalloc(1);
-	*len_r = 0;
-	for (size_t n = 1; f && n; *len_r += n) {
-		p = util_realloc(p, *len_r + 65536);
-		n = fread(p + *len_r, 1, 65536, f);
+	struct buf b = {0};
+	for (size_t n = 1; f && n; b.len += n) {
+		buf_reserve(&b, 65536);
+		n = fread(b.p + b.len, 1, 65536, f);
 	}
 	if (f)
 		fclose(f);
-	return p;
+	*len_r = b.len;
+	return b.p ? b.p : util_zalloc(1);
 }
 
 static void spit(const char *name, const char *p, size_t n)
@@ -36,15 +36,38 @@ static void spit(const char *name, const char *p, size_t n)
 
 static const char *const files[] = {"store.db", "store.db-wal", "store.db-shm"};
 
-static bool in_files(const void *what, size_t n)
+/* All of them as they are now. */
+struct image {
+	char *p[ARRAY_LEN(files)];
+	size_t len[ARRAY_LEN(files)];
+};
+
+static void image_take(struct image *m)
+{
+	for (size_t i = 0; i < ARRAY_LEN(files); i++)
+		m->p[i] = slurp(files[i], &m->len[i]);
+}
+
+static bool image_has(const struct image *m, const void *what, size_t n)
 {
 	bool found = false;
-	for (size_t i = 0; i < ARRAY_LEN(files); i++) {
-		size_t len;
-		char *p = slurp(files[i], &len);
-		found |= memmem(p, len, what, n) != NULL;
-		free(p);
-	}
+	for (size_t i = 0; i < ARRAY_LEN(files) && !found; i++)
+		found = memmem(m->p[i], m->len[i], what, n) != NULL;
+	return found;
+}
+
+static void image_free(struct image *m)
+{
+	for (size_t i = 0; i < ARRAY_LEN(files); i++)
+		free(m->p[i]);
+}
+
+static bool in_files(const void *what, size_t n)
+{
+	struct image m;
+	image_take(&m);
+	bool found = image_has(&m, what, n);
+	image_free(&m);
 	return found;
 }
 
@@ -98,6 +121,7 @@ static void erase_some(size_t len, uint32_t count, uint32_t updates)
 	bool erased[400] = {false};
 	uint64_t seq = 0, version[400];
 	char word[16];
+	struct image m;
 	AN(count <= 400);
 	for (uint32_t n = 0; n < count; n++) {
 		store_secret(++seq, n, 1, len ? len : below(9000));
@@ -118,14 +142,16 @@ static void erase_some(size_t len, uint32_t count, uint32_t updates)
 			erased[n] = true;
 		}
 		assert_int_equal(ops->scrub(store), STORE_OK);
+		image_take(&m);
 		for (uint32_t n = 0; n < count; n++) {
 			secret(n, word);
 			/* tokens stand without their common beginning in the words index: the tail must do */
-			bool there = in_files(word + 2, 10);
+			bool there = image_has(&m, word + 2, 10);
 			if (there == erased[n])
 				fail_msg("%zu bytes, round %d: content of memory %u is %s", len, round, n,
 					 there ? "still there" : "gone");
 		}
+		image_free(&m);
 	}
 }
 
