@@ -193,6 +193,10 @@ class Orchestra:
         """The last job of warming, when it is over: from then on nobody fills the cache but who asks for something."""
         return until(lambda: (w := self.get("/v1/admin/warm").json)["state"] not in ("never", "running") and w)
 
+    def worker(self, name, but=None):
+        """Its pid as soon as there is one other than that."""
+        return until(lambda: (pid := self.workers().get(name)) != but and pid, 30)
+
     def workers(self):
         """{name: pid} of living workers: of children that have become one, which their command lines tell."""
         out = {}

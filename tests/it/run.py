@@ -31,7 +31,7 @@ def main():
         print(f"\nonce more, alone: {' '.join(failed)}", flush=True)
         code, again = pytest(failed, os.path.join(tmp, "second"))
         for test in failed:
-            print(f"UNSTEADY, {'fails alone, too' if test in again or code else 'passes alone'}: {test}")
+            print(f"UNSTEADY, {'fails alone, too' if test in again or code and not again else 'passes alone'}: {test}")
         return code
 
 

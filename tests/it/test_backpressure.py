@@ -85,7 +85,7 @@ def test_the_age_outlives_sync(make):
     with Locked(o):
         o.add("waits")
         before = until(lambda: lag(o)[2] > 1 and lag(o))
-        os.kill(o.workers()["sync"], signal.SIGKILL)
+        os.kill(o.worker("sync"), signal.SIGKILL)
         until(lambda: "sync" in o.workers(), 20)
         assert lag(o)[2] >= before[2]
     until(lambda: lag(o) == (0, 0, 0), 20)

@@ -122,7 +122,7 @@ def parameters(failure_rate, min_calls, consecutive, slow_call, open_min, open_m
 
 def plant(o):
     """What all processes have mapped."""
-    return open("/proc/%d/fd/5" % o.workers()["sync"], "r+b")
+    return open("/proc/%d/fd/5" % o.worker("sync"), "r+b")
 
 
 def in_force(o, *numbers):
@@ -133,7 +133,7 @@ def in_force(o, *numbers):
 def test_a_dead_prober_gives_way(make):
     """Its successor says so, long before the lease ends."""
     o = make(sets=["api.workers=2"])
-    pid, generation = o.workers()["api.1"], 77
+    pid, generation = o.worker("api.1"), 77
     with plant(o) as f:
         row = f.read().index(parameters(50, 20, 5, 2_000_000, 500_000, 3_000_000)) - 48
         f.seek(row + 24)
@@ -142,7 +142,7 @@ def test_a_dead_prober_gives_way(make):
         f.write(struct.pack("<Q", 1 << 52 | generation << 40 | (1 << 40) - 1))  # half-open, for years
     r = store(o)
     assert (r["state"], r["probing"]) == ("half-open", True)
-    os.kill(o.workers()["api.0"], signal.SIGKILL)
+    os.kill(o.worker("api.0"), signal.SIGKILL)
     o.wait_log("api.0 is back")
     assert store(o)["probing"] is True
     os.kill(pid, signal.SIGKILL)

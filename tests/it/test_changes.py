@@ -694,7 +694,7 @@ def test_command_follows(daemon):
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert " put " in p.stdout.readline()
-        os.kill(o.workers()["api.0"], signal.SIGKILL)
+        os.kill(o.worker("api.0"), signal.SIGKILL)
         o.wait_ready()
         m = o.add("after")
         assert m["id"] in p.stdout.readline()

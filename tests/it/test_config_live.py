@@ -79,11 +79,11 @@ def test_a_value_is_tried_and_taken_back(o):
 
 def test_a_worker_that_is_born_later_has_it_too(o):
     set_(o, "vectors.recall", "91")
-    pid = o.workers()["sync"]
-    os.kill(o.workers()["api.0"], 9)
+    pid = o.worker("sync")
+    os.kill(o.worker("api.0"), 9)
     until(lambda: [w for w in o.get("/v1/admin/status", fresh=True).json["workers"] if w["name"] == "api.0" and w["restarts"] and w["state"] == "ready"])
     everywhere(o, "vectors.recall", ("91", "tried"))
-    assert o.workers()["sync"] == pid
+    assert o.worker("sync") == pid
 
 
 def test_what_is_refused(o):

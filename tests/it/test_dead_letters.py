@@ -337,7 +337,7 @@ def test_killed_in_the_middle(make, who):
         bad += [x for i, x in enumerate(new) if i % 10 == 5]
         time.sleep(0.01 * k)
         if who == "sync":
-            os.kill(o.workers()["sync"], signal.SIGKILL)
+            os.kill(o.worker("sync"), signal.SIGKILL)
             o.wait_ready()
         else:
             kill_all(o)
@@ -364,8 +364,9 @@ def test_a_retry_that_is_killed(make):
     t.start()
     for _ in range(4):
         time.sleep(0.03)
-        os.kill(o.workers()["sync"], signal.SIGKILL)
-        until(lambda: "sync" in o.workers())
+        sync = o.worker("sync")
+        os.kill(sync, signal.SIGKILL)
+        o.worker("sync", but=sync)
         o.wait_ready()
     t.join()
     o.post(L + ":retry")

@@ -109,7 +109,7 @@ def test_words_are_found_as_it_says_whatever_happens(make):
         create(o, name, name)
         fill(o, name)
         check(o, name, "index")
-    os.kill(o.workers()["sync"], signal.SIGKILL)
+    os.kill(o.worker("sync"), signal.SIGKILL)
     until(lambda: o.get("/readyz").status == 200 and o.post("/v1/memories", {"content": "x"}).status == 201)
     o.add("zebra", namespace="german")
     for name in LANGUAGES:

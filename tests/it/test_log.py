@@ -41,7 +41,7 @@ def test_json_lines_carry_request_and_event(make):
     line = until(lambda: next((j for j in json_lines(o) if j.get("event") == "cache_purged"), None))
     assert line["request_id"] == "request-77" and line["logging.googleapis.com/trace"] == TRACE
     assert (line["severity"], line["level"], line["subsystem"]) == ("INFO", "info", "api") and line["process"].startswith("api.")
-    os.kill(o.workers()["pinger"], signal.SIGKILL)
+    os.kill(o.worker("pinger"), signal.SIGKILL)
     died = until(lambda: next((j for j in json_lines(o) if j.get("event") == "worker_died"), None))
     assert died["worker"] == "pinger" and died["severity"] == "WARNING" and "request_id" not in died
     o.wait_log("worker_back")
@@ -136,7 +136,7 @@ def test_a_file_is_opened_again(make, tmp_path):
         size = os.path.getsize(old)
         purge(o)
         until(lambda: "cache purged" in open(path).read())
-        os.kill(o.workers()["pinger"], signal.SIGKILL)             # a worker that is born later has the new one
+        os.kill(o.worker("pinger"), signal.SIGKILL)             # a worker that is born later has the new one
         until(lambda: "worker_back" in open(path).read())
         assert os.readlink(f"/proc/{o.workers()['pinger']}/fd/17") == path and os.path.getsize(old) == size
     os.rename(path, old)
@@ -171,7 +171,7 @@ def test_levels_of_subsystems_are_live(make):
 
     def reborn():
         n, before = o.log().count("is back after"), len(o.log())
-        os.kill(o.workers()["pinger"], signal.SIGKILL)
+        os.kill(o.worker("pinger"), signal.SIGKILL)
         until(lambda: o.log().count("is back after") > n)
         return o.log()[before:]
 

@@ -314,6 +314,6 @@ def test_a_real_prometheus(make):
         assert o.post("/v1/memories", {"content": "x"}, headers={"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}).status == 201
         until(lambda: TRACE in json.dumps(p.get("query_exemplars?query=orchestra_http_request_duration_seconds_bucket&start=%d&end=%d"
                                                 % (time.time() - 600, time.time() + 600)) or ""), 20)
-        dead = o.workers()["api.0"] if "api.0" in o.workers() else next(pid for n, pid in o.workers().items() if n.startswith("api"))
+        dead = o.worker("api.0") if "api.0" in o.workers() else next(pid for n, pid in o.workers().items() if n.startswith("api"))
         os.kill(dead, signal.SIGKILL)
         until(lambda: (p.value('sum(orchestra_worker_restarts_total{role="api"})') or 0) >= 1, 30)

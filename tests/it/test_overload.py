@@ -194,7 +194,7 @@ def test_a_sync_that_does_not_answer(make):
     acknowledged was."""
     o = make(sets=[*SHARP, "daemon.stuck_timeout=0 ms"])
     o.add("here", namespace="modest", embedding=[1, 2])
-    sync = o.workers()["sync"]
+    sync = o.worker("sync")
     os.kill(sync, signal.SIGSTOP)
     try:
         greedy = adds(o, "greedy", 400)
@@ -226,22 +226,22 @@ def test_settings_are_reloaded(make):
         with open(os.path.join(o.dir, "orchestra.conf"), "w") as f:
             f.write(conf.format(on))
         assert o.post("/v1/admin/reload").status == 200
-    os.kill(o.workers()["sync"], signal.SIGSTOP)
+    os.kill(o.worker("sync"), signal.SIGSTOP)
     waiting = []
     try:
         waiting = adds(o, "a", 300)
         until(lambda: metric(o, "transactions_sent_total") == 300)
         assert overload(o)["throttling"] == []
     finally:
-        os.kill(o.workers()["sync"], signal.SIGCONT)
+        os.kill(o.worker("sync"), signal.SIGCONT)
     assert [a.answer()[0] for a in waiting] == [201] * 300
     change("true")
-    os.kill(o.workers()["sync"], signal.SIGSTOP)
+    os.kill(o.worker("sync"), signal.SIGSTOP)
     try:
         waiting = adds(o, "a", 300)
         until(lambda: statuses(waiting).count(429) >= 300 - IN_RING, 60)
     finally:
-        os.kill(o.workers()["sync"], signal.SIGCONT)
+        os.kill(o.worker("sync"), signal.SIGCONT)
     assert {a.answer()[0] for a in waiting} == {201, 429}
     until(lambda: well(o), 60)
 

@@ -113,7 +113,7 @@ def test_words_beyond_the_limit_come_from_the_store(make):
     o.add("Dora walks to work", namespace="other")
     assert metric(o, "orchestra_words_bytes ") <= 1 << 20
     flushed(o)
-    os.kill(o.workers()["sync"], signal.SIGKILL)    # its successor knows it, too
+    os.kill(o.worker("sync"), signal.SIGKILL)    # its successor knows it, too
     until(lambda: o.get("/readyz").status == 200, 10 * SLOW)
     r = tier("needle11 needle3")
     assert r["explain"]["text_tier"] == "store" and len(r["results"]) == 2

@@ -140,7 +140,7 @@ def test_a_healthy_daemon(o):
 
 
 def test_a_worker_died_and_a_breaker_was_opened(o):
-    os.kill(o.workers()["warmer"], signal.SIGKILL)
+    os.kill(o.worker("warmer"), signal.SIGKILL)
     until(lambda: any(w["restarts"] and w["state"] == "ready" for w in o.get("/v1/admin/status").json["workers"]))
     assert o.post("/v1/admin/breakers/store/open").status == 200
     found = findings(o, code=0)

@@ -270,7 +270,7 @@ def test_one_job_at_a_time_and_it_can_be_cancelled(make):
     o = make(sets=ALONE + ["warmer.save=off", "warmer.ready_fraction=100", "warmer.ready_max=0"])
     add(o, 500)
     o.warmed()
-    pid = o.workers()["warmer"]
+    pid = o.worker("warmer")
     os.kill(pid, signal.SIGSTOP)
     # The first order lies in the warmer's socket until it goes on; so do the others.
     asked = [o.ctl("warm", "--status")]
