@@ -200,7 +200,7 @@ def test_a_herd_makes_one_load(pg):
                 o.warmed()
                 name = 'orchestra_cache_loads_total{from="store"}'
                 before = metric(o, name)
-                wire.delay(700)  # each way; a first question takes several
+                wire.delay(400)  # each way; a first question takes several
                 got = herd(o, f"/v1/memories/{target['id']}", n)
                 wire.heal()
                 assert got == [200] * n
