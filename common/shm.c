@@ -77,6 +77,12 @@ void shm_copy_out(void *dst, const void *src, size_t n)
 		*d++ = __atomic_load_n(s++, __ATOMIC_RELAXED);
 		n--;
 	}
+	for (; n >= 32; n -= 32, s += 32, d += 32) {
+		uint64_t w[4];
+		for (int i = 0; i < 4; i++)
+			w[i] = __atomic_load_n((const uint64_t *)(const void *)s + i, __ATOMIC_RELAXED);
+		memcpy(d, w, sizeof(w));
+	}
 	for (; n >= 8; n -= 8, s += 8, d += 8) {
 		uint64_t w = __atomic_load_n((const uint64_t *)(const void *)s, __ATOMIC_RELAXED);
 		memcpy(d, &w, 8);
@@ -92,6 +98,12 @@ void shm_copy_in(void *dst, const void *src, size_t n)
 	while (n && ((uintptr_t)d & 7)) {
 		__atomic_store_n(d++, *s++, __ATOMIC_RELAXED);
 		n--;
+	}
+	for (; n >= 32; n -= 32, s += 32, d += 32) {
+		uint64_t w[4];
+		memcpy(w, s, sizeof(w));
+		for (int i = 0; i < 4; i++)
+			__atomic_store_n((uint64_t *)(void *)d + i, w[i], __ATOMIC_RELAXED);
 	}
 	for (; n >= 8; n -= 8, s += 8, d += 8) {
 		uint64_t w;
