@@ -68,7 +68,20 @@ void *shm_map(int fd, bool huge, size_t *size_r)
 	return p;
 }
 
-/* Both sides go by 8-byte words where the shared side is aligned, by bytes at the ends. */
+static inline void word_out(unsigned char *d, const unsigned char *s)
+{
+	uint64_t w = __atomic_load_n((const uint64_t *)(const void *)s, __ATOMIC_RELAXED);
+	memcpy(d, &w, 8);
+}
+
+static inline void word_in(unsigned char *d, const unsigned char *s)
+{
+	uint64_t w;
+	memcpy(&w, s, 8);
+	__atomic_store_n((uint64_t *)(void *)d, w, __ATOMIC_RELAXED);
+}
+
+/* Both sides go by 8-byte words where the shared side is aligned, four a turn, by bytes at the ends. */
 void shm_copy_out(void *dst, const void *src, size_t n)
 {
 	unsigned char *d = dst;
@@ -77,10 +90,14 @@ void shm_copy_out(void *dst, const void *src, size_t n)
 		*d++ = __atomic_load_n(s++, __ATOMIC_RELAXED);
 		n--;
 	}
-	for (; n >= 8; n -= 8, s += 8, d += 8) {
-		uint64_t w = __atomic_load_n((const uint64_t *)(const void *)s, __ATOMIC_RELAXED);
-		memcpy(d, &w, 8);
+	for (; n >= 32; n -= 32, s += 32, d += 32) {
+		word_out(d, s);
+		word_out(d + 8, s + 8);
+		word_out(d + 16, s + 16);
+		word_out(d + 24, s + 24);
 	}
+	for (; n >= 8; n -= 8, s += 8, d += 8)
+		word_out(d, s);
 	while (n--)
 		*d++ = __atomic_load_n(s++, __ATOMIC_RELAXED);
 }
@@ -93,11 +110,14 @@ void shm_copy_in(void *dst, const void *src, size_t n)
 		__atomic_store_n(d++, *s++, __ATOMIC_RELAXED);
 		n--;
 	}
-	for (; n >= 8; n -= 8, s += 8, d += 8) {
-		uint64_t w;
-		memcpy(&w, s, 8);
-		__atomic_store_n((uint64_t *)(void *)d, w, __ATOMIC_RELAXED);
+	for (; n >= 32; n -= 32, s += 32, d += 32) {
+		word_in(d, s);
+		word_in(d + 8, s + 8);
+		word_in(d + 16, s + 16);
+		word_in(d + 24, s + 24);
 	}
+	for (; n >= 8; n -= 8, s += 8, d += 8)
+		word_in(d, s);
 	while (n--)
 		__atomic_store_n(d++, *s++, __ATOMIC_RELAXED);
 }

@@ -14,6 +14,7 @@
 #include "embed/embed.h"
 #include "embed/fold.h"
 #include <math.h>
+#include <pthread.h>
 
 enum {
 	DIMENSIONS = 1536,
@@ -25,6 +26,7 @@ enum {
 	GRAM_MAX = 5,
 	TEXT_MAX = 1 << 20, /* what is beyond does not count; keeps every integer below far from overflow */
 	DAMP_UNIT = 1024,   /* fixed point of the damped values */
+	DAMP_KNOWN = 512,   /* sums below, which is nearly all, are damped by a table */
 };
 
 /* Function words of English, grouped by length. Negations are not among them: they carry meaning
@@ -62,7 +64,7 @@ static bool hashed_is_stop(const struct fold *f)
 		w[i] = (char)f->word[i];
 	}
 	for (const char *s = stop_words[f->len]; *s; s += f->len + (s[f->len] == ' ')) {
-		if (memcmp(s, w, f->len) == 0)
+		if (*s == *w && memcmp(s, w, f->len) == 0)
 			return true;
 	}
 	return false;
@@ -136,26 +138,43 @@ static void hashed_sum(struct sums *s, struct span text)
 	}
 }
 
-/* Damps and scales. False: no feature, x is all zero. */
+static int32_t damp_table[DAMP_KNOWN];
+
+static int32_t damp(int32_t size)
+{
+	double root = sqrt((double)size);
+	double three_quarters = root * sqrt(root);
+	/* times a power of two is exact, so a fused multiply-add changes nothing here */
+	return (int32_t)(three_quarters * DAMP_UNIT + 0.5);
+}
+
+static void fill_damp_table(void)
+{
+	for (int32_t i = 0; i < DAMP_KNOWN; i++)
+		damp_table[i] = damp(i);
+}
+
+/* Damps and scales. False: no feature, x is all zero. A text of twenty words leaves three quarters of the sums at zero. */
 static bool hashed_finish(const struct sums *s, float *x)
 {
+	uint16_t place[DIMENSIONS];
 	int32_t damped[DIMENSIONS];
 	uint64_t square = 0;
+	size_t n = 0;
 	for (size_t i = 0; i < DIMENSIONS; i++) {
-		if (s->at[i] == 0) {
-			damped[i] = 0;
-			continue;
-		}
-		double root = sqrt(s->at[i] < 0 ? -(double)s->at[i] : (double)s->at[i]);
-		double three_quarters = root * sqrt(root);
-		/* times a power of two is exact, so a fused multiply-add changes nothing here */
-		int32_t d = (int32_t)(three_quarters * DAMP_UNIT + 0.5);
+		place[n] = (uint16_t)i;
+		n += s->at[i] != 0;
+	}
+	for (size_t i = 0; i < n; i++) {
+		int32_t sum = s->at[place[i]], size = sum < 0 ? -sum : sum;
+		int32_t d = size < DAMP_KNOWN ? damp_table[size] : damp(size);
 		square += (uint64_t)d * (uint64_t)d;
-		damped[i] = s->at[i] < 0 ? -d : d;
+		damped[i] = sum < 0 ? -d : d;
 	}
 	double length = sqrt((double)square);
-	for (size_t i = 0; i < DIMENSIONS; i++)
-		x[i] = damped[i] ? (float)(damped[i] / length) : 0.0f;
+	memset(x, 0, DIMENSIONS * sizeof(*x));
+	for (size_t i = 0; i < n; i++)
+		x[place[i]] = (float)(damped[i] / length);
 	return square != 0;
 }
 
@@ -174,5 +193,7 @@ static size_t hashed_embed(const struct embedder *e, const struct span *texts, s
 const struct embedder *embed_hashed(void)
 {
 	static const struct embedder hashed = {"hash-1536-v1", DIMENSIONS, hashed_embed};
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	pthread_once(&once, fill_damp_table);
 	return &hashed;
 }

@@ -170,10 +170,10 @@ static const uint8_t byte_class[256] = {
 
 static bool all_are(const char *p, size_t n, uint8_t class)
 {
+	uint8_t all = class; /* to the end: what is wrong is rare */
 	for (size_t i = 0; i < n; i++)
-		if (!(byte_class[(unsigned char)p[i]] & class))
-			return false;
-	return true;
+		all &= byte_class[(unsigned char)p[i]];
+	return all;
 }
 
 static enum http_method find_method(const char *p, size_t n)

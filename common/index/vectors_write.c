@@ -101,20 +101,38 @@ int vectors_put(struct vectors *v, struct vectors_row *row)
 	return rc;
 }
 
+typedef float eight_floats __attribute__((vector_size(32)));
+typedef double eight_doubles __attribute__((vector_size(64)));
+
+static inline void load_eight(const float *x, eight_doubles *d)
+{
+	eight_floats f;
+	memcpy(&f, x, sizeof(f));
+	*d = __builtin_convertvector(f, eight_doubles);
+}
+
 /* In double: squares of extreme floats neither overflow nor vanish. False: not finite. */
 static bool normalise(const float *x, uint32_t dim, float *out, float *norm_r)
 {
 	/* Eight sums: one would be a chain of additions, each waiting for the one before. */
-	double part[8] = {0};
+	eight_doubles parts = {0}, d;
+	double part[8];
 	uint32_t whole = dim & ~7u;
-	for (uint32_t i = 0; i < whole; i += 8)
-		for (uint32_t k = 0; k < 8; k++)
-			part[k] += (double)x[i + k] * (double)x[i + k];
+	for (uint32_t i = 0; i < whole; i += 8) {
+		load_eight(x + i, &d);
+		parts += d * d;
+	}
+	memcpy(part, &parts, sizeof(part));
 	for (uint32_t i = whole; i < dim; i++)
 		part[i & 7] += (double)x[i] * (double)x[i];
 	double sum = (part[0] + part[4]) + (part[1] + part[5]) + ((part[2] + part[6]) + (part[3] + part[7]));
 	double norm = sqrt(sum), factor = norm > 0 ? 1 / norm : 0;
-	for (uint32_t i = 0; i < dim; i++)
+	for (uint32_t i = 0; i < whole; i += 8) {
+		load_eight(x + i, &d);
+		eight_floats f = __builtin_convertvector(d * factor, eight_floats);
+		memcpy(out + i, &f, sizeof(f));
+	}
+	for (uint32_t i = whole; i < dim; i++)
 		out[i] = (float)(x[i] * factor);
 	memset(out + dim, 0, (vectors_stride(dim) - dim) * sizeof(float));
 	*norm_r = (float)norm; /* beyond FLT_MAX only for rows that no embedder makes: cosine still works */

@@ -166,7 +166,7 @@ int main(int argc, char **argv)
 	forget(argv[optind + 1]);
 	if (sqlite3_open(argv[optind + 1], &to) != SQLITE_OK)
 		die(to, argv[optind + 1]);
-	run(to, "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=1; PRAGMA cache_size=-8192;"
+	run(to, "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=1; PRAGMA cache_size=-16384;"
 		"PRAGMA wal_autocheckpoint=4000; PRAGMA journal_size_limit=67108864");
 	copy_schema(from, to);
 	insert_all(to, 0); /* the first time the files grow */

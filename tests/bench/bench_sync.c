@@ -52,8 +52,9 @@ static struct plant *plant;
 static struct ring *requests, *answers;
 static int fd_of[FD_AFTER_LAST], control;
 static pid_t child;
-static struct buf txn; /* the transaction that is sent again and again … */
-static size_t id_at;   /* … with another memory id here */
+enum { TXNS = 512, TOPICS = 64 };
+static struct buf txns[TXNS]; /* the transactions that are sent again and again … */
+static size_t id_at;	      /* … with another memory id here */
 static uint64_t next_txn = 1, next_memory = 1;
 
 static void die(const char *what)
@@ -179,7 +180,15 @@ static void stop_sync(void)
 
 /* ---- the api worker's part ---- */
 
-static void make_txn(void)
+static uint64_t draw(uint64_t *state)
+{
+	*state ^= *state << 13;
+	*state ^= *state >> 7;
+	*state ^= *state << 17;
+	return *state * 0x9e3779b97f4a7c15u;
+}
+
+static void make_txn(struct buf *to, uint64_t *random)
 {
 	static float x[4096];
 	char body[700],
@@ -194,8 +203,9 @@ static void make_txn(void)
 			   .dim = (uint32_t)o.dim};
 	struct txn_builder t;
 	double sum = 0;
-	for (size_t i = 0; i < o.dim; i++) {
-		x[i] = (float)((i * 2654435761u >> 7 & 1023) / 512.0 - 1);
+	uint64_t topic = (draw(random) % TOPICS + 1) * 0xd6e8feb86659fd93u;
+	for (size_t i = 0; i < o.dim; i++) { /* half its topic, half its own */
+		x[i] = (float)((double)(draw(&topic) >> 40) + (double)(draw(random) >> 40) - 0x1p24);
 		sum += (double)x[i] * x[i];
 	}
 	for (size_t i = 0; i < o.dim; i++)
@@ -215,24 +225,33 @@ static void make_txn(void)
 		m.embedding = x;
 		m.embedder = SPAN_LIT("bench");
 	}
-	txn_begin(&t, &txn, 1, SLOT, 0, 0);
+	txn_begin(&t, to, 1, SLOT, 0, 0);
 	txn_op_put(&t, &m);
 	txn_end(&t);
-	char *at = memmem(txn.p, txn.len, pattern, sizeof(pattern));
+	char *at = memmem(to->p, to->len, pattern, sizeof(pattern));
 	if (!at)
 		die("the record's layout has changed");
-	id_at = (size_t)(at - txn.p);
+	id_at = (size_t)(at - to->p);
+}
+
+/* Vectors that are all alike would be one cluster of the index, and the indexer's worst case. */
+static void make_txns(void)
+{
+	uint64_t random = 1;
+	for (size_t i = 0; i < TXNS; i++)
+		make_txn(&txns[i], &random);
 }
 
 static bool send_one(uint32_t flags)
 {
-	size_t len = sizeof(struct ring_msg_head) + txn.len;
+	const struct buf *txn = &txns[next_memory % TXNS]; /* all of one length */
+	size_t len = sizeof(struct ring_msg_head) + txn->len;
 	char *p = ring_reserve(requests, len);
 	if (!p)
 		return false;
-	*(struct ring_msg_head *)(void *)p = (struct ring_msg_head){.type = MSG_TXN, .total = txn.len};
+	*(struct ring_msg_head *)(void *)p = (struct ring_msg_head){.type = MSG_TXN, .total = txn->len};
 	p += sizeof(struct ring_msg_head);
-	memcpy(p, txn.p, txn.len);
+	memcpy(p, txn->p, txn->len);
 	struct txn_head *h = (void *)p;
 	h->id = next_txn++;
 	h->flags = flags;
@@ -350,14 +369,14 @@ static void bare_open(void)
 {
 	static char zeros[1 << 20];
 	char path[600];
-	stride = align_up(txn.len, CACHE_LINE);
+	stride = align_up(txns[0].len, CACHE_LINE);
 	in_source = (size_t)conf_int(conf, CONF_RING_BYTES) / stride;
 	source = util_zalloc(in_source * stride);
 	for (size_t i = 0; i < in_source; i++)
-		memcpy(source + i * stride, txn.p, txn.len);
+		memcpy(source + i * stride, txns[i % TXNS].p, txns[0].len);
 	snprintf(path, sizeof(path), "%s/bare.seg", o.dir);
 	bare_file = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	size_t need = o.n * (txn.len + 64);
+	size_t need = o.n * (txns[0].len + 64);
 	for (size_t at = 0; at < need; at += sizeof(zeros))
 		if (pwrite(bare_file, zeros, sizeof(zeros), (off_t)at) != (ssize_t)sizeof(zeros))
 			die(path);
@@ -378,12 +397,12 @@ static double run_bare(size_t group)
 		for (size_t i = 0; i < n; i++) {
 			char *record = source + (done + i) % in_source * stride;
 			heads[i] = (struct rec_head){
-				.magic = REC_MAGIC, .seq = done + i, .epoch = 1, .len = (uint32_t)txn.len};
-			heads[i].crc = crc32c(crc32c(0, &heads[i], sizeof(heads[i])), record, txn.len);
+				.magic = REC_MAGIC, .seq = done + i, .epoch = 1, .len = (uint32_t)txns[0].len};
+			heads[i].crc = crc32c(crc32c(0, &heads[i], sizeof(heads[i])), record, txns[0].len);
 			v[k++] = (struct iovec){&heads[i], sizeof(heads[i])};
-			v[k++] = (struct iovec){record, txn.len};
-			if (txn.len % 8)
-				v[k++] = (struct iovec){(void *)(uintptr_t)pad, 8 - txn.len % 8};
+			v[k++] = (struct iovec){record, txns[0].len};
+			if (txns[0].len % 8)
+				v[k++] = (struct iovec){(void *)(uintptr_t)pad, 8 - txns[0].len % 8};
 		}
 		for (size_t i = 0; i < k; i += 1024) {
 			size_t some = k - i < 1024 ? k - i : 1024;
@@ -446,7 +465,7 @@ int main(int argc, char **argv)
 	mkdir(o.dir, 0700);
 	conf = load_conf(!o.flowing);
 	make_segments();
-	make_txn();
+	make_txns();
 	start_sync();
 	size_t bytes = (size_t)conf_int(conf, CONF_RING_BYTES);
 	requests = ring_open(fd_of[FD_SHM_RINGS], rings_request_offset(bytes, SLOT), bytes);
@@ -472,7 +491,7 @@ int main(int argc, char **argv)
 	stop_sync();
 	printf("{\"record_bytes\":%zu,\"records\":%zu,\"window\":%zu,\"rounds\":%zu,\"group\":%.1f,\"sync_per_s\":%.0f,\"bare_per_s\":%.0f,"
 	       "\"ratio\":%.3f,\"sync_cpu_us\":%.2f,\"flush_per_s\":%.0f}\n",
-	       txn.len, o.n, o.window, o.rounds, median(group, o.rounds), median(rate, o.rounds),
+	       txns[0].len, o.n, o.window, o.rounds, median(group, o.rounds), median(rate, o.rounds),
 	       median(bare, o.rounds), median(ratio, o.rounds), median(cpu, o.rounds), median(flush, o.rounds));
 	return 0;
 }

@@ -4,9 +4,10 @@ import json
 import re
 
 import rig as r
+from corpus import Corpus
 
-TEXT = ("Ada likes her tea without sugar, prefers short answers and wants meetings after ten; "
-        "she asked to be reminded of the release on Friday.")
+LINES = 5000  # different requests, sent in turns: rows that are all alike would be one cluster of the index
+LENGTH = 135  # bytes of a memory
 JSON = ("-m", "POST", "-H", "Content-Type: application/json", "-s", 201)
 HELD = ("sync.debounce_ms=60000", "sync.batch_max=100000")  # the store waits until a round is over
 
@@ -29,12 +30,12 @@ def record_bytes(d, body):
                (metric(d, "orchestra_journal_records_total") - before[1]))
 
 
-def case(rig, report, live, held, name, body, per_request, clients, goal):
-    path = rig.path("body.json")
+def case(rig, report, live, held, name, bodies, per_request, clients, goal):
+    path = rig.path("bodies.ndjson")
     with open(path, "w") as f:
-        f.write(body)
-    size = record_bytes(live, body)
-    options = (*JSON, "-B", path, "-c", clients)
+        f.writelines(body + "\n" for body in bodies)
+    size = record_bytes(live, bodies[0])
+    options = (*JSON, "-L", path, "-c", clients)
     ports = r.free_port(), r.free_port()
 
     def ours(d):
@@ -63,8 +64,11 @@ def case(rig, report, live, held, name, body, per_request, clients, goal):
 
 
 def run(rig, report):
-    single = json.dumps({"content": TEXT, "user_id": "ada"})
-    bulk = json.dumps({"memories": [{"content": f"{i}: {TEXT}", "user_id": "ada"} for i in range(100)]})
+    corpus = Corpus()
+    texts = [corpus.sentence(60, 60)[:LENGTH] for _ in range(LINES)]  # as long as each other: so are the records
+    memories = [{"content": text, "user_id": "ada"} for text in texts]
+    single = [json.dumps(m) for m in memories]
+    bulk = [json.dumps({"memories": memories[i:i + 100]}) for i in range(0, LINES, 100)]
     with rig.daemon("add-live") as live, rig.daemon("add-held", *HELD) as held:
         for d in live, held:
             settle(d)

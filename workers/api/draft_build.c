@@ -5,11 +5,19 @@
 #include "clock.h"
 #include "draft.h"
 
+/* Without printf: a body has a dozen of them, and every memory that is added has a body. */
+static void out_key(struct buf *b, const char *key)
+{
+	buf_adds(b, *key == 'i' ? "{\"" : ",\""); /* "id" comes first */
+	buf_adds(b, key);
+	buf_adds(b, "\":");
+}
+
 static void out_text(struct buf *b, const char *key, struct span s)
 {
 	if (!s.len)
 		return;
-	buf_printf(b, ",\"%s\":", key);
+	out_key(b, key);
 	json_out_string(b, s);
 }
 
@@ -17,15 +25,17 @@ static void out_time(struct buf *b, const char *key, int64_t us)
 {
 	if (!us)
 		return;
-	buf_printf(b, ",\"%s\":", key);
+	out_key(b, key);
 	json_out_time(b, us);
 }
 
 static void out_uuid(struct buf *b, const char *key, const struct uuid *u)
 {
-	char text[UUID_TEXT];
-	uuid_format(u, text);
-	buf_printf(b, "%s\"%s\":\"%.*s\"", *key == 'i' ? "{" : ",", key, UUID_TEXT, text);
+	char text[UUID_TEXT + 2];
+	text[0] = text[UUID_TEXT + 1] = '"';
+	uuid_format(u, text + 1);
+	out_key(b, key);
+	buf_add(b, text, sizeof(text));
 }
 
 /* The order is fixed: equal memories have equal bytes. Optional fields appear only when set. */

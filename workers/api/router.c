@@ -105,13 +105,22 @@ static bool pattern_matches(const char *pat, struct span path, struct match *m)
 	return p == end;
 }
 
+/* What stands before the first placeholder rules out nearly every pattern. On the loop. */
+static bool may_match(size_t i, struct span path)
+{
+	static uint8_t literal[ROUTES]; /* its length; 0: not looked at yet */
+	const char *pat = routes[i].pattern;
+	size_t n = literal[i] ? literal[i] : (literal[i] = (uint8_t)strcspn(pat, "{"));
+	return path.len >= n && path.p[n - 1] == pat[n - 1] && memcmp(path.p, pat, n) == 0;
+}
+
 static struct match find_route(enum http_method method, struct span path)
 {
 	struct match best = {.route = NULL};
 	bool meant = false; /* a pattern matches the path as it is meant */
 	for (size_t i = 0; i < ROUTES; i++) {
 		struct match m = {.route = NULL};
-		if (!pattern_matches(routes[i].pattern, path, &m))
+		if (!may_match(i, path) || !pattern_matches(routes[i].pattern, path, &m))
 			continue;
 		/* /v1/memories/search is a literal; the same text is no id for another method. */
 		if (m.bad_id && meant)
@@ -317,9 +326,18 @@ enum {
 #undef ROUTE
 };
 
+static bool may_stream(struct span path)
+{
+	struct match m;
+	for (size_t i = 0; i < ROUTES; i++)
+		if (routes[i].streams_body && may_match(i, path) && pattern_matches(routes[i].pattern, path, &m))
+			return true;
+	return false;
+}
+
 void router_head(void *arg, struct http_request *r, bool *stream_r)
 {
-	if (!(STREAMING & 1 << http_method(r)))
+	if (!(STREAMING & 1 << http_method(r)) || !may_stream(http_path(r)))
 		return;
 	struct match m = find_route(http_method(r), http_path(r));
 	if (!m.route || !m.route->streams_body)

@@ -12,7 +12,7 @@
 #include "log.h"
 #include "sync.h"
 
-#define NICE 10
+#define NICER 10	 /* than the worker's other threads, whatever the daemon was started with */
 #define LINGER_US 500000 /* memory that was given up is looked at again */
 
 struct indexer {
@@ -50,7 +50,8 @@ static void *indexer_main(void *arg)
 {
 	struct indexer *x = arg;
 	prctl(PR_SET_NAME, "indexer");
-	(void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), NICE); /* of this thread alone, on Linux */
+	id_t self = (id_t)syscall(SYS_gettid); /* of this thread alone, on Linux */
+	(void)setpriority(PRIO_PROCESS, self, getpriority(PRIO_PROCESS, self) + NICER);
 	do {
 		do { /* between two pieces, lest a namespace that never stops growing keeps everything from being saved */
 			if (take_save(x))

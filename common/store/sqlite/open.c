@@ -294,7 +294,7 @@ static bool set_up(struct store *s)
 	 * FULL: the journal lets go of a record when COMMIT returns, so COMMIT must be durable. */
 	return execute(s,
 		       "PRAGMA page_size=16384; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; "
-		       "PRAGMA secure_delete=1; PRAGMA cache_size=-8192;"
+		       "PRAGMA secure_delete=1; PRAGMA cache_size=-16384;"
 		       "PRAGMA wal_autocheckpoint=1000; PRAGMA journal_size_limit=67108864; PRAGMA foreign_keys=0") &&
 	       migrate(s, version) && sq_in_place(s);
 }
