@@ -239,7 +239,7 @@ static bool append(struct build *b, uint32_t n)
 			continue;
 		if (lists_append(b->v, b->f, &b->e[i], &at))
 			return false;
-		*lists_place(w->next_entries, ref) = at;
+		*lists_place(b->v, w->next_entries, ref) = at;
 	}
 	return true;
 }
@@ -267,7 +267,7 @@ static void lay_out(struct build *b)
 {
 	for (uint32_t list = 0; list < b->count && !given_up(b); list++) {
 		lock(b);
-		if (b->f->tails[list].blocks > 1 && !b->f->abandoned)
+		if (b->f->tails[list].blocks && !b->f->abandoned)
 			(void)lists_rewrite(b->v, b->f, list); /* without the memory, it stays as it is */
 		unlock(b);
 	}

@@ -125,7 +125,7 @@ static bool look(const struct hunt *h, uint32_t ref, struct row_view *r)
 	uint32_t form = atomic_load_explicit(&r->c->form, memory_order_relaxed);
 	if (r->gen & 1 || atomic_load_explicit(&r->c->ns, memory_order_relaxed) != q->ns ||
 	    atomic_load_explicit(&r->c->dim, memory_order_relaxed) != q->dim || order > VECTORS_ORDER_MAX ||
-	    form >= VECTORS_FORMS || offset % VECTORS_UNIT || offset >= v->data_bytes ||
+	    !vectors_form_known(form) || offset % VECTORS_UNIT || offset >= v->data_bytes ||
 	    v->data_bytes - offset < (uint64_t)VECTORS_UNIT << order || !vectors_shape(q->dim, order, form, &r->s) ||
 	    r->row >= r->s.capacity)
 		return false;
@@ -133,29 +133,25 @@ static bool look(const struct hunt *h, uint32_t ref, struct row_view *r)
 	return true;
 }
 
-static void fetch(const struct row_view *r)
+static void fetch(const struct hunt *h, const struct row_view *r)
 {
 	const char *p = r->base + r->s.rows + r->row * r->s.row_bytes;
 	for (size_t i = 0; i < r->s.row_bytes; i += CACHE_LINE)
 		__builtin_prefetch(p + i);
-	__builtin_prefetch(r->base + r->s.ids + 16 * (size_t)r->row);
-	__builtin_prefetch(r->base + r->s.versions + 8 * (size_t)r->row);
-	__builtin_prefetch(r->base + r->s.expiries + 8 * (size_t)r->row);
-	__builtin_prefetch(r->base + r->s.norms + 4 * (size_t)r->row);
 	if (r->s.form == VECTORS_BYTES)
-		__builtin_prefetch(r->base + r->s.steps + 4 * (size_t)r->row);
-	__builtin_prefetch(r->base + 8 * (size_t)(r->row / 64));
+		__builtin_prefetch(r->base + r->s.steps + 2 * (size_t)r->row);
+	if (h->a->q->allow)
+		__builtin_prefetch(r->base + r->s.ids + 16 * (size_t)r->row);
 }
 
-static bool wanted(const struct hunt *h, const struct row_view *r, const struct vectors_hit *hit)
+static bool alive(const struct hunt *h, const struct row_view *r)
 {
-	const struct vectors_query *q = h->a->q;
 	const _Atomic uint64_t *tombs = (const _Atomic uint64_t *)(const void *)r->base;
 	uint64_t word = atomic_load_explicit(&tombs[r->row / 64], memory_order_acquire);
 	if (word >> (r->row % 64) & 1 || r->row >= atomic_load_explicit(&r->c->count, memory_order_acquire))
 		return false;
-	int64_t expires = (int64_t)vectors_load_u64(r->base, r->s.expiries, r->row);
-	return !(expires && expires <= q->now_us) && (!q->allow || vectors_allow_has(q->allow, &hit->id));
+	int64_t expires = vectors_load_expiry(r->base, &r->s, r->row);
+	return !(expires && expires <= h->a->q->now_us);
 }
 
 static void remember(struct hunt *h, const struct want *w, float cosine)
@@ -171,19 +167,26 @@ static void remember(struct hunt *h, const struct want *w, float cosine)
 		f[at] = (struct lists_found){w->ref, cosine, w->ranked, w->estimate, w->factor};
 }
 
+/* The score first: what else there is to know of a row lies in other pages, and is never asked of most. */
 static void compare(struct hunt *h, const struct want *w, const struct row_view *r)
 {
-	struct vectors_hit hit = {.id = vectors_load_id(r->base, &r->s, r->row),
-				  .version = vectors_load_u64(r->base, r->s.versions, r->row)};
-	if (!wanted(h, r, &hit))
-		return;
+	const struct vectors_allow *allow = h->a->q->allow;
+	struct vectors_hit hit;
+	if (allow) {
+		hit.id = vectors_load_id(r->base, &r->s, r->row);
+		if (!vectors_allow_has(allow, &hit.id))
+			return;
+	}
 	vectors_ask_rows(h->a, r->base, &r->s, r->row, 1, &hit.score);
-	atomic_thread_fence(memory_order_acquire);
-	if (atomic_load_explicit(&r->c->gen, memory_order_relaxed) != r->gen)
-		return; /* given back: the row had died, or moved, which `moved` tells */
 	h->s->trace.rows++;
-	if (!(hit.score >= h->a->q->min_score))
+	if (!(hit.score >= h->a->q->min_score) || (h->nbest == h->k && !(hit.score >= h->best[0])))
 		return;
+	hit.id = vectors_load_id(r->base, &r->s, r->row);
+	hit.version = vectors_load_version(r->base, &r->s, r->row);
+	bool good = alive(h, r);
+	atomic_thread_fence(memory_order_acquire);
+	if (!good || atomic_load_explicit(&r->c->gen, memory_order_relaxed) != r->gen)
+		return;		   /* given back: the row had died, or moved, which `moved` tells */
 	remember(h, w, hit.score); /* learning asks by cosine */
 	note_score(h, hit.score);
 	vectors_top_push(h->s->top, &hit);
@@ -200,7 +203,7 @@ static void compare_all(struct hunt *h)
 		while (n < TOGETHER && h->nwants && h->wants[0].bound > h->floor) {
 			w[n] = want_pop(h->wants, &h->nwants);
 			if (look(h, w[n].ref, &r[n]))
-				fetch(&r[n++]);
+				fetch(h, &r[n++]);
 		}
 		for (size_t i = 0; i < n; i++)
 			compare(h, &w[i], &r[i]);

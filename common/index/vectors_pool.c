@@ -1,4 +1,4 @@
-/* Memory of the index: a buddy allocator over units of 4 KiB, blocks up to 8 MiB. Its books are
+/* Memory of the index: a buddy allocator over units of 1 KiB, blocks up to 64 MiB. Its books are
  * private to the writer and rebuilt from the chunk table after a crash. Chunks of all sizes share
  * the limit this way, and what small ones leave free merges into room for large ones. */
 #include <stdlib.h>
@@ -135,14 +135,43 @@ void vectors_pool_give(struct vectors_pool *p, uint64_t offset, uint32_t order)
 	add_free(p, (uint32_t)(offset / VECTORS_UNIT), order);
 }
 
+/* The largest block that begins here and does not reach beyond the end. */
+static uint32_t largest(uint32_t unit, uint32_t end)
+{
+	uint32_t order = VECTORS_ORDER_MAX;
+	while (unit & ((1U << order) - 1) || end - unit < 1U << order)
+		order--;
+	return order;
+}
+
 void vectors_pool_gap(struct vectors_pool *p, uint64_t from, uint64_t to)
 {
 	uint32_t unit = (uint32_t)(from / VECTORS_UNIT), end = (uint32_t)(to / VECTORS_UNIT);
 	while (unit < end) {
-		uint32_t order = VECTORS_ORDER_MAX;
-		while (unit & ((1U << order) - 1) || end - unit < 1U << order)
-			order--;
+		uint32_t order = largest(unit, end);
 		add_free(p, unit, order);
+		unit += 1U << order;
+	}
+}
+
+bool vectors_pool_take_units(struct vectors_pool *p, uint32_t units, uint64_t *offset_r)
+{
+	uint32_t order = 0;
+	while (order < VECTORS_ORDER_MAX && 1U << order < units)
+		order++;
+	if (1U << order < units || !vectors_pool_take(p, order, offset_r))
+		return false;
+	/* Not "given": nobody was ever told of it. */
+	vectors_pool_gap(p, *offset_r + (uint64_t)units * VECTORS_UNIT, *offset_r + ((uint64_t)VECTORS_UNIT << order));
+	return true;
+}
+
+void vectors_pool_give_units(struct vectors_pool *p, uint64_t offset, uint32_t units)
+{
+	uint32_t unit = (uint32_t)(offset / VECTORS_UNIT), end = unit + units;
+	while (unit < end) {
+		uint32_t order = largest(unit, end);
+		vectors_pool_give(p, (uint64_t)unit * VECTORS_UNIT, order);
 		unit += 1U << order;
 	}
 }
@@ -154,7 +183,7 @@ bool vectors_pool_trim(struct vectors_pool *p, char *data, uint32_t *unit_io)
 	uint32_t unit = *unit_io;
 	for (uint32_t calls = 0, steps = 0; unit < p->fresh && calls < TRIMMED && steps < LOOKED_AT; steps++) {
 		uint32_t order = p->state[unit] ? p->state[unit] - 1U : 0;
-		if (p->state[unit]) {
+		if (p->state[unit] && (VECTORS_UNIT << order) >= VECTORS_PAGE) { /* which begins at a page, then */
 			(void)madvise(data + (uint64_t)unit * VECTORS_UNIT, (size_t)VECTORS_UNIT << order, MADV_REMOVE);
 			calls++;
 		}

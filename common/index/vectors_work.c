@@ -92,7 +92,8 @@ static bool find_other(const struct vectors *v, const struct vectors_ns *n, uint
 	uint32_t used = v->super->used, open = v->w->open[n - v->ns];
 	for (uint32_t i = 0; open && i < used; i++) {
 		const struct vectors_chunk *c = &v->chunks[i];
-		if (v->keys[i] == n->ns && c->form != n->form && c->dim == v->chunks[open - 1].dim) {
+		if (v->keys[i] == n->ns && vectors_form_plain(c->form) != n->form &&
+		    c->dim == v->chunks[open - 1].dim) {
 			*chunk_r = i;
 			return true;
 		}
