@@ -187,6 +187,9 @@ struct lists_writer {
 		uint32_t units;
 	} * found; /* by recovery: memory that is lists' */
 	size_t found_n, found_cap;
+	struct lists_piece
+		arena; /* what the blocks of lists that are being laid out are cut from, one behind the other */
+	bool cutting;
 };
 /* The entry of a row in `entries` or `next_entries`, made room for. */
 uint32_t *lists_place(const struct vectors *v, uint32_t **table, uint32_t ref);
@@ -204,6 +207,9 @@ void lists_retire_all(struct vectors *v, struct ivf **f);
 void lists_give(struct vectors *v, uint64_t offset, uint32_t units); /* at once: no reader knows it */
 /* Makes what was retired long enough ago free; at_once: all of it. True: something was. */
 bool lists_reclaim(struct vectors *v, bool at_once);
+/* From now on lists_take() cuts blocks from large pieces, which leaves no gaps between them, until arena_end(). */
+void lists_arena_begin(struct vectors *v);
+void lists_arena_end(struct vectors *v);
 /* Memory for lists or entries; false: none. */
 bool must_check lists_take(struct vectors *v, uint32_t units, uint64_t *offset_r);
 

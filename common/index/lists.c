@@ -9,6 +9,7 @@
 #include "kernels-private.h"
 #include "vocabulary.h"
 
+#define ARENA_UNITS 1024U
 #define UNITS_MAX (UINT32_MAX / LISTS_PER_UNIT - 1) /* an entry's place has 32 bits: 128 GiB */
 
 static uint32_t kind_of(uint32_t width) { return width >= LISTS_BITS_FROM ? LISTS_BITS : LISTS_BYTES; }
@@ -117,12 +118,45 @@ static void count_bytes(struct vectors *v, int64_t delta)
 	atomic_store_explicit(&v->super->bytes, bytes + (uint64_t)delta, memory_order_relaxed);
 }
 
+void lists_arena_begin(struct vectors *v) { v->w->lists->cutting = true; }
+
+static void arena_give(struct vectors *v)
+{
+	struct lists_piece *a = &v->w->lists->arena;
+	if (a->units) /* nobody was told of it: it is free at once */
+		vectors_pool_gap(&v->w->pool, a->offset, a->offset + (uint64_t)VECTORS_UNIT * a->units);
+	a->units = 0;
+}
+
+void lists_arena_end(struct vectors *v)
+{
+	arena_give(v);
+	v->w->lists->cutting = false;
+}
+
+static bool cut(struct vectors *v, uint32_t units, uint64_t *offset_r)
+{
+	struct lists_piece *a = &v->w->lists->arena;
+	if (!v->w->lists->cutting || units > ARENA_UNITS)
+		return false;
+	if (a->units < units) {
+		arena_give(v);
+		if (!vectors_pool_take_units(&v->w->pool, ARENA_UNITS, &a->offset))
+			return false;
+		a->units = ARENA_UNITS;
+	}
+	*offset_r = a->offset;
+	a->offset += (uint64_t)VECTORS_UNIT * units;
+	a->units -= units;
+	return true;
+}
+
 bool lists_take(struct vectors *v, uint32_t units, uint64_t *offset_r)
 {
 	struct vectors_pool *pool = &v->w->pool;
 	if (units > LISTS_UNITS_MAX)
 		return false;
-	while (!vectors_pool_take_units(pool, units, offset_r))
+	while (!cut(v, units, offset_r) && !vectors_pool_take_units(pool, units, offset_r))
 		if (!lists_reclaim(v, true))
 			return false;
 	if (*offset_r / VECTORS_UNIT + units > UNITS_MAX) {
