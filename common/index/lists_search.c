@@ -221,7 +221,7 @@ static void want(struct hunt *h, const struct want *w)
 }
 
 KERNEL_RACY static void scan_bits(struct hunt *h, struct block *b, uint32_t capacity, uint32_t first, uint32_t n,
-				  const struct near *near)
+				  const struct near *near, const struct quantize_stream *stream)
 {
 	const struct lists_view *w = h->w;
 	uint32_t dist[RUN], index[RUN + 16];
@@ -234,7 +234,10 @@ KERNEL_RACY static void scan_bits(struct hunt *h, struct block *b, uint32_t capa
 	line.floor = h->floor;
 	/* Whole groups of eight are quicker; beyond `count` is memory of the block, whose distances nobody looks at. */
 	uint32_t whole = first + ((n + 7) & ~7U) <= capacity ? (n + 7) & ~7U : n;
-	h->a->qk->codes(h->planes, (const uint64_t *)(const void *)block_codes(b) + first * words, whole, words, dist);
+	for (uint32_t i = 0; i < n; i += CACHE_LINE / sizeof(*factors))
+		__builtin_prefetch(factors + i);
+	h->a->qk->codes(h->planes, (const uint64_t *)(const void *)block_codes(b) + first * words, whole, words, dist,
+			stream);
 	size_t kept = h->a->qk->select(dist, factors, n, &line, index, estimate);
 	for (size_t i = 0; i < kept; i++) {
 		uint32_t ref = atomic_load_explicit(&block_refs_at(w, b, capacity)[first + index[i]],
@@ -265,7 +268,21 @@ KERNEL_RACY static void scan_bytes(struct hunt *h, struct block *b, uint32_t cap
 	}
 }
 
-static void scan_list(struct hunt *h, const struct near *near)
+/* Where the codes of a block begin, to be fetched; NULL: nowhere. */
+static const void *codes_at(const struct hunt *h, uint32_t unit)
+{
+	if (!unit || (uint64_t)unit * VECTORS_UNIT > h->w->v->data_bytes)
+		return NULL;
+	return h->w->v->data + (uint64_t)(unit - 1) * VECTORS_UNIT + sizeof(struct block);
+}
+
+static const void *first_codes(const struct hunt *h, uint32_t list)
+{
+	return codes_at(h, atomic_load_explicit(lists_head(h->w, list), memory_order_relaxed));
+}
+
+/* `next` is read afterwards, if not NULL; `begun`: it was told so of this one. */
+static void scan_list(struct hunt *h, const struct near *near, const void *next, bool begun)
 {
 	uint32_t unit = atomic_load_explicit(lists_head(h->w, near->list), memory_order_acquire), hops = 0;
 	while (unit) {
@@ -278,35 +295,28 @@ static void scan_list(struct hunt *h, const struct near *near)
 			h->lost = true; /* memory that is no longer ours */
 			return;
 		}
-		uint32_t next = atomic_load_explicit(&b->next, memory_order_acquire);
-		if (next && (uint64_t)next * VECTORS_UNIT <= h->w->v->data_bytes)
-			for (size_t i = 0; i < 4; i++)
-				__builtin_prefetch(h->w->v->data + (uint64_t)(next - 1) * VECTORS_UNIT +
-						   i * CACHE_LINE);
+		uint32_t follows = atomic_load_explicit(&b->next, memory_order_acquire);
+		const void *behind = follows ? codes_at(h, follows) : next;
 		for (uint32_t i = 0; i < count; i += RUN) {
 			uint32_t n = count - i < RUN ? count - i : RUN;
+			struct quantize_stream s = {n < RUN || i + n == count
+							    ? behind
+							    : block_codes(b) + (size_t)(i + n) * h->w->code_bytes,
+						    begun || i};
 			if (h->w->kind == LISTS_BITS)
-				scan_bits(h, b, capacity, i, n, near);
+				scan_bits(h, b, capacity, i, n, near, &s);
 			else
 				scan_bytes(h, b, capacity, i, n, near);
 			if (h->nwants > 4 * RUN || h->w->count == 1)
 				compare_all(h); /* the floor rises early */
 		}
 		h->s->trace.codes += count;
-		unit = next;
+		begun |= behind && count;
+		unit = follows;
 	}
 }
 
 /* ---- lists ---- */
-
-static void fetch_list(const struct hunt *h, uint32_t list)
-{
-	uint32_t unit = atomic_load_explicit(lists_head(h->w, list), memory_order_relaxed);
-	if (!unit || (uint64_t)unit * VECTORS_UNIT > h->w->v->data_bytes)
-		return;
-	for (size_t i = 0; i < 16; i++)
-		__builtin_prefetch(h->w->v->data + (uint64_t)(unit - 1) * VECTORS_UNIT + i * CACHE_LINE);
-}
 
 /* <c,q> of n centroids from the first on. */
 KERNEL_RACY static void ask_centroids(const struct hunt *h, uint32_t first, uint32_t n, float *out)
@@ -328,7 +338,7 @@ static void rank_by_codes(struct hunt *h)
 	float estimate[RUN + 16];
 	for (uint32_t l = 0; l < w->count; l += RUN) {
 		uint32_t n = w->count - l < RUN ? w->count - l : RUN;
-		h->a->qk->codes(h->planes, lists_codes(w) + (size_t)l * (w->width / 64), n, w->width / 64, dist);
+		h->a->qk->codes(h->planes, lists_codes(w) + (size_t)l * (w->width / 64), n, w->width / 64, dist, NULL);
 		size_t kept = h->a->qk->select(dist, lists_factors(w) + l, n, &h->line, index, estimate);
 		for (size_t i = 0; i < kept; i++)
 			h->cosines[l + index[i]] = estimate[i];
@@ -377,15 +387,19 @@ static bool take_next(struct hunt *h, struct near *r)
 
 static void read_lists(struct hunt *h, struct near *lists, size_t n)
 {
+	const void *starts[MOST_LISTS];
 	for (size_t i = 0; i < n; i++) {
 		const uint8_t *c = lists_centroids(h->w) + (size_t)lists[i].list * h->w->width;
 		for (size_t at = 0; at < h->w->width; at += CACHE_LINE)
 			__builtin_prefetch(c + at);
-		fetch_list(h, lists[i].list);
+		starts[i] = first_codes(h, lists[i].list);
+		if (starts[i]) /* the block's head */
+			__builtin_prefetch((const char *)starts[i] - sizeof(struct block));
 	}
 	for (size_t i = 0; i < n && !h->lost; i++) {
+		const void *next = i + 1 < n ? starts[i + 1] : NULL;
 		ask_centroids(h, lists[i].list, 1, &lists[i].exact);
-		scan_list(h, &lists[i]);
+		scan_list(h, &lists[i], next, i && starts[i]);
 	}
 	h->s->trace.probed += (uint32_t)n;
 	compare_all(h);

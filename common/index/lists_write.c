@@ -41,7 +41,8 @@ static uint32_t short_list(const struct lists_view *w, const float *x, struct ne
 	lists_ask(w, x, planes, &line);
 	for (uint32_t l = 0; l < w->count; l += 512) {
 		uint32_t some = w->count - l < 512 ? w->count - l : 512;
-		quantize_get()->codes(planes, lists_codes(w) + (size_t)l * (w->width / 64), some, w->width / 64, dist);
+		quantize_get()->codes(planes, lists_codes(w) + (size_t)l * (w->width / 64), some, w->width / 64, dist,
+				      NULL);
 		quantize_get()->select(dist, lists_factors(w) + l, some, &line, index, estimate);
 		for (uint32_t i = 0; i < some; i++) {
 			float near = estimate[i] - lists_halves(w)[l + i];

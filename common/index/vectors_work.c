@@ -2,11 +2,15 @@
 #define LOG_SUBSYSTEM LOG_IN_INDEX
 #include <math.h>
 #include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "clock.h"
 #include "lists-private.h"
 #include "log.h"
 
+#define NICE 10
 #define CONVERTED 8    /* rows that the writer waits for */
 #define RETRY_MS 30000 /* after there was no memory for lists */
 
@@ -61,6 +65,14 @@ void vectors_work_hint(struct vectors *v, const struct vectors_ns *n)
 	w->noted[row] = 1;
 	w->due[w->n++] = row;
 	atomic_store_explicit(&v->w->due, true, memory_order_relaxed);
+}
+
+/* Measured where five programs want each core, p99 of searches beside it is then 1.3 times what it is without, 1.8 at nice 0 and
+ * 1.0 at nice 19 or SCHED_IDLE. But it also holds the writer's lock, for slices of rows: inserts would wait for what then
+ * gets a sixtieth of a core, or less. */
+void vectors_work_yield(void)
+{
+	(void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), NICE); /* of this thread alone, on Linux */
 }
 
 bool vectors_work_due(struct vectors *v) { return atomic_load_explicit(&v->w->due, memory_order_relaxed); }

@@ -4,15 +4,11 @@
 #define LOG_SUBSYSTEM LOG_IN_INDEX
 #include <stdlib.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "log.h"
 #include "sync.h"
 
-#define NICE 10
 #define LINGER_MS 500 /* memory that was given up is looked at again */
 
 struct indexer {
@@ -56,7 +52,7 @@ static void *indexer_main(void *arg)
 {
 	struct indexer *x = arg;
 	prctl(PR_SET_NAME, "indexer");
-	(void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), NICE); /* of this thread alone, on Linux */
+	vectors_work_yield();
 	do {
 		do { /* between two pieces, lest a namespace that never stops growing keeps everything from being saved */
 			if (take_save(x))
