@@ -60,16 +60,16 @@ struct vectors_ns { /* a row is never given back */
 	_Alignas(CACHE_LINE) _Atomic uint64_t ns;
 	_Atomic uint64_t live, newest;
 	_Atomic uint32_t incomplete;
-	_Atomic uint32_t form;			/* enum vectors_form of the rows to come */
-	_Atomic uint32_t wide;			/* VECTORS_WIDE: chunks to come have room for what some row needed */
-	_Atomic uint64_t lists;			/* offset + 1 of its struct lists; 0 = none: search all rows */
+	_Atomic uint32_t form;	/* enum vectors_form of the rows to come */
+	_Atomic uint32_t wide;	/* VECTORS_WIDE, VECTORS_NORMS: what some row needed, chunks to come have */
+	_Atomic uint64_t lists; /* offset + 1 of its struct lists; 0 = none: search all rows */
 	_Atomic uint32_t norm_least, norm_most; /* floats, as bits: no row has had a norm outside; 0, 0: none yet */
 };
 struct vectors_chunk {
 	_Alignas(CACHE_LINE) _Atomic uint64_t gen;
 	_Atomic uint64_t ns; /* 0 = free */
 	_Atomic uint64_t serial, offset;
-	_Atomic uint32_t dim, order, form, count; /* form: enum vectors_form | VECTORS_WIDE */
+	_Atomic uint32_t dim, order, form, count; /* form: enum vectors_form, with VECTORS_WIDE and VECTORS_NORMS */
 };
 
 #define VECTORS_OFF_SLOTS ((size_t)VECTORS_PAGE)
@@ -85,14 +85,16 @@ enum vectors_form { VECTORS_FLOATS, VECTORS_HALVES, VECTORS_BYTES, VECTORS_FORMS
 /* A chunk whose rows may expire, and have versions of 64 bits; in others no row expires, and versions have 32. A namespace
  * that has had a row that needs it gets such chunks from then on. */
 #define VECTORS_WIDE 8U
-static inline bool vectors_form_known(uint32_t form) { return (form & ~VECTORS_WIDE) < VECTORS_FORMS; }
-static inline uint32_t vectors_form_plain(uint32_t form) { return form & ~VECTORS_WIDE; }
+/* And of rows of bytes: one whose rows have norms of any size; in others they are 1, but for what rounding made of it. */
+#define VECTORS_NORMS 16U
+static inline uint32_t vectors_form_plain(uint32_t form) { return form & ~(VECTORS_WIDE | VECTORS_NORMS); }
+static inline bool vectors_form_known(uint32_t form) { return vectors_form_plain(form) < VECTORS_FORMS; }
 
 /* Where things lie in a chunk of this dimension, size and form. The tombstones come first. Rows are
  * padded with zeros to whole cache lines. */
 struct vectors_shape {
 	uint32_t form, stride, capacity; /* stride: components; capacity: rows */
-	bool wide;
+	bool wide, norm_is_short;	 /* short: 16 bits, see vectors_norm_short() */
 	size_t row_bytes;
 	size_t ids, expiries, versions, norms, steps, rows; /* expiries: of wide ones only; steps: of bytes */
 };
@@ -113,16 +115,17 @@ static inline bool vectors_shape(uint32_t dim, uint32_t order, uint32_t form, st
 	s->wide = form & VECTORS_WIDE;
 	s->form = vectors_form_plain(form);
 	size_t step = s->form == VECTORS_BYTES ? sizeof(uint16_t) : 0;
-	size_t expiry = s->wide ? 8 : 0, version = s->wide ? 8 : 4;
+	s->norm_is_short = s->form == VECTORS_BYTES && !(form & VECTORS_NORMS);
+	size_t expiry = s->wide ? 8 : 0, version = s->wide ? 8 : 4, norm = s->norm_is_short ? 2 : 4;
 	s->stride = vectors_row_stride(dim, s->form);
 	s->row_bytes = vectors_row_bytes(dim, s->form);
-	size_t rows = (bytes - head) / (s->row_bytes + 16 + expiry + version + 4 + step);
+	size_t rows = (bytes - head) / (s->row_bytes + 16 + expiry + version + norm + step);
 	s->capacity = rows < VECTORS_ROWS_MAX ? (uint32_t)rows : VECTORS_ROWS_MAX;
 	s->ids = VECTORS_WORDS * 8; /* by falling alignment */
 	s->expiries = s->ids + 16 * (size_t)s->capacity;
 	s->versions = s->expiries + expiry * s->capacity;
 	s->norms = s->versions + version * s->capacity;
-	s->steps = s->norms + 4 * (size_t)s->capacity;
+	s->steps = s->norms + norm * s->capacity;
 	s->rows = align_up(s->steps + step * s->capacity, CACHE_LINE);
 	return s->capacity > 0;
 }
@@ -190,7 +193,7 @@ struct vectors_row { /* a row on its way into a chunk */
 	struct uuid id;
 	int64_t expires_us;
 	float norm, step;
-	uint32_t dim, form; /* form without VECTORS_WIDE */
+	uint32_t dim, form; /* form: plain */
 	const void *data;   /* normalised, in that form, padded to the stride */
 };
 
@@ -278,8 +281,20 @@ static inline float vectors_load_step(const char *chunk, const struct vectors_sh
 	memcpy(&f, &bits, sizeof(f));
 	return f;
 }
+/* A norm near 1 in 16 bits, more closely than a float holds it; false: it is not so near. */
+static inline bool vectors_norm_short(float norm, uint16_t *out)
+{
+	float off = (norm - 1) * 0x1p26F;
+	bool near = off > -32000 && off < 32000;
+	*out = near ? (uint16_t)((int)off + 32768) : 0;
+	return near;
+}
 static inline float vectors_load_norm(const char *chunk, const struct vectors_shape *s, uint32_t row)
 {
+	if (s->norm_is_short) {
+		const _Atomic uint16_t *p = (const _Atomic uint16_t *)(const void *)(chunk + s->norms) + row;
+		return 1 + (float)((int)atomic_load_explicit(p, memory_order_relaxed) - 32768) * 0x1p-26F;
+	}
 	uint32_t bits = vectors_load_u32(chunk, s->norms, row);
 	float f;
 	memcpy(&f, &bits, sizeof(f));

@@ -99,7 +99,8 @@ static void blank_row(char *chunk, const struct vectors_shape *s, uint32_t i)
 	if (s->wide)
 		memset(chunk + s->expiries + 8 * (size_t)i, 0, 8);
 	memset(chunk + s->ids + 16 * (size_t)i, 0, 16);
-	memset(chunk + s->norms + 4 * (size_t)i, 0, 4);
+	size_t norm = s->norm_is_short ? 2 : 4;
+	memset(chunk + s->norms + norm * i, 0, norm);
 	if (s->form == VECTORS_BYTES)
 		memset(chunk + s->steps + 2 * (size_t)i, 0, 2);
 }

@@ -19,6 +19,21 @@ static void push(struct vectors_pool_stack *s, uint32_t unit)
 	s->p[s->n++] = unit;
 }
 
+/* Without the hints that have become void, before there is more room for hints than for what they are for. */
+static void sift(struct vectors_pool *p, uint32_t order)
+{
+	struct vectors_pool_stack *s = &p->free[order];
+	size_t kept = 0;
+	for (size_t i = 0; i < s->n; i++)
+		if (p->state[s->p[i]] == order + 1)
+			s->p[kept++] = s->p[i];
+	s->n = kept;
+	if (kept > s->cap / 2) {
+		s->cap = s->cap ? 2 * s->cap : 16;
+		s->p = util_realloc(s->p, s->cap * sizeof(*s->p));
+	}
+}
+
 static void add_free(struct vectors_pool *p, uint32_t unit, uint32_t order)
 {
 	while (order < VECTORS_ORDER_MAX) {
@@ -30,6 +45,8 @@ static void add_free(struct vectors_pool *p, uint32_t unit, uint32_t order)
 		order++;
 	}
 	p->state[unit] = (uint8_t)(order + 1);
+	if (p->free[order].n == p->free[order].cap)
+		sift(p, order);
 	push(&p->free[order], unit);
 }
 

@@ -84,15 +84,14 @@ void vectors_work_stop(struct vectors *v)
 	pthread_mutex_unlock(&v->w->lock);
 }
 
-/* Times the root of the rows, to a power of two: lists that hold little let a search leave out more, and it takes few
- * nanoseconds to rank one. */
+/* Times the root of the rows: lists that hold little let a search leave out more, and it takes few nanoseconds to rank one. */
 #define LISTS_PER_ROOT 4
 static uint32_t wanted_lists(const struct vectors *v, uint64_t live)
 {
 	if (live <= v->w->stages.flat_rows)
 		return 1;
-	uint32_t n = 1U << lrint(log2(LISTS_PER_ROOT * sqrt((double)live)));
-	return n < LISTS_MAX ? n : LISTS_MAX;
+	uint32_t n = (uint32_t)lrint(LISTS_PER_ROOT * sqrt((double)live) / 64) * 64;
+	return n < 64 ? 64 : n < LISTS_MAX ? n : LISTS_MAX;
 }
 
 /* ---- rows into their later form ---- */
