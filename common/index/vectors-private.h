@@ -111,7 +111,7 @@ static inline size_t vectors_row_bytes(uint32_t dim, uint32_t form)
 /* False: not even one row fits. */
 static inline bool vectors_shape(uint32_t dim, uint32_t order, uint32_t form, struct vectors_shape *s)
 {
-	size_t bytes = (size_t)VECTORS_UNIT << order, head = VECTORS_WORDS * 8 + CACHE_LINE;
+	size_t bytes = (size_t)VECTORS_UNIT << order, head = VECTORS_WORDS * 8;
 	s->wide = form & VECTORS_WIDE;
 	s->form = vectors_form_plain(form);
 	size_t step = s->form == VECTORS_BYTES ? sizeof(uint16_t) : 0;
@@ -119,7 +119,9 @@ static inline bool vectors_shape(uint32_t dim, uint32_t order, uint32_t form, st
 	size_t expiry = s->wide ? 8 : 0, version = s->wide ? 8 : 4, norm = s->norm_is_short ? 2 : 4;
 	s->stride = vectors_row_stride(dim, s->form);
 	s->row_bytes = vectors_row_bytes(dim, s->form);
-	size_t rows = (bytes - head) / (s->row_bytes + 16 + expiry + version + norm + step);
+	size_t beside = 16 + expiry + version + norm + step, rows = (bytes - head) / (s->row_bytes + beside);
+	if (rows && align_up(head + rows * beside, CACHE_LINE) + rows * s->row_bytes > bytes)
+		rows--;
 	s->capacity = rows < VECTORS_ROWS_MAX ? (uint32_t)rows : VECTORS_ROWS_MAX;
 	s->ids = VECTORS_WORDS * 8; /* by falling alignment */
 	s->expiries = s->ids + 16 * (size_t)s->capacity;

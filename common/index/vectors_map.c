@@ -86,7 +86,7 @@ static void grow(const struct vectors *v, struct vectors_map_shard *s)
 			live[n++] = (struct live){vectors_hash(&id), s->refs[i]};
 	}
 	free(s->refs);
-	*s = sized(n + n / 2 + 16);
+	*s = sized(n + n / 8 * 3 + 16);
 	for (uint32_t i = 0; i < n; i++)
 		place(s, live[i].hash, live[i].ref);
 	free(live);

@@ -6,6 +6,7 @@
 
 #include "vectors-private.h"
 
+#define FRESH_ORDER 10U
 #define LOOKED_AT 4096U		       /* blocks and units at once */
 #define TRIMMED 64U		       /* calls to the system at once */
 #define ROOT (1U << VECTORS_ORDER_MAX) /* units of the largest block */
@@ -82,11 +83,12 @@ void vectors_pool_end(struct vectors_pool *p)
 }
 
 /* Units that were never used come last: an index that shrinks and grows stays where it was. */
-static bool take_fresh(struct vectors_pool *p, uint32_t *unit_r, uint32_t *order_r)
+static bool take_fresh(struct vectors_pool *p, uint32_t least, uint32_t *unit_r, uint32_t *order_r)
 {
 	if (p->fresh >= p->units)
 		return false;
-	uint32_t order = VECTORS_ORDER_MAX;
+	uint32_t order = least > FRESH_ORDER ? least
+					     : FRESH_ORDER; /* no more: what is left of it takes a mark for each half */
 	while (p->fresh & ((1U << order) - 1) || p->units - p->fresh < 1U << order)
 		order--;
 	*unit_r = p->fresh;
@@ -101,7 +103,7 @@ static bool take(struct vectors_pool *p, uint32_t order, uint64_t *offset_r)
 	while (got <= VECTORS_ORDER_MAX && !pop_free(p, got, &unit))
 		got++;
 	while (got > VECTORS_ORDER_MAX) {
-		if (!take_fresh(p, &unit, &got))
+		if (!take_fresh(p, order, &unit, &got))
 			return false;
 		if (got < order) { /* the odd end of the segment: keep it for smaller requests */
 			add_free(p, unit, got);
