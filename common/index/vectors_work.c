@@ -67,7 +67,7 @@ void vectors_work_hint(struct vectors *v, const struct vectors_ns *n)
 	atomic_store_explicit(&v->w->due, true, memory_order_relaxed);
 }
 
-/* Measured where five programs want each core, p99 of searches beside it is then 1.3 times what it is without, 1.8 at nice 0 and
+/* Measured at load 17 on two cores, p99 of searches beside it is then 1.3 times what it is without, 1.8 at nice 0 and
  * 1.0 at nice 19 or SCHED_IDLE. But it also holds the writer's lock, for slices of rows: inserts would wait for what then
  * gets a sixtieth of a core, or less. */
 void vectors_work_yield(void)
