@@ -45,7 +45,7 @@ struct lists_aim {
 
 struct lists {			    /* in data memory, followed by its tables */
 	_Atomic uint64_t ns, built; /* rows that it was made of */
-	_Atomic uint32_t dim, width, count, kind, order;
+	_Atomic uint32_t dim, width, count, kind, units;
 	struct lists_aim aims[LISTS_AIMS];
 	_Alignas(CACHE_LINE) _Atomic uint64_t moves; /* how many there were */
 	_Atomic uint32_t moved[LISTS_MOVES];	     /* references; the n-th move at n % LISTS_MOVES */
@@ -67,7 +67,7 @@ static inline void lists_shape(uint32_t width, uint32_t count, struct lists_shap
 
 struct block {		       /* of entries: codes, factors u32, references u32 */
 	_Atomic uint32_t next; /* unit + 1 of the next */
-	_Atomic uint32_t list, order, capacity;
+	_Atomic uint32_t list, units, capacity;
 	_Alignas(16) _Atomic uint32_t count;
 	char room[CACHE_LINE - 20];
 };
@@ -76,9 +76,16 @@ static inline uint32_t lists_code_bytes(uint32_t width, uint32_t kind)
 {
 	return kind == LISTS_BITS ? width / 8 : width;
 }
-static inline uint32_t lists_capacity(uint32_t order, uint32_t code_bytes)
+#define LISTS_UNITS_MAX (1U << VECTORS_ORDER_MAX)
+static inline uint32_t lists_capacity(uint32_t units, uint32_t code_bytes)
 {
-	return (uint32_t)((((size_t)VECTORS_UNIT << order) - sizeof(struct block)) / (code_bytes + 8));
+	return (uint32_t)(((size_t)VECTORS_UNIT * units - sizeof(struct block)) / (code_bytes + 8));
+}
+/* Of a block with room for n entries. */
+static inline uint32_t lists_units(uint32_t n, uint32_t code_bytes)
+{
+	size_t bytes = sizeof(struct block) + (size_t)n * (code_bytes + 8);
+	return (uint32_t)((bytes + VECTORS_UNIT - 1) / VECTORS_UNIT);
 }
 
 /* A view of lists, checked: nothing in it reaches beyond the segment. */
@@ -160,24 +167,32 @@ static inline bool lists_stale(const struct ivf *f, const struct tail *t)
 {
 	return t->dead > t->entries / 4 + 16 || (f->view.count > 1 && t->blocks > 24);
 }
-/* Where a row's entry is: unit of its block · LISTS_PER_UNIT + index; 0 = it has none. Blocks begin at unit 1 or later. */
-#define LISTS_PER_UNIT 256U
+/* Where a row's entry is: (unit + 1 of its block) · LISTS_PER_UNIT + index; 0 = it has none. No unit holds so many. */
+#define LISTS_PER_UNIT 32U
+_Static_assert(VECTORS_UNIT / (LISTS_BITS_FROM / 8 + 8) < LISTS_PER_UNIT, "places of different blocks differ");
 struct lists_writer {
 	struct ivf **of;	 /* per namespace row */
 	uint32_t **entries;	 /* per chunk: of each row */
-	uint8_t *starts;	 /* per unit: order + 1 of the block that begins there */
+	uint8_t *starts;	 /* per unit: does a block begin there? */
 	struct ivf *next;	 /* being built, */
 	uint32_t **next_entries; /* and the entries that rows have there; chunks of that namespace only */
 	struct lists_limbo {
 		uint64_t offset;
 		int64_t since_ms;
-		uint32_t order;
+		uint32_t units;
 	} * limbo;
 	size_t limbo_n, limbo_cap;
-	bool any; /* starts were found by recovery */
+	struct lists_piece {
+		uint64_t offset;
+		uint32_t units;
+	} * found; /* by recovery: memory that is lists' */
+	size_t found_n, found_cap;
+	struct lists_piece
+		arena; /* what the blocks of lists that are being laid out are cut from, one behind the other */
+	bool cutting;
 };
 /* The entry of a row in `entries` or `next_entries`, made room for. */
-uint32_t *lists_place(uint32_t **table, uint32_t ref);
+uint32_t *lists_place(const struct vectors *v, uint32_t **table, uint32_t ref);
 struct lists_writer *lists_writer_new(const struct vectors *v);
 void lists_writer_end(struct vectors *v);
 
@@ -185,15 +200,18 @@ void lists_writer_end(struct vectors *v);
 struct ivf *lists_create(struct vectors *v, uint64_t ns, uint32_t dim, uint32_t count);
 void lists_publish(struct vectors *v, struct ivf *f, uint32_t **entries);
 /* Gives memory to others after a while: nothing may lead there any more, but a reader that is on its way. */
-void lists_retire(struct vectors *v, uint64_t offset, uint32_t order);
+void lists_retire(struct vectors *v, uint64_t offset, uint32_t units);
 /* The blocks from `head` on; at once if these are the lists being built. */
 void lists_give_up(struct vectors *v, const struct ivf *f, uint32_t head);
 void lists_retire_all(struct vectors *v, struct ivf **f);
-void lists_give(struct vectors *v, uint64_t offset, uint32_t order); /* at once: no reader knows it */
+void lists_give(struct vectors *v, uint64_t offset, uint32_t units); /* at once: no reader knows it */
 /* Makes what was retired long enough ago free; at_once: all of it. True: something was. */
 bool lists_reclaim(struct vectors *v, bool at_once);
+/* From now on lists_take() cuts blocks from large pieces, which leaves no gaps between them, until arena_end(). */
+void lists_arena_begin(struct vectors *v);
+void lists_arena_end(struct vectors *v);
 /* Memory for lists or entries; false: none. */
-bool must_check lists_take(struct vectors *v, uint32_t order, uint64_t *offset_r);
+bool must_check lists_take(struct vectors *v, uint32_t units, uint64_t *offset_r);
 
 /* A row's place in lists. `x` rotated. */
 struct lists_entry {

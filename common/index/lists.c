@@ -9,7 +9,8 @@
 #include "kernels-private.h"
 #include "vocabulary.h"
 
-#define UNITS_MAX (UINT32_MAX / LISTS_PER_UNIT - 1) /* an entry's place has 32 bits: 64 GiB */
+#define ARENA_UNITS 1024U
+#define UNITS_MAX (UINT32_MAX / LISTS_PER_UNIT - 1) /* an entry's place has 32 bits: 128 GiB */
 
 static uint32_t kind_of(uint32_t width) { return width >= LISTS_BITS_FROM ? LISTS_BITS : LISTS_BYTES; }
 
@@ -22,14 +23,14 @@ bool lists_view(const struct vectors *v, uint64_t lists, struct lists_view *w)
 		return false;
 	struct lists *l = (struct lists *)(void *)(v->data + at);
 	*w = (struct lists_view){.v = v, .l = l, .width = l->width, .count = l->count, .kind = l->kind};
-	uint32_t order = l->order; /* once: it may be another one the next time */
-	if (order > VECTORS_ORDER_MAX || v->data_bytes - at < (uint64_t)VECTORS_UNIT << order || !w->width ||
+	uint32_t units = l->units; /* once: it may be another one the next time */
+	if (units > LISTS_UNITS_MAX || v->data_bytes - at < (uint64_t)VECTORS_UNIT * units || !w->width ||
 	    w->width > LIMIT_DIMENSIONS || w->width % 64 || !w->count || w->count > LISTS_MAX ||
 	    (w->kind != LISTS_BITS && w->kind != LISTS_BYTES))
 		return false;
 	lists_shape(w->width, w->count, &w->s);
 	w->code_bytes = lists_code_bytes(w->width, w->kind);
-	return w->s.bytes <= (size_t)VECTORS_UNIT << order;
+	return w->s.bytes <= (size_t)VECTORS_UNIT * units;
 }
 
 struct block *lists_block(const struct lists_view *w, uint32_t unit)
@@ -44,10 +45,10 @@ struct block *lists_block_read(const struct lists_view *w, uint32_t unit, uint32
 	if (!unit || at >= w->v->data_bytes)
 		return NULL;
 	struct block *b = (struct block *)(void *)(w->v->data + at);
-	uint32_t order = b->order;
-	if (order > VECTORS_ORDER_MAX || w->v->data_bytes - at < (uint64_t)VECTORS_UNIT << order)
+	uint32_t units = b->units;
+	if (!units || units > LISTS_UNITS_MAX || w->v->data_bytes - at < (uint64_t)VECTORS_UNIT * units)
 		return NULL;
-	*capacity_r = lists_capacity(order, w->code_bytes);
+	*capacity_r = lists_capacity(units, w->code_bytes);
 	return b->capacity == *capacity_r ? b : NULL;
 }
 
@@ -106,6 +107,7 @@ void lists_writer_end(struct vectors *v)
 	free(w->next_entries);
 	free(w->starts);
 	free(w->limbo);
+	free(w->found);
 	free(w);
 	v->w->lists = NULL;
 }
@@ -116,20 +118,53 @@ static void count_bytes(struct vectors *v, int64_t delta)
 	atomic_store_explicit(&v->super->bytes, bytes + (uint64_t)delta, memory_order_relaxed);
 }
 
-bool lists_take(struct vectors *v, uint32_t order, uint64_t *offset_r)
+void lists_arena_begin(struct vectors *v) { v->w->lists->cutting = true; }
+
+static void arena_give(struct vectors *v)
+{
+	struct lists_piece *a = &v->w->lists->arena;
+	if (a->units) /* nobody was told of it: it is free at once */
+		vectors_pool_gap(&v->w->pool, a->offset, a->offset + (uint64_t)VECTORS_UNIT * a->units);
+	a->units = 0;
+}
+
+void lists_arena_end(struct vectors *v)
+{
+	arena_give(v);
+	v->w->lists->cutting = false;
+}
+
+static bool cut(struct vectors *v, uint32_t units, uint64_t *offset_r)
+{
+	struct lists_piece *a = &v->w->lists->arena;
+	if (!v->w->lists->cutting || units > ARENA_UNITS)
+		return false;
+	if (a->units < units) {
+		arena_give(v);
+		if (!vectors_pool_take_units(&v->w->pool, ARENA_UNITS, &a->offset))
+			return false;
+		a->units = ARENA_UNITS;
+	}
+	*offset_r = a->offset;
+	a->offset += (uint64_t)VECTORS_UNIT * units;
+	a->units -= units;
+	return true;
+}
+
+bool lists_take(struct vectors *v, uint32_t units, uint64_t *offset_r)
 {
 	struct vectors_pool *pool = &v->w->pool;
-	if (order > VECTORS_ORDER_MAX)
+	if (units > LISTS_UNITS_MAX)
 		return false;
-	while (!vectors_pool_take(pool, order, offset_r))
+	while (!cut(v, units, offset_r) && !vectors_pool_take_units(pool, units, offset_r))
 		if (!lists_reclaim(v, true))
 			return false;
-	if (*offset_r / VECTORS_UNIT + (1U << order) > UNITS_MAX) {
-		vectors_pool_give(pool, *offset_r, order);
+	if (*offset_r / VECTORS_UNIT + units > UNITS_MAX) {
+		vectors_pool_give_units(pool, *offset_r, units);
 		return false;
 	}
-	v->w->lists->starts[*offset_r / VECTORS_UNIT] = (uint8_t)(order + 1);
-	count_bytes(v, (int64_t)VECTORS_UNIT << order);
+	v->w->lists->starts[*offset_r / VECTORS_UNIT] = 1;
+	count_bytes(v, (int64_t)VECTORS_UNIT * units);
 	return true;
 }
 
@@ -143,12 +178,10 @@ static void clear(void *p, size_t bytes)
 struct ivf *lists_create(struct vectors *v, uint64_t ns, uint32_t dim, uint32_t count)
 {
 	struct lists_shape s;
-	uint32_t order = 0;
 	uint64_t at;
 	lists_shape(rotate_width(dim), count, &s);
-	while (order < VECTORS_ORDER_MAX && (size_t)VECTORS_UNIT << order < s.bytes)
-		order++;
-	if (count > LISTS_MAX || (size_t)VECTORS_UNIT << order < s.bytes || !lists_take(v, order, &at))
+	size_t units = (s.bytes + VECTORS_UNIT - 1) / VECTORS_UNIT;
+	if (count > LISTS_MAX || units > LISTS_UNITS_MAX || !lists_take(v, (uint32_t)units, &at))
 		return NULL;
 	struct lists *l = (struct lists *)(void *)(v->data + at);
 	clear(l, s.mean); /* the heads, too: no list has a block */
@@ -157,7 +190,7 @@ struct ivf *lists_create(struct vectors *v, uint64_t ns, uint32_t dim, uint32_t 
 	l->width = rotate_width(dim);
 	l->count = count;
 	l->kind = kind_of(l->width);
-	l->order = order;
+	l->units = (uint32_t)units;
 	struct ivf *f = util_zalloc(sizeof(*f));
 	f->at = at + 1;
 	AN(lists_view(v, f->at, &f->view));
@@ -187,7 +220,7 @@ void lists_publish(struct vectors *v, struct ivf *f, uint32_t **entries)
 		lists_retire_all(v, &old);
 }
 
-void lists_retire(struct vectors *v, uint64_t offset, uint32_t order)
+void lists_retire(struct vectors *v, uint64_t offset, uint32_t units)
 {
 	struct lists_writer *w = v->w->lists;
 	if (w->limbo_n == w->limbo_cap) {
@@ -196,14 +229,14 @@ void lists_retire(struct vectors *v, uint64_t offset, uint32_t order)
 	}
 	w->starts[offset / VECTORS_UNIT] = 0;
 	atomic_store_explicit(&v->w->due, true, memory_order_relaxed);
-	w->limbo[w->limbo_n++] = (struct lists_limbo){offset, clock_mono_us() / 1000, order};
+	w->limbo[w->limbo_n++] = (struct lists_limbo){offset, clock_mono_us() / 1000, units};
 }
 
-void lists_give(struct vectors *v, uint64_t offset, uint32_t order)
+void lists_give(struct vectors *v, uint64_t offset, uint32_t units)
 {
 	v->w->lists->starts[offset / VECTORS_UNIT] = 0;
-	vectors_pool_give(&v->w->pool, offset, order);
-	count_bytes(v, -((int64_t)VECTORS_UNIT << order));
+	vectors_pool_give_units(&v->w->pool, offset, units);
+	count_bytes(v, -((int64_t)VECTORS_UNIT * units));
 }
 
 void lists_give_up(struct vectors *v, const struct ivf *f, uint32_t head)
@@ -213,12 +246,12 @@ void lists_give_up(struct vectors *v, const struct ivf *f, uint32_t head)
 		struct block *b = lists_block(&f->view, unit);
 		AN(b);
 		uint64_t at = (uint64_t)(unit - 1) * VECTORS_UNIT;
-		uint32_t order = b->order;
+		uint32_t units = b->units;
 		unit = b->next;
 		if (unseen)
-			lists_give(v, at, order);
+			lists_give(v, at, units);
 		else
-			lists_retire(v, at, order);
+			lists_retire(v, at, units);
 	}
 }
 
@@ -227,7 +260,7 @@ void lists_retire_all(struct vectors *v, struct ivf **fp)
 	struct ivf *f = *fp;
 	for (uint32_t i = 0; i < f->view.count; i++)
 		lists_give_up(v, f, *lists_head(&f->view, i));
-	lists_retire(v, f->at - 1, f->view.l->order);
+	lists_retire(v, f->at - 1, f->view.l->units);
 	ivf_free(f);
 	*fp = NULL;
 }
@@ -247,8 +280,8 @@ bool lists_reclaim(struct vectors *v, bool at_once)
 	atomic_thread_fence(memory_order_release);
 	FAULT_POINT(lists_reclaiming);
 	for (size_t i = 0; i < done; i++) {
-		vectors_pool_give(&v->w->pool, w->limbo[i].offset, w->limbo[i].order);
-		count_bytes(v, -((int64_t)VECTORS_UNIT << w->limbo[i].order));
+		vectors_pool_give_units(&v->w->pool, w->limbo[i].offset, w->limbo[i].units);
+		count_bytes(v, -((int64_t)VECTORS_UNIT * w->limbo[i].units));
 	}
 	w->limbo_n -= done;
 	memmove(w->limbo, w->limbo + done, w->limbo_n * sizeof(*w->limbo));

@@ -239,7 +239,7 @@ static bool append(struct build *b, uint32_t n)
 			continue;
 		if (lists_append(b->v, b->f, &b->e[i], &at))
 			return false;
-		*lists_place(w->next_entries, ref) = at;
+		*lists_place(b->v, w->next_entries, ref) = at;
 	}
 	return true;
 }
@@ -265,12 +265,18 @@ static bool encode_rows(struct build *b)
 /* Lists in as few pieces as may be: each piece that a search goes to costs as much as forty codes. */
 static void lay_out(struct build *b)
 {
+	lock(b);
+	lists_arena_begin(b->v);
+	unlock(b);
 	for (uint32_t list = 0; list < b->count && !given_up(b); list++) {
 		lock(b);
-		if (b->f->tails[list].blocks > 1 && !b->f->abandoned)
+		if (b->f->tails[list].blocks && !b->f->abandoned)
 			(void)lists_rewrite(b->v, b->f, list); /* without the memory, it stays as it is */
 		unlock(b);
 	}
+	lock(b);
+	lists_arena_end(b->v);
+	unlock(b);
 	bool more = true;
 	for (uint32_t unit = 0; more && !given_up(b);) {
 		lock(b);

@@ -8,6 +8,17 @@
 #include "log.h"
 #include "vocabulary.h"
 
+/* Units from a block's or lists' first on, which nothing else has. */
+static void found(struct lists_writer *w, uint64_t unit, uint32_t units)
+{
+	if (w->found_n == w->found_cap) {
+		w->found_cap = w->found_cap ? 2 * w->found_cap : 64;
+		w->found = util_realloc(w->found, w->found_cap * sizeof(*w->found));
+	}
+	w->found[w->found_n++] = (struct lists_piece){unit * VECTORS_UNIT, units};
+	w->starts[unit] = 1;
+}
+
 static struct ivf *adopt(struct vectors *v, uint64_t at, uint64_t ns)
 {
 	struct ivf *f = util_zalloc(sizeof(*f));
@@ -19,8 +30,7 @@ static struct ivf *adopt(struct vectors *v, uint64_t at, uint64_t ns)
 	}
 	f->look_again = 2 * f->view.l->built; /* less often than in the life of one writer */
 	f->tails = util_zalloc(f->view.count * sizeof(*f->tails));
-	v->w->lists->any = true;
-	v->w->lists->starts[(at - 1) / VECTORS_UNIT] = (uint8_t)(f->view.l->order + 1);
+	found(v->w->lists, (at - 1) / VECTORS_UNIT, f->view.l->units);
 	return f;
 }
 
@@ -37,7 +47,7 @@ static void adopt_entries(struct vectors *v, struct ivf *f, uint32_t list, uint3
 	struct lists_writer *w = v->w->lists;
 	for (uint32_t i = 0; i < b->count; i++) {
 		_Atomic uint32_t *ref = &block_refs(&f->view, b)[i];
-		uint32_t *place = is_live(v, f, *ref) ? lists_place(w->entries, *ref) : NULL;
+		uint32_t *place = is_live(v, f, *ref) ? lists_place(v, w->entries, *ref) : NULL;
 		if (place && !*place) {
 			*place = unit * LISTS_PER_UNIT + i;
 			continue;
@@ -57,7 +67,7 @@ static bool adopt_list(struct vectors *v, struct ivf *f, uint32_t list)
 		struct block *b = lists_block(&f->view, unit);
 		if (!b || b->count > b->capacity || b->list != list || w->starts[unit - 1])
 			return false;
-		w->starts[unit - 1] = (uint8_t)(b->order + 1);
+		found(w, unit - 1, b->units);
 		adopt_entries(v, f, list, unit, b);
 		f->tails[list].unit = unit;
 		f->tails[list].blocks++;

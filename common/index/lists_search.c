@@ -125,7 +125,7 @@ static bool look(const struct hunt *h, uint32_t ref, struct row_view *r)
 	uint32_t form = atomic_load_explicit(&r->c->form, memory_order_relaxed);
 	if (r->gen & 1 || atomic_load_explicit(&r->c->ns, memory_order_relaxed) != q->ns ||
 	    atomic_load_explicit(&r->c->dim, memory_order_relaxed) != q->dim || order > VECTORS_ORDER_MAX ||
-	    form >= VECTORS_FORMS || offset % VECTORS_UNIT || offset >= v->data_bytes ||
+	    !vectors_form_known(form) || offset % VECTORS_UNIT || offset >= v->data_bytes ||
 	    v->data_bytes - offset < (uint64_t)VECTORS_UNIT << order || !vectors_shape(q->dim, order, form, &r->s) ||
 	    r->row >= r->s.capacity)
 		return false;
@@ -133,29 +133,25 @@ static bool look(const struct hunt *h, uint32_t ref, struct row_view *r)
 	return true;
 }
 
-static void fetch(const struct row_view *r)
+static void fetch(const struct hunt *h, const struct row_view *r)
 {
 	const char *p = r->base + r->s.rows + r->row * r->s.row_bytes;
 	for (size_t i = 0; i < r->s.row_bytes; i += CACHE_LINE)
 		__builtin_prefetch(p + i);
-	__builtin_prefetch(r->base + r->s.ids + 16 * (size_t)r->row);
-	__builtin_prefetch(r->base + r->s.versions + 8 * (size_t)r->row);
-	__builtin_prefetch(r->base + r->s.expiries + 8 * (size_t)r->row);
-	__builtin_prefetch(r->base + r->s.norms + 4 * (size_t)r->row);
 	if (r->s.form == VECTORS_BYTES)
-		__builtin_prefetch(r->base + r->s.steps + 4 * (size_t)r->row);
-	__builtin_prefetch(r->base + 8 * (size_t)(r->row / 64));
+		__builtin_prefetch(r->base + r->s.steps + 2 * (size_t)r->row);
+	if (h->a->q->allow)
+		__builtin_prefetch(r->base + r->s.ids + 16 * (size_t)r->row);
 }
 
-static bool wanted(const struct hunt *h, const struct row_view *r, const struct vectors_hit *hit)
+static bool alive(const struct hunt *h, const struct row_view *r)
 {
-	const struct vectors_query *q = h->a->q;
 	const _Atomic uint64_t *tombs = (const _Atomic uint64_t *)(const void *)r->base;
 	uint64_t word = atomic_load_explicit(&tombs[r->row / 64], memory_order_acquire);
 	if (word >> (r->row % 64) & 1 || r->row >= atomic_load_explicit(&r->c->count, memory_order_acquire))
 		return false;
-	int64_t expires = (int64_t)vectors_load_u64(r->base, r->s.expiries, r->row);
-	return !(expires && expires <= q->now_us) && (!q->allow || vectors_allow_has(q->allow, &hit->id));
+	int64_t expires = vectors_load_expiry(r->base, &r->s, r->row);
+	return !(expires && expires <= h->a->q->now_us);
 }
 
 static void remember(struct hunt *h, const struct want *w, float cosine)
@@ -171,19 +167,26 @@ static void remember(struct hunt *h, const struct want *w, float cosine)
 		f[at] = (struct lists_found){w->ref, cosine, w->ranked, w->estimate, w->factor};
 }
 
+/* The score first: what else there is to know of a row lies in other pages, and is never asked of most. */
 static void compare(struct hunt *h, const struct want *w, const struct row_view *r)
 {
-	struct vectors_hit hit = {.id = vectors_load_id(r->base, &r->s, r->row),
-				  .version = vectors_load_u64(r->base, r->s.versions, r->row)};
-	if (!wanted(h, r, &hit))
-		return;
+	const struct vectors_allow *allow = h->a->q->allow;
+	struct vectors_hit hit;
+	if (allow) {
+		hit.id = vectors_load_id(r->base, &r->s, r->row);
+		if (!vectors_allow_has(allow, &hit.id))
+			return;
+	}
 	vectors_ask_rows(h->a, r->base, &r->s, r->row, 1, &hit.score);
-	atomic_thread_fence(memory_order_acquire);
-	if (atomic_load_explicit(&r->c->gen, memory_order_relaxed) != r->gen)
-		return; /* given back: the row had died, or moved, which `moved` tells */
 	h->s->trace.rows++;
-	if (!(hit.score >= h->a->q->min_score))
+	if (!(hit.score >= h->a->q->min_score) || (h->nbest == h->k && !(hit.score >= h->best[0])))
 		return;
+	hit.id = vectors_load_id(r->base, &r->s, r->row);
+	hit.version = vectors_load_version(r->base, &r->s, r->row);
+	bool good = alive(h, r);
+	atomic_thread_fence(memory_order_acquire);
+	if (!good || atomic_load_explicit(&r->c->gen, memory_order_relaxed) != r->gen)
+		return;		   /* given back: the row had died, or moved, which `moved` tells */
 	remember(h, w, hit.score); /* learning asks by cosine */
 	note_score(h, hit.score);
 	vectors_top_push(h->s->top, &hit);
@@ -200,7 +203,7 @@ static void compare_all(struct hunt *h)
 		while (n < TOGETHER && h->nwants && h->wants[0].bound > h->floor) {
 			w[n] = want_pop(h->wants, &h->nwants);
 			if (look(h, w[n].ref, &r[n]))
-				fetch(&r[n++]);
+				fetch(h, &r[n++]);
 		}
 		for (size_t i = 0; i < n; i++)
 			compare(h, &w[i], &r[i]);
@@ -218,7 +221,7 @@ static void want(struct hunt *h, const struct want *w)
 }
 
 KERNEL_RACY static void scan_bits(struct hunt *h, struct block *b, uint32_t capacity, uint32_t first, uint32_t n,
-				  const struct near *near)
+				  const struct near *near, const struct quantize_stream *stream)
 {
 	const struct lists_view *w = h->w;
 	uint32_t dist[RUN], index[RUN + 16];
@@ -231,7 +234,10 @@ KERNEL_RACY static void scan_bits(struct hunt *h, struct block *b, uint32_t capa
 	line.floor = h->floor;
 	/* Whole groups of eight are quicker; beyond `count` is memory of the block, whose distances nobody looks at. */
 	uint32_t whole = first + ((n + 7) & ~7U) <= capacity ? (n + 7) & ~7U : n;
-	h->a->qk->codes(h->planes, (const uint64_t *)(const void *)block_codes(b) + first * words, whole, words, dist);
+	for (uint32_t i = 0; i < n; i += CACHE_LINE / sizeof(*factors))
+		__builtin_prefetch(factors + i);
+	h->a->qk->codes(h->planes, (const uint64_t *)(const void *)block_codes(b) + first * words, whole, words, dist,
+			stream);
 	size_t kept = h->a->qk->select(dist, factors, n, &line, index, estimate);
 	for (size_t i = 0; i < kept; i++) {
 		uint32_t ref = atomic_load_explicit(&block_refs_at(w, b, capacity)[first + index[i]],
@@ -262,7 +268,21 @@ KERNEL_RACY static void scan_bytes(struct hunt *h, struct block *b, uint32_t cap
 	}
 }
 
-static void scan_list(struct hunt *h, const struct near *near)
+/* Where the codes of a block begin, to be fetched; NULL: nowhere. */
+static const void *codes_at(const struct hunt *h, uint32_t unit)
+{
+	if (!unit || (uint64_t)unit * VECTORS_UNIT > h->w->v->data_bytes)
+		return NULL;
+	return h->w->v->data + (uint64_t)(unit - 1) * VECTORS_UNIT + sizeof(struct block);
+}
+
+static const void *first_codes(const struct hunt *h, uint32_t list)
+{
+	return codes_at(h, atomic_load_explicit(lists_head(h->w, list), memory_order_relaxed));
+}
+
+/* `next` is read afterwards, if not NULL; `begun`: it was told so of this one. */
+static void scan_list(struct hunt *h, const struct near *near, const void *next, bool begun)
 {
 	uint32_t unit = atomic_load_explicit(lists_head(h->w, near->list), memory_order_acquire), hops = 0;
 	while (unit) {
@@ -275,35 +295,28 @@ static void scan_list(struct hunt *h, const struct near *near)
 			h->lost = true; /* memory that is no longer ours */
 			return;
 		}
-		uint32_t next = atomic_load_explicit(&b->next, memory_order_acquire);
-		if (next && (uint64_t)next * VECTORS_UNIT <= h->w->v->data_bytes)
-			for (size_t i = 0; i < 4; i++)
-				__builtin_prefetch(h->w->v->data + (uint64_t)(next - 1) * VECTORS_UNIT +
-						   i * CACHE_LINE);
+		uint32_t follows = atomic_load_explicit(&b->next, memory_order_acquire);
+		const void *behind = follows ? codes_at(h, follows) : next;
 		for (uint32_t i = 0; i < count; i += RUN) {
 			uint32_t n = count - i < RUN ? count - i : RUN;
+			struct quantize_stream s = {n < RUN || i + n == count
+							    ? behind
+							    : block_codes(b) + (size_t)(i + n) * h->w->code_bytes,
+						    begun || i};
 			if (h->w->kind == LISTS_BITS)
-				scan_bits(h, b, capacity, i, n, near);
+				scan_bits(h, b, capacity, i, n, near, &s);
 			else
 				scan_bytes(h, b, capacity, i, n, near);
 			if (h->nwants > 4 * RUN || h->w->count == 1)
 				compare_all(h); /* the floor rises early */
 		}
 		h->s->trace.codes += count;
-		unit = next;
+		begun |= behind && count;
+		unit = follows;
 	}
 }
 
 /* ---- lists ---- */
-
-static void fetch_list(const struct hunt *h, uint32_t list)
-{
-	uint32_t unit = atomic_load_explicit(lists_head(h->w, list), memory_order_relaxed);
-	if (!unit || (uint64_t)unit * VECTORS_UNIT > h->w->v->data_bytes)
-		return;
-	for (size_t i = 0; i < 16; i++)
-		__builtin_prefetch(h->w->v->data + (uint64_t)(unit - 1) * VECTORS_UNIT + i * CACHE_LINE);
-}
 
 /* <c,q> of n centroids from the first on. */
 KERNEL_RACY static void ask_centroids(const struct hunt *h, uint32_t first, uint32_t n, float *out)
@@ -325,7 +338,7 @@ static void rank_by_codes(struct hunt *h)
 	float estimate[RUN + 16];
 	for (uint32_t l = 0; l < w->count; l += RUN) {
 		uint32_t n = w->count - l < RUN ? w->count - l : RUN;
-		h->a->qk->codes(h->planes, lists_codes(w) + (size_t)l * (w->width / 64), n, w->width / 64, dist);
+		h->a->qk->codes(h->planes, lists_codes(w) + (size_t)l * (w->width / 64), n, w->width / 64, dist, NULL);
 		size_t kept = h->a->qk->select(dist, lists_factors(w) + l, n, &h->line, index, estimate);
 		for (size_t i = 0; i < kept; i++)
 			h->cosines[l + index[i]] = estimate[i];
@@ -374,15 +387,19 @@ static bool take_next(struct hunt *h, struct near *r)
 
 static void read_lists(struct hunt *h, struct near *lists, size_t n)
 {
+	const void *starts[MOST_LISTS];
 	for (size_t i = 0; i < n; i++) {
 		const uint8_t *c = lists_centroids(h->w) + (size_t)lists[i].list * h->w->width;
 		for (size_t at = 0; at < h->w->width; at += CACHE_LINE)
 			__builtin_prefetch(c + at);
-		fetch_list(h, lists[i].list);
+		starts[i] = first_codes(h, lists[i].list);
+		if (starts[i]) /* the block's head */
+			__builtin_prefetch((const char *)starts[i] - sizeof(struct block));
 	}
 	for (size_t i = 0; i < n && !h->lost; i++) {
+		const void *next = i + 1 < n ? starts[i + 1] : NULL;
 		ask_centroids(h, lists[i].list, 1, &lists[i].exact);
-		scan_list(h, &lists[i]);
+		scan_list(h, &lists[i], next, i && starts[i]);
 	}
 	h->s->trace.probed += (uint32_t)n;
 	compare_all(h);

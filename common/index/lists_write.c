@@ -41,7 +41,8 @@ static uint32_t short_list(const struct lists_view *w, const float *x, struct ne
 	lists_ask(w, x, planes, &line);
 	for (uint32_t l = 0; l < w->count; l += 512) {
 		uint32_t some = w->count - l < 512 ? w->count - l : 512;
-		quantize_get()->codes(planes, lists_codes(w) + (size_t)l * (w->width / 64), some, w->width / 64, dist);
+		quantize_get()->codes(planes, lists_codes(w) + (size_t)l * (w->width / 64), some, w->width / 64, dist,
+				      NULL);
 		quantize_get()->select(dist, lists_factors(w) + l, some, &line, index, estimate);
 		for (uint32_t i = 0; i < some; i++) {
 			float near = estimate[i] - lists_halves(w)[l + i];
@@ -125,27 +126,36 @@ void lists_encode(const struct lists_view *w, const float *x, struct lists_entry
 
 /* ---- appending ---- */
 
-/* A list's next block has about an eighth of what it holds already. */
-static uint32_t wanted_order(const struct lists_view *w, uint32_t entries)
+#define UNITS_ROWS (1U << VECTORS_ORDER_ROWS)
+#define LEAST_ENTRIES 8
+
+static uint32_t units_for(const struct lists_view *w, uint32_t entries)
 {
-	uint32_t order = 0;
-	while (order < VECTORS_ORDER_ROWS && lists_capacity(order, w->code_bytes) < entries / 8)
-		order++;
-	return order;
+	uint32_t units = lists_units(entries, w->code_bytes);
+	return units < UNITS_ROWS ? units : UNITS_ROWS;
 }
 
-static bool add_block(struct vectors *v, const struct lists_view *w, uint32_t list, uint32_t order, struct tail *t,
+/* A list's next block has about an eighth of what it holds already. */
+static uint32_t wanted_units(const struct lists_view *w, uint32_t entries)
+{
+	return units_for(w, entries / 8 > LEAST_ENTRIES ? entries / 8 : LEAST_ENTRIES);
+}
+
+static bool add_block(struct vectors *v, const struct lists_view *w, uint32_t list, uint32_t units, struct tail *t,
 		      _Atomic uint32_t *head)
 {
 	uint64_t at;
-	while (!lists_take(v, order, &at))
-		if (!order--)
+	uint32_t least = lists_units(1, w->code_bytes);
+	while (!lists_take(v, units, &at)) {
+		if (units == least)
 			return false;
+		units = units / 2 > least ? units / 2 : least;
+	}
 	struct block *b = (struct block *)(void *)(v->data + at);
 	uint32_t unit = (uint32_t)(at / VECTORS_UNIT) + 1;
 	b->list = list;
-	b->order = order;
-	b->capacity = lists_capacity(order, w->code_bytes);
+	b->units = units;
+	b->capacity = lists_capacity(units, w->code_bytes);
 	atomic_store_explicit(&b->count, 0, memory_order_relaxed);
 	atomic_store_explicit(&b->next, 0, memory_order_relaxed);
 	FAULT_POINT(lists_block_made);
@@ -173,7 +183,7 @@ int lists_append(struct vectors *v, struct ivf *f, const struct lists_entry *e, 
 	struct tail *t = &f->tails[e->list];
 	struct block *b = t->unit ? lists_block(w, t->unit) : NULL;
 	if (!b || b->count == b->capacity) {
-		if (!add_block(v, w, e->list, wanted_order(w, t->entries), t, lists_head(w, e->list)))
+		if (!add_block(v, w, e->list, wanted_units(w, t->entries), t, lists_head(w, e->list)))
 			return ENOSPC;
 		b = lists_block(w, t->unit);
 	}
@@ -189,15 +199,12 @@ int lists_append(struct vectors *v, struct ivf *f, const struct lists_entry *e, 
 /* The block that an entry's place lies in, and the entry's number there. */
 static struct block *locate(const struct vectors *v, const struct lists_view *w, uint32_t at, uint32_t *index_r)
 {
-	uint32_t unit = at / LISTS_PER_UNIT - 1;
-	for (uint32_t order = 0; order <= VECTORS_ORDER_MAX; order++) {
-		uint32_t start = unit & ~((1U << order) - 1);
-		if (v->w->lists->starts[start] != order + 1)
-			continue;
-		*index_r = at - (start + 1) * LISTS_PER_UNIT;
-		return lists_block(w, start + 1);
-	}
-	return NULL;
+	const uint8_t *starts = v->w->lists->starts, *start = memrchr(starts, 1, at / LISTS_PER_UNIT);
+	if (!start)
+		return NULL;
+	uint32_t unit = (uint32_t)(start - starts);
+	*index_r = at - (unit + 1) * LISTS_PER_UNIT;
+	return lists_block(w, unit + 1);
 }
 
 static void kill_entry(struct vectors *v, struct ivf *f, uint32_t at)
@@ -221,11 +228,15 @@ static void point_entry(struct vectors *v, struct ivf *f, uint32_t at, uint32_t 
 
 /* ---- what happens to rows ---- */
 
-uint32_t *lists_place(uint32_t **table, uint32_t ref)
+uint32_t *lists_place(const struct vectors *v, uint32_t **table, uint32_t ref)
 {
+	const struct vectors_chunk *c = &v->chunks[vectors_ref_chunk(ref)];
 	uint32_t **p = &table[vectors_ref_chunk(ref)];
-	if (!*p)
-		*p = util_zalloc(VECTORS_ROWS_MAX * sizeof(**p));
+	struct vectors_shape s;
+	if (!*p) {
+		AN(vectors_shape(c->dim, c->order, c->form, &s));
+		*p = util_zalloc(s.capacity * sizeof(**p));
+	}
 	return &(*p)[vectors_ref_row(ref)];
 }
 
@@ -251,7 +262,7 @@ int lists_row_new(struct vectors *v, const struct vectors_ns *n, uint32_t ref, c
 	vectors_form_rotated(v->data + c->offset, &s, c->dim, vectors_ref_row(ref), x);
 	lists_encode(&f->view, x, &e);
 	e.ref = ref;
-	return lists_append(v, f, &e, lists_place(w->entries, ref));
+	return lists_append(v, f, &e, lists_place(v, w->entries, ref));
 }
 
 void lists_row_dead(struct vectors *v, uint32_t ns_row, uint32_t ref)
@@ -270,13 +281,13 @@ void lists_row_moved(struct vectors *v, uint32_t ns_row, uint32_t from, uint32_t
 	uint32_t at = take_slot(w->entries, from), next = take_slot(w->next_entries, from);
 	if (at) {
 		point_entry(v, w->of[ns_row], at, to);
-		*lists_place(w->entries, to) = at;
+		*lists_place(v, w->entries, to) = at;
 		FAULT_POINT(lists_pointed);
 		lists_tell(v, ns_row, to);
 	}
 	if (next) {
 		point_entry(v, w->next, next, to);
-		*lists_place(w->next_entries, to) = next;
+		*lists_place(v, w->next_entries, to) = next;
 	}
 }
 
@@ -323,15 +334,12 @@ void lists_drop(struct vectors *v, uint32_t ns_row)
 
 /* ---- a list anew ---- */
 
-/* Blocks that hold n entries and little more, the largest first. */
+/* Room for n entries and little more: one block, unless the list is very long or memory is in small pieces. */
 static bool lay_out(struct vectors *v, const struct lists_view *w, uint32_t list, uint32_t n, struct tail *t,
 		    _Atomic uint32_t *head)
 {
 	while (n) {
-		uint32_t order = VECTORS_ORDER_ROWS;
-		while (order && lists_capacity(order, w->code_bytes) > n)
-			order--;
-		if (!add_block(v, w, list, order, t, head))
+		if (!add_block(v, w, list, units_for(w, n), t, head))
 			return false;
 		uint32_t got = lists_block(w, t->unit)->capacity;
 		n -= got < n ? got : n;
@@ -354,7 +362,7 @@ static void copy_entries(uint32_t **entries, const struct lists_view *w, uint32_
 				out = lists_block(w, unit);
 			}
 			memcpy(e.code, block_codes(b) + (size_t)k * w->code_bytes, w->code_bytes);
-			*lists_place(entries, e.ref) = unit * LISTS_PER_UNIT + out->count;
+			*lists_place(w->v, entries, e.ref) = unit * LISTS_PER_UNIT + out->count;
 			write_entry(w, out, out->count, &e);
 		}
 	}

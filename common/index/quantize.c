@@ -46,8 +46,10 @@ static uint16_t float_to_half(float x)
 	return (uint16_t)(sign | (rest - ((127 - 15) << 23) + 0xfff + odd) >> 13);
 }
 
-KERNEL_RACY static void codes(const uint64_t *planes, const uint64_t *code, size_t n, size_t words, uint32_t *out)
+KERNEL_RACY static void codes(const uint64_t *planes, const uint64_t *code, size_t n, size_t words, uint32_t *out,
+			      const struct quantize_stream *s)
 {
+	(void)s;
 	for (size_t i = 0; i < n; i++, code += words) {
 		uint32_t sum = 0;
 		for (size_t j = 0; j < QUANTIZE_PLANES; j++) {

@@ -11,6 +11,7 @@
 #ifndef ORC_QUANTIZE_H
 #define ORC_QUANTIZE_H
 #include <math.h>
+#include <stdbool.h>
 
 #include "util.h"
 
@@ -43,12 +44,20 @@ static inline float quantize_most(const float *x, size_t n)
 	return a > b ? a : b;
 }
 
+/* Codes that are read one after the other, but do not lie so. */
+struct quantize_stream {
+	const void *next; /* what is read after these, or NULL: its beginning is fetched while they are */
+	bool begun;	  /* the beginning of these was `next` before */
+};
+
 struct quantize_kernels {
 	const char *name; /* "scalar", "avx2", "avx512", "neon" */
 
 	/* out[i] = Σ_j 2^j · popcount(code i ^ plane j). `codes`: n codes of `words` words one behind the other;
-	 * `planes`: four times `words` words. Neither need be aligned to more than 8 bytes. */
-	void (*codes)(const uint64_t *planes, const uint64_t *codes, size_t n, size_t words, uint32_t *out);
+	 * `planes`: four times `words` words. Neither need be aligned to more than 8 bytes. `s`: NULL, or where the codes
+	 * stand in what the caller reads from memory; it changes nothing but how long that takes. */
+	void (*codes)(const uint64_t *planes, const uint64_t *codes, size_t n, size_t words, uint32_t *out,
+		      const struct quantize_stream *s);
 	/* Which of n entries survive: their indices, ascending, and their estimates. Returns how many. In float, one
 	 * operation after the other as written above, without fused multiplication. Both outputs have room for n + 16. */
 	size_t (*select)(const uint32_t *dist, const uint32_t *factors, size_t n, const struct quantize_line *l,

@@ -8,17 +8,20 @@
 	KERNEL_RACY __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt")))
 #define INLINE AVX512 __attribute__((always_inline)) static inline
 /* Bytes that scans prefetch ahead of where they are: past the page that the hardware's own prefetching stops at. A list's
- * neighbours in memory are not what is read after it, so nothing behind its end is fetched. */
+ * neighbours in memory are not what is read after it: behind its end the next one's beginning is fetched, if it is known. */
 #define AHEAD 8192
 
-INLINE void prefetch(const void *p, size_t bytes, const void *end)
+INLINE void prefetch(const void *p, size_t bytes, const void *end, const void *next)
 {
 	const char *c = (const char *)p + AHEAD;
-	if (c < (const char *)end) {
-		UNROLL
-		for (size_t at = 0; at < bytes; at += CACHE_LINE)
-			_mm_prefetch(c + at, _MM_HINT_T0);
+	if (c >= (const char *)end) {
+		if (!next)
+			return;
+		c = (const char *)next + (c - (const char *)end);
 	}
+	UNROLL
+	for (size_t at = 0; at < bytes; at += CACHE_LINE)
+		_mm_prefetch(c + at, _MM_HINT_T0);
 }
 
 /* The first AHEAD bytes, which no scan is ahead of. First a line of each page: their addresses are looked up side by side. */
@@ -43,6 +46,8 @@ struct shape {
 	size_t words, parts;
 	__mmask8 mask;
 	const uint64_t *end; /* of the codes */
+	const void *next;    /* what is read then, or NULL */
+	bool begun;
 };
 
 INLINE __m512i load_part(struct shape s, const uint64_t *p, size_t part)
@@ -90,7 +95,7 @@ INLINE __m512i weigh(struct shape s, const struct planes *p, const uint64_t *cod
 /* In each 128 bits one lane of a code and one of the next. */
 INLINE __m512i weigh_two(struct shape s, const struct planes *p, const uint64_t *code)
 {
-	prefetch(code, 2 * CACHE_LINE * s.parts, s.end);
+	prefetch(code, 2 * CACHE_LINE * s.parts, s.end, s.next);
 	__m512i a = weigh(s, p, code), b = weigh(s, p, code + s.words);
 	return _mm512_add_epi64(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
 }
@@ -106,7 +111,7 @@ AVX512 static void codes_any(struct shape s, const uint64_t *planes, const uint6
 	for (size_t i = 0; i < n; i++, code += s.words) {
 		struct planes sum = no_planes();
 		for (size_t part = 0; part < s.parts; part++) {
-			prefetch(code + 8 * part, CACHE_LINE, s.end);
+			prefetch(code + 8 * part, CACHE_LINE, s.end, s.next);
 			sum = count_all(sum, load_part(s, code, part), load_planes(s, planes, part));
 		}
 		out[i] = (uint32_t)_mm512_reduce_add_epi64(total(sum));
@@ -123,7 +128,10 @@ INLINE void codes_of(struct shape s, size_t parts, const uint64_t *planes, const
 	UNROLL
 	for (size_t part = 0; part < parts; part++)
 		p[part] = load_planes(s, planes, part);
-	start(code, s.end);
+	if (!s.begun)
+		start(code, s.end);
+	if (s.next && (size_t)((const char *)s.end - (const char *)code) < AHEAD) /* these alone are not ahead enough */
+		start(s.next, (const char *)s.next + AHEAD - ((const char *)s.end - (const char *)code));
 	for (; i + 8 <= n; i += 8, code += 8 * w) {
 		__m512i ab = weigh_two(s, p, code), cd = weigh_two(s, p, code + 2 * w);
 		__m512i ef = weigh_two(s, p, code + 4 * w), gh = weigh_two(s, p, code + 6 * w);
@@ -133,9 +141,15 @@ INLINE void codes_of(struct shape s, size_t parts, const uint64_t *planes, const
 	codes_any(s, planes, code, n - i, out + i);
 }
 
-AVX512 static void codes(const uint64_t *planes, const uint64_t *code, size_t n, size_t words, uint32_t *out)
+AVX512 static void codes(const uint64_t *planes, const uint64_t *code, size_t n, size_t words, uint32_t *out,
+			 const struct quantize_stream *stream)
 {
-	struct shape s = {words, (words + 7) / 8, (__mmask8)(0xff >> (7 - (words - 1) % 8)), code + n * words};
+	struct shape s = {words,
+			  (words + 7) / 8,
+			  (__mmask8)(0xff >> (7 - (words - 1) % 8)),
+			  code + n * words,
+			  stream ? stream->next : NULL,
+			  stream && stream->begun};
 	switch (s.parts) {
 	case 1: codes_of(s, 1, planes, code, n, out); break;
 	case 2: codes_of(s, 2, planes, code, n, out); break;

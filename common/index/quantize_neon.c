@@ -23,8 +23,10 @@ KERNEL_RACY static uint32_t weigh(const uint64_t *planes, const uint64_t *code, 
 	return sum;
 }
 
-KERNEL_RACY static void codes(const uint64_t *planes, const uint64_t *code, size_t n, size_t words, uint32_t *out)
+KERNEL_RACY static void codes(const uint64_t *planes, const uint64_t *code, size_t n, size_t words, uint32_t *out,
+			      const struct quantize_stream *s)
 {
+	(void)s;
 	for (size_t i = 0; i < n; i++)
 		out[i] = weigh(planes, code + i * words, words);
 }

@@ -38,9 +38,10 @@
 #define VECTORS_NAMESPACES (VECTORS_SLOTS / 8 * 7)
 #define VECTORS_ROWS_MAX 2048U /* rows of a chunk */
 #define VECTORS_WORDS (VECTORS_ROWS_MAX / 64)
-#define VECTORS_UNIT 4096U     /* smallest piece of data memory */
-#define VECTORS_ORDER_MAX 14U  /* the largest piece is VECTORS_UNIT << 14 = 64 MiB */
-#define VECTORS_ORDER_ROWS 11U /* and of rows 8 MiB */
+#define VECTORS_PAGE 4096U
+#define VECTORS_UNIT 1024U     /* smallest piece of data memory */
+#define VECTORS_ORDER_MAX 16U  /* the largest piece is VECTORS_UNIT << 16 = 64 MiB */
+#define VECTORS_ORDER_ROWS 13U /* and of rows 8 MiB */
 #define VECTORS_HUGE (2U << 20)
 
 struct vectors_super {
@@ -59,18 +60,19 @@ struct vectors_ns { /* a row is never given back */
 	_Alignas(CACHE_LINE) _Atomic uint64_t ns;
 	_Atomic uint64_t live, newest;
 	_Atomic uint32_t incomplete;
-	_Atomic uint32_t form;			/* enum vectors_form of the rows to come */
-	_Atomic uint64_t lists;			/* offset + 1 of its struct lists; 0 = none: search all rows */
+	_Atomic uint32_t form;	/* enum vectors_form of the rows to come */
+	_Atomic uint32_t wide;	/* VECTORS_WIDE, VECTORS_NORMS: what some row needed, chunks to come have */
+	_Atomic uint64_t lists; /* offset + 1 of its struct lists; 0 = none: search all rows */
 	_Atomic uint32_t norm_least, norm_most; /* floats, as bits: no row has had a norm outside; 0, 0: none yet */
 };
 struct vectors_chunk {
 	_Alignas(CACHE_LINE) _Atomic uint64_t gen;
 	_Atomic uint64_t ns; /* 0 = free */
 	_Atomic uint64_t serial, offset;
-	_Atomic uint32_t dim, order, form, count;
+	_Atomic uint32_t dim, order, form, count; /* form: enum vectors_form, with VECTORS_WIDE and VECTORS_NORMS */
 };
 
-#define VECTORS_OFF_SLOTS ((size_t)VECTORS_UNIT)
+#define VECTORS_OFF_SLOTS ((size_t)VECTORS_PAGE)
 #define VECTORS_OFF_NS (VECTORS_OFF_SLOTS + sizeof(uint32_t) * VECTORS_SLOTS)
 #define VECTORS_OFF_KEYS (VECTORS_OFF_NS + sizeof(struct vectors_ns) * VECTORS_NAMESPACES)
 #define VECTORS_OFF_CHUNKS (VECTORS_OFF_KEYS + sizeof(uint64_t) * VECTORS_CHUNKS)
@@ -80,13 +82,21 @@ struct vectors_chunk {
 
 /* How a row is kept. Floats and halves as they came, bytes rotated (rotate.h), each row with a step of its own. */
 enum vectors_form { VECTORS_FLOATS, VECTORS_HALVES, VECTORS_BYTES, VECTORS_FORMS };
+/* A chunk whose rows may expire, and have versions of 64 bits; in others no row expires, and versions have 32. A namespace
+ * that has had a row that needs it gets such chunks from then on. */
+#define VECTORS_WIDE 8U
+/* And of rows of bytes: one whose rows have norms of any size; in others they are 1, but for what rounding made of it. */
+#define VECTORS_NORMS 16U
+static inline uint32_t vectors_form_plain(uint32_t form) { return form & ~(VECTORS_WIDE | VECTORS_NORMS); }
+static inline bool vectors_form_known(uint32_t form) { return vectors_form_plain(form) < VECTORS_FORMS; }
 
 /* Where things lie in a chunk of this dimension, size and form. The tombstones come first. Rows are
  * padded with zeros to whole cache lines. */
 struct vectors_shape {
 	uint32_t form, stride, capacity; /* stride: components; capacity: rows */
+	bool wide, norm_is_short;	 /* short: 16 bits, see vectors_norm_short() */
 	size_t row_bytes;
-	size_t versions, expiries, ids, norms, steps, rows; /* steps: of bytes only */
+	size_t ids, expiries, versions, norms, steps, rows; /* expiries: of wide ones only; steps: of bytes */
 };
 static inline uint32_t vectors_stride(uint32_t dim) { return (dim + 15) & ~15U; }
 static inline uint32_t vectors_row_stride(uint32_t dim, uint32_t form)
@@ -101,18 +111,23 @@ static inline size_t vectors_row_bytes(uint32_t dim, uint32_t form)
 /* False: not even one row fits. */
 static inline bool vectors_shape(uint32_t dim, uint32_t order, uint32_t form, struct vectors_shape *s)
 {
-	size_t bytes = (size_t)VECTORS_UNIT << order, head = VECTORS_WORDS * 8 + CACHE_LINE;
-	size_t step = form == VECTORS_BYTES ? sizeof(float) : 0;
-	s->form = form;
-	s->stride = vectors_row_stride(dim, form);
-	s->row_bytes = vectors_row_bytes(dim, form);
-	size_t rows = (bytes - head) / (s->row_bytes + 8 + 8 + 16 + 4 + step);
+	size_t bytes = (size_t)VECTORS_UNIT << order, head = VECTORS_WORDS * 8;
+	s->wide = form & VECTORS_WIDE;
+	s->form = vectors_form_plain(form);
+	size_t step = s->form == VECTORS_BYTES ? sizeof(uint16_t) : 0;
+	s->norm_is_short = s->form == VECTORS_BYTES && !(form & VECTORS_NORMS);
+	size_t expiry = s->wide ? 8 : 0, version = s->wide ? 8 : 4, norm = s->norm_is_short ? 2 : 4;
+	s->stride = vectors_row_stride(dim, s->form);
+	s->row_bytes = vectors_row_bytes(dim, s->form);
+	size_t beside = 16 + expiry + version + norm + step, rows = (bytes - head) / (s->row_bytes + beside);
+	if (rows && align_up(head + rows * beside, CACHE_LINE) + rows * s->row_bytes > bytes)
+		rows--;
 	s->capacity = rows < VECTORS_ROWS_MAX ? (uint32_t)rows : VECTORS_ROWS_MAX;
-	s->versions = VECTORS_WORDS * 8;
-	s->expiries = s->versions + 8 * (size_t)s->capacity;
-	s->ids = s->expiries + 8 * (size_t)s->capacity;
-	s->norms = s->ids + 16 * (size_t)s->capacity;
-	s->steps = s->norms + 4 * (size_t)s->capacity;
+	s->ids = VECTORS_WORDS * 8; /* by falling alignment */
+	s->expiries = s->ids + 16 * (size_t)s->capacity;
+	s->versions = s->expiries + expiry * s->capacity;
+	s->norms = s->versions + version * s->capacity;
+	s->steps = s->norms + norm * s->capacity;
 	s->rows = align_up(s->steps + step * s->capacity, CACHE_LINE);
 	return s->capacity > 0;
 }
@@ -136,6 +151,9 @@ void vectors_pool_init(struct vectors_pool *p, uint64_t bytes);
 void vectors_pool_end(struct vectors_pool *p);
 bool must_check vectors_pool_take(struct vectors_pool *p, uint32_t order, uint64_t *offset_r);
 void vectors_pool_give(struct vectors_pool *p, uint64_t offset, uint32_t order);
+/* Of pieces that are no power of two: units of them. What is left of the power of two is free at once. */
+bool must_check vectors_pool_take_units(struct vectors_pool *p, uint32_t units, uint64_t *offset_r);
+void vectors_pool_give_units(struct vectors_pool *p, uint64_t offset, uint32_t units);
 /* From now on nothing that is given back is handed out, so that who saves it finds it as it was: until let_go(), or until
  * there is no other memory. let_go(): some at a time; true: that was all. */
 void vectors_pool_hold(struct vectors_pool *p);
@@ -161,9 +179,7 @@ static inline uint32_t vectors_ref_row(uint32_t ref) { return ref & ((1U << VECT
 #define VECTORS_MAP_SHARDS 256 /* each grows alone: no long pause */
 struct vectors_map {
 	struct vectors_map_shard {
-		struct vectors_map_slot {
-			uint32_t hash, ref; /* ref 0 = empty */
-		} * slots;
+		uint32_t *refs; /* 0 = empty, 1 = was erased; behind them a byte of hash for each */
 		uint32_t used, cap;
 	} shards[VECTORS_MAP_SHARDS];
 };
@@ -179,8 +195,8 @@ struct vectors_row { /* a row on its way into a chunk */
 	struct uuid id;
 	int64_t expires_us;
 	float norm, step;
-	uint32_t dim, form;
-	const void *data; /* normalised, in that form, padded to the stride */
+	uint32_t dim, form; /* form: plain */
+	const void *data;   /* normalised, in that form, padded to the stride */
 };
 
 struct vectors_writer {
@@ -250,8 +266,37 @@ static inline uint32_t vectors_load_u32(const char *chunk, size_t array, uint32_
 	return atomic_load_explicit((const _Atomic uint32_t *)(const void *)(chunk + array) + row,
 				    memory_order_relaxed);
 }
+static inline uint64_t vectors_load_version(const char *chunk, const struct vectors_shape *s, uint32_t row)
+{
+	return s->wide ? vectors_load_u64(chunk, s->versions, row) : vectors_load_u32(chunk, s->versions, row);
+}
+static inline int64_t vectors_load_expiry(const char *chunk, const struct vectors_shape *s, uint32_t row)
+{
+	return s->wide ? (int64_t)vectors_load_u64(chunk, s->expiries, row) : 0;
+}
+/* Of a row of bytes: the upper half of a float. */
+static inline float vectors_load_step(const char *chunk, const struct vectors_shape *s, uint32_t row)
+{
+	const _Atomic uint16_t *p = (const _Atomic uint16_t *)(const void *)(chunk + s->steps) + row;
+	uint32_t bits = (uint32_t)atomic_load_explicit(p, memory_order_relaxed) << 16;
+	float f;
+	memcpy(&f, &bits, sizeof(f));
+	return f;
+}
+/* A norm near 1 in 16 bits, more closely than a float holds it; false: it is not so near. */
+static inline bool vectors_norm_short(float norm, uint16_t *out)
+{
+	float off = (norm - 1) * 0x1p26F;
+	bool near = off > -32000 && off < 32000;
+	*out = near ? (uint16_t)((int)off + 32768) : 0;
+	return near;
+}
 static inline float vectors_load_norm(const char *chunk, const struct vectors_shape *s, uint32_t row)
 {
+	if (s->norm_is_short) {
+		const _Atomic uint16_t *p = (const _Atomic uint16_t *)(const void *)(chunk + s->norms) + row;
+		return 1 + (float)((int)atomic_load_explicit(p, memory_order_relaxed) - 32768) * 0x1p-26F;
+	}
 	uint32_t bits = vectors_load_u32(chunk, s->norms, row);
 	float f;
 	memcpy(&f, &bits, sizeof(f));

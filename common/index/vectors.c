@@ -12,12 +12,12 @@
 
 size_t vectors_segment_size(uint64_t max_bytes)
 {
-	uint64_t limit = (uint64_t)UINT32_MAX * VECTORS_UNIT; /* 16 TiB: unit numbers have 32 bits */
+	uint64_t limit = (uint64_t)UINT32_MAX * VECTORS_UNIT; /* 4 TiB: unit numbers have 32 bits */
 	if (max_bytes > limit)
 		max_bytes = limit;
-	if (max_bytes < VECTORS_UNIT)
-		max_bytes = VECTORS_UNIT;
-	return VECTORS_OFF_DATA + (size_t)(max_bytes & ~(uint64_t)(VECTORS_UNIT - 1));
+	if (max_bytes < VECTORS_PAGE)
+		max_bytes = VECTORS_PAGE;
+	return VECTORS_OFF_DATA + (size_t)(max_bytes & ~(uint64_t)(VECTORS_PAGE - 1));
 }
 
 /* Not shm_map(): huge pages need an address that is congruent with the file offset, so a larger piece
@@ -43,7 +43,7 @@ static char *map_aligned(int fd, size_t size, bool writer)
 	if (base > p)
 		munmap(p, (size_t)(base - p));
 	(void)madvise(base, size, MADV_DONTDUMP); /* vectors do not belong into a core file */
-	char *end = base + align_up(size, VECTORS_UNIT);
+	char *end = base + align_up(size, VECTORS_PAGE);
 	if (end < p + room)
 		munmap(end, (size_t)(p + room - end));
 	return base;
@@ -164,7 +164,7 @@ struct vectors *vectors_open(int fd, bool writer)
 	struct stat st;
 	if (fstat(fd, &st))
 		return NULL;
-	if (st.st_size < (off_t)(VECTORS_OFF_DATA + VECTORS_UNIT)) {
+	if (st.st_size < (off_t)(VECTORS_OFF_DATA + VECTORS_PAGE)) {
 		errno = EINVAL;
 		return NULL;
 	}

@@ -39,6 +39,8 @@ void vectors_stages_set(struct vectors *v, const struct vectors_stages *stages);
  * for one that has doubled or lost much. Pieces may take seconds; they hold the writer up for less than a millisecond
  * at a time. False: there is nothing to do. vectors_work_stop() makes a running piece return early. */
 bool vectors_work(struct vectors *v);
+/* The calling thread gives way to searches and writes: for the thread that does the above, and for nothing else. */
+void vectors_work_yield(void);
 bool vectors_work_due(struct vectors *v); /* may there be any? Any thread; cheap */
 void vectors_work_stop(struct vectors *v);
 

@@ -23,13 +23,16 @@ static void add(_Atomic uint64_t *counter, int64_t delta)
 	atomic_store_explicit(counter, now + (uint64_t)delta, memory_order_relaxed);
 }
 
+#define LARGE (1U << 20) /* bytes of a chunk that has room enough whatever its rows are */
+
 /* A namespace's next chunk has about a third of the rows it holds already: small ones stay small,
  * large ones waste little. */
 static uint32_t wanted_order(uint64_t live, uint32_t dim, uint32_t form)
 {
 	uint32_t rows = live < 64 ? 16 : live < 256 ? 64 : live < 1024 ? 256 : 1024, order = 0;
 	struct vectors_shape s;
-	while (order < VECTORS_ORDER_ROWS && (!vectors_shape(dim, order, form, &s) || s.capacity < rows))
+	while (order < VECTORS_ORDER_ROWS &&
+	       (!vectors_shape(dim, order, form, &s) || (s.capacity < rows && VECTORS_UNIT << order < LARGE)))
 		order++;
 	return order;
 }
@@ -181,13 +184,23 @@ static void write_row(struct vectors *v, char *chunk, const struct vectors_shape
 	uint32_t bits, step;
 	memcpy(&bits, &row->norm, sizeof(bits));
 	memcpy(&step, &row->step, sizeof(step));
-	atomic_store_explicit((_Atomic uint64_t *)(void *)(chunk + s->versions) + i, row->version,
-			      memory_order_relaxed);
-	atomic_store_explicit((_Atomic uint64_t *)(void *)(chunk + s->expiries) + i, (uint64_t)row->expires_us,
-			      memory_order_relaxed);
-	atomic_store_explicit((_Atomic uint32_t *)(void *)(chunk + s->norms) + i, bits, memory_order_relaxed);
+	if (s->wide) {
+		atomic_store_explicit((_Atomic uint64_t *)(void *)(chunk + s->versions) + i, row->version,
+				      memory_order_relaxed);
+		atomic_store_explicit((_Atomic uint64_t *)(void *)(chunk + s->expiries) + i, (uint64_t)row->expires_us,
+				      memory_order_relaxed);
+	} else {
+		atomic_store_explicit((_Atomic uint32_t *)(void *)(chunk + s->versions) + i, (uint32_t)row->version,
+				      memory_order_relaxed);
+	}
+	uint16_t norm;
+	if (s->norm_is_short && vectors_norm_short(row->norm, &norm))
+		atomic_store_explicit((_Atomic uint16_t *)(void *)(chunk + s->norms) + i, norm, memory_order_relaxed);
+	else
+		atomic_store_explicit((_Atomic uint32_t *)(void *)(chunk + s->norms) + i, bits, memory_order_relaxed);
 	if (s->form == VECTORS_BYTES)
-		atomic_store_explicit((_Atomic uint32_t *)(void *)(chunk + s->steps) + i, step, memory_order_relaxed);
+		atomic_store_explicit((_Atomic uint16_t *)(void *)(chunk + s->steps) + i, (uint16_t)(step >> 16),
+				      memory_order_relaxed);
 	shm_copy_in(chunk + s->ids + 16 * (size_t)i, row->id.b, 16);
 	size_t bytes = s->row_bytes;
 	FAULT_POINT(vectors_row_half);
@@ -195,21 +208,30 @@ static void write_row(struct vectors *v, char *chunk, const struct vectors_shape
 	shm_copy_in(chunk + s->rows + i * bytes, row->data, bytes);
 }
 
-static bool has_room(const struct vectors *v, uint32_t open, uint32_t dim, uint32_t form)
+static uint32_t needs(const struct vectors_row *row)
+{
+	uint16_t norm;
+	return (row->expires_us || row->version > UINT32_MAX ? VECTORS_WIDE : 0) |
+	       (row->form == VECTORS_BYTES && !vectors_norm_short(row->norm, &norm) ? VECTORS_NORMS : 0);
+}
+
+static bool has_room(const struct vectors *v, uint32_t open, const struct vectors_row *row)
 {
 	struct vectors_shape s;
 	if (!open)
 		return false;
 	const struct vectors_chunk *c = &v->chunks[open - 1];
-	return c->dim == dim && c->form == form && vectors_shape(dim, c->order, form, &s) && c->count < s.capacity;
+	return c->dim == row->dim && vectors_form_plain(c->form) == row->form &&
+	       vectors_shape(c->dim, c->order, c->form, &s) && c->count < s.capacity && !(needs(row) & ~c->form);
 }
 
 int vectors_append(struct vectors *v, struct vectors_ns *n, const struct vectors_row *row, bool compacting,
 		   uint32_t *ref_r)
 {
 	uint32_t *open = &v->w->open[n - v->ns];
-	if (!has_room(v, *open, row->dim, row->form)) {
-		int rc = open_chunk(v, n, row->dim, row->form, compacting);
+	if (!has_room(v, *open, row)) {
+		atomic_store_explicit(&n->wide, n->wide | needs(row), memory_order_relaxed);
+		int rc = open_chunk(v, n, row->dim, row->form | n->wide, compacting);
 		if (rc)
 			return rc;
 	}

@@ -48,15 +48,15 @@ bool vectors_compact_row(struct vectors *v, uint32_t chunk)
 		return false; /* would close the newest chunk at every turn */
 	struct vectors_row row = {.ns = c->ns,
 				  .dim = c->dim,
-				  .version = vectors_load_u64(base, s.versions, i),
-				  .expires_us = (int64_t)vectors_load_u64(base, s.expiries, i),
+				  .version = vectors_load_version(base, &s, i),
+				  .expires_us = vectors_load_expiry(base, &s, i),
 				  .id = vectors_load_id(base, &s, i),
 				  .norm = vectors_load_norm(base, &s, i),
-				  .form = c->form};
+				  .form = s.form};
 	/* The writer reads its own row: no one else writes. */
 	row.data = base + s.rows + i * s.row_bytes;
 	if (row.form == VECTORS_BYTES)
-		memcpy(&row.step, base + s.steps + i * sizeof(row.step), sizeof(row.step));
+		row.step = vectors_load_step(base, &s, i);
 	else if (n->form != row.form)
 		vectors_form_row(v, &row, n->form);
 	uint32_t from = vectors_ref(chunk, i), to;

@@ -19,6 +19,16 @@ uint32_t vectors_form_of(const struct vectors *v, uint32_t dim)
 	return dim >= BYTES_FROM ? VECTORS_BYTES : VECTORS_FLOATS;
 }
 
+/* Up to the next float whose lower half is zero, which is all that is kept of it: the row is made of just that step. */
+static float step_above(float step)
+{
+	uint32_t bits;
+	memcpy(&bits, &step, sizeof(bits));
+	bits = (bits + 0xffff) & 0xffff0000;
+	memcpy(&step, &bits, sizeof(step));
+	return step;
+}
+
 void vectors_form_row(struct vectors *v, struct vectors_row *row, uint32_t form)
 {
 	const struct quantize_kernels *k = quantize_get();
@@ -31,9 +41,8 @@ void vectors_form_row(struct vectors *v, struct vectors_row *row, uint32_t form)
 		k->to_half(x, width, v->w->formed);
 	} else {
 		rotate(row->data, row->dim, x);
-		float most = quantize_most(x, width);
-		row->step = most / 127;
-		k->to_bytes(x, width, most > 0 ? 127 / most : 0, v->w->formed);
+		row->step = step_above(quantize_most(x, width) / 127);
+		k->to_bytes(x, width, row->step > 0 ? 1 / row->step : 0, v->w->formed);
 	}
 	row->form = form;
 	row->data = v->w->formed;
@@ -63,15 +72,13 @@ static void floats_of(const char *row, const struct vectors_shape *s, uint32_t d
 void vectors_form_rotated(const char *chunk, const struct vectors_shape *s, uint32_t dim, uint32_t i, float *out)
 {
 	const char *row = chunk + s->rows + i * s->row_bytes;
-	float x[LIMIT_DIMENSIONS], step;
+	float x[LIMIT_DIMENSIONS];
 	if (s->form != VECTORS_BYTES) {
 		floats_of(row, s, dim, x);
 		rotate(x, dim, out);
 		return;
 	}
-	uint32_t bits = vectors_load_u32(chunk, s->steps, i);
-	memcpy(&step, &bits, sizeof(step));
-	from_bytes((const uint8_t *)row, step, rotate_width(dim), out);
+	from_bytes((const uint8_t *)row, vectors_load_step(chunk, s, i), rotate_width(dim), out);
 }
 
 /* ---- the query ---- */
@@ -202,16 +209,14 @@ void vectors_ask_rows(const struct vectors_asked *a, const char *chunk, const st
 float vectors_ask_cosine(const struct vectors_asked *a, const char *chunk, const struct vectors_shape *s, uint32_t i)
 {
 	const char *row = chunk + s->rows + i * s->row_bytes;
-	float scale = a->q->metric == VECTORS_COSINE || a->norm <= 0 ? 1 : (float)(1 / a->norm), out, step;
+	float scale = a->q->metric == VECTORS_COSINE || a->norm <= 0 ? 1 : (float)(1 / a->norm), out;
 	if (s->form == VECTORS_FLOATS) {
 		a->k->dot_rows(a->x, (const float *)(const void *)row, 1, s->stride, &out);
 		return out * scale;
 	}
 	if (s->form == VECTORS_HALVES)
 		return scale * a->qk->half_dot(a->x, (const uint16_t *)(const void *)row, s->stride);
-	uint32_t bits = vectors_load_u32(chunk, s->steps, i);
-	memcpy(&step, &bits, sizeof(step));
-	return ask_bytes(a, (const uint8_t *)row, step);
+	return ask_bytes(a, (const uint8_t *)row, vectors_load_step(chunk, s, i));
 }
 
 float vectors_ask_floor(const struct vectors_asked *a, float score, float least, float most)

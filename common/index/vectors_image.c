@@ -94,12 +94,15 @@ static struct vectors_chunk copy_chunk(const struct vectors_chunk *c)
 
 static void blank_row(char *chunk, const struct vectors_shape *s, uint32_t i)
 {
-	memset(chunk + s->versions + 8 * (size_t)i, 0, 8);
-	memset(chunk + s->expiries + 8 * (size_t)i, 0, 8);
+	size_t version = s->wide ? 8 : 4;
+	memset(chunk + s->versions + version * i, 0, version);
+	if (s->wide)
+		memset(chunk + s->expiries + 8 * (size_t)i, 0, 8);
 	memset(chunk + s->ids + 16 * (size_t)i, 0, 16);
-	memset(chunk + s->norms + 4 * (size_t)i, 0, 4);
+	size_t norm = s->norm_is_short ? 2 : 4;
+	memset(chunk + s->norms + norm * i, 0, norm);
 	if (s->form == VECTORS_BYTES)
-		memset(chunk + s->steps + 4 * (size_t)i, 0, 4);
+		memset(chunk + s->steps + 2 * (size_t)i, 0, 2);
 }
 
 static bool save_rows(struct saving *s, const struct vectors_chunk *c)
@@ -150,7 +153,7 @@ static uint32_t save_block(struct saving *s, const struct lists_view *w, uint32_
 	AN(b);
 	uint32_t next = atomic_load_explicit(&b->next, memory_order_acquire);
 	uint32_t count = atomic_load_explicit(&b->count, memory_order_acquire), capacity = b->capacity;
-	size_t bytes = (size_t)VECTORS_UNIT << b->order;
+	size_t bytes = (size_t)VECTORS_UNIT * b->units;
 	char *copy = room(s, bytes);
 	shm_copy_out(copy, b, bytes);
 	struct block *c = (struct block *)(void *)copy;
@@ -207,6 +210,7 @@ static bool save_namespaces(struct saving *s)
 		copies[i] = (struct vectors_ns){.ns = n->ns,
 						.incomplete = n->incomplete,
 						.form = n->form,
+						.wide = n->wide,
 						.lists = lists,
 						.norm_least = n->norm_least,
 						.norm_most = n->norm_most};
@@ -239,7 +243,7 @@ int vectors_save(struct vectors *v, struct image_writer *w, struct image_part_fa
 void vectors_clear(struct vectors *v)
 {
 	struct vectors_super *s = v->super;
-	AN(madvise(v->base + VECTORS_UNIT, v->size - VECTORS_UNIT, MADV_REMOVE) == 0);
+	AN(madvise(v->base + VECTORS_PAGE, v->size - VECTORS_PAGE, MADV_REMOVE) == 0);
 	atomic_store(&s->used, 0);
 	atomic_store(&s->namespaces, 0);
 	atomic_store(&s->ns_full, 0);

@@ -1,8 +1,24 @@
 /* id → row: open addressing in 256 shards that grow one at a time. Private to the writer, rebuilt
- * by scanning after a crash. Only a hash is kept; the id itself is read from the chunk. */
+ * by scanning after a crash. Five bytes a slot: the row and a byte of the id's hash, which spares most looks at rows
+ * of other ids; the id itself is read from the chunk. */
 #include <stdlib.h>
 
 #include "vectors-private.h"
+
+#define GONE 1U /* no reference, which has its highest bit set */
+
+static struct vectors_map_shard *shard_of(const struct vectors *v, uint64_t hash)
+{
+	return &v->w->map.shards[hash >> 56];
+}
+
+static uint8_t *tags(const struct vectors_map_shard *s) { return (uint8_t *)(s->refs + s->cap); }
+static uint8_t tag_of(uint64_t hash) { return (uint8_t)(hash >> 48); }
+static uint32_t home(const struct vectors_map_shard *s, uint64_t hash)
+{
+	return (uint32_t)((uint64_t)(uint32_t)hash * s->cap >> 32);
+}
+static uint32_t after(const struct vectors_map_shard *s, uint32_t i) { return i + 1 == s->cap ? 0 : i + 1; }
 
 /* Is the row alive? Only such entries count. */
 static bool valid(const struct vectors *v, uint32_t ref, struct uuid *id_r)
@@ -23,89 +39,79 @@ static bool is(const struct vectors *v, uint32_t ref, const struct uuid *id)
 	return valid(v, ref, &have) && uuid_cmp(&have, id) == 0;
 }
 
-static struct vectors_map_shard *shard_of(const struct vectors *v, uint64_t hash)
-{
-	return &v->w->map.shards[hash >> 56];
-}
-
-static struct vectors_map_slot *find(const struct vectors *v, const struct uuid *id, uint64_t hash)
+static uint32_t *find(const struct vectors *v, const struct uuid *id, uint64_t hash)
 {
 	struct vectors_map_shard *s = shard_of(v, hash);
 	if (!s->cap)
 		return NULL;
-	for (uint32_t i = (uint32_t)hash & (s->cap - 1); s->slots[i].ref; i = (i + 1) & (s->cap - 1)) {
-		if (s->slots[i].hash == (uint32_t)hash && is(v, s->slots[i].ref, id))
-			return &s->slots[i];
+	for (uint32_t i = home(s, hash); s->refs[i]; i = after(s, i)) {
+		if (s->refs[i] != GONE && tags(s)[i] == tag_of(hash) && is(v, s->refs[i], id))
+			return &s->refs[i];
 	}
 	return NULL;
 }
 
 uint32_t vectors_map_find(const struct vectors *v, const struct uuid *id)
 {
-	const struct vectors_map_slot *slot = find(v, id, vectors_hash(id));
-	return slot ? slot->ref : 0;
+	const uint32_t *slot = find(v, id, vectors_hash(id));
+	return slot ? *slot : 0;
 }
 
-static void place(struct vectors_map_shard *s, uint32_t hash, uint32_t ref)
+static void place(struct vectors_map_shard *s, uint64_t hash, uint32_t ref)
 {
-	uint32_t i = hash & (s->cap - 1);
-	while (s->slots[i].ref)
-		i = (i + 1) & (s->cap - 1);
-	s->slots[i] = (struct vectors_map_slot){hash, ref};
-	s->used++;
+	uint32_t i = home(s, hash);
+	while (s->refs[i] > GONE)
+		i = after(s, i);
+	s->used += !s->refs[i];
+	s->refs[i] = ref;
+	tags(s)[i] = tag_of(hash);
 }
 
-/* Rebuilds a shard that is 3/4 full, without what has become void. */
+static struct vectors_map_shard sized(uint32_t cap)
+{
+	return (struct vectors_map_shard){util_zalloc((size_t)cap * (sizeof(uint32_t) + 1)), 0, cap};
+}
+
+/* Rebuilds a shard that is full, without what has become void. What it has to know of an id is read from its row. */
 static void grow(const struct vectors *v, struct vectors_map_shard *s)
 {
-	struct vectors_map_shard old = *s;
-	uint32_t live = 0;
+	struct live {
+		uint64_t hash;
+		uint32_t ref;
+	} *live = util_alloc(((size_t)s->used + 1) * sizeof(*live));
+	uint32_t n = 0;
 	struct uuid id;
-	for (uint32_t i = 0; i < old.cap; i++)
-		live += old.slots[i].ref && valid(v, old.slots[i].ref, &id);
-	uint32_t cap = 16;
-	while (cap < 2 * (live + 1))
-		cap *= 2;
-	*s = (struct vectors_map_shard){util_zalloc(cap * sizeof(*s->slots)), 0, cap};
-	for (uint32_t i = 0; i < old.cap; i++) {
-		if (old.slots[i].ref && valid(v, old.slots[i].ref, &id))
-			place(s, old.slots[i].hash, old.slots[i].ref);
+	for (uint32_t i = 0; i < s->cap; i++) {
+		if (s->refs[i] > GONE && valid(v, s->refs[i], &id))
+			live[n++] = (struct live){vectors_hash(&id), s->refs[i]};
 	}
-	free(old.slots);
+	free(s->refs);
+	*s = sized(n + n / 8 * 3 + 16);
+	for (uint32_t i = 0; i < n; i++)
+		place(s, live[i].hash, live[i].ref);
+	free(live);
 }
 
 void vectors_map_set(struct vectors *v, const struct uuid *id, uint32_t ref)
 {
 	uint64_t hash = vectors_hash(id);
-	struct vectors_map_slot *slot = find(v, id, hash);
+	uint32_t *slot = find(v, id, hash);
 	if (slot) {
-		slot->ref = ref;
+		*slot = ref;
 		return;
 	}
 	struct vectors_map_shard *s = shard_of(v, hash);
-	if (4 * ((uint64_t)s->used + 1) > 3 * (uint64_t)s->cap)
+	if (8 * ((uint64_t)s->used + 1) > 7 * (uint64_t)s->cap)
 		grow(v, s);
-	place(s, (uint32_t)hash, ref);
+	place(s, hash, ref);
 }
 
-/* Backward shift: what follows in the run moves up when the hole lies on its way. */
+/* Others may have gone past this slot: it is no end. */
 void vectors_map_erase(struct vectors *v, const struct uuid *id)
 {
-	uint64_t hash = vectors_hash(id);
-	struct vectors_map_slot *slot = find(v, id, hash);
-	if (!slot)
-		return;
-	struct vectors_map_shard *s = shard_of(v, hash);
-	uint32_t mask = s->cap - 1, hole = (uint32_t)(slot - s->slots);
-	for (uint32_t i = (hole + 1) & mask; s->slots[i].ref; i = (i + 1) & mask) {
-		uint32_t home = s->slots[i].hash & mask;
-		if (((i - home) & mask) >= ((i - hole) & mask)) {
-			s->slots[hole] = s->slots[i];
-			hole = i;
-		}
-	}
-	s->slots[hole].ref = 0;
-	s->used--;
+	uint32_t *slot = find(v, id, vectors_hash(id));
+	if (slot)
+		*slot = GONE;
 }
 
 /* For so many, in an empty map: nothing is moved while they come. */
@@ -113,17 +119,14 @@ void vectors_map_reserve(struct vectors_map *m, uint64_t n)
 {
 	uint64_t each = n / VECTORS_MAP_SHARDS + n / VECTORS_MAP_SHARDS / 8 +
 			8; /* an eighth more: no shard gets just its share */
-	uint32_t cap = 16;
-	while (cap < UINT32_MAX / 4 && 3 * (uint64_t)cap < 4 * (each + 1))
-		cap *= 2;
 	for (size_t i = 0; i < VECTORS_MAP_SHARDS && n; i++) {
-		AN(!m->shards[i].slots);
-		m->shards[i] = (struct vectors_map_shard){util_zalloc(cap * sizeof(struct vectors_map_slot)), 0, cap};
+		AN(!m->shards[i].refs);
+		m->shards[i] = sized((uint32_t)(each * 8 / 7 + 2));
 	}
 }
 
 void vectors_map_end(struct vectors_map *m)
 {
 	for (size_t i = 0; i < VECTORS_MAP_SHARDS; i++)
-		free(m->shards[i].slots);
+		free(m->shards[i].refs);
 }

@@ -1,4 +1,4 @@
-/* Memory of the index: a buddy allocator over units of 4 KiB, blocks up to 8 MiB. Its books are
+/* Memory of the index: a buddy allocator over units of 1 KiB, blocks up to 64 MiB. Its books are
  * private to the writer and rebuilt from the chunk table after a crash. Chunks of all sizes share
  * the limit this way, and what small ones leave free merges into room for large ones. */
 #include <stdlib.h>
@@ -6,6 +6,7 @@
 
 #include "vectors-private.h"
 
+#define FRESH_ORDER 10U
 #define LOOKED_AT 4096U		       /* blocks and units at once */
 #define TRIMMED 64U		       /* calls to the system at once */
 #define ROOT (1U << VECTORS_ORDER_MAX) /* units of the largest block */
@@ -19,6 +20,21 @@ static void push(struct vectors_pool_stack *s, uint32_t unit)
 	s->p[s->n++] = unit;
 }
 
+/* Without the hints that have become void, before there is more room for hints than for what they are for. */
+static void sift(struct vectors_pool *p, uint32_t order)
+{
+	struct vectors_pool_stack *s = &p->free[order];
+	size_t kept = 0;
+	for (size_t i = 0; i < s->n; i++)
+		if (p->state[s->p[i]] == order + 1)
+			s->p[kept++] = s->p[i];
+	s->n = kept;
+	if (kept > s->cap / 2) {
+		s->cap = s->cap ? 2 * s->cap : 16;
+		s->p = util_realloc(s->p, s->cap * sizeof(*s->p));
+	}
+}
+
 static void add_free(struct vectors_pool *p, uint32_t unit, uint32_t order)
 {
 	while (order < VECTORS_ORDER_MAX) {
@@ -30,6 +46,8 @@ static void add_free(struct vectors_pool *p, uint32_t unit, uint32_t order)
 		order++;
 	}
 	p->state[unit] = (uint8_t)(order + 1);
+	if (p->free[order].n == p->free[order].cap)
+		sift(p, order);
 	push(&p->free[order], unit);
 }
 
@@ -65,11 +83,12 @@ void vectors_pool_end(struct vectors_pool *p)
 }
 
 /* Units that were never used come last: an index that shrinks and grows stays where it was. */
-static bool take_fresh(struct vectors_pool *p, uint32_t *unit_r, uint32_t *order_r)
+static bool take_fresh(struct vectors_pool *p, uint32_t least, uint32_t *unit_r, uint32_t *order_r)
 {
 	if (p->fresh >= p->units)
 		return false;
-	uint32_t order = VECTORS_ORDER_MAX;
+	uint32_t order = least > FRESH_ORDER ? least
+					     : FRESH_ORDER; /* no more: what is left of it takes a mark for each half */
 	while (p->fresh & ((1U << order) - 1) || p->units - p->fresh < 1U << order)
 		order--;
 	*unit_r = p->fresh;
@@ -84,7 +103,7 @@ static bool take(struct vectors_pool *p, uint32_t order, uint64_t *offset_r)
 	while (got <= VECTORS_ORDER_MAX && !pop_free(p, got, &unit))
 		got++;
 	while (got > VECTORS_ORDER_MAX) {
-		if (!take_fresh(p, &unit, &got))
+		if (!take_fresh(p, order, &unit, &got))
 			return false;
 		if (got < order) { /* the odd end of the segment: keep it for smaller requests */
 			add_free(p, unit, got);
@@ -135,14 +154,43 @@ void vectors_pool_give(struct vectors_pool *p, uint64_t offset, uint32_t order)
 	add_free(p, (uint32_t)(offset / VECTORS_UNIT), order);
 }
 
+/* The largest block that begins here and does not reach beyond the end. */
+static uint32_t largest(uint32_t unit, uint32_t end)
+{
+	uint32_t order = VECTORS_ORDER_MAX;
+	while (unit & ((1U << order) - 1) || end - unit < 1U << order)
+		order--;
+	return order;
+}
+
 void vectors_pool_gap(struct vectors_pool *p, uint64_t from, uint64_t to)
 {
 	uint32_t unit = (uint32_t)(from / VECTORS_UNIT), end = (uint32_t)(to / VECTORS_UNIT);
 	while (unit < end) {
-		uint32_t order = VECTORS_ORDER_MAX;
-		while (unit & ((1U << order) - 1) || end - unit < 1U << order)
-			order--;
+		uint32_t order = largest(unit, end);
 		add_free(p, unit, order);
+		unit += 1U << order;
+	}
+}
+
+bool vectors_pool_take_units(struct vectors_pool *p, uint32_t units, uint64_t *offset_r)
+{
+	uint32_t order = 0;
+	while (order < VECTORS_ORDER_MAX && 1U << order < units)
+		order++;
+	if (1U << order < units || !vectors_pool_take(p, order, offset_r))
+		return false;
+	/* Not "given": nobody was ever told of it. */
+	vectors_pool_gap(p, *offset_r + (uint64_t)units * VECTORS_UNIT, *offset_r + ((uint64_t)VECTORS_UNIT << order));
+	return true;
+}
+
+void vectors_pool_give_units(struct vectors_pool *p, uint64_t offset, uint32_t units)
+{
+	uint32_t unit = (uint32_t)(offset / VECTORS_UNIT), end = unit + units;
+	while (unit < end) {
+		uint32_t order = largest(unit, end);
+		vectors_pool_give(p, (uint64_t)unit * VECTORS_UNIT, order);
 		unit += 1U << order;
 	}
 }
@@ -154,7 +202,7 @@ bool vectors_pool_trim(struct vectors_pool *p, char *data, uint32_t *unit_io)
 	uint32_t unit = *unit_io;
 	for (uint32_t calls = 0, steps = 0; unit < p->fresh && calls < TRIMMED && steps < LOOKED_AT; steps++) {
 		uint32_t order = p->state[unit] ? p->state[unit] - 1U : 0;
-		if (p->state[unit]) {
+		if (p->state[unit] && (VECTORS_UNIT << order) >= VECTORS_PAGE) { /* which begins at a page, then */
 			(void)madvise(data + (uint64_t)unit * VECTORS_UNIT, (size_t)VECTORS_UNIT << order, MADV_REMOVE);
 			calls++;
 		}

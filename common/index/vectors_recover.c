@@ -20,7 +20,7 @@ static int by_offset(const void *a, const void *b)
 static bool sane(const struct vectors *v, const struct vectors_chunk *c)
 {
 	struct vectors_shape s;
-	return c->order <= VECTORS_ORDER_MAX && c->dim && c->dim <= UINT16_MAX && c->form < VECTORS_FORMS &&
+	return c->order <= VECTORS_ORDER_MAX && c->dim && c->dim <= UINT16_MAX && vectors_form_known(c->form) &&
 	       vectors_shape(c->dim, c->order, c->form, &s) && c->count <= s.capacity &&
 	       c->offset % ((uint64_t)VECTORS_UNIT << c->order) == 0 && c->offset <= v->data_bytes &&
 	       (uint64_t)VECTORS_UNIT << c->order <= v->data_bytes - c->offset;
@@ -42,16 +42,15 @@ static void settle(struct vectors *v, uint32_t chunk)
 static bool rebuild_pool(struct vectors *v, uint32_t used)
 {
 	struct piece *pieces;
-	const uint8_t *starts = v->w->lists->starts;
-	uint32_t n = 0, blocks = 0;
-	for (uint64_t unit = 0; v->w->lists->any && unit < v->data_bytes / VECTORS_UNIT; unit++)
-		blocks += starts[unit] != 0;
-	pieces = util_alloc(((size_t)used + blocks + 1) * sizeof(*pieces));
-	for (uint64_t unit = 0; blocks && unit < v->data_bytes / VECTORS_UNIT; unit++) {
-		if (starts[unit])
-			pieces[n++] = (struct piece){unit * VECTORS_UNIT,
-						     (unit + (1ull << (starts[unit] - 1))) * VECTORS_UNIT};
-	}
+	struct lists_writer *w = v->w->lists;
+	size_t n = 0;
+	pieces = util_alloc(((size_t)used + w->found_n + 1) * sizeof(*pieces));
+	for (size_t i = 0; i < w->found_n; i++)
+		pieces[n++] = (struct piece){w->found[i].offset,
+					     w->found[i].offset + (uint64_t)VECTORS_UNIT * w->found[i].units};
+	free(w->found);
+	w->found = NULL;
+	w->found_n = w->found_cap = 0;
 	uint64_t end = 0, bytes = 0;
 	bool ok = true;
 	for (uint32_t i = used; i-- > 0;) {
@@ -68,7 +67,7 @@ static bool rebuild_pool(struct vectors *v, uint32_t used)
 		s->p[s->n++] = i;
 	}
 	qsort(pieces, n, sizeof(*pieces), by_offset);
-	for (uint32_t i = 0; i < n && ok; i++) {
+	for (size_t i = 0; i < n && ok; i++) {
 		ok = pieces[i].offset >= end;
 		if (ok)
 			vectors_pool_gap(&v->w->pool, end, pieces[i].offset);
@@ -130,8 +129,8 @@ static bool newer(const struct vectors *v, uint32_t a, uint32_t b)
 	const struct vectors_chunk *x = &v->chunks[vectors_ref_chunk(a)], *y = &v->chunks[vectors_ref_chunk(b)];
 	struct vectors_shape sx, sy;
 	AN(vectors_shape(x->dim, x->order, x->form, &sx) && vectors_shape(y->dim, y->order, y->form, &sy));
-	uint64_t vx = vectors_load_u64(v->data + x->offset, sx.versions, vectors_ref_row(a));
-	uint64_t vy = vectors_load_u64(v->data + y->offset, sy.versions, vectors_ref_row(b));
+	uint64_t vx = vectors_load_version(v->data + x->offset, &sx, vectors_ref_row(a));
+	uint64_t vy = vectors_load_version(v->data + y->offset, &sy, vectors_ref_row(b));
 	if (vx != vy)
 		return vx > vy;
 	/* an interrupted move: both are the same; the later copy stays */

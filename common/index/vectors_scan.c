@@ -60,8 +60,9 @@ static bool look(const struct scan *s, uint32_t chunk, uint64_t serial, struct v
 	uint32_t form = atomic_load_explicit(&w->c->form, memory_order_relaxed);
 	if (w->gen & 1 || atomic_load_explicit(&w->c->serial, memory_order_relaxed) != serial ||
 	    atomic_load_explicit(&w->c->ns, memory_order_relaxed) != s->q->ns || dim != s->q->dim ||
-	    order > VECTORS_ORDER_MAX || form >= VECTORS_FORMS || offset % VECTORS_UNIT || offset >= v->data_bytes ||
-	    v->data_bytes - offset < (uint64_t)VECTORS_UNIT << order || !vectors_shape(dim, order, form, &w->s))
+	    order > VECTORS_ORDER_MAX || !vectors_form_known(form) || offset % VECTORS_UNIT ||
+	    offset >= v->data_bytes || v->data_bytes - offset < (uint64_t)VECTORS_UNIT << order ||
+	    !vectors_shape(dim, order, form, &w->s))
 		return false;
 	w->base = v->data + offset;
 	/* The bitmap before the count: see the top. */
@@ -78,7 +79,7 @@ static uint64_t wanted(const struct scan *s, const struct view *w, uint32_t firs
 	uint64_t mask = (left >= 64 ? ~0ull : (1ull << left) - 1) & ~w->tombs[first / 64];
 	for (uint64_t m = mask; m; m &= m - 1) {
 		uint32_t bit = (uint32_t)__builtin_ctzll(m);
-		int64_t expires = (int64_t)vectors_load_u64(w->base, w->s.expiries, first + bit);
+		int64_t expires = vectors_load_expiry(w->base, &w->s, first + bit);
 		bool out = expires && expires <= s->q->now_us;
 		if (!out && s->q->allow) {
 			struct uuid id = vectors_load_id(w->base, &w->s, first + bit);
@@ -117,7 +118,7 @@ static bool scan_64(struct scan *s, const struct view *w, uint32_t first)
 		uint32_t bit = (uint32_t)__builtin_ctzll(m), row = first + bit;
 		if (scores[bit] >= s->top->floor)
 			hits[n++] = (struct vectors_hit){vectors_load_id(w->base, &w->s, row),
-							 vectors_load_u64(w->base, w->s.versions, row), scores[bit]};
+							 vectors_load_version(w->base, &w->s, row), scores[bit]};
 	}
 	if (moved(w))
 		return false;

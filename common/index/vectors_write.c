@@ -37,7 +37,7 @@ static uint64_t version_of(const struct vectors *v, uint32_t ref)
 	const struct vectors_chunk *c = &v->chunks[vectors_ref_chunk(ref)];
 	struct vectors_shape s;
 	AN(vectors_shape(c->dim, c->order, c->form, &s));
-	return vectors_load_u64(v->data + c->offset, s.versions, vectors_ref_row(ref));
+	return vectors_load_version(v->data + c->offset, &s, vectors_ref_row(ref));
 }
 
 /* Norms of a namespace's rows only ever widen: what searches cut off by them stays true. */
@@ -188,6 +188,7 @@ void vectors_drop_locked(struct vectors *v, uint64_t ns)
 	atomic_store_explicit(&v->super->live, all - live, memory_order_relaxed);
 	atomic_store_explicit(&n->live, 0, memory_order_relaxed);
 	atomic_store_explicit(&n->form, VECTORS_FLOATS, memory_order_relaxed);
+	atomic_store_explicit(&n->wide, 0, memory_order_relaxed);
 	atomic_store_explicit(&n->incomplete, 0, memory_order_release);
 }
 

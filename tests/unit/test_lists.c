@@ -475,6 +475,75 @@ static void test_two_dimensions(void **state)
 	close_all(&v, fd, &m);
 }
 
+static uint32_t chunks_with(const struct vectors *v, uint32_t flags)
+{
+	uint32_t n = 0;
+	for (uint32_t i = 0; i < v->super->used; i++)
+		n += v->chunks[i].ns && (v->chunks[i].form & ~(uint32_t)VECTORS_BYTES) == flags;
+	return n;
+}
+
+/* Chunks get room for expiries, long versions and norms when the first row comes that has one, and rows before and after
+ * keep what they had, through compaction and a restart. */
+static void test_what_rows_need(void **state)
+{
+	(void)state;
+	static struct vectors_hit hits[700];
+	static float x[300], ask[300];
+	struct model m;
+	int fd;
+	struct vectors *v = open_low(16 << 20, VECTORS_RAW_INT8, &fd);
+	model_init(&m, 700);
+	clustered(ask, 300, 3, false);
+	for (uint32_t i = 0; i < 660; i++) {
+		clustered(x, 300, i % 16, false);
+		double norm = i == 500	 ? 0.2
+			      : i >= 640 ? 1 + i * 1e-3
+					 : 1 + (i % 5) * 1e-7,
+		       factor = norm / length(x, 300);
+		for (uint32_t k = 0; k < 300; k++)
+			x[k] = (float)(x[k] * factor);
+		uint64_t version = i == 400 ? 7ull << 40 : i + 1;
+		assert_int_equal(put(v, &m, i, 1, version, 300, x, i == 300 ? 5000 : 0), 0);
+		work(v);
+		if (i == 299)
+			assert_int_equal(chunks_with(v, VECTORS_WIDE) + chunks_with(v, VECTORS_NORMS), 0);
+		if (i == 499)
+			assert_true(chunks_with(v, 0) && chunks_with(v, VECTORS_WIDE) &&
+				    !chunks_with(v, VECTORS_WIDE | VECTORS_NORMS));
+	}
+	assert_true(chunks_with(v, 0) && chunks_with(v, VECTORS_WIDE) && chunks_with(v, VECTORS_WIDE | VECTORS_NORMS));
+	for (uint32_t round = 0; round < 3; round++) {
+		for (uint32_t i = 0; round == 1 && i < 640;
+		     i += i % 3 ? 1 : 2) { /* half of each chunk: it is compacted */
+			struct uuid id = model_id(i);
+			bool keep = i % 100 == 0;
+			if (keep)
+				continue;
+			vectors_remove(v, &id, UINT64_MAX);
+			model_del(&m, i);
+		}
+		work(v);
+		if (round == 2)
+			reopen(&v, fd, VECTORS_RAW_INT8);
+		for (enum vectors_metric metric = VECTORS_COSINE; metric <= VECTORS_L2; metric++)
+			for (int64_t now = 4000; now <= 6000; now += 2000) {
+				struct vectors_query q = {.ns = 1,
+							  .dim = 300,
+							  .x = ask,
+							  .k = 700,
+							  .metric = metric,
+							  .now_us = now,
+							  .min_score = -INFINITY,
+							  .exact = now == 4000 && round};
+				assert_int_equal(search(v, &m, &q, VECTORS_RAW_INT8, hits), matching(&m, &q));
+			}
+		struct uuid id = model_id(400);
+		assert_int_equal(vectors_version(v, &id), 7ull << 40);
+	}
+	close_all(&v, fd, &m);
+}
+
 static void test_due(void **state)
 {
 	(void)state;
@@ -645,7 +714,7 @@ int main(int argc, char **argv)
 	    cmocka_unit_test(test_rows_without_lists), cmocka_unit_test(test_two_dimensions),
 	    cmocka_unit_test(test_due),		    cmocka_unit_test(test_stop),
 	    cmocka_unit_test(test_kmeans_finds),    cmocka_unit_test(test_kmeans_degenerate),
-	    cmocka_unit_test(test_few_rows),
+	    cmocka_unit_test(test_few_rows),	    cmocka_unit_test(test_what_rows_need),
 	};
 	/* clang-format on */
 	cmocka_set_test_filter(argc > 1 ? argv[1] : NULL);

@@ -76,8 +76,9 @@ static void check_codes(const struct quantize_kernels *k, enum fill f, enum fill
 		codes[i] = bits(f, i);
 	for (size_t i = 0; i < QUANTIZE_PLANES * words; i++)
 		planes[i] = bits(g, i);
-	quantize_by_name("scalar")->codes(planes, codes, n, words, want);
-	k->codes(planes, codes, n, words, out);
+	const struct quantize_stream stream = {.next = planes, .begun = n % 2};
+	quantize_by_name("scalar")->codes(planes, codes, n, words, want, NULL);
+	k->codes(planes, codes, n, words, out, n % 3 ? &stream : NULL);
 	assert_memory_equal(out, want, n * sizeof(*out));
 }
 
@@ -331,7 +332,7 @@ static void test_identity(void **state)
 				level += (planes[j * WORDS + i / 64] >> i % 64 & 1 ? 1 : -1) * (1 << j);
 			want += code[i / 64] >> i % 64 & 1 ? level : -level;
 		}
-		k->codes(planes, code, 1, WORDS, &out);
+		k->codes(planes, code, 1, WORDS, &out, NULL);
 		assert_int_equal(15 * N - 2 * (int64_t)out, want);
 	}
 }

@@ -4,15 +4,11 @@
 #define LOG_SUBSYSTEM LOG_IN_INDEX
 #include <stdlib.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "clock.h"
 #include "log.h"
 #include "sync.h"
 
-#define NICER 10	 /* than the worker's other threads, whatever the daemon was started with */
 #define LINGER_US 500000 /* memory that was given up is looked at again */
 
 struct indexer {
@@ -50,8 +46,7 @@ static void *indexer_main(void *arg)
 {
 	struct indexer *x = arg;
 	prctl(PR_SET_NAME, "indexer");
-	id_t self = (id_t)syscall(SYS_gettid); /* of this thread alone, on Linux */
-	(void)setpriority(PRIO_PROCESS, self, getpriority(PRIO_PROCESS, self) + NICER);
+	vectors_work_yield();
 	do {
 		do { /* between two pieces, lest a namespace that never stops growing keeps everything from being saved */
 			if (take_save(x))

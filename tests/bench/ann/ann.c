@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -76,7 +77,7 @@ static int ascending(const void *a, const void *b)
 }
 
 struct asked {
-	double *took;
+	double *took, *cpu; /* cpu: NULL, or also by the thread's clock */
 	uint32_t (*ids)[ANN_K];
 	uint8_t *got;
 	size_t n, cap;
@@ -111,11 +112,24 @@ static void ask(const struct ann_set *s, const struct ann_round *r, ann_search *
 		if (r->until ? *r->until && a->n > 0 : now > begin + (rounded ? r->seconds : 5 * r->seconds))
 			break;
 		const float *q = s->query + a->n % s->queries * s->d;
-		double start = ann_now();
+		double start = ann_now(), cpu = a->cpu ? ann_cpu() : 0;
 		a->got[a->n] = (uint8_t)search(index, q, a->ids[a->n]);
+		if (a->cpu)
+			a->cpu[a->n] = ann_cpu() - cpu;
 		now = ann_now();
 		a->took[a->n] = now - start;
 	}
+}
+
+static void print_causes(struct asked *a, const struct rusage *before)
+{
+	struct rusage after;
+	double n = (double)a->n / 1000;
+	getrusage(RUSAGE_SELF, &after);
+	qsort(a->cpu, a->n, sizeof(*a->cpu), ascending);
+	printf(", \"p50_cpu_us\": %.1f, \"p99_cpu_us\": %.1f, \"preempted\": %.1f, \"faults\": %.1f",
+	       a->cpu[a->n / 2] * 1e6, a->cpu[a->n * 99 / 100] * 1e6, (double)(after.ru_nivcsw - before->ru_nivcsw) / n,
+	       (double)(after.ru_minflt - before->ru_minflt) / n);
 }
 
 void ann_measure(const struct ann_set *s, const struct ann_round *r, ann_search *search, void *index)
@@ -130,15 +144,22 @@ void ann_measure(const struct ann_set *s, const struct ann_round *r, ann_search 
 	a.cap = r->until && s->queries > 50 ? 50 : s->queries; /* what goes on meanwhile does not wait */
 	ask(s, &first, search, index, &a);
 	a.cap = 400000;
+	a.cpu = r->causes ? calloc(a.cap, sizeof(*a.cpu)) : NULL;
+	struct rusage usage;
+	getrusage(RUSAGE_SELF, &usage);
 	double begin = ann_now(), cpu = ann_cpu();
 	ask(s, r, search, index, &a);
 	double wall = ann_now() - begin, spent = ann_cpu() - cpu, n = (double)a.n, found = recall(s, &a, r->below);
 	qsort(a.took, a.n, sizeof(*a.took), ascending);
 	printf("{\"engine\": \"%s\", \"parameter\": \"%s\", \"recall\": %.4f, \"p50_us\": %.1f, \"p99_us\": %.1f, "
-	       "\"per_s\": %.1f, \"per_cpu_s\": %.1f, \"searches\": %zu}\n",
+	       "\"per_s\": %.1f, \"per_cpu_s\": %.1f, \"searches\": %zu",
 	       r->engine, r->parameter, found, a.took[a.n / 2] * 1e6, a.took[a.n * 99 / 100] * 1e6, n / wall, n / spent,
 	       a.n);
+	if (a.cpu)
+		print_causes(&a, &usage);
+	puts("}");
 	fflush(stdout);
+	free(a.cpu);
 	free(a.took);
 	free(a.ids);
 	free(a.got);

@@ -27,9 +27,11 @@ struct ann_round {
 	double seconds; /* how long to ask; every query once takes precedence, but never 5 times as long */
 	uint32_t below; /* != 0: of the best rows only those with smaller numbers are missed when not found */
 	const volatile bool *until; /* != NULL: goes on until it is true */
+	bool causes;		    /* tell what searches waited for, too */
 };
 /* Asks every query of the set in turn after a round (with `until`: 50 queries) that is not timed, and prints
- * {"engine", "parameter", "recall", "p50_us", "p99_us", "per_s", "per_cpu_s", "searches"}. Recall is the share of the ANN_K
+ * {"engine", "parameter", "recall", "p50_us", "p99_us", "per_s", "per_cpu_s", "searches"}, with `causes` also "p99_cpu_us" (of
+ * the searches' processor time), "preempted" and "faults" (a thousand searches). Recall is the share of the ANN_K
  * best rows that were found. `per_cpu_s` counts the thread's own processor time: neighbours do not slow it down,
  * except through the memory that is shared with them. */
 void ann_measure(const struct ann_set *s, const struct ann_round *r, ann_search *search, void *index);

@@ -61,7 +61,7 @@ int main(int argc, char **argv)
 	for (int i = 5; i < argc; i++) {
 		if (strcmp(argv[i], "-") != 0)
 			faiss::ParameterSpace().set_index_parameters(index.get(), argv[i]);
-		ann_round round = {engine.c_str(), argv[i], atof(argv[3]), 0, nullptr};
+		ann_round round = {engine.c_str(), argv[i], atof(argv[3]), 0, nullptr, false};
 		ann_measure(&set, &round, search, index.get());
 	}
 	return 0;

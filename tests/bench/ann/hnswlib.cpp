@@ -51,7 +51,7 @@ int main(int argc, char **argv)
 	for (int i = 4; i < argc; i++) {
 		index->setEf(strtoul(argv[i], nullptr, 10));
 		std::string parameter = std::string("ef ") + argv[i];
-		ann_round round = {"hnswlib", parameter.c_str(), atof(argv[3]), 0, nullptr};
+		ann_round round = {"hnswlib", parameter.c_str(), atof(argv[3]), 0, nullptr, false};
 		ann_measure(&set, &round, search, index.get());
 	}
 	return 0;

@@ -53,7 +53,7 @@ int main(int argc, char **argv)
 	for (int i = 4; i < argc; i++) {
 		index.change_expansion_search(strtoul(argv[i], nullptr, 10));
 		std::string parameter = std::string("expansion ") + argv[i];
-		ann_round round = {"usearch", parameter.c_str(), atof(argv[3]), 0, nullptr};
+		ann_round round = {"usearch", parameter.c_str(), atof(argv[3]), 0, nullptr, false};
 		ann_measure(&set, &round, search, &index);
 	}
 	fprintf(stderr, "usearch: %s kernels\n", index.metric().isa_name());
