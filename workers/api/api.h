@@ -113,7 +113,7 @@ struct call {
 	uint64_t flow;	       /* whose it is, to be fair to others */
 	bool stale;	       /* has waited for too long, was not begun */
 	uint32_t ring_units;   /* what of it is in the ring and unanswered */
-	int64_t sent_us;
+	int64_t sent_us;       /* 0: again, to another sync */
 };
 
 /* ---- routes (router.c, routes.def) ---- */
