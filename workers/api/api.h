@@ -41,6 +41,8 @@ struct api {
 	struct herd *herd;
 	struct late *late;
 	struct reqlog *requests; /* NULL: log.requests is 0 */
+	int64_t noted_us;	 /* when the read came in that brought the last hit which was noted */
+	uint8_t passed;		 /* hits since the last record */
 	uint32_t pid;
 	struct overload *overload;
 	struct shared shared;		 /* what reader threads need; attached once sync has formatted it */
