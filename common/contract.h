@@ -33,7 +33,7 @@ enum contract_fd {
  * them over as they are, so whoever changes one incompatibly counts it up here (and says in
  * daemon/handover.c if the former one can still be read). */
 enum layout_version {
-	LAYOUT_PLANT = 5,
+	LAYOUT_PLANT = 6,
 	LAYOUT_RINGS = 1,
 	LAYOUT_PENDING = 2,
 	LAYOUT_CACHE = 4,

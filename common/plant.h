@@ -95,6 +95,7 @@ struct plant_target_figures {
 	uint32_t warm_us[3], cold_us[3]; /* p50, p95, p99 of what is remembered; 0: nothing is */
 	uint64_t cold_from_us;		 /* answers that take longer are cold starts; 0: not known yet */
 	int64_t tls_expiry_us;		 /* clock_real_us(); 0: no TLS, or not seen yet */
+	int64_t token_expiry_us;	 /* of the token that bearer_file held at the last ping; 0: it does not say */
 	uint32_t tls_soon, priced;	 /* within its warning; it has a price */
 	double cost, cost_day;		 /* of all pings so far; of a day like this */
 	char error[120];		 /* of the last failure, "" when the last ping was well; NUL-terminated */

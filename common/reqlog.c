@@ -48,6 +48,11 @@ void reqlog_header_fill(struct reqlog_header *h, size_t segment_bytes)
 		.magic = REQLOG_MAGIC, .layout = LAYOUT_REQUESTS, .slot_bytes = REQLOG_SLOT, .size = segment_bytes};
 }
 
+bool reqlog_followers(int fd, uint32_t n)
+{
+	return pwrite(fd, &n, sizeof(n), offsetof(struct reqlog_header, followers)) == sizeof(n);
+}
+
 /* Bytes of a ring; 0: no segment of ours has this size. */
 static size_t ring_bytes_of(size_t size)
 {
@@ -92,6 +97,12 @@ void reqlog_close(struct reqlog **lp)
 	munmap(l->base, l->size);
 	free(l);
 	*lp = NULL;
+}
+
+bool reqlog_followed(const struct reqlog *l)
+{
+	const struct reqlog_header *h = (const struct reqlog_header *)(const void *)l->base;
+	return atomic_load_explicit(&h->followers, memory_order_relaxed) != 0;
 }
 
 void reqlog_write(struct reqlog *l, struct reqlog_record *r, size_t used)

@@ -1,8 +1,9 @@
 /* The request log in shared memory (à la varnishlog): a ring of fixed slots for each api worker, which is its only
- * writer. Readers, any number, map the segment read-only and leave no trace in it: whoever reads, or is stopped while
- * reading, or never comes, the writer does the same.
+ * writer. Readers, any number, map the segment read-only and leave no trace in it: whether one reads, or is stopped while
+ * reading, no writer waits. All that writers know is whether somebody follows, which the supervisor tells them: if nobody
+ * does, of the hits that one read of a socket brought the first is noted, and the next record says how many were passed over.
  *
- * The segment: a page with the header, written once by the supervisor, then API_WORKERS_MAX rings of equal size. A ring
+ * The segment: a page with the header, written by the supervisor, then API_WORKERS_MAX rings of equal size. A ring
  * is a slot that holds its head, and n slots of REQLOG_SLOT bytes. Records are numbered from 1; number k lies in slot
  * (k - 1) % n. Numbers go on when a worker is replaced: its successor finds the head where it was.
  *
@@ -37,6 +38,7 @@ struct reqlog_header { /* at the beginning of the segment */
 	uint64_t magic;
 	uint32_t layout, slot_bytes;
 	uint64_t size;
+	_Atomic uint32_t followers; /* the only field that changes */
 };
 
 /* The texts of a record, one behind the other, in this order. */
@@ -66,7 +68,7 @@ struct reqlog_record {
 	uint8_t slot, method, flags, family; /* enum http_method; 4, 6, or 0 */
 	uint8_t address[16], trace[16];
 	uint8_t len[REQLOG_TEXTS];
-	uint8_t unused;
+	uint8_t passed; /* so many hits of this worker before it were not noted */
 	char text[REQLOG_TEXT];
 };
 _Static_assert(sizeof(struct reqlog_record) + 8 <= REQLOG_SLOT, "a slot is a number and a record");
@@ -75,6 +77,8 @@ _Static_assert(sizeof(struct reqlog_record) + 8 <= REQLOG_SLOT, "a slot is a num
 /* Of a segment with rings of about so many bytes; 0 for 0. */
 size_t reqlog_segment_size(uint64_t ring_bytes);
 void reqlog_header_fill(struct reqlog_header *h, size_t segment_bytes);
+/* So many follow the segment from now on. False: errno. */
+bool must_check reqlog_followers(int fd, uint32_t n);
 
 /* ---- the writer ---- */
 struct reqlog; /* this worker's ring */
@@ -91,6 +95,7 @@ static inline void reqlog_text_add(struct reqlog_record *r, size_t *used_io, enu
 		memcpy(r->text + *used_io, s.p, n);
 	*used_io += n;
 }
+bool reqlog_followed(const struct reqlog *l); /* somebody waits for what is written */
 /* `used`: bytes of text. */
 void reqlog_write(struct reqlog *l, struct reqlog_record *r, size_t used);
 

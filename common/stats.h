@@ -55,13 +55,22 @@ _Static_assert(HIST_EDGES_MAX + 1 <= 32, "a bit for each coarse bucket");
 
 /* Adds to a counter of this process's slot: one relaxed load and store, no lock prefix. Callers on
  * several threads of one worker use stats_add_shared(). */
+#ifdef ORC_BLIND /* make bench-observe: what does recording cost? */
+#define STATS_BLIND 1
+#else
+#define STATS_BLIND 0
+#endif
 static inline void stats_add(struct stats_slot *s, enum stat_id id, uint64_t n)
 {
+	if (STATS_BLIND)
+		return;
 	atomic_store_explicit(&s->v[id], atomic_load_explicit(&s->v[id], memory_order_relaxed) + n,
 			      memory_order_relaxed);
 }
 static inline void stats_add_shared(struct stats_slot *s, enum stat_id id, uint64_t n)
 {
+	if (STATS_BLIND)
+		return;
 	atomic_fetch_add_explicit(&s->shared[id], n, memory_order_relaxed);
 }
 static inline uint64_t stats_value(const struct stats_slot *s, enum stat_id id)
@@ -75,16 +84,19 @@ void stats_reset_gauges(struct stats_slot *s);
 /* Nanoseconds, or hist_records(). Of one histogram all records are by one thread of the worker, or all are shared. */
 static inline void stats_record(struct stats_slot *s, enum hist_id id, uint64_t v)
 {
-	hist_add(&s->hist[id], &s->sum[id], v, 1);
+	if (!STATS_BLIND)
+		hist_add(&s->hist[id], &s->sum[id], v, 1);
 }
 static inline void stats_record_shared(struct stats_slot *s, enum hist_id id, uint64_t v)
 {
-	hist_add_shared(&s->hist[id], &s->sum[id], v);
+	if (!STATS_BLIND)
+		hist_add_shared(&s->hist[id], &s->sum[id], v);
 }
 /* So many requests of the route were answered after so many nanoseconds. The loop's thread. */
 static inline void stats_record_route(struct stats_slot *s, unsigned route, uint64_t ns, unsigned times)
 {
-	hist_add(&s->http_hist[route], &s->http_sum[route], ns, times);
+	if (!STATS_BLIND)
+		hist_add(&s->http_hist[route], &s->http_sum[route], ns, times);
 }
 /* It carried this trace id (16 bytes). */
 void stats_trace_route(struct stats_slot *s, unsigned route, uint64_t ns, const unsigned char id[16]);

@@ -10,6 +10,7 @@ struct client {
 	struct bufferevent *bev;
 	struct reply *waiting; /* one command at a time; NULL = none under way */
 	bool eof;	       /* the peer has said all; it may still read */
+	bool follows;	       /* the request log */
 	struct client *next;
 	char who[48];
 };
@@ -35,6 +36,9 @@ struct reply {
 	unsigned of;
 	char who[96]; /* for the audit log */
 };
+
+/* control.c: the clients that follow the request log have become more, or fewer. */
+void control_followers(struct control *control);
 
 /* control_commands.c: a command, as it was given; takes r over. */
 void control_run(struct supervisor *sv, struct span line, struct reply *r);

@@ -14,6 +14,7 @@
 #include "control-private.h"
 #include "imsg.h"
 #include "log.h"
+#include "reqlog.h"
 #include "upgrade.h"
 
 #define CLIENTS_MAX 64
@@ -44,9 +45,21 @@ void control_ask(struct supervisor *sv, unsigned slot, struct span text, struct 
 
 /* ---- answers ---- */
 
+void control_followers(struct control *control)
+{
+	uint32_t n = 0;
+	int fd = control->sv->fd_requests;
+	for (const struct client *c = control->clients; c; c = c->next)
+		n += c->follows;
+	if (fd != -1 && !reqlog_followers(fd, n))
+		log_warn("the api workers cannot be told whether somebody follows the request log: %s",
+			 strerror(errno));
+}
+
 static void client_free(struct client *c)
 {
 	struct control *control = c->control;
+	bool followed = c->follows;
 	for (struct client **p = &control->clients; *p; p = &(*p)->next) {
 		if (*p == c) {
 			*p = c->next;
@@ -58,6 +71,8 @@ static void client_free(struct client *c)
 		c->waiting->client = NULL;
 	bufferevent_free(c->bev);
 	free(c);
+	if (followed)
+		control_followers(control);
 }
 
 static void answer_child(const struct reply *r, bool ok, const char *json)

@@ -11,6 +11,7 @@
 #include "cache/cache.h"
 #include "crc32c.h"
 #include "log.h"
+#include "reqlog.h"
 #include "plant.h"
 #include "upgrade.h"
 #include "version.h"
@@ -329,6 +330,8 @@ bool handover_adopt(struct supervisor *sv, json_t *doc, char **error_r)
 		close(sv->fd_requests);
 		sv->fd_requests = -1;
 	}
+	if (sv->fd_requests != -1 && !reqlog_followers(sv->fd_requests, 0)) /* their connections are gone */
+		log_warn("cannot write to the request log: %s", strerror(errno));
 	sv->started_us = number(doc, "started_us");
 	sv->started_real_us = number(doc, "started_real_us");
 	sv->incarnation = (uint64_t)number(doc, "incarnation");

@@ -66,7 +66,7 @@ bool http_trace_parse(struct span h, unsigned char id[16])
 void http_timing_done(struct http_conn *c, const struct http_request *r)
 {
 	struct span trace = r->known[HTTP_H_TRACEPARENT];
-	if (!r->began_ns)
+	if (!r->began_ns || STATS_BLIND)
 		return; /* it did not come through a socket */
 	struct http_timed *last = c->n_timed ? &c->timed[c->n_timed - 1] : NULL;
 	if (last && last->began_ns == r->began_ns && last->route == r->route - 1 && !last->traced && !trace.p &&

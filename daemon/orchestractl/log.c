@@ -1,6 +1,5 @@
 /* log: the requests, as the api workers note them in shared memory (reqlog.h). The daemon hands over the memory once, read-only,
- * by PATH.ctl; from then on it does not know that anybody reads. The connection stays open for its end only: it says
- * that the daemon has gone. */
+ * by PATH.ctl. The connection stays open: to us its end says that the daemon has gone, and to the supervisor that we have. */
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -32,7 +31,7 @@ static int help(void)
 {
 	puts("Usage: orchestractl log [OPTION]...\n"
 	     "Prints the requests that the daemon answers, as they come, until interrupted. It reads them from shared memory\n"
-	     "and costs the daemon nothing. Before them, the last ones that were answered.\n"
+	     "and the daemon waits for nobody. Before them, the last ones that were answered; of pipelined hits of that time the first.\n"
 	     "\n"
 	     "  -n N              so many of the last ones; default 10\n"
 	     "  --no-follow       only those\n"

@@ -135,6 +135,8 @@ static void show_json(const struct reqlog_record *r)
 		free(text);
 	}
 	hex_of(r->trace, sizeof(r->trace), trace);
+	if (r->passed)
+		json_object_set_new(o, "hits_not_noted", json_integer(r->passed));
 	if (r->flags & REQLOG_TRACE)
 		json_object_set_new(o, "trace_id", json_string(trace));
 	char *line = json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(9));
@@ -183,6 +185,9 @@ void log_show(const struct ctl *c, const struct reqlog_record *r)
 		       (double)r->waited_us / 1e3);
 	if (r->flags & REQLOG_GONE)
 		printf(" %sgone%s", output_colour(c, C_YELLOW), output_colour(c, C_PLAIN));
+	if (r->passed)
+		printf(" %shits-not-noted=%s%u", output_colour(c, C_DIM), output_colour(c, C_PLAIN),
+		       (unsigned)r->passed);
 	printf(" %sin=%s%llu %sout=%s%llu", output_colour(c, C_DIM), output_colour(c, C_PLAIN),
 	       (unsigned long long)r->bytes_in, output_colour(c, C_DIM), output_colour(c, C_PLAIN),
 	       (unsigned long long)r->bytes_out);

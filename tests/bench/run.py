@@ -25,7 +25,7 @@ sys.dont_write_bytecode = True
 import rig as r  # noqa: E402
 
 SUITES = ("get", "tls", "add", "sync", "pg", "redis", "receive", "search", "cache", "tiers", "life", "warm", "parts")
-ON_REQUEST = ("overload", "vectors", "words", "start")  # they fetch, build or fill for long the first time
+ON_REQUEST = ("observe", "overload", "vectors", "words", "start")  # they fetch, build or fill for long the first time
 
 
 def commit():

@@ -4,6 +4,7 @@ times that; and a namespace that asks for little, alone and beside one that asks
 
   searches   30 results of 10,000 memories each: the processor is what is short
   lists      from a PostgreSQL server whose answers take 20 ms: the store is what is short
+  writes     single durable adds, each answered when it is on the disk: journal and processor are what is short
 
 The settings are sharper than the default ones, which let a queue of 200 ms stand for a second."""
 import contextlib
@@ -12,6 +13,7 @@ import json
 import loaded
 import rig as r
 from corpus import Corpus
+from suite_add import HELD, TEXT
 
 SHARP = ["api.workers=1", "cache.search_ttl=0 ms", "overload.target=40 ms", "overload.interval=100 ms", "overload.free=2"]
 DEADLINE = 250
@@ -23,7 +25,7 @@ def searches(rig):
     with open(path, "w") as f:
         f.writelines(json.dumps({"query": q, "limit": 30}) + "\n" for q in Corpus().questions(200))
     with rig.daemon("", *SHARP, data=loaded.directory(rig, 10000)) as d:
-        yield d, lambda ns: ["-L", path, "-m", "POST"], "/v1/memories/search", {}
+        yield d, ["-L", path, "-m", "POST"], "/v1/memories/search", {}
 
 
 @contextlib.contextmanager
@@ -43,8 +45,18 @@ def lists(rig):
             for ns in ("greedy", "modest"):
                 d.post("/v1/memories?wait=store", {"content": "one", "namespace": ns})
             wire.delay(10)
-            yield d, lambda ns: ["-m", "GET"], "/v1/memories?namespace=", {"greedy": "greedy", "modest": "modest"}
+            yield d, ["-m", "GET"], "/v1/memories?namespace=", {"greedy": "greedy", "modest": "modest"}
             wire.delay(0)
+
+
+@contextlib.contextmanager
+def writes(rig):
+    """The flush to the store comes later (HELD), so that no round pays for what the one before has left."""
+    path = rig.path("adds.ndjson")
+    with open(path, "w") as f:
+        f.writelines(json.dumps({"content": f"{TEXT} Note {i}."}) + "\n" for i in range(5000))
+    with rig.daemon("writes", *SHARP, *HELD, "journal.quota=4GiB", "journal.pending_max=10000000") as d:
+        yield d, ["-L", path, "-m", "POST"], "/v1/memories?namespace=", {"greedy": "greedy", "modest": "modest"}
 
 
 def shoot(rig, d, args, target, rate, seconds, core=r.CLIENT_CORE, seed=1):
@@ -54,7 +66,7 @@ def shoot(rig, d, args, target, rate, seconds, core=r.CLIENT_CORE, seed=1):
 
 def saturation(rig, d, args, target, seconds, threads):
     """So many answers a second to clients that wait for each: one for every thread, and as many more as may wait."""
-    post = ["-m", "POST", "-H", "Content-Type: application/json", *args[:2]] if "POST" in args else []
+    post = ["-m", "POST", "-H", "Content-Type: application/json", "-s", 200 if "search" in target else 201, *args[:2]] if "POST" in args else []
     return rig.load(f"127.0.0.1:{d.port}", target, *post, "-c", threads + 2, seconds=seconds)["rps"]
 
 
@@ -95,12 +107,11 @@ def pair(rig, report, name, d, args, target, full, ns):
 
 
 def run(rig, report):
-    for name, make, threads in (("searches", searches, 2), ("lists, store 20 ms away", lists, 4)):
+    for name, make, threads in (("searches", searches, 2), ("lists, store 20 ms away", lists, 4), ("writes", writes, 62)):
         try:
             with make(rig) as (d, args, target, ns):
-                greedy = args("greedy")
-                full = goodput(rig, report, name, d, greedy, target + ns.get("greedy", ""), threads)
+                full = goodput(rig, report, name, d, args, target + ns.get("greedy", ""), threads)
                 if ns:
-                    pair(rig, report, name, d, greedy, target, full, ns)
+                    pair(rig, report, name, d, args, target, full, ns)
         except r.Skip as e:
             report.skip(f"overload, {name}", str(e))

@@ -17,12 +17,12 @@ What it does and does not, as tried with the versions below (PostgreSQL 18.6, pg
 - A connection beyond `-m` is closed without a word (no 53300).
 """
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 
-from guard import CACHE, Guard, Unavailable, unavailable
+import packages_npm
+from guard import Guard, Unavailable
 from libpq import Session, conninfo
 from orchestra import SLOW, free_port, until
 
@@ -30,29 +30,7 @@ PACKAGES = {"@electric-sql/pglite": "0.5.14", "@electric-sql/pglite-socket": "0.
 
 
 def installation():
-    """Directory with node_modules; npm is asked once per machine and user, makers at the same time do no harm."""
-    path = os.path.join(CACHE, "orchestra-pglite-%s-%d" % (PACKAGES["@electric-sql/pglite-socket"], os.geteuid()))
-    if not os.path.isdir(path):
-        if not shutil.which("npm"):
-            unavailable("pgvector comes from npm, which is not installed (apt-get install npm)")
-        made = tempfile.mkdtemp(prefix=os.path.basename(path) + ".", dir=CACHE)
-        try:
-            # their peers are other extensions, which nobody asked for
-            r = subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund", "--legacy-peer-deps", "--fetch-retries=1",
-                                "--fetch-timeout=30000", "--prefix", made, *(f"{p}@{v}" for p, v in PACKAGES.items())],
-                               cwd=made, capture_output=True, text=True, timeout=180, stdin=subprocess.DEVNULL)
-            if r.returncode:
-                unavailable(f"npm does not give pgvector: {(r.stderr or r.stdout).strip()[-300:]}")
-            os.rename(made, path)
-        except subprocess.TimeoutExpired:
-            unavailable("npm does not give pgvector: no answer from the registry")
-        except OSError:  # somebody else was first
-            assert os.path.isdir(path)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
-    if os.lstat(path).st_uid != os.geteuid():
-        raise RuntimeError(f"{path} belongs to somebody else; remove it")
-    return path
+    return packages_npm.installation("pglite-" + PACKAGES["@electric-sql/pglite-socket"], PACKAGES, "pgvector")
 
 
 # Node.js 18, Debian 12's, lacks the one thing that the server wants of a later one.

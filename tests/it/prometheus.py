@@ -16,22 +16,24 @@ RULES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "pa
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
-def quicker(rules, factor, least):
-    """Every duration of the rules divided; none becomes shorter than `least` seconds."""
+def quicker(rules, factor, least, only_from=0):
+    """Every duration of the rules that is only_from seconds or more divided; none becomes shorter than `least` seconds."""
     def shorter(m):
-        return m[1] + "%ds" % max(least, int(m[2]) * SECONDS[m[3]] / factor) + m[4]
+        seconds = int(m[2]) * SECONDS[m[3]]
+        return m[1] + "%ds" % (seconds if seconds < only_from else max(least, seconds / factor)) + m[4]
     return re.sub(r"(\[|for: |offset )(\d+)([smh])(\]|\b)", shorter, rules)
 
 
 class Prometheus:
-    """factor: what takes a minute by the rules takes a minute divided by that; None: alerts fire at once, ranges are as they are."""
+    """factor: what takes a minute by the rules takes a minute divided by that, where it takes `only_from` seconds or more; None: alerts fire at
+    once, ranges are as they are."""
 
-    def __init__(self, targets, factor=None, interval="1s"):
+    def __init__(self, targets, factor=None, interval="1s", only_from=0):
         self.dir = tempfile.mkdtemp(prefix="orchestra-prom-")
         self.port = free_port()
         with open(RULES) as f:
             rules = f.read()
-        self.write("rules.yml", quicker(rules, factor, 5) if factor else re.sub(r"for: \d+m", "for: 1s", rules))
+        self.write("rules.yml", quicker(rules, factor, 5, only_from) if factor else re.sub(r"for: \d+m", "for: 1s", rules))
         self.write("prometheus.yml", yaml.safe_dump({
             "global": {"scrape_interval": interval, "scrape_timeout": interval, "evaluation_interval": interval}, "rule_files": ["rules.yml"],
             "scrape_configs": [{"job_name": "orchestra", "static_configs": [{"targets": list(targets)}]}]}))
@@ -61,6 +63,11 @@ class Prometheus:
         """The names; None: it does not answer."""
         got = self.get("alerts")
         return None if got is None else {a["labels"]["alertname"] for a in got["alerts"] if a["state"] == "firing"}
+
+    def firing_of(self, instance):
+        """The names of one daemon."""
+        got = self.get("alerts")
+        return None if got is None else {a["labels"]["alertname"] for a in got["alerts"] if a["state"] == "firing" and a["labels"]["instance"] == instance}
 
     def alert(self, name):
         """"pending", "firing", or None; "unknown": it does not answer."""

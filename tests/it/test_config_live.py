@@ -11,7 +11,8 @@ import stat
 
 import pytest
 
-from orchestra import BUILD, Orchestra, until
+from orchestra import BUILD, Orchestra, free_port, until
+from test_tls import Pki
 
 FILE = """# The daemon of the test.
 sync: {
@@ -276,6 +277,48 @@ def test_apply_makes_two_daemons_match(make, tmp_path):
     assert a.ctl("apply", str(wanted), "--apply", "--to", "ftp://x").returncode == 2
     r = a.ctl("apply", str(wanted), "--apply", "--to", "http://192.0.2.1:1", env={"ORCHESTRA_TOKEN": "t"})
     assert r.returncode == 2 and "clear text" in r.stderr, r
+
+
+def test_apply_over_https(make, tmp_path):
+    """Real certificates, and a token that nobody gets whose certificate is not believed."""
+    (tmp_path / "pki").mkdir()
+    (tmp_path / "other").mkdir()
+    pki, other, secret = Pki(tmp_path / "pki"), Pki(tmp_path / "other"), "a-token-of-an-admin"
+    (tmp_path / "tokens").write_text(f"ops sha256:{hashlib.sha256(secret.encode()).hexdigest()} read,write,admin *\n")
+    os.chmod(tmp_path / "tokens", 0o600)
+
+    def daemon(made, host="127.0.0.1", name="localhost"):
+        port = free_port()
+        o = make(conf="", sets=["api.workers=1", f"listen.tls={host}:{port}", f"tls.certificate={made[0]}", f"tls.key={made[1]}",
+                                f"auth.tokens_file={tmp_path}/tokens"])
+        return o, f"https://{name}:{port}"
+    a, b = daemon(pki.make("a")), daemon(pki.make("b", "rsa"), name="127.0.0.1")
+    wanted = tmp_path / "wanted.conf"
+    wanted.write_text("sync: { debounce_ms = 33; };\n")
+    env = {"ORCHESTRA_TOKEN": secret}
+
+    def apply(*to, how=("--apply", "--keep-going"), ca=pki.ca, env=env):
+        return a[0].ctl("--json", "apply", str(wanted), *how, "--cacert", ca, "--to", ",".join(to), env=env)
+
+    def now(o):
+        return o.get("/v1/admin/config/sync.debounce_ms", headers={"Authorization": "Bearer " + secret}).json
+    r = apply(a[1], b[1], how=("--dry-run",))
+    assert r.returncode == 1 and [d["daemon"] for d in json.loads(r.stdout)["daemons"]] == [a[1], b[1]] and now(a[0])["value"] == "100", r
+    r = apply(a[1], b[1])
+    assert r.returncode == 0 and [now(o)["value"] for o, _ in (a, b)] == ["33", "33"], r
+    assert apply(a[1], b[1], how=("--dry-run",)).returncode == 0
+    r = apply(a[1], env={"ORCHESTRA_TOKEN": "wrong"})
+    assert r.returncode == 1 and "a valid bearer token is needed" in r.stderr, r
+    # Not signed by who is believed; in the name of another; over: none of them is told anything.
+    wanted.write_text("sync: { debounce_ms = 44; };\n")
+    named, expired = daemon(pki.make("c"), host="127.0.0.2", name="127.0.0.2"), daemon(pki.make("d", end="20210101000000Z"))
+    for to, ca in ((a, other.ca), (named, pki.ca), (expired, pki.ca)):
+        r = apply(to[1], ca=ca)
+        assert r.returncode == 3 and "certificate" in r.stderr, r
+        assert now(to[0])["value"] == ("33" if to is a else "100")
+    r = apply(expired[1], b[1])  # the other one is not left behind by it
+    assert r.returncode == 3 and now(b[0])["value"] == "44" and now(expired[0])["value"] == "100", r
+    assert secret not in r.stdout + r.stderr
 
 
 def test_drift_tells_what_explains_it(o, tmp_path):

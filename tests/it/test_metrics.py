@@ -15,6 +15,7 @@ import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse_classic
 
+import packages_npm
 from orchestra import BUILD, Orchestra, until
 from prometheus import RULES, Prometheus
 
@@ -254,6 +255,10 @@ def test_rules_are_sound_and_tested():
     for a in alerts:
         assert a["labels"]["severity"] in ("warning", "critical") and a["annotations"]["summary"] and a["annotations"]["action"]
         assert {bool(t["exp_alerts"]) for t in cases if t["alertname"] == a["alert"]} == {True, False}, a["alert"]  # one that fires, one that does not
+    # What must be watched; a cache that answers by similarity is to bring an alert of its own.
+    assert {"HighLatency", "ErrorRate", "WorkerBusy", "MemoryHigh", "RedisMemory", "JournalLag", "JournalHalfFull", "JournalFull", "BreakerOpen", "WorkerRestarts",
+            "TargetCold", "TargetCertificateExpires", "TargetTokenExpires", "TargetTokenExpired", "CertificateExpires", "CertificateExpired",
+            "CacheHitsCollapsed"} <= {a["alert"].removeprefix("Orchestra") for a in alerts}
     assert named(" ".join(r["expr"] for g in groups for r in g["rules"])) <= set(table())
     recorded = {r["record"] for g in groups for r in g["rules"] if "record" in r}
     assert set(re.findall(r"orchestra:[\w:]+", " ".join(r["expr"] for r in alerts))) <= recorded
@@ -276,6 +281,46 @@ def test_the_dashboard_asks_for_what_there_is():
     cells = [(x, y) for p in d["panels"] for g in [p["gridPos"]] for x in range(g["x"], g["x"] + g["w"]) for y in range(g["y"], g["y"] + g["h"])]
     assert len(cells) == len(set(cells)) and max(x for x, _ in cells) < 24  # none over another
     parses([t["expr"].replace("$__rate_interval", "5m").replace("$instance", ".*") for p in panels for t in p["targets"]])
+
+
+GRAFANA = {"@grafana/schema": "10.4.19", "typescript": "5.4.5"}
+TYPES = """
+import type { Dashboard } from '@grafana/schema/dist/esm/raw/dashboard/x/dashboard_types.gen';
+import type { Options as timeseries, FieldConfig } from '@grafana/schema/dist/esm/raw/composable/timeseries/panelcfg/x/TimeSeriesPanelCfg_types.gen';
+import type { Options as stat } from '@grafana/schema/dist/esm/raw/composable/stat/panelcfg/x/StatPanelCfg_types.gen';
+import type { PrometheusDataQuery } from '@grafana/schema/dist/esm/raw/composable/prometheus/dataquery/x/PrometheusDataQuery_types.gen';
+type Some<T> = T extends string ? `${T}` : T extends object ? { [K in keyof T]?: Some<T[K]> } : T;  // of an enum its words; Grafana fills in what is absent
+"""
+
+
+def grafana_complains(d, directory):
+    """What TypeScript says of the dashboard by Grafana's own types."""
+    modules = os.path.join(packages_npm.installation("grafana-" + GRAFANA["@grafana/schema"], GRAFANA, "Grafana's schema"), "node_modules")
+    text = TYPES + f"export const dashboard: Some<Dashboard> = {json.dumps(d)};\n"
+    for p in (p for p in d["panels"] if p["type"] != "row"):
+        text += f"export const options{p['id']}: Some<{p['type']}> = {json.dumps(p['options'])};\n"
+        text += f"export const custom{p['id']}: Some<FieldConfig> = {json.dumps(p['fieldConfig']['defaults'].get('custom', {}))};\n"
+        text += "".join(f"export const query{p['id']}{t['refId']}: Some<PrometheusDataQuery> = {json.dumps(t)};\n" for t in p["targets"])
+    if not os.path.islink(directory / "node_modules"):
+        os.symlink(modules, directory / "node_modules")
+    (directory / "dashboard.ts").write_text(text)
+    r = subprocess.run(["node", os.path.join(modules, "typescript", "bin", "tsc"), "--noEmit", "--strict", "--skipLibCheck", "--moduleResolution", "node",
+                        "--target", "es2020", "dashboard.ts"], cwd=directory, capture_output=True, text=True)
+    assert r.returncode in (0, 1, 2) and bool(r.returncode) == bool(r.stdout) and not r.stderr, r
+    return r.stdout
+
+
+def test_the_dashboard_has_grafanas_types(tmp_path):
+    d = json.load(open(os.path.join(TOP, "packaging", "grafana", "orchestra.json")))
+    for a in d["annotations"]["list"]:
+        for field in ("expr", "titleFormat"):  # the types leave an annotation's query to the data source
+            a.pop(field, None)
+    assert grafana_complains(d, tmp_path) == ""
+    for breaks in (lambda p: p["options"]["legend"].update(displayMode="tiles"), lambda p: p["fieldConfig"]["defaults"]["custom"].update(lineWidth="1"),
+                   lambda p: p["targets"][0].update(expression="up"), lambda p: p.update(titel="x")):
+        bad = json.loads(json.dumps(d))
+        breaks(next(p for p in bad["panels"] if p["type"] == "timeseries"))
+        assert "error TS" in grafana_complains(bad, tmp_path)
 
 
 def test_cloud_monitoring_asks_for_what_there_is():

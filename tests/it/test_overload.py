@@ -182,7 +182,7 @@ def test_without_control_all_wait(server):
         assert [a.answer()[0] for a in asked] == [200] * 60
 
 
-IN_RING = 190  # writes of this size that are handed to sync at once, at most (writes.c: WINDOW_MOST)
+IN_RING = 190  # writes of this size that are handed to sync at once, at most (handed.h: HANDED_MOST)
 
 
 def adds(o, ns, n):

@@ -432,6 +432,28 @@ def test_certificates(make, double, tmp_path):
     assert "certificate ends 20" in o.ctl("ping", "list").stdout
 
 
+def jwt(ends):
+    return ".".join(base64.urlsafe_b64encode(json.dumps(x).encode()).decode().rstrip("=") for x in ({"alg": "none"}, {"exp": ends})) + ".c2ln"
+
+
+def test_when_a_token_ends_can_be_seen(make, double, tmp_path):
+    """Of the one that lies in the file now; nothing is claimed of one that does not say."""
+    d = double()
+    for name, text in (("says", jwt(1900000000)), ("silent", "opaque"), ("changes", jwt(1900000000))):
+        (tmp_path / name).write_text(text + "\n")
+    o = make(sets=["pinger.targets=" + json.dumps([{"name": n, "url": d.url, "interval": "100 ms", "bearer_file": str(tmp_path / n)}
+                                                   for n in ("says", "silent", "changes")])])
+
+    def ends(name):
+        return re.findall(r'^orchestra_ping_token_expiry_timestamp_seconds{target="%s"} (\S+)$' % name, o.get("/metrics").body.decode(), re.M)
+    until(lambda: all(target(o, n)["results"] >= 2 for n in ("says", "silent", "changes")))
+    assert [float(v) for n in ("says", "changes") for v in ends(n)] == [1900000000] * 2 and ends("silent") == []
+    (tmp_path / "changes").write_text(jwt(2000000000))
+    until(lambda: [float(v) for v in ends("changes")] == [2000000000])
+    (tmp_path / "changes").write_text("opaque")
+    until(lambda: ends("changes") == [])
+
+
 def test_many_targets_are_no_stampede(make, double):
     d = double()
     d.delay = 0.01

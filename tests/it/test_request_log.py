@@ -149,6 +149,44 @@ def follows(o, f):
     return n[0]
 
 
+def pipelined(o, path, prefix, n):
+    """n at once on one connection; all are answered."""
+    with socket.create_connection(("127.0.0.1", o.port)) as s:
+        s.sendall(b"".join(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: {prefix}-{i}\r\n\r\n".encode() for i in range(n)))
+        got = b""
+        while got.count(b"HTTP/1.1 200") < n or not got.endswith(b"}"):
+            got += s.recv(1 << 16)
+
+
+def test_pipelined_hits(make):
+    """Nobody follows: of what comes at once the first is noted, and how many were not is said. Somebody does: all are."""
+    o = make(sets=["api.workers=1"])
+    path = f"/v1/memories/{o.add('x')['id']}"
+    o.get(path), o.get(path)
+
+    def noted(prefix):
+        return [r for r in records(o) if str(r.get("request_id")).startswith(prefix)]
+    until(lambda: (pipelined(o, path, "p", 16), [r["request_id"] for r in noted("p-")])[1][-1:] == ["p-0"])  # one read brought them
+    o.get("/livez", headers={"X-Request-Id": "behind"})
+    assert one(o, "behind")["hits_not_noted"] == 15 and "hits-not-noted=15" in o.ctl("log", "--no-follow", "-n", "1", "--id", "behind").stdout
+    o.get("/livez", headers={"X-Request-Id": "last"})
+    assert "hits_not_noted" not in one(o, "last")
+    with Follower(o) as f, Follower(o) as g:
+        follows(o, f)
+        follows(o, g)
+        pipelined(o, path, "q", 100)
+        for who in (f, g):
+            until(lambda who=who: len([i for i in who.ids() if i.startswith("q-")]) == 100)
+        g.process.kill()
+        g.process.wait()
+        assert o.ctl("status").returncode == 0  # the supervisor has heard of it
+        pipelined(o, path, "r", 100)
+        until(lambda: len([i for i in f.ids() if i.startswith("r-")]) == 100)
+        assert o.ctl("upgrade", timeout=120).returncode == 0  # a supervisor that knows of nobody is told again
+        until(lambda: (pipelined(o, path, "u", 16), len([i for i in f.ids() if i.startswith("u-")]) >= 16)[1])
+    until(lambda: (pipelined(o, path, "s", 16), len(noted("s-")) < 16)[1])  # and nobody is left
+
+
 def test_following_through_restarts(make):
     o = make(sets=["api.workers=2"])
     with Follower(o) as f:

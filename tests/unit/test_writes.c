@@ -12,6 +12,7 @@
 
 #include "api/codel.c"
 #include "api/fair.c"
+#include "api/handed.c"
 #include "api/lane.c"
 #include "api/writes.c"
 

@@ -41,6 +41,8 @@ struct api {
 	struct herd *herd;
 	struct late *late;
 	struct reqlog *requests; /* NULL: log.requests is 0 */
+	int64_t noted_us;	 /* when the read came in that brought the last hit which was noted */
+	uint8_t passed;		 /* hits since the last record */
 	uint32_t pid;
 	struct overload *overload;
 	struct shared shared;		 /* what reader threads need; attached once sync has formatted it */
@@ -113,7 +115,7 @@ struct call {
 	uint64_t flow;	       /* whose it is, to be fair to others */
 	bool stale;	       /* has waited for too long, was not begun */
 	uint32_t ring_units;   /* what of it is in the ring and unanswered */
-	int64_t sent_us;
+	int64_t sent_us;       /* 0: again, to another sync */
 };
 
 /* ---- routes (router.c, routes.def) ---- */

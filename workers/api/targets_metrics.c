@@ -46,6 +46,10 @@ static double interval(const struct row *r) { return (double)r->f.interval_us / 
 static double paused(const struct row *r) { return r->f.paused; }
 static double cost(const struct row *r) { return r->f.priced ? r->f.cost : -1; }
 static double tls_expiry(const struct row *r) { return r->f.tls_expiry_us ? (double)r->f.tls_expiry_us / 1e6 : -1; }
+static double token_expiry(const struct row *r)
+{
+	return r->f.token_expiry_us ? (double)r->f.token_expiry_us / 1e6 : -1;
+}
 static double traffic(const struct row *r)
 {
 	int64_t idle = clock_mono_us() - r->touched_us;
@@ -65,6 +69,7 @@ static const struct {
 	{METRIC_PING_PAUSED, paused},
 	{METRIC_PING_COST, cost},
 	{METRIC_PING_TLS_EXPIRY, tls_expiry},
+	{METRIC_PING_TOKEN_EXPIRY, token_expiry},
 	{METRIC_PING_TRAFFIC_AGE, traffic},
 };
 

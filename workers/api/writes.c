@@ -13,6 +13,7 @@
 #include "api.h"
 #include "clock.h"
 #include "fault.h"
+#include "handed.h"
 #include "log.h"
 #include "overload.h"
 #include "rings.h"
@@ -29,18 +30,9 @@ struct writes {
 	size_t out_offset;	 /* bytes of the first one that were sent as fragments */
 	struct event *ev_waited; /* pending while some wait for the store */
 	struct lane lane;	 /* what waits until sync has answered others */
-	uint32_t in_ring;	 /* units that sync has not answered */
-	int64_t quick_us[2];	 /* the quickest answer of this while, and of the one before; 0: there was none */
-	int64_t while_us;	 /* when this while began */
+	struct handed handed;	 /* how much sync has */
 	int64_t answers_us;	 /* since when the answers to come are counted, while some wait; 0: none do */
 };
-#define UNIT_BYTES 4096
-/* What sync is handed at once: little where it answers within WINDOW_US; in proportion more where it is slower at best, as
- * that is the disk's time, and a group costs the same however much is in it. At most what the ring holds. */
-#define WINDOW_UNITS 256
-#define WINDOW_US 8000
-#define WINDOW_MOST 2048
-#define WHILE_US 2000000
 #define FIRST_COST_US 50
 #define LOOK_US 100000 /* how often it is looked whether one has waited for too long */
 
@@ -131,22 +123,13 @@ static struct call *call_of(struct lane_item *i)
 	return i ? (struct call *)(void *)((char *)i - offsetof(struct call, wait)) : NULL;
 }
 
-static uint32_t window(const struct writes *w)
-{
-	if (!w->lane.conf.on)
-		return UINT32_MAX;
-	int64_t a = w->quick_us[0], b = w->quick_us[1], quick = !a || (b && b < a) ? b : a;
-	int64_t n = WINDOW_UNITS * (quick / WINDOW_US);
-	return n < WINDOW_UNITS ? WINDOW_UNITS : n > WINDOW_MOST ? WINDOW_MOST : (uint32_t)n;
-}
-
-static bool room(const struct writes *w) { return w->in_flight < RINGS_IN_FLIGHT_MAX && w->in_ring < window(w); }
+static bool room(const struct writes *w) { return w->in_flight < RINGS_IN_FLIGHT_MAX && handed_room(&w->handed); }
 
 static void launch(struct writes *w, struct call *c, int64_t now)
 {
 	c->sent_us = now;
-	c->ring_units = (uint32_t)(1 + c->txn.len / UNIT_BYTES);
-	w->in_ring += c->ring_units;
+	c->ring_units = (uint32_t)(1 + c->txn.len / HANDED_UNIT);
+	handed_sent(&w->handed, c->ring_units);
 	c->next = *bucket(w, c->txn_id);
 	*bucket(w, c->txn_id) = c;
 	w->in_flight++;
@@ -162,22 +145,16 @@ static void landed(struct writes *w, struct call *c, bool durable, int64_t now)
 {
 	if (!c->ring_units)
 		return;
-	int64_t took = now - c->sent_us;
-	if (now - w->while_us > WHILE_US) {
-		w->quick_us[1] = w->quick_us[0];
-		w->quick_us[0] = 0;
-		w->while_us = now;
-	}
-	if (durable && (!w->quick_us[0] || took < w->quick_us[0])) /* a refusal took no disk */
-		w->quick_us[0] = took > 1 ? took : 1;
-	w->in_ring -= c->ring_units;
+	handed_answered(&w->handed, c->ring_units, durable && c->sent_us, now - c->sent_us,
+			now); /* a refusal took no disk */
 	c->ring_units = 0;
 }
 
 static void shown(struct writes *w, int64_t now)
 {
 	overload_show(w->api, OVERLOAD_WRITES, &w->lane, now);
-	atomic_store_explicit(&w->api->w->stats->v[STAT_OVERLOAD_LIMIT_WRITES], window(w), memory_order_relaxed);
+	atomic_store_explicit(&w->api->w->stats->v[STAT_OVERLOAD_LIMIT_WRITES], handed_limit(&w->handed),
+			      memory_order_relaxed);
 }
 
 static void refuse(struct writes *w, struct call *c, enum overload_why why, int64_t now)
@@ -193,9 +170,11 @@ static void refill(struct writes *w, size_t answered)
 {
 	if (!lane_items(&w->lane)) {
 		w->answers_us = 0;
+		handed_look(&w->handed, false, 0);
 		return;
 	}
 	int64_t now = clock_mono_us();
+	handed_look(&w->handed, true, now);
 	for (unsigned k = 0; answered && w->answers_us && k < LANE_CLASSES; k++)
 		lane_measured(&w->lane, (enum lane_class)k, (double)(now - w->answers_us) / (double)answered);
 	w->answers_us = answered || !w->answers_us ? now : w->answers_us;
@@ -246,7 +225,12 @@ void writes_tick(struct writes *w)
 	shown(w, now);
 }
 
-void writes_conf(struct writes *w) { w->lane.conf = overload_lane_conf(w->api); }
+void writes_conf(struct writes *w)
+{
+	w->lane.conf = overload_lane_conf(w->api);
+	w->handed.on = w->lane.conf.on;
+	w->handed.target_us = w->lane.conf.target_us;
+}
 
 static struct call **find(struct writes *w, uint64_t id)
 {
@@ -368,6 +352,7 @@ void writes_resend(struct writes *w)
 	w->out_len = w->out_offset = 0;
 	for (size_t i = 0; i < n; i++) {
 		((struct txn_head *)(void *)all[i]->txn.p)->seq = all[i]->committed_seq;
+		all[i]->sent_us = 0;
 		enqueue(w, all[i]);
 	}
 	free(all);
@@ -384,7 +369,7 @@ uint64_t writes_next_id(struct writes *w) { return atomic_fetch_add_explicit(&w-
 static void take_turns(struct writes *w)
 {
 	lane_init(&w->lane, 1, FIRST_COST_US);
-	w->lane.conf = overload_lane_conf(w->api);
+	writes_conf(w);
 }
 
 struct writes *writes_open(struct api *a)

@@ -157,6 +157,8 @@ static void start(struct ping *g)
 			over(g, PING_NO_TOKEN, 0, 0);
 			return;
 		}
+		g->figures.token_expiry_us = token_expiry(token) *
+					     1000000; /* others put a new one there, or forget to */
 	} else if (t->audience) {
 		token = tokens_get(g->p->tokens, t->audience, on_token, g, &g->wait);
 		if (!token)
@@ -210,7 +212,7 @@ void ping_use(struct ping *g, const struct target *t)
 	if (f->what != t->what) {
 		f->adapt = (struct plant_adapt){0};
 		f->heat = (struct plant_heat){0};
-		f->used_us = f->tls_expiry_us = 0;
+		f->used_us = f->tls_expiry_us = f->token_expiry_us = 0;
 	}
 	f->what = t->what;
 	f->adapts = !t->rules.interval_us;

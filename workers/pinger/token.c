@@ -104,7 +104,8 @@ static bool decode(struct span in, struct buf *out)
 	return true;
 }
 
-/* Nobody's word is taken for anything but when to fetch the next one: the target checks the signature. */
+/* Nobody's word is taken for anything but when to fetch the next one, or to have one put there: the target checks the
+ * signature. */
 int64_t token_expiry(const char *jwt)
 {
 	const char *dot = strchr(jwt, '.'), *end = dot ? strchr(dot + 1, '.') : NULL;
