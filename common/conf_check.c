@@ -286,6 +286,30 @@ static void check_redis(struct conf_loading *l)
 	redis_url_free(&u);
 }
 
+/* Where traces go; what libcurl would only say later, for each attempt. */
+static void check_trace(struct conf_loading *l)
+{
+	const char *url = conf_str(l->c, CONF_TRACE_ENDPOINT), *headers = conf_str(l->c, CONF_TRACE_HEADERS);
+	size_t scheme = strncmp(url, "http://", 7) == 0 ? 7 : strncmp(url, "https://", 8) == 0 ? 8 : 0;
+	if (*url && (!scheme || !url[scheme] || url[scheme] == '/' || strchr(url, '@')))
+		wrong(l, CONF_TRACE_ENDPOINT,
+		      "expected http://host:port/v1/traces or https://…, without user and password: those belong in "
+		      "trace.headers");
+	for (const char *p = url; *p; p++)
+		if ((unsigned char)*p <= 0x20 || *p == 0x7f) {
+			wrong(l, CONF_TRACE_ENDPOINT, "must not hold blanks or control characters");
+			break;
+		}
+	for (const char *p = headers; *p;) {
+		size_t n = strcspn(p, ","), name = strcspn(p, "=");
+		if (!name || name >= n || strcspn(p, " :\"\r\n") < name || strcspn(p, "\r\n") < n) {
+			wrong(l, CONF_TRACE_HEADERS, "expected name=value, and commas between several of them");
+			break;
+		}
+		p += n + (p[n] == ',');
+	}
+}
+
 #define DATA_DIR_MAX 480 /* SQLite opens paths of at most 512 bytes, and adds names to this one */
 
 /* Where lines go, and which: names that are wrong would be noticed when somebody misses a line. */
@@ -341,6 +365,7 @@ void conf_check_whole(struct conf_loading *l)
 	check_unix(l);
 	check_data_dir(l);
 	check_breaker(l);
+	check_trace(l);
 	check_redis(l);
 	check_log(l);
 	if (ring & (ring - 1))

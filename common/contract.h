@@ -25,7 +25,8 @@ enum contract_fd {
 	FD_SHM_WORDS = 16,    /* words/postings.h */
 	FD_LOG = 17,	      /* where log lines go: what log.target names (conf_log_target()) */
 	FD_SHM_REQUESTS = 18, /* reqlog.h: api only */
-	FD_WAKE0 = 19,	      /* FD_WAKE0 + slot: that slot's eventfd (wake.h), where the role may ring it */
+	FD_SHM_SPANS = 19,    /* trace/trace.h: api, sync, pinger */
+	FD_WAKE0 = 20,	      /* FD_WAKE0 + slot: that slot's eventfd (wake.h), where the role may ring it */
 	FD_AFTER_LAST = FD_WAKE0 + SLOT_COUNT
 };
 
@@ -41,6 +42,7 @@ enum layout_version {
 	LAYOUT_WORDS = 1,
 	LAYOUT_VITALS = 1,
 	LAYOUT_REQUESTS = 1, /* another one is no reason to refuse an upgrade: the segment is made anew */
+	LAYOUT_SPANS = 1,    /* the same */
 	LAYOUT_JOURNAL = 1,
 	LAYOUT_CONTROL = 1, /* imsg.h with the messages of vocabulary.h */
 };

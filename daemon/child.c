@@ -146,6 +146,7 @@ static void hand_down(const struct supervisor *sv, const struct child *c, int co
 	from[FD_VITALS] = sv->fd_vitals;
 	from[FD_LOG] = sv->fd_log;
 	from[FD_SHM_REQUESTS] = child_is_api(c) ? sv->fd_requests : -1;
+	from[FD_SHM_SPANS] = c->slot == SLOT_WARMER ? -1 : sv->fd_spans;
 	for (int slot = 0; slot < SLOT_COUNT; slot++)
 		from[FD_WAKE0 + slot] = may_ring(row->may, c->slot, (unsigned)slot) ? sv->fd_wake[slot] : -1;
 	for (int to = FD_CONTROL; to < FD_AFTER_LAST; to++) {

@@ -42,6 +42,7 @@ static const struct descriptor {
 	{"tls_files", offsetof(struct supervisor, fd_tls_files), true},
 	{"log", offsetof(struct supervisor, fd_log), true},
 	{"requests", offsetof(struct supervisor, fd_requests), true},
+	{"spans", offsetof(struct supervisor, fd_spans), true},
 	{"image", offsetof(struct supervisor, fd_image), false},
 };
 
@@ -141,6 +142,7 @@ static json_t *document(struct supervisor *sv, unsigned version, enum handover_p
 	json_object_set_new(o, "tried", tried_handover(sv));
 	json_object_set_new(o, "clients", control_clients(sv));
 	json_object_set_new(o, "requests_layout", json_integer(LAYOUT_REQUESTS));
+	json_object_set_new(o, "spans_layout", json_integer(LAYOUT_SPANS));
 	json_object_set_new(o, "starting", json_boolean(upgrade_starting(sv)));
 	/* One that is no UTF-8 is found again by its reader. */
 	json_object_set_new(o, "path", json_string(sv->program));
@@ -332,6 +334,10 @@ bool handover_adopt(struct supervisor *sv, json_t *doc, char **error_r)
 	}
 	if (sv->fd_requests != -1 && !reqlog_followers(sv->fd_requests, 0)) /* their connections are gone */
 		log_warn("cannot write to the request log: %s", strerror(errno));
+	if (sv->fd_spans != -1 && number(doc, "spans_layout") != LAYOUT_SPANS) { /* the same */
+		close(sv->fd_spans);
+		sv->fd_spans = -1;
+	}
 	sv->started_us = number(doc, "started_us");
 	sv->started_real_us = number(doc, "started_real_us");
 	sv->incarnation = (uint64_t)number(doc, "incarnation");

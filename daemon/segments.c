@@ -12,6 +12,7 @@
 #include "reqlog.h"
 #include "rings.h"
 #include "supervisor.h"
+#include "trace/trace.h"
 #include "words/postings.h"
 
 static bool create(const char *name, size_t size, int *fd_r)
@@ -38,6 +39,8 @@ bool segments_requests(struct supervisor *sv)
 	return false;
 }
 
+bool segments_spans(struct supervisor *sv) { return create("orchestra-spans", trace_segment_size(), &sv->fd_spans); }
+
 bool segments_create(struct supervisor *sv)
 {
 	const struct conf *c = sv->conf;
@@ -52,7 +55,7 @@ bool segments_create(struct supervisor *sv)
 	    !create("orchestra-cache", cache, &sv->fd_cache) ||
 	    !create("orchestra-vectors", vectors, &sv->fd_vectors) || !create("orchestra-words", words, &sv->fd_words))
 		return false;
-	if (!segments_requests(sv))
+	if (!segments_requests(sv) || !segments_spans(sv))
 		return false;
 	if (!create("orchestra-vitals", align_up(sizeof(struct vitals), 4096), &sv->fd_vitals))
 		return false;

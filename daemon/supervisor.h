@@ -86,7 +86,8 @@ struct supervisor {
 	int fd_conf; /* effective configuration for the next worker that is born */
 	int fd_plant, fd_rings, fd_pending, fd_cache, fd_vectors, fd_words, fd_vitals;
 	int fd_requests; /* -1 with log.requests = 0 */
-	int fd_log;	 /* where lines go: ours and the workers' */
+	int fd_spans;
+	int fd_log; /* where lines go: ours and the workers' */
 	struct vitals *vitals;
 	int fd_tcp, fd_tls, fd_unix, fd_lock, fd_ctl;
 	int fd_tls_files; /* certificate and key for the next api worker that is born; -1 without fd_tls */
@@ -274,6 +275,7 @@ bool must_check privileges_drop(const struct privileges *p);
 
 /* segments.c. False: logged why. */
 bool must_check segments_create(struct supervisor *sv);
+bool must_check segments_spans(struct supervisor *sv);
 bool must_check segments_requests(struct supervisor *sv); /* fd_requests, as log.requests wants it */
 
 /* check.c: orchestrad --check. Prints OK or each problem; 0 or 1. With probe also what probe.c finds. */

@@ -121,6 +121,10 @@ static bool may_try(struct asking *a, enum conf_key k)
 			"%s cannot change in a running daemon; write it into the file and restart (orchestractl drain, "
 			"then start)",
 			name);
+	if (conf_is_secret(a->t->base, k)) /* it would have to be kept, shown and handed on like other values */
+		return refuse(a, "fixed",
+			      "%s is a secret, which is not tried; write it into the file, or a credential, and reload",
+			      name);
 	return true;
 }
 

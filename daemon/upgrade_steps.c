@@ -229,7 +229,8 @@ bool upgrade_configure(struct supervisor *sv, json_t *doc)
 	bool stays = is_rollback(doc) && sv->conf; /* workers that noticed nothing run with it */
 	if (!stays && !use_next(sv))
 		return false;
-	return supervisor_open_log(sv) && (sv->fd_requests != -1 || segments_requests(sv));
+	return supervisor_open_log(sv) && (sv->fd_requests != -1 || segments_requests(sv)) &&
+	       (sv->fd_spans != -1 || segments_spans(sv));
 }
 
 static void rolled_back(struct upgrade *u, json_t *doc)

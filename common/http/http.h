@@ -111,7 +111,8 @@ bool http_gone(const struct http_request *r); /* nobody will get the answer any 
 /* Unix socket peer: true and uid; TCP: false. */
 bool http_peer_uid(const struct http_request *r, unsigned *uid_r);
 bool http_peer_pid(const struct http_request *r, int *pid_r); /* the same; 0: it is of another PID namespace */
-bool http_peer_loopback(const struct http_request *r);	      /* loopback TCP or Unix socket */
+bool http_peer_tls(const struct http_request *r);
+bool http_peer_loopback(const struct http_request *r); /* loopback TCP or Unix socket */
 /* Where the request comes from; address as in sockaddr_in and sockaddr_in6. */
 struct http_peer {
 	uint8_t family; /* 4, 6; 0: a Unix socket, or not known */

@@ -156,6 +156,8 @@ bool http_peer_pid(const struct http_request *r, int *pid_r)
 	return true;
 }
 
+bool http_peer_tls(const struct http_request *r) { return r->c->tls; }
+
 bool http_peer_loopback(const struct http_request *r) { return r->c->unix_peer || r->c->loopback; }
 
 struct http_peer http_peer(const struct http_request *r) { return r->c->peer; }

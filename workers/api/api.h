@@ -29,6 +29,8 @@ struct late;
 struct reqlog;
 struct overload;
 struct call;
+struct trace;
+struct tracer;
 
 struct api {
 	struct worker *w;
@@ -43,6 +45,8 @@ struct api {
 	struct reqlog *requests; /* NULL: log.requests is 0 */
 	int64_t noted_us;	 /* when the read came in that brought the last hit which was noted */
 	uint8_t passed;		 /* hits since the last record */
+	struct tracer *tracer;	 /* NULL: it has no segment */
+	bool tracing;		 /* trace.endpoint is set */
 	uint32_t pid;
 	struct overload *overload;
 	struct shared shared;		 /* what reader threads need; attached once sync has formatted it */
@@ -107,6 +111,7 @@ struct call {
 	void (*finish)(struct call *c); /* instead of call_reply(), for calls of several steps */
 	void *state;			/* the handler's own */
 	void (*free_state)(void *state);
+	struct trace *trace;  /* traces.h; NULL: it is not traced */
 	struct call *next;    /* jobs queue, herd */
 	struct uuid herd_key; /* of a call that leads one */
 	enum verdict verdict;

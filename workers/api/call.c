@@ -6,6 +6,7 @@
 #include "clock.h"
 #include "handlers.h"
 #include "requests.h"
+#include "traces.h"
 
 #define ATTEMPTS_MAX 1000 /* each conflict means that somebody else's write went through */
 
@@ -13,6 +14,7 @@ void call_free(struct call *c)
 {
 	if (c->route)
 		requests_note(c); /* of a stream, or of a client that has gone */
+	traces_end(c);
 	if (c->free_state)
 		c->free_state(c->state);
 	buf_free(&c->reply.head);
@@ -29,10 +31,12 @@ void call_reply(struct call *c)
 	AN(r->status);
 	if (audit_first(c))
 		return;
+	traces_head(c);
 	buf_addc(&r->head, 0);
 	*http_user(c->req) = NULL;
 	router_count(c, r->status);
 	requests_note(c);
+	traces_end(c);
 	http_reply(c->req, r->status, r->content_type ? r->content_type : "application/json", r->head.p, r->body.p,
 		   r->body.len);
 	call_free(c);

@@ -13,6 +13,7 @@
 #include "herd.h"
 #include "overload.h"
 #include "requests.h"
+#include "trace/trace.h"
 
 #define DONE_SLICE_US 2000     /* answering of finished calls before the loop looks at its sockets again */
 #define DONE_BYTES (16u << 20) /* finished and not yet answered: beyond, the threads wait for the loop */
@@ -69,10 +70,15 @@ static struct call *call_of(struct lane_item *i)
 static void run(struct call *c, struct reader *rd)
 {
 	requests_enter(c->req);
-	if (c->evaluate)
+	trace_here = c->trace;
+	if (c->evaluate) {
+		unsigned step = trace_enter(TRACE_EVALUATE);
 		c->verdict = c->evaluate(c, rd);
-	else
+		trace_leave(step);
+	} else {
 		c->read(c, rd);
+	}
+	trace_here = NULL;
 	requests_leave();
 }
 
@@ -116,6 +122,8 @@ static struct call *take(struct jobs *j, struct runner *r)
 		return NULL;
 	int64_t waited = now > c->wait.fair.since_us ? now - c->wait.fair.since_us : 0;
 	c->waited_us += waited;
+	if (c->trace)
+		trace_step(c->trace, TRACE_QUEUE, (now - waited) * 1000, now * 1000, false);
 	stats_record(j->api->w->stats, HIST_QUEUE_WAIT, (uint64_t)waited * 1000); /* under the lock: one at a time */
 	r->since_us = now;
 	r->class = c->wait.class;

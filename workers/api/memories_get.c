@@ -8,6 +8,7 @@
 #include "requests.h"
 #include "overload.h"
 #include "tiers.h"
+#include "traces.h"
 
 /* ---- from shared memory, on the loop, without allocation: the product's hot path ---- */
 
@@ -33,7 +34,8 @@ bool memories_get_fast(struct api *a, struct http_request *r)
 	static const char prefix[] = "/v1/memories/";
 	struct cache_meta meta;
 	struct uuid id;
-	char head[96];
+	char head[96 + TRACES_HEAD];
+	const uint8_t *trace = NULL;
 	enum http_method method = http_method(r);
 	if (path.len != sizeof(prefix) - 1 + UUID_TEXT || (method != HTTP_M_GET && method != HTTP_M_HEAD) ||
 	    memcmp(path.p, prefix, sizeof(prefix) - 1) != 0 || http_query(r).len ||
@@ -55,7 +57,11 @@ bool memories_get_fast(struct api *a, struct http_request *r)
 	hit_head(head, meta.version);
 	stats_add(a->w->stats, STAT_L1_HITS, 1);
 	router_count_get(a, r);
-	requests_note_hit(a, r, who, meta.ns, (size_t)n, now_us);
+	int64_t end_us = a->tracing || a->requests ? clock_real_us()
+						   : 0; /* one look at one clock: this is the hot path */
+	if (__builtin_expect(a->tracing, 0))
+		trace = traces_hit(a, r, meta.ns, (size_t)n, end_us - now_us, head + strlen(head));
+	requests_note_hit(a, r, who, meta.ns, (size_t)n, now_us, end_us, trace);
 	http_reply(r, 200, "application/json", head, a->scratch, (size_t)n);
 	return true;
 }

@@ -197,7 +197,9 @@ static enum read_rc before_deletion(struct reader *r, const struct pending_entry
 	if (!found) {
 		if (!reader_store(r))
 			return READ_ERROR;
-		enum read_rc rc = reader_outcome(r, r->shared->ops->get(r->store, &del->id, vector, hold, h));
+		unsigned step = trace_enter(TRACE_STORE);
+		enum read_rc rc = reader_outcome(
+			r, reader_asked(step, r->shared->ops->get(r->store, &del->id, vector, hold, h)));
 		if (rc != READ_OK)
 			return rc;
 	}
@@ -233,7 +235,8 @@ enum read_rc reader_newest(struct reader *r, const struct uuid *id, bool with_em
 		return rc;
 	if (!reader_store(r))
 		return r->trouble ? reader_trouble(r) : READ_ERROR;
-	return reader_outcome(r, r->shared->ops->get(r->store, id, with_embedding, hold, h));
+	unsigned step = trace_enter(TRACE_STORE);
+	return reader_outcome(r, reader_asked(step, r->shared->ops->get(r->store, id, with_embedding, hold, h)));
 }
 
 bool reader_visible(struct reader *r, const struct memory *m)
@@ -284,9 +287,11 @@ static enum read_rc current_row(struct reader *r, uint64_t ns, struct span text,
 	for (size_t seen = 0; rc == READ_NONE; f.max *= 8) {
 		f.v = util_realloc(f.v, f.max * sizeof(*f.v));
 		f.n = 0;
-		rc = reader_outcome(r, external ? ops->by_external(r->store, ns, text, false, note_id, &f)
-						: ops->by_content(r->store, ns, record_content_key(ns, text), text,
-								  false, note_id, &f));
+		unsigned step = trace_enter(TRACE_STORE);
+		enum store_rc src = external ? ops->by_external(r->store, ns, text, false, note_id, &f)
+					     : ops->by_content(r->store, ns, record_content_key(ns, text), text, false,
+							       note_id, &f);
+		rc = reader_outcome(r, reader_asked(step, src));
 		bool more = rc == READ_OK && f.n == f.max;
 		for (rc = rc == READ_OK ? READ_NONE : rc; rc == READ_NONE && seen < f.n; seen++)
 			rc = by_key(r, &f.v[seen], text, external, h);
@@ -340,5 +345,6 @@ enum read_rc reader_idem(struct reader *r, uint64_t key, struct op_idem *o, stru
 	}
 	if (!reader_store(r))
 		return READ_ERROR;
-	return reader_outcome(r, r->shared->ops->idem(r->store, key, now, o, reply));
+	unsigned step = trace_enter(TRACE_STORE);
+	return reader_outcome(r, reader_asked(step, r->shared->ops->idem(r->store, key, now, o, reply)));
 }

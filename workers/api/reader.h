@@ -7,6 +7,7 @@
 #include "pending.h"
 #include "plant.h"
 #include "store/store.h"
+#include "trace/trace.h"
 #include "words/postings.h"
 
 struct shared { /* attached once per worker, used by all its threads */
@@ -67,6 +68,12 @@ bool must_check reader_pending(struct reader *r, const struct uuid *id, bool wit
 /* After the store was asked: what its answer means. READ_ERROR: r->error says why; what is pending could not be read
  * either, and without it the store's answer would be wrong. */
 enum read_rc must_check reader_outcome(struct reader *r, enum store_rc rc);
+/* The store was asked: that is a step of the trace which trace_enter(TRACE_STORE) has begun. */
+static inline enum store_rc reader_asked(unsigned step, enum store_rc rc)
+{
+	trace_leave_with(step, TRACE_KEYS, 0, rc != STORE_OK && rc != STORE_NOT_FOUND);
+	return rc;
+}
 enum read_rc must_check reader_get(struct reader *r, const struct uuid *id, bool with_embedding, struct held *h_r);
 /* Live memory by external id or by content of a namespace. */
 enum read_rc must_check reader_by_external(struct reader *r, uint64_t ns, struct span external_id, struct held *h_r);

@@ -109,7 +109,9 @@ enum read_rc reader_list(struct reader *r, const struct store_list *q, store_vis
 	rows.limit = q->limit && !m.o.nhidden ? q->limit : 0; /* hidden rows do not count: stop by visit */
 	enum read_rc rc = READ_ERROR;
 	if (reader_store(r)) {
-		rc = r->shared->ops->list(r->store, &rows, on_row, &m) == STORE_OK ? READ_OK : READ_ERROR;
+		unsigned step = trace_enter(TRACE_STORE);
+		rc = reader_asked(step, r->shared->ops->list(r->store, &rows, on_row, &m)) == STORE_OK ? READ_OK
+												       : READ_ERROR;
 		if (rc == READ_ERROR) {
 			free(r->error);
 			const char *why = r->shared->ops->error(r->store);
@@ -135,7 +137,9 @@ enum read_rc reader_count(struct reader *r, const struct store_list *q, uint64_t
 	if (!pending_count(r->shared->pending)) {
 		if (!plant_exists(r->shared->plant, q->ns))
 			return READ_OK;
-		if (reader_store(r) && r->shared->ops->count(r->store, q, n) == STORE_OK)
+		unsigned step = trace_enter(TRACE_STORE);
+		if (reader_asked(step, reader_store(r) ? r->shared->ops->count(r->store, q, n) : STORE_AWAY) ==
+		    STORE_OK)
 			return READ_OK;
 	}
 	*n = 0;
@@ -186,8 +190,10 @@ enum read_rc reader_history(struct reader *r, const struct uuid *id, store_visit
 	if (reader_trouble(r) != READ_OK || !reader_store(r))
 		return READ_ERROR;
 	/* The store's own current row may be one that a pending version has replaced. */
+	unsigned step = trace_enter(TRACE_STORE);
 	enum store_rc s = r->shared->ops->get(r->store, id, false, on_past, &p);
 	if (s == STORE_OK || s == STORE_NOT_FOUND)
 		s = r->shared->ops->history(r->store, id, on_past, &p);
+	s = reader_asked(step, s);
 	return s == STORE_OK || s == STORE_NOT_FOUND ? READ_OK : READ_ERROR;
 }

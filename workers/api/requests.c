@@ -5,6 +5,7 @@
 #include "clock.h"
 #include "log.h"
 #include "reqlog.h"
+#include "trace/trace.h"
 
 /* ---- for lines of the log ---- */
 
@@ -21,6 +22,12 @@ static void describe(const void *arg, struct log_request *out)
 	struct span id = http_request_id(r);
 	unsigned char binary[16];
 	const char *trace = trace_of(r, binary);
+	const struct call *c = *http_user(r);
+	char ours[TRACE_PARENT + 1];
+	if (c && c->trace) { /* the trace that its caller has begun, or that begins here; the span is ours */
+		trace_parent_write(ours, &c->trace->self, false);
+		trace = ours + 3;
+	}
 	memcpy(out->id, id.p, id.len < sizeof(out->id) ? id.len : sizeof(out->id) - 1);
 	if (trace) {
 		memcpy(out->trace, trace, 32);
@@ -56,7 +63,13 @@ static void about_request(struct api *a, struct reqlog_record *rec, struct http_
 	rec->flags |= trace_of(r, rec->trace) ? REQLOG_TRACE : 0;
 }
 
-static struct span cache_status(const struct call *c)
+static void set_trace(struct reqlog_record *rec, const uint8_t id[16])
+{
+	memcpy(rec->trace, id, sizeof(rec->trace));
+	rec->flags |= REQLOG_TRACE;
+}
+
+struct span requests_cache_status(const struct call *c)
 {
 	static const char name[] = "Cache-Status: ";
 	const char *p = c->reply.head.len ? memmem(c->reply.head.p, c->reply.head.len, name, sizeof(name) - 1) : NULL;
@@ -85,19 +98,21 @@ void requests_note(struct call *c)
 	rec.end_us = clock_real_us();
 	rec.bytes_out = c->streamed_status ? http_bytes_out(c->req) : c->reply.body.len;
 	rec.waited_us = bounded(c->waited_us);
+	if (c->trace)
+		set_trace(&rec, c->trace->self.trace);
 	bool bad = c->reply.status >= 400 && c->problem;
 	reqlog_text_add(&rec, &used, REQLOG_ID, http_request_id(c->req));
 	reqlog_text_add(&rec, &used, REQLOG_ROUTE, c->route ? SPAN(c->route->pattern) : (struct span){NULL, 0});
 	reqlog_text_add(&rec, &used, REQLOG_NAMESPACE, SPAN(c->ns));
 	reqlog_text_add(&rec, &used, REQLOG_TOKEN, name_of(c->who));
-	reqlog_text_add(&rec, &used, REQLOG_CACHE, cache_status(c));
+	reqlog_text_add(&rec, &used, REQLOG_CACHE, requests_cache_status(c));
 	reqlog_text_add(&rec, &used, REQLOG_ERROR, bad ? SPAN(c->problem) : (struct span){NULL, 0});
 	reqlog_text_add(&rec, &used, REQLOG_PATH, http_path(c->req));
 	reqlog_write(a->requests, &rec, used);
 }
 
 void requests_note_hit(struct api *a, struct http_request *r, const struct auth_principal *who, uint64_t ns, size_t n,
-		       int64_t since_us)
+		       int64_t since_us, int64_t end_us, const uint8_t *trace)
 {
 	struct reqlog_record rec;
 	size_t used = 0;
@@ -111,10 +126,11 @@ void requests_note_hit(struct api *a, struct http_request *r, const struct auth_
 	}
 	a->noted_us = since_us;
 	const struct plant_namespace *row = plant_find(a->plant, ns);
-	int64_t now_us = clock_real_us(); /* one look at one clock: this is the hot path */
-	about_request(a, &rec, r, 200, now_us - since_us);
-	rec.end_us = now_us;
+	about_request(a, &rec, r, 200, end_us - since_us);
+	rec.end_us = end_us;
 	rec.bytes_out = n;
+	if (trace)
+		set_trace(&rec, trace);
 	reqlog_text_add(&rec, &used, REQLOG_ID, http_request_id(r));
 	reqlog_text_add(&rec, &used, REQLOG_ROUTE, SPAN_LIT("/v1/memories/{id}"));
 	reqlog_text_add(&rec, &used, REQLOG_NAMESPACE,

@@ -13,6 +13,7 @@
 #include "log.h"
 #include "reqlog.h"
 #include "overload.h"
+#include "traces.h"
 
 #define DRAIN_POLL_MS 20
 #define FILES_BESIDE_CONNECTIONS 256 /* ours, the store's, and connections that are told there is no room */
@@ -185,6 +186,8 @@ static int api_init(struct worker *w)
 	a->jobs = jobs_start(a, (unsigned)conf_int(w->conf, CONF_API_READER_THREADS));
 	a->pid = (uint32_t)getpid();
 	a->requests = reqlog_open(FD_SHM_REQUESTS, w->instance);
+	a->tracer = trace_open(FD_SHM_SPANS, w->slot, w->stats);
+	traces_conf(a, w->conf);
 	return open_http(a);
 }
 
@@ -277,6 +280,7 @@ static void api_conf_commit(struct worker *w)
 	a->auth = a->next_auth;
 	a->next_auth = NULL;
 	take_conf(a, w->conf);
+	traces_conf(a, w->conf);
 	cache_policy_from(w->conf, a->shared.ops->fleet, &a->shared.policy);
 	tls_commit(a, &a->next_tls);
 	overload_conf(a);
@@ -321,6 +325,7 @@ static void api_stop(struct worker *w)
 	auth_free(&a->auth);
 	auth_free(&a->next_auth);
 	http_tls_free(&a->next_tls);
+	trace_close(&a->tracer); /* whoever has a trace still is not freed either */
 	free(a->scratch);
 }
 

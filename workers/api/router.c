@@ -8,6 +8,7 @@
 #include "handlers.h"
 #include "requests.h"
 #include "overload.h"
+#include "traces.h"
 
 static const struct route routes[] = {
 #define ROUTE(m, pattern, right, handler, streams) {HTTP_M_##m, pattern, right, handler, streams},
@@ -264,6 +265,7 @@ static struct call *call_new(struct api *a, struct http_request *r)
 	c->api = a;
 	c->req = r;
 	c->began_ns = http_began_ns(r) ? http_began_ns(r) : clock_mono_ns();
+	traces_begin(c);
 	return c;
 }
 

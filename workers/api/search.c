@@ -431,7 +431,9 @@ static void search_read(struct call *c, struct reader *rd)
 	enum read_rc rc = lists_make(s, rd, &l);
 	if (rc == READ_OK) {
 		take_scores(s, &l);
+		unsigned step = trace_enter(TRACE_SEARCH_RANK);
 		rc = rank(s, rd);
+		trace_leave_with(step, TRACE_KEYS, 0, rc == READ_ERROR);
 		record_stages(rd->shared->stats, s);
 	}
 	if (rc == READ_OK && !(s->degraded_store && nothing_to_show(s)))

@@ -153,7 +153,9 @@ bool search_cache_vector(struct reader *rd, const struct embedder *e, struct spa
 	if (hit)
 		return true;
 	int64_t began_ns = clock_mono_ns();
+	unsigned step = trace_enter(TRACE_EMBED);
 	bool made = e->embed(e, &text, 1, x);
+	trace_leave_with(step, TRACE_KEYS, 0, !made);
 	stats_record_shared(s->stats, HIST_EMBED, (uint64_t)(clock_mono_ns() - began_ns));
 	if (!made)
 		return false;

@@ -46,7 +46,9 @@ static const struct vectors_allow *make_allow(struct search *s, struct reader *r
 		return w->set;
 	a.allow = vectors_allow_new(1024);
 	int64_t start = clock_mono_us();
-	enum store_rc rc = reader_store(rd) ? rd->shared->ops->ids(rd->store, w->q, allow_visible, &a) : STORE_AWAY;
+	unsigned step = trace_enter(TRACE_SEARCH_FILTER);
+	enum store_rc rc = reader_asked(
+		step, reader_store(rd) ? rd->shared->ops->ids(rd->store, w->q, allow_visible, &a) : STORE_AWAY);
 	if (rc != STORE_OK) {
 		search_store_failed(s, rd, rc);
 		w->away = true;
@@ -86,7 +88,9 @@ static bool store_text(struct search *s, struct reader *rd, const struct store_l
 			       .hidden = hidden_row,
 			       .hidden_arg = o->hidden};
 	l->ntext = l->depth;
-	enum store_rc rc = reader_store(rd) ? rd->shared->ops->text(rd->store, &t, l->text, &l->ntext) : STORE_AWAY;
+	unsigned step = trace_enter(TRACE_STORE);
+	enum store_rc rc = reader_asked(
+		step, reader_store(rd) ? rd->shared->ops->text(rd->store, &t, l->text, &l->ntext) : STORE_AWAY);
 	free(extra);
 	if (rc == STORE_OK)
 		return true;
@@ -189,7 +193,9 @@ static bool store_list(struct search *s, struct reader *rd, const struct store_l
 	struct hits_cosine c;
 	const struct store_ops *ops = rd->shared->ops;
 	hits_cosine_start(&c, &n, l->vector);
-	enum store_rc rc = reader_store(rd) ? ops->nearest(rd->store, &n, l->vector, &c.top.n) : STORE_AWAY;
+	unsigned step = trace_enter(TRACE_STORE);
+	enum store_rc rc = reader_asked(step, reader_store(rd) ? ops->nearest(rd->store, &n, l->vector, &c.top.n)
+							       : STORE_AWAY);
 	if (rc != STORE_OK) {
 		search_store_failed(s, rd, rc);
 		return false;
@@ -235,17 +241,23 @@ enum read_rc lists_make(struct search *s, struct reader *rd, struct lists *l)
 			       .filter = filter_is_empty(s->filter) ? NULL : s->filter,
 			       .now_us = clock_real_us()};
 	struct allowed w = {.q = &q, .o = &o};
+	unsigned step = trace_enter(TRACE_SEARCH_PENDING);
 	overlay_load(rd, &q, &o);
+	trace_leave_with(step, TRACE_KEY_FOUND, (int64_t)o.n, false);
 	enum read_rc rc = reader_trouble(rd);
 	s->npending = o.n;
 	s->unsettled = o.n || o.nhidden;
 	s->us_pending = search_lap(&at);
+	step = trace_enter(TRACE_SEARCH_WORDS);
 	if (rc == READ_OK && l->have_text)
 		text_list(s, rd, &w, l);
+	trace_leave_with(step, TRACE_KEY_FOUND, (int64_t)l->ntext, false);
 	s->us_text = search_lap(&at) - s->us_filter;
 	int64_t filtered = s->us_filter;
+	step = trace_enter(TRACE_SEARCH_VECTORS);
 	if (rc == READ_OK && l->have_vector)
 		vector_list(s, rd, &w, l);
+	trace_leave_with(step, TRACE_KEY_FOUND, (int64_t)l->nvector, false);
 	if (s->mode == SEARCH_HYBRID) /* what points elsewhere is no candidate */
 		while (l->nvector && l->vector[l->nvector - 1].score < 1e-6)
 			l->nvector--;

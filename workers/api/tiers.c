@@ -4,6 +4,7 @@
 
 #include "cache/l2.h"
 #include "clock.h"
+#include "trace/trace.h"
 
 #define BODY_BYTES (1u << 20)
 #define FEED_SILENT_US 700000 /* and what may lie between: together less than a second */
@@ -138,6 +139,7 @@ static void from_l2(struct reader *r, struct tier_item **open, size_t n)
 	struct l2_value *values = util_zalloc(n * sizeof(*values));
 	for (size_t i = 0; i < n; i++)
 		ids[i] = open[i]->id;
+	unsigned step = trace_enter(TRACE_L2);
 	bool asked = l2_get_many(s->l2, CACHE_MEMORY, ids, n, values);
 	for (size_t i = 0; asked && i < n; i++) {
 		const struct l2_value *l = &values[i];
@@ -152,6 +154,7 @@ static void from_l2(struct reader *r, struct tier_item **open, size_t n)
 		found(r, open[i], TIER_L2, &m, l->body);
 		hits++;
 	}
+	trace_leave_with(step, TRACE_KEY_HITS, (int64_t)hits, !asked);
 	count(r, STAT_LOADS_L2, hits);
 	count(r, STAT_L2_DISTRUSTED, distrusted);
 	l2_values_free(values, n);
@@ -220,7 +223,9 @@ static void from_store(struct reader *r, struct tier_item **open, size_t n)
 		return;
 	qsort(open, n, sizeof(struct tier_item *), by_id);
 	int64_t began_ns = clock_mono_ns();
+	unsigned step = trace_enter(TRACE_STORE);
 	enum read_rc rc = ask_store(r, &w);
+	trace_leave_with(step, TRACE_KEY_ASKED, (int64_t)n, rc == READ_ERROR);
 	stats_record_shared(r->shared->stats, HIST_STORE_READ, (uint64_t)(clock_mono_ns() - began_ns));
 	for (size_t i = 0; i < n; i++) {
 		if (open[i]->settled)
@@ -250,6 +255,7 @@ void tiers_read(struct reader *r, struct tier_item *v, size_t n, bool reload)
 {
 	struct tier_item **open = util_alloc((n + 1) * sizeof(struct tier_item *));
 	size_t left = n, hits = 0;
+	unsigned step = trace_enter(TRACE_L1);
 	for (size_t i = 0; i < n; i++) {
 		open[i] = &v[i];
 		if (!reload)
@@ -257,13 +263,17 @@ void tiers_read(struct reader *r, struct tier_item *v, size_t n, bool reload)
 		hits += v[i].settled;
 	}
 	left = unsettled(open, left);
+	trace_leave_with(step, TRACE_KEY_HITS, (int64_t)hits, false);
 	count(r, STAT_L1_HITS, hits);
 	count(r, STAT_L1_MISSES, left);
+	step = left ? trace_enter(TRACE_PENDING) : 0;
 	for (size_t i = 0; i < left; i++) {
 		open[i]->epoch = cache_epoch(r->shared->cache, CACHE_MEMORY, &open[i]->id);
 		from_journal(r, open[i]);
 	}
+	size_t before = left;
 	left = unsettled(open, left);
+	trace_leave_with(step, TRACE_KEY_HITS, (int64_t)(before - left), false);
 	if (!reload)
 		from_l2(r, open, left);
 	left = unsettled(open, left);
@@ -295,7 +305,9 @@ void tiers_read_one(struct reader *r, struct tier_item *v)
 {
 	struct flights *f = &r->shared->plant->flights;
 	uint64_t key = flight_key(r, &v->id);
+	unsigned step = trace_enter(TRACE_SHARED);
 	enum flight_role role = flight_begin(f, key, &r->shared->self, alive, r->shared->plant);
+	trace_leave(step);
 	tiers_read(r, v, 1, false);
 	v->collapsed = role == FLIGHT_LANDED && v->tier == TIER_L1;
 	if (role == FLIGHT_LEADS)

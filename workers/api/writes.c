@@ -17,6 +17,7 @@
 #include "log.h"
 #include "overload.h"
 #include "rings.h"
+#include "trace/trace.h"
 
 struct writes {
 	struct api *api;
@@ -134,6 +135,8 @@ static void launch(struct writes *w, struct call *c, int64_t now)
 	*bucket(w, c->txn_id) = c;
 	w->in_flight++;
 	c->sent_ns = clock_mono_ns();
+	if (c->trace && c->trace->sampled)
+		trace_tell(c->trace->t, c->txn_id, &c->trace->self);
 	stats_add(w->api->w->stats, STAT_TXNS_SENT, 1);
 	enqueue(w, c);
 	if (w->out_len == 1)
@@ -184,6 +187,8 @@ static void refill(struct writes *w, size_t answered)
 		struct call *c = call_of(lane_take(&w->lane, now, true));
 		if (!c)
 			break;
+		if (c->trace)
+			trace_step(c->trace, TRACE_QUEUE_WRITE, c->wait.fair.since_us * 1000, now * 1000, false);
 		launch(w, c, now);
 	}
 	shown(w, now);
@@ -281,13 +286,25 @@ static void on_waited(evutil_socket_t fd, short what, void *arg)
 	}
 }
 
+static void note_answer(struct writes *w, const struct call *c, bool well, int64_t now)
+{
+	int64_t now_ns = clock_mono_ns();
+	if (c->sent_ns)
+		stats_record(w->api->w->stats, HIST_WRITE_ACK, (uint64_t)(now_ns - c->sent_ns));
+	if (!c->trace)
+		return;
+	if (c->sent_ns)
+		trace_step(c->trace, TRACE_JOURNAL, c->sent_ns, now_ns, !well);
+	else if (c->committed_us)
+		trace_step(c->trace, TRACE_STORE_WAIT, c->committed_us * 1000, now * 1000, !well);
+}
+
 static void answered(struct writes *w, const struct txn_answer *a, int64_t now)
 {
 	struct call **cp = find(w, a->id), *c = *cp;
 	if (!c)
 		return; /* a predecessor's, or a second answer */
-	if (c->sent_ns)
-		stats_record(w->api->w->stats, HIST_WRITE_ACK, (uint64_t)(clock_mono_ns() - c->sent_ns));
+	note_answer(w, c, a->status == TXN_OK || a->status == TXN_STORED || a->status == TXN_CONFLICT, now);
 	c->sent_ns = 0;
 	landed(w, c, a->status == TXN_OK || a->status == TXN_STORED, now);
 	if (a->status == TXN_OK && c->wait_store) { /* TXN_STORED follows */

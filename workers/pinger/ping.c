@@ -51,6 +51,49 @@ static void __attribute__((format(printf, 2, 3))) complain(struct ping *g, const
 	log_warn_limited(&g->limit, WARN_EVERY_S, "target %s: %s", g->target->name, g->figures.error);
 }
 
+/* ---- its trace ---- */
+
+static void begin_trace(struct ping *g)
+{
+	struct tracer *t = g->p->tracer;
+	g->traced = g->p->tracing;
+	if (!g->traced)
+		return;
+	g->trace = trace_new(t);
+	g->sampled = trace_samples(t, g->trace.trace);
+}
+
+static bool names_trace(const struct target *t)
+{
+	for (size_t i = 0; i < t->nheaders; i++)
+		if (strncasecmp(t->headers[i], "traceparent", 11) == 0)
+			return true;
+	return false;
+}
+
+/* A span without the URL, which may hold what is nobody's business: the target's name tells which it was. */
+static void end_trace(struct ping *g, enum plant_ping_outcome outcome, long status)
+{
+	static const char *const errors[] = {[PING_FAILED] = "unreachable",
+					     [PING_STATUS] = "status",
+					     [PING_BODY] = "body",
+					     [PING_NO_TOKEN] = "token"};
+	int64_t now = clock_mono_ns(), began = g->sent_us * 1000;
+	struct trace_span s;
+	bool failed = outcome != PING_WELL;
+	if (!g->traced || !trace_keeps(g->p->tracer, g->sampled, failed, now - began, now))
+		return;
+	trace_span_begin(&s, TRACE_PING, &g->trace);
+	s.r.flags = (uint8_t)((g->sampled ? TRACE_SAMPLED : 0) | (failed ? TRACE_FAILED : 0));
+	trace_text(&s, TRACE_KEY_METHOD, SPAN(g->target->method));
+	trace_text(&s, TRACE_KEY_TARGET, SPAN(g->target->name));
+	if (status)
+		trace_int(&s, TRACE_KEY_STATUS, status);
+	if (failed && outcome < ARRAY_LEN(errors) && errors[outcome])
+		trace_text(&s, TRACE_KEY_ERROR, SPAN(errors[outcome]));
+	trace_write(g->p->tracer, &s, began, now);
+}
+
 static void over(struct ping *g, enum plant_ping_outcome outcome, long status, uint32_t took_us)
 {
 	const struct plan_rules *r = &g->target->rules;
@@ -74,6 +117,7 @@ static void over(struct ping *g, enum plant_ping_outcome outcome, long status, u
 	plan_remember(r, f, &result);
 	if (!r->interval_us) /* a pause of that length, and what it has learnt holds for this one already */
 		arm(g, plan_wait(r, f, uniform()));
+	end_trace(g, outcome, status);
 	g->failures = well ? 0 : g->failures + 1;
 	atomic_store_explicit(&g->row->well, well, memory_order_relaxed);
 	g->p->active--;
@@ -118,6 +162,11 @@ static void on_done(void *arg, const struct transport_answer *a)
 static void ask(struct ping *g, const char *token)
 {
 	struct transport_request r = transport_request_of(g->target, token);
+	char parent[TRACE_PARENT + 1];
+	if (g->traced && !names_trace(g->target)) {
+		trace_parent_write(parent, &g->trace, g->sampled);
+		r.traceparent = parent;
+	}
 	g->exchange = transport_start(g->p->transport, &r, on_done, g);
 	FAULT_POINT(pinger_asking);
 }
@@ -148,6 +197,7 @@ static void start(struct ping *g)
 	g->p->active++;
 	g->sent_us = clock_mono_us();
 	g->sent_real_us = clock_real_us();
+	begin_trace(g);
 	g->gap_us = plan_gap(&g->figures, touched(g), g->sent_us);
 	atomic_fetch_add_explicit(&g->row->pings, 1, memory_order_relaxed);
 	if (t->bearer_file) {

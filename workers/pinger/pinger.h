@@ -2,7 +2,9 @@
 #ifndef ORC_PINGER_H
 #define ORC_PINGER_H
 #include "log.h"
+#include "spans.h"
 #include "token.h"
+#include "trace/trace.h"
 #include "transport.h"
 #include "worker.h"
 
@@ -13,12 +15,14 @@ struct ping {
 	const struct target *target; /* in p->targets */
 	struct plant_target *row;    /* where its figures are shown */
 	struct plant_target_figures figures;
-	struct event *timer;	   /* when it is due next */
-	struct exchange *exchange; /* under way, or NULL */
-	struct token_wait *wait;   /* for its token, or NULL */
-	bool queued;		   /* due, but PINGS_AT_ONCE are under way */
-	bool forced;		   /* somebody wants it now */
-	unsigned failures;	   /* since the last good answer */
+	struct event *timer;	    /* when it is due next */
+	struct exchange *exchange;  /* under way, or NULL */
+	struct token_wait *wait;    /* for its token, or NULL */
+	bool queued;		    /* due, but PINGS_AT_ONCE are under way */
+	bool forced;		    /* somebody wants it now */
+	unsigned failures;	    /* since the last good answer */
+	struct trace_context trace; /* of the ping under way */
+	bool traced, sampled;	    /* whether it has one */
 	int64_t sent_us, sent_real_us, gap_us;
 	struct log_limit limit, tls_limit;
 };
@@ -30,6 +34,9 @@ struct pinger {
 	size_t npings;
 	struct transport *transport; /* made with the first target */
 	struct tokens *tokens;
+	struct spans *spans;   /* what sends traces; NULL: there is no segment */
+	struct tracer *tracer; /* of pings */
+	bool tracing;
 	size_t active;
 	size_t turn; /* where the search for queued ones goes on: fairness */
 };

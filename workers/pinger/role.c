@@ -29,15 +29,14 @@ static void use_targets(struct pinger *p, struct target_list *next)
 	struct ping **pings = util_zalloc((next->n + 1) * sizeof(*pings));
 	size_t n = next->n, added = 0, removed = 0;
 	char *error = NULL;
-	if (n && !p->transport) {
+	if (n && !p->transport)
 		p->transport = transport_open(p->w->base, &error);
-		if (!p->transport) {
-			log_error("no target is kept warm: %s", error ? error : "?");
-			free(error);
-			n = 0; /* the rest of the daemon does not depend on it */
-		} else {
-			p->tokens = tokens_open(p->transport);
-		}
+	if (n && !p->transport) {
+		log_error("no target is kept warm: %s", error ? error : "?");
+		free(error);
+		n = 0; /* the rest of the daemon does not depend on it */
+	} else if (n && !p->tokens) {
+		p->tokens = tokens_open(p->transport);
 	}
 	for (size_t i = 0; i < n; i++) {
 		pings[i] = take_equal(p, &next->v[i]);
@@ -72,6 +71,26 @@ static void use_targets(struct pinger *p, struct target_list *next)
 		ping_queued(p);
 }
 
+/* ---- traces ---- */
+
+static void use_tracing(struct pinger *p)
+{
+	const struct conf *c = p->w->conf;
+	char *error = NULL;
+	p->tracing = trace_conf(p->tracer, c);
+	if (p->tracing && !p->transport)
+		p->transport = transport_open(p->w->base, &error);
+	if (p->tracing && !p->transport) {
+		log_error("no trace is sent: %s", error ? error : "?");
+		free(error);
+		p->tracing = false;
+	}
+	if (p->tracing && !p->spans)
+		p->spans = spans_open(p->w, p->transport);
+	if (p->spans)
+		spans_conf(p->spans, c);
+}
+
 /* ---- life ---- */
 
 static int pinger_init(struct worker *w)
@@ -86,6 +105,8 @@ static int pinger_init(struct worker *w)
 	pinger.w = w;
 	w->role_data = &pinger;
 	plant_target_drop_all(w->plant);
+	pinger.tracer = trace_open(FD_SHM_SPANS, w->slot, w->stats);
+	use_tracing(&pinger);
 	use_targets(&pinger, targets);
 	return 0;
 }
@@ -109,6 +130,7 @@ static void pinger_conf_commit(struct worker *w)
 	struct pinger *p = w->role_data;
 	struct target_list *next = p->next;
 	p->next = NULL;
+	use_tracing(p);
 	if (next)
 		use_targets(p, next);
 }
@@ -143,6 +165,8 @@ static void pinger_stop(struct worker *w)
 	free(p->pings);
 	target_free(&p->targets);
 	target_free(&p->next);
+	spans_close(&p->spans);
+	trace_close(&p->tracer);
 	tokens_close(&p->tokens);
 	transport_close(&p->transport);
 }

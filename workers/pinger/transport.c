@@ -102,6 +102,9 @@ static void finish(struct exchange *x, CURLcode rc)
 	transport_done_fn *done = x->done;
 	void *arg = x->arg;
 	lib.easy_getinfo(x->easy, CURLINFO_RESPONSE_CODE, &a.status);
+	curl_off_t later = 0;
+	if (lib.easy_getinfo(x->easy, CURLINFO_RETRY_AFTER, &later) == CURLE_OK)
+		a.retry_after_s = (int64_t)later;
 	a.took_us = time_taken(x, rc == CURLE_OK);
 	a.tls_expiry_us = tls_expiry(x->easy);
 	struct buf body = x->body;
@@ -249,6 +252,13 @@ static void set_headers(struct exchange *x, const struct transport_request *r)
 		buf_addc(&b, '\0');
 		add_header(x, b.p);
 		explicit_bzero(b.p, b.len);
+		buf_free(&b);
+	}
+	if (r->traceparent) {
+		b = (struct buf){0};
+		buf_printf(&b, "traceparent: %s", r->traceparent);
+		buf_addc(&b, '\0');
+		add_header(x, b.p);
 		buf_free(&b);
 	}
 	if (x->headers)

@@ -17,13 +17,15 @@ struct transport_request {
 	char *const *headers;
 	size_t nheaders;
 	int64_t timeout_us, connect_timeout_us;
-	size_t keep; /* bytes of the answer's body that are of interest */
-	bool direct; /* by no proxy */
+	size_t keep;		 /* bytes of the answer's body that are of interest */
+	bool direct;		 /* by no proxy */
+	const char *traceparent; /* NULL: none */
 };
 struct transport_answer {
 	long status;	       /* 0: none came */
 	const char *error;     /* NULL: a whole answer has come */
 	struct span body;      /* its first bytes */
+	int64_t retry_after_s; /* Retry-After; 0: it says nothing */
 	uint32_t took_us;      /* between the last byte of the request's head and the end; without handshakes, which
 				* a connection that is still open does not need */
 	int64_t tls_expiry_us; /* clock_real_us() of the end of the server's certificate; 0: no new one was shown */

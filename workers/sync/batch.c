@@ -186,6 +186,13 @@ static void passed(struct attempt *a, uint64_t seq, const struct txn_reader *t)
 	}
 }
 
+static void trace_txn(struct flusher *f, const struct txn_reader *t)
+{
+	struct trace_context c;
+	if (trace_told(f->s->tracer, t->head->slot, t->head->id, &c))
+		trace_link(f->span, &c);
+}
+
 static enum store_rc apply_all(struct flusher *f, uint64_t to, uint64_t max, struct attempt *a, int *error_r)
 {
 	bool exactly = f->pace.suspect || f->pace.careful, all = true;
@@ -210,6 +217,8 @@ static enum store_rc apply_all(struct flusher *f, uint64_t to, uint64_t max, str
 		if (rc != STORE_OK)
 			return rc;
 		FAULT_POINT(flush_row);
+		if (f->traced)
+			trace_txn(f, &t);
 		if (all) {
 			a->bytes += len;
 			passed(a, seq, &t);
@@ -220,16 +229,56 @@ static enum store_rc apply_all(struct flusher *f, uint64_t to, uint64_t max, str
 	return STORE_OK;
 }
 
+/* ---- traces ---- */
+
+/* A batch is a trace of its own: the writes in it belong to as many others, to which it links. */
+static bool trace_batch(struct flusher *f)
+{
+	if (!atomic_load_explicit(&f->s->tracing, memory_order_acquire))
+		return false;
+	if (!f->span)
+		f->span = util_alloc(sizeof(*f->span));
+	struct trace_context self = trace_new(f->s->tracer);
+	trace_span_begin(f->span, TRACE_FLUSH, &self);
+	return true;
+}
+
+/* Kept when a write in it is traced, as any other by its id, and when it was slow or failed. */
+static void traced_batch(struct flusher *f, const struct attempt *a, int64_t began_ns, enum store_rc rc)
+{
+	struct trace_span *s = f->span;
+	int64_t now = clock_mono_ns();
+	bool sampled = s->r.nlinks || trace_samples(f->s->tracer, s->r.self.trace), failed = rc != STORE_OK;
+	if (!failed && !a->ops)
+		return; /* there was nothing to do */
+	if (!trace_keeps(f->s->tracer, sampled, failed, now - began_ns, now))
+		return;
+	s->r.flags = (uint8_t)((sampled ? TRACE_SAMPLED : 0) | (failed ? TRACE_FAILED : 0));
+	trace_int(s, TRACE_KEY_TRANSACTIONS, (int64_t)a->txns);
+	trace_int(s, TRACE_KEY_BATCH, (int64_t)a->ops);
+	trace_int(s, TRACE_KEY_BYTES, (int64_t)a->bytes);
+	if (failed)
+		trace_text(s, TRACE_KEY_ERROR,
+			   rc == STORE_REJECTED ? SPAN_LIT("rejected")
+			   : rc == STORE_AWAY	? SPAN_LIT("unavailable")
+						: SPAN_LIT("error"));
+	trace_write(f->s->tracer, s, began_ns, now);
+}
+
 enum store_rc batch_run(struct flusher *f, uint64_t to, uint64_t max, struct attempt *a)
 {
 	const struct store_ops *ops = f->s->store_ops;
-	int error;
+	int error = 0;
 	*a = (struct attempt){.seq = f->flushed, .scrub_to = f->scrub_to};
 	f->trouble.len = 0;
 	int64_t began_ns = clock_mono_ns();
+	f->traced = trace_batch(f);
 	enum store_rc rc = ops->begin(f->store);
-	if (rc != STORE_OK)
+	if (rc != STORE_OK) {
+		if (f->traced)
+			traced_batch(f, a, began_ns, rc);
 		return rc;
+	}
 	FAULT_POINT(flush_begun);
 	rc = apply_all(f, to, max, a, &error);
 	if (rc == STORE_OK && error && a->seq == f->flushed && !a->ops) {
@@ -243,6 +292,8 @@ enum store_rc batch_run(struct flusher *f, uint64_t to, uint64_t max, struct att
 		stats_record(f->s->w->stats, HIST_FLUSH_SIZE, hist_records(a->txns));
 		FAULT_POINT(flush_committed);
 	}
+	if (f->traced)
+		traced_batch(f, a, began_ns, rc);
 	if (error)
 		flusher_trouble(f,
 				"nothing reaches the store, because the journal cannot be read behind record %llu: %s",

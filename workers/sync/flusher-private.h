@@ -12,6 +12,7 @@
 #include "letters.h"
 #include "pace.h"
 #include "sync.h"
+#include "trace/trace.h"
 
 /* What an operation changes in the counters of its namespace, by what its sender knew: from `base` to `now`. */
 struct weight {
@@ -108,6 +109,8 @@ struct flusher {
 	_Atomic bool leave;    /* stop after the batch that is under way: a successor does the rest */
 	_Atomic uint64_t rate; /* bytes that the store takes in a second, lately; 0: none */
 	/* the thread's own */
+	struct trace_span *span; /* of the batch under way; NULL: nothing was traced yet */
+	bool traced;
 	_Atomic uint64_t flushed; /* the loop looks at it */
 	uint64_t part_seq;	  /* `part` operations of this transaction, the next one, are stored already */
 	uint32_t part;

@@ -575,6 +575,7 @@ void flusher_stop(struct flusher **fp)
 	letters_close(&f->letters);
 	orders_end(f);
 	batch_free(&f->unsure);
+	free(f->span);
 	free(f->ahead);
 	free(f->diverged);
 	free(f->mends);

@@ -15,6 +15,7 @@
 #include "fault.h"
 #include "log.h"
 #include "sync.h"
+#include "trace/trace.h"
 
 #define TMPFS_MAGIC 0x01021994
 #define OVERLAY_MAGIC 0x794c7630
@@ -432,6 +433,8 @@ static int sync_init(struct worker *w)
 	if (!atomic_load(&s->plant->born_us))
 		atomic_store(&s->plant->born_us, clock_real_us());
 	prune_conf(s, w->conf);
+	s->tracer = trace_open(FD_SHM_SPANS, w->slot, w->stats);
+	atomic_store(&s->tracing, trace_conf(s->tracer, w->conf));
 	index_file_open(s);
 	/* api and warmer start now; they answer "starting" until served_once is set. */
 	atomic_store_explicit(&s->plant->h.formatted, 1, memory_order_release);
@@ -592,6 +595,7 @@ static void sync_conf_commit(struct worker *w)
 	cache_policy_from(w->conf, s->store_ops && s->store_ops->fleet, &s->policy);
 	prune_conf(s, w->conf);
 	index_file_conf(s, w->conf);
+	atomic_store(&s->tracing, trace_conf(s->tracer, w->conf));
 	if (s->flusher)
 		flusher_conf(s->flusher, w->conf);
 }

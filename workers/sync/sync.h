@@ -127,6 +127,8 @@ struct sync {
 	const struct flushed_note *note; /* being applied */
 	uint64_t scrubbed_seq;		 /* erasures up to it are scrubbed */
 	uint64_t to_wake;		 /* slots that have got something, a bit each */
+	struct tracer *tracer;		 /* the flusher's; NULL: it has no segment */
+	_Atomic bool tracing;
 	bool relaxed_default;
 	int64_t max_age_us;	  /* sync.max_age */
 	uint32_t pending_max;	  /* journal.pending_max */

@@ -8,6 +8,7 @@
 #include "breaker.h"
 #include "clock.h"
 #include "postgres-private.h"
+#include "trace/trace.h"
 
 static const char *const statements[] = {
 #define STATEMENT(id, sql) sql,
@@ -114,11 +115,22 @@ static void wait_for(struct store *s, struct pg_link *l, struct wait *w)
 	pthread_mutex_unlock(&w->lock);
 }
 
+/* The statement with the comment that says on whose behalf it is, for a sampled trace; else NULL. It is not prepared, as each
+ * has another text: the server parses and plans it once more, which only sampled reads pay for. */
+static char *with_comment(const struct store *s, const char *sql)
+{
+	char comment[TRACE_COMMENT + 1], *text = NULL;
+	if (s->writer || !trace_comment(comment))
+		return NULL;
+	return asprintf(&text, "%s %s", sql, comment) == -1 ? NULL : text;
+}
+
 static enum store_rc ask_server(struct store *s, int prepared, const char *sql, const struct pg_params *p,
 				PGresult **res_r)
 {
-	struct wait w = {.r = {.prepared = prepared,
-			       .sql = sql,
+	char *told = with_comment(s, sql);
+	struct wait w = {.r = {.prepared = told ? -1 : prepared,
+			       .sql = told ? told : sql,
 			       .params = (struct pg_params *)(uintptr_t)p,
 			       .sync = true,
 			       .done = on_done,
@@ -127,6 +139,7 @@ static enum store_rc ask_server(struct store *s, int prepared, const char *sql, 
 			 .cond = PTHREAD_COND_INITIALIZER};
 	struct pg_link *l = prepared < 0 ? s->scan : s->link;
 	wait_for(s, l, &w);
+	free(told);
 	enum store_rc rc = pg_outcome(s, l, w.fate, w.res);
 	*res_r = rc == STORE_OK ? w.res : NULL;
 	if (rc != STORE_OK && w.res)

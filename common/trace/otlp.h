@@ -1,0 +1,16 @@
+/* Spans as OTLP/JSON (opentelemetry-proto 1.x, ExportTraceServiceRequest): https://opentelemetry.io/docs/specs/otlp/ */
+#ifndef ORC_OTLP_H
+#define ORC_OTLP_H
+#include "trace/trace.h"
+
+struct otlp_resource {
+	const char *service, *version, *instance, *host, *store; /* store: db.system.name of spans that ask it */
+};
+/* A request is otlp_begin(), otlp_span() for each, otlp_end(). */
+void otlp_begin(struct buf *b, const struct otlp_resource *r);
+/* A record as it came out of a ring: nothing in it is believed. False: it is none, and nothing was written. `first`: of its request. */
+bool must_check otlp_span(struct buf *b, const struct otlp_resource *r, const void *record, size_t len, bool first);
+void otlp_end(struct buf *b);
+/* Spans that a receiver says it has rejected although it answered 200 (partialSuccess); *why_r, malloc'ed, may stay NULL. */
+uint64_t otlp_rejected(struct span body, char **why_r);
+#endif
