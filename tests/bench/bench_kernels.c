@@ -59,7 +59,8 @@ static void run_read(const struct job *j, const char *p, size_t items)
 
 static void run_codes(const struct job *j, const char *p, size_t items)
 {
-	j->k->codes((const uint64_t *)(const void *)query, (const uint64_t *)(const void *)p, items, j->n / 64, out, NULL);
+	j->k->codes((const uint64_t *)(const void *)query, (const uint64_t *)(const void *)p, items, j->n / 64, out,
+		    NULL);
 }
 
 /* Lists from anywhere in the block, as a search meets them. */
