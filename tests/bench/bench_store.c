@@ -71,7 +71,8 @@ static void load(sqlite3 *db)
 static void copy_schema(sqlite3 *from, sqlite3 *to)
 {
 	sqlite3_stmt *st = prepare(
-		from, "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'words\\__%' ESCAPE '\\'");
+		from, "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'words\\__%' ESCAPE '\\' "
+		      "AND name NOT LIKE 'stems\\__%' ESCAPE '\\'"); /* their shadow tables make themselves */
 	while (sqlite3_step(st) == SQLITE_ROW)
 		run(to, (const char *)sqlite3_column_text(st, 0));
 	sqlite3_finalize(st);

@@ -6,7 +6,7 @@ directory. Ratios are medians of the rounds' ratios (least–most in parentheses
 only they mean something. `CPU-s` is user and system time of the serving process.
 
 usage: run.py --build DIR [--quick] [--only NAME]...     NAME: get, tls, add, sync, pg, redis, receive, search, cache, tiers, life, warm, parts;
-       and only on request: overload, vectors, words, start, traces
+       and only on request: observe, overload, vectors, words, start, traces
 exit: 0 all goals met, 1 some missed, 2 could not measure
 """
 import argparse

@@ -13,7 +13,7 @@ import json
 import loaded
 import rig as r
 from corpus import Corpus
-from suite_add import HELD, TEXT
+from suite_add import HELD, LENGTH
 
 SHARP = ["api.workers=1", "cache.search_ttl=0 ms", "overload.target=40 ms", "overload.interval=100 ms", "overload.free=2"]
 DEADLINE = 250
@@ -52,9 +52,9 @@ def lists(rig):
 @contextlib.contextmanager
 def writes(rig):
     """The flush to the store comes later (HELD), so that no round pays for what the one before has left."""
-    path = rig.path("adds.ndjson")
+    path, corpus = rig.path("adds.ndjson"), Corpus()
     with open(path, "w") as f:
-        f.writelines(json.dumps({"content": f"{TEXT} Note {i}."}) + "\n" for i in range(5000))
+        f.writelines(json.dumps({"content": corpus.sentence(60, 60)[:LENGTH]}) + "\n" for _ in range(5000))
     with rig.daemon("writes", *SHARP, *HELD, "journal.quota=4GiB", "journal.pending_max=10000000") as d:
         yield d, ["-L", path, "-m", "POST"], "/v1/memories?namespace=", {"greedy": "greedy", "modest": "modest"}
 
