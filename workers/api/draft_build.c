@@ -8,7 +8,7 @@
 /* Without printf: a body has a dozen of them, and every memory that is added has a body. */
 static void out_key(struct buf *b, const char *key)
 {
-	buf_adds(b, *key == 'i' ? "{\"" : ",\""); /* "id" comes first */
+	buf_adds(b, ",\"");
 	buf_adds(b, key);
 	buf_adds(b, "\":");
 }
@@ -29,19 +29,25 @@ static void out_time(struct buf *b, const char *key, int64_t us)
 	json_out_time(b, us);
 }
 
-static void out_uuid(struct buf *b, const char *key, const struct uuid *u)
+static void out_id(struct buf *b, const struct uuid *u)
 {
 	char text[UUID_TEXT + 2];
 	text[0] = text[UUID_TEXT + 1] = '"';
 	uuid_format(u, text + 1);
-	out_key(b, key);
 	buf_add(b, text, sizeof(text));
+}
+
+static void out_uuid(struct buf *b, const char *key, const struct uuid *u)
+{
+	out_key(b, key);
+	out_id(b, u);
 }
 
 /* The order is fixed: equal memories have equal bytes. Optional fields appear only when set. */
 static void write_body(const struct draft *d, struct span ns_name, uint64_t version, struct buf *b)
 {
-	out_uuid(b, "id", &d->id);
+	buf_adds(b, "{\"id\":");
+	out_id(b, &d->id);
 	out_text(b, "namespace", ns_name);
 	out_text(b, "content", d->content);
 	out_text(b, "kind", d->kind);
