@@ -127,16 +127,14 @@ static void command_log(struct supervisor *sv, struct span rest, struct reply *r
 	}
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", sv->fd_requests);
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd != -1) {
-		r->client->follows = true; /* until it goes */
-		control_followers(r->client->control);
-	}
-	if (fd == -1)
+	if (fd == -1) {
 		control_reply(&r, false, "{\"ok\":false,\"error\":\"the request log cannot be opened for reading\"}");
-	else
-		control_reply_fd(&r, "{\"ok\":true}", fd);
-	if (fd != -1)
-		close(fd);
+		return;
+	}
+	r->client->follows = true; /* until it goes */
+	control_followers(r->client->control);
+	control_reply_fd(&r, "{\"ok\":true}", fd);
+	close(fd);
 }
 
 static void command_warm(struct supervisor *sv, struct span rest, struct reply *r)

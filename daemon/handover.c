@@ -323,21 +323,24 @@ static bool adopt_descriptors(struct supervisor *sv, json_t *doc, char **error_r
 	return sv->vitals || util_error(error_r, "cannot map the vitals segment: %s", strerror(errno));
 }
 
+/* A segment that is made anew when its layout is another one. */
+static void keep_layout(json_t *doc, const char *name, int layout, int *fd_io)
+{
+	if (*fd_io == -1 || number(doc, name) == layout)
+		return;
+	close(*fd_io);
+	*fd_io = -1;
+}
+
 bool handover_adopt(struct supervisor *sv, json_t *doc, char **error_r)
 {
 	*error_r = NULL;
 	if (!adopt_descriptors(sv, doc, error_r))
 		return false;
-	if (sv->fd_requests != -1 && number(doc, "requests_layout") != LAYOUT_REQUESTS) { /* made anew */
-		close(sv->fd_requests);
-		sv->fd_requests = -1;
-	}
+	keep_layout(doc, "requests_layout", LAYOUT_REQUESTS, &sv->fd_requests);
+	keep_layout(doc, "spans_layout", LAYOUT_SPANS, &sv->fd_spans);
 	if (sv->fd_requests != -1 && !reqlog_followers(sv->fd_requests, 0)) /* their connections are gone */
 		log_warn("cannot write to the request log: %s", strerror(errno));
-	if (sv->fd_spans != -1 && number(doc, "spans_layout") != LAYOUT_SPANS) { /* the same */
-		close(sv->fd_spans);
-		sv->fd_spans = -1;
-	}
 	sv->started_us = number(doc, "started_us");
 	sv->started_real_us = number(doc, "started_real_us");
 	sv->incarnation = (uint64_t)number(doc, "incarnation");
