@@ -20,13 +20,9 @@
 
 void audit_sha256(struct span s, char hex_r[AUDIT_HASH + 1])
 {
-	static const char digits[] = "0123456789abcdef";
 	unsigned char raw[SHA256_DIGEST_LENGTH];
 	SHA256((const unsigned char *)s.p, s.len, raw);
-	for (size_t i = 0; i < sizeof(raw); i++) {
-		hex_r[2 * i] = digits[raw[i] >> 4];
-		hex_r[2 * i + 1] = digits[raw[i] & 15];
-	}
+	util_hex(raw, sizeof(raw), hex_r);
 	hex_r[AUDIT_HASH] = '\0';
 }
 

@@ -82,6 +82,16 @@ void buf_addc(struct buf *b, char c)
 	b->p[b->len++] = c;
 }
 
+void util_hex(const void *p, size_t n, char *out)
+{
+	static const char digits[] = "0123456789abcdef";
+	const unsigned char *b = p;
+	for (size_t i = 0; i < n; i++) {
+		out[2 * i] = digits[b[i] >> 4];
+		out[2 * i + 1] = digits[b[i] & 15];
+	}
+}
+
 void buf_adds(struct buf *b, const char *s) { buf_add(b, s, strlen(s)); }
 
 void buf_replace(struct buf *b, size_t at, size_t n, const char *s)

@@ -68,6 +68,17 @@ void buf_printf(struct buf *b, const char *fmt, ...) printf_like(2, 3);
 void buf_replace(struct buf *b, size_t at, size_t n, const char *s); /* the n bytes at `at` by s */
 void buf_free(struct buf *b);
 
+/* 0 to 15; -1: no hexadecimal digit. */
+static inline int util_hex_digit(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	c |= 0x20;
+	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+/* n bytes as 2n lower-case digits, no NUL. */
+void util_hex(const void *p, size_t n, char *out);
+
 /* True when [p,p+n) is well-formed UTF-8 (RFC 3629: no surrogates, no overlongs) . */
 bool util_utf8_valid(const char *p, size_t n);
 /* What every store can hold as text: UTF-8 without U+0000. */

@@ -130,8 +130,9 @@ void http_time_as(struct http_request *r, unsigned route);
 /* clock_real_us() as of the read that the request came with, where that was just now: saves reading the clock again. */
 int64_t http_real_us(const struct http_request *r);
 /* "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01" (W3C Trace Context): lower-case digits, no part all zero, no
- * version ff; versions to come may append "-…". */
-bool must_check http_trace_parse(struct span traceparent, unsigned char id[16]);
+ * version ff; versions to come may append "-…". parent, flags_r: NULL where the caller's span and its flags are of no interest. */
+bool must_check http_trace_parse(struct span traceparent, unsigned char id[16], unsigned char parent[8],
+				 unsigned char *flags_r);
 /* A request id: the client's X-Request-Id when sane, else ours. ≤ 64 bytes. */
 struct span http_request_id(struct http_request *r);
 /* Decodes %XX (and + when `plus`) of a query or path part into out (cap ≥ in.len). -1: malformed; so is

@@ -227,14 +227,6 @@ struct span http_request_id(struct http_request *r)
 
 /* ---- percent-encoding ---- */
 
-static int hex_digit(char ch)
-{
-	if (ch >= '0' && ch <= '9')
-		return ch - '0';
-	ch |= 0x20;
-	return ch >= 'a' && ch <= 'f' ? ch - 'a' + 10 : -1;
-}
-
 /* %00 counts as malformed: nothing of ours has a NUL in its name, and C strings end at one. */
 ptrdiff_t http_percent_decode(struct span in, bool plus, char *out)
 {
@@ -242,8 +234,8 @@ ptrdiff_t http_percent_decode(struct span in, bool plus, char *out)
 	for (size_t i = 0; i < in.len; i++) {
 		char ch = in.p[i];
 		if (ch == '%') {
-			int hi = i + 2 < in.len ? hex_digit(in.p[i + 1]) : -1;
-			int lo = hi >= 0 ? hex_digit(in.p[i + 2]) : -1;
+			int hi = i + 2 < in.len ? util_hex_digit(in.p[i + 1]) : -1;
+			int lo = hi >= 0 ? util_hex_digit(in.p[i + 2]) : -1;
 			if (lo < 0 || (hi | lo) == 0)
 				return -1;
 			ch = (char)(hi << 4 | lo);

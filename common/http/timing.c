@@ -53,14 +53,14 @@ static bool hex(const char *p, size_t n, unsigned char *out)
 	return any || n == 2; /* version and flags may be 0 */
 }
 
-bool http_trace_parse(struct span h, unsigned char id[16])
+bool http_trace_parse(struct span h, unsigned char id[16], unsigned char parent[8], unsigned char *flags_r)
 {
 	const char *p = h.p;
 	if (h.len < 55 || p[2] != '-' || p[35] != '-' || p[52] != '-')
 		return false;
 	if (memcmp(p, "ff", 2) == 0 || (h.len > 55 && (memcmp(p, "00", 2) == 0 || p[55] != '-')))
 		return false;
-	return hex(p, 2, NULL) && hex(p + 3, 32, id) && hex(p + 36, 16, NULL) && hex(p + 53, 2, NULL);
+	return hex(p, 2, NULL) && hex(p + 3, 32, id) && hex(p + 36, 16, parent) && hex(p + 53, 2, flags_r);
 }
 
 void http_timing_done(struct http_conn *c, const struct http_request *r)
@@ -80,7 +80,7 @@ void http_timing_done(struct http_conn *c, const struct http_request *r)
 	t->began_ns = r->began_ns;
 	t->route = (uint16_t)(r->route - 1);
 	t->n = 1;
-	t->traced = trace.p && http_trace_parse(trace, t->trace);
+	t->traced = trace.p && http_trace_parse(trace, t->trace, NULL, NULL);
 }
 
 void http_timing_record(struct http_conn *c)

@@ -17,14 +17,6 @@ static const struct scheme {
 
 static bool starts(const char *text, const char *with) { return strncmp(text, with, strlen(with)) == 0; }
 
-static int hex(char c)
-{
-	return c >= '0' && c <= '9'   ? c - '0'
-	       : c >= 'a' && c <= 'f' ? c - 'a' + 10
-	       : c >= 'A' && c <= 'F' ? c - 'A' + 10
-				      : -1;
-}
-
 /* NULL: a percent sign without two hexadecimal digits, or one that would end the text. */
 static char *decoded(const char *p, size_t n)
 {
@@ -35,7 +27,9 @@ static char *decoded(const char *p, size_t n)
 			out[k++] = p[i];
 			continue;
 		}
-		int c = n - i > 2 && hex(p[i + 1]) >= 0 && hex(p[i + 2]) >= 0 ? hex(p[i + 1]) * 16 + hex(p[i + 2]) : 0;
+		int c = n - i > 2 && util_hex_digit(p[i + 1]) >= 0 && util_hex_digit(p[i + 2]) >= 0
+				? util_hex_digit(p[i + 1]) * 16 + util_hex_digit(p[i + 2])
+				: 0;
 		if (!c) {
 			free(out);
 			return NULL;

@@ -17,21 +17,12 @@ _Thread_local struct trace *trace_here;
 
 /* ---- contexts ---- */
 
-static void hex(char *to, const uint8_t *p, size_t n)
-{
-	static const char digits[] = "0123456789abcdef";
-	for (size_t i = 0; i < n; i++) {
-		*to++ = digits[p[i] >> 4];
-		*to++ = digits[p[i] & 15];
-	}
-}
-
 void trace_parent_write(char out[TRACE_PARENT + 1], const struct trace_context *c, bool sampled)
 {
 	memcpy(out, "00-", 3);
-	hex(out + 3, c->trace, 16);
+	util_hex(c->trace, 16, out + 3);
 	out[35] = '-';
-	hex(out + 36, c->span, 8);
+	util_hex(c->span, 8, out + 36);
 	memcpy(out + 52, sampled ? "-01" : "-00", 4);
 }
 

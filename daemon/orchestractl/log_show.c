@@ -108,12 +108,6 @@ static void worker_of(const struct reqlog_record *r, char out[24])
 		snprintf(out, 24, "slot %u", (unsigned)r->slot);
 }
 
-static void hex_of(const uint8_t *p, size_t n, char *out)
-{
-	for (size_t i = 0; i < n; i++)
-		snprintf(out + 2 * i, 3, "%02x", p[i]);
-}
-
 static void show_json(const struct reqlog_record *r)
 {
 	static const char *const names[REQLOG_TEXTS] = {"request_id", "route", "namespace", "token",
@@ -134,7 +128,8 @@ static void show_json(const struct reqlog_record *r)
 			json_object_set_new(o, names[t], json_string(text));
 		free(text);
 	}
-	hex_of(r->trace, sizeof(r->trace), trace);
+	util_hex(r->trace, sizeof(r->trace), trace);
+	trace[2 * sizeof(r->trace)] = '\0';
 	if (r->passed)
 		json_object_set_new(o, "hits_not_noted", json_integer(r->passed));
 	if (r->flags & REQLOG_TRACE)

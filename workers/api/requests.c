@@ -13,7 +13,7 @@
 static const char *trace_of(const struct http_request *r, unsigned char id[16])
 {
 	struct span t = http_header(r, HTTP_H_TRACEPARENT);
-	return t.p && http_trace_parse(t, id) ? t.p + 3 : NULL;
+	return t.p && http_trace_parse(t, id, NULL, NULL) ? t.p + 3 : NULL;
 }
 
 static void describe(const void *arg, struct log_request *out)

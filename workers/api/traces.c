@@ -8,17 +8,14 @@
 
 /* ---- what came with the request ---- */
 
-static uint8_t digit(char c) { return (uint8_t)(c <= '9' ? c - '0' : c - 'a' + 10); }
-
 /* False: there is no valid traceparent. */
 static bool parent_of(const struct http_request *r, struct trace_context *out, bool *sampled_r)
 {
 	struct span t = http_header(r, HTTP_H_TRACEPARENT);
-	if (!t.p || !http_trace_parse(t, out->trace))
+	unsigned char flags;
+	if (!t.p || !http_trace_parse(t, out->trace, out->span, &flags))
 		return false;
-	for (size_t i = 0; i < sizeof(out->span); i++)
-		out->span[i] = (uint8_t)(digit(t.p[36 + 2 * i]) << 4 | digit(t.p[37 + 2 * i]));
-	*sampled_r = digit(t.p[54]) & 1;
+	*sampled_r = flags & 1;
 	return true;
 }
 

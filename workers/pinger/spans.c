@@ -42,11 +42,6 @@ struct spans {
 
 /* ---- settings ---- */
 
-static int hex(char c)
-{
-	return c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
-}
-
 size_t spans_headers(const char *text, char **lines, size_t max)
 {
 	size_t count = 0;
@@ -56,8 +51,10 @@ size_t spans_headers(const char *text, char **lines, size_t max)
 		if (name && name < n) {
 			buf_printf(&b, "%.*s: ", (int)name, text);
 			for (const char *p = text + name + 1; p < text + n; p++) {
-				bool coded = *p == '%' && text + n - p > 2 && hex(p[1]) >= 0 && hex(p[2]) >= 0;
-				char c = coded ? (char)(hex(p[1]) << 4 | hex(p[2])) : *p;
+				int hi = *p == '%' && text + n - p > 2 ? util_hex_digit(p[1]) : -1;
+				int lo = hi >= 0 ? util_hex_digit(p[2]) : -1;
+				bool coded = lo >= 0;
+				char c = coded ? (char)(hi << 4 | lo) : *p;
 				if ((unsigned char)c >= 0x20 && c != 0x7f) /* no line of its own by %0A */
 					buf_addc(&b, c);
 				p += coded ? 2 : 0;
