@@ -177,6 +177,8 @@ bool util_utf8_valid(const char *s, size_t n)
 
 void util_utf8_scrub(char *s, size_t n)
 {
+	if (util_utf8_valid(s, n)) /* as nearly all is, and that is quicker to see */
+		return;
 	for (size_t i = 0; i < n;) {
 		size_t len = sequence((const unsigned char *)s + i, n - i);
 		if (!len)

@@ -216,7 +216,8 @@ struct vectors_writer {
 	pthread_mutex_t lock; /* inserts and the background's slices take turns */
 	struct vectors_stages stages;
 	struct lists_writer *lists;
-	_Atomic bool due;  /* there may be something for the background */
+	_Atomic bool due;   /* there may be something for the background */
+	_Atomic bool later; /* there will be */
 	struct work *work; /* NULL: nothing was ever to be done */
 };
 

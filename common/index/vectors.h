@@ -33,15 +33,17 @@ struct vectors_stages {
 		VECTORS_RAW_FLOAT16,
 		VECTORS_RAW_FLOAT32,
 	} raw;
+	bool patient; /* while a namespace grows fast, its lists are made for four times the rows, not twice */
 };
 void vectors_stages_set(struct vectors *v, const struct vectors_stages *stages);
 /* Writer, in a thread of its own: does the next piece of what is due: codes for a namespace that has grown, lists again
- * for one that has doubled or lost much. Pieces may take seconds; they hold the writer up for less than a millisecond
+ * for one that has doubled (see `patient`) or lost much. Pieces may take seconds; they hold the writer up for less than a millisecond
  * at a time. False: there is nothing to do. vectors_work_stop() makes a running piece return early. */
 bool vectors_work(struct vectors *v);
 /* The calling thread gives way to searches and writes: for the thread that does the above, and for nothing else. */
 void vectors_work_yield(void);
-bool vectors_work_due(struct vectors *v); /* may there be any? Any thread; cheap */
+bool vectors_work_due(struct vectors *v);   /* may there be any? Any thread; cheap */
+bool vectors_work_later(struct vectors *v); /* will there be some without an insert or a removal? Any thread; cheap */
 void vectors_work_stop(struct vectors *v);
 
 /* Writer. `x` is copied (normalised for cosine). An entry with a version ≤ the indexed one is ignored (returns 0).

@@ -13,12 +13,21 @@
 #define NICER 10       /* than the other threads of the process, whatever that was started with */
 #define CONVERTED 8    /* rows that the writer waits for */
 #define RETRY_MS 30000 /* after there was no memory for lists */
+#define BURST 4 /* times the rows that they were made for: then lists are made anew, however fast more rows come */
+#define BURST_SHARE 50 /* a namespace is in a burst while it grows by more than this part a second */
+#define BURST_MS 1000  /* over which that is seen */
 
+struct growth { /* of a namespace, as it was last looked at */
+	int64_t ms;
+	uint64_t live;
+	bool burst;
+};
 struct work {
 	uint32_t *due; /* rows of namespaces */
 	size_t n, cap;
 	uint8_t *noted; /* per row of namespaces: is among them */
 	int64_t *retry_ms;
+	struct growth *growth;
 	_Atomic bool stop;
 };
 
@@ -29,7 +38,8 @@ static struct work *get(struct vectors *v)
 		*w = util_zalloc(sizeof(**w));
 		(*w)->noted = calloc(VECTORS_NAMESPACES, 1);
 		(*w)->retry_ms = calloc(VECTORS_NAMESPACES, sizeof(int64_t));
-		AN((*w)->noted && (*w)->retry_ms);
+		(*w)->growth = calloc(VECTORS_NAMESPACES, sizeof(struct growth));
+		AN((*w)->noted && (*w)->retry_ms && (*w)->growth);
 	}
 	return *w;
 }
@@ -41,6 +51,7 @@ void vectors_work_end(struct vectors *v)
 		free(w->due);
 		free(w->noted);
 		free(w->retry_ms);
+		free(w->growth);
 	}
 	free(w);
 	v->w->work = NULL;
@@ -77,6 +88,7 @@ void vectors_work_yield(void)
 }
 
 bool vectors_work_due(struct vectors *v) { return atomic_load_explicit(&v->w->due, memory_order_relaxed); }
+bool vectors_work_later(struct vectors *v) { return atomic_load_explicit(&v->w->later, memory_order_relaxed); }
 
 void vectors_work_stop(struct vectors *v)
 {
@@ -149,7 +161,24 @@ static bool rewrite_stale(struct vectors *v, uint32_t row)
 	return ok;
 }
 
-enum task { NOTHING, CONVERT, BUILD, REWRITE, LEARN };
+/* Does it grow so fast that what is made for it now is soon made again? Then searches are left to lists that are longer than
+ * they should be: making them, and learning what must be read of them, takes as much of a processor as the writes do. */
+static bool in_burst(struct vectors *v, uint32_t row, uint64_t live)
+{
+	struct growth *g = &v->w->work->growth[row];
+	int64_t ms = clock_mono_us() / 1000, since = ms - g->ms;
+	if (!v->w->stages.patient)
+		return false;
+	if (since >= BURST_MS) {
+		uint64_t came = live > g->live ? live - g->live : 0;
+		g->burst = !g->ms || came * BURST_SHARE * 1000 > live * (uint64_t)since;
+		g->ms = ms;
+		g->live = live;
+	}
+	return g->burst;
+}
+
+enum task { NOTHING, LATER, CONVERT, BUILD, REWRITE, LEARN };
 
 static enum task decide(struct vectors *v, struct vectors_ns *n, uint32_t *dim_r, uint32_t *count_r)
 {
@@ -169,9 +198,11 @@ static enum task decide(struct vectors *v, struct vectors_ns *n, uint32_t *dim_r
 		return CONVERT;
 	bool grown = f && live >= 2 * f->view.l->built && *count_r > 1;
 	bool worn = f && f->view.count == 1 && f->stale && f->dead > f->entries / 4 + 16;
-	if (!f || grown || worn)
+	if (!f || worn || (grown && live >= BURST * f->view.l->built))
 		return BUILD;
-	return f->stale ? REWRITE : live >= f->look_again ? LEARN : NOTHING;
+	if ((grown || live >= f->look_again) && in_burst(v, row, live))
+		return f->stale ? REWRITE : LATER;
+	return grown ? BUILD : f->stale ? REWRITE : live >= f->look_again ? LEARN : NOTHING;
 }
 
 static bool do_task(struct vectors *v, uint32_t row, enum task task, uint32_t dim, uint32_t count)
@@ -182,6 +213,7 @@ static bool do_task(struct vectors *v, uint32_t row, enum task task, uint32_t di
 	case BUILD: return lists_build(v, &v->ns[row], dim, count, &w->stop);
 	case REWRITE: return rewrite_stale(v, row);
 	case LEARN: lists_relearn(v, &v->ns[row], &w->stop); break;
+	case LATER:
 	case NOTHING: break;
 	}
 	return true;
@@ -196,14 +228,19 @@ bool vectors_work(struct vectors *v)
 	lists_reclaim(v, false);
 	struct work *w = get(v);
 	int64_t now = clock_mono_us() / 1000;
-	while (w->n && task == NOTHING && !atomic_load(&w->stop)) {
-		row = w->due[--w->n];
-		w->noted[row] = 0;
+	size_t i = w->n;
+	while (i && task <= LATER && !atomic_load(&w->stop)) {
+		row = w->due[--i];
 		task = now < w->retry_ms[row] ? NOTHING : decide(v, &v->ns[row], &dim, &count);
+		if (task == LATER)
+			continue;
+		w->due[i] = w->due[--w->n];
+		w->noted[row] = 0;
 	}
-	atomic_store_explicit(&v->w->due, w->n || v->w->lists->limbo_n, memory_order_relaxed);
+	atomic_store_explicit(&v->w->due, i > 0, memory_order_relaxed);
+	atomic_store_explicit(&v->w->later, w->n || v->w->lists->limbo_n, memory_order_relaxed);
 	pthread_mutex_unlock(&v->w->lock);
-	if (task == NOTHING)
+	if (task <= LATER)
 		return false;
 	bool ok = do_task(v, row, task, dim, count);
 	pthread_mutex_lock(&v->w->lock);

@@ -13,10 +13,11 @@ import json
 import loaded
 import rig as r
 from corpus import Corpus
-from suite_add import HELD, LENGTH
+from suite_add import HELD, LENGTH, settle
 
 SHARP = ["api.workers=1", "cache.search_ttl=0 ms", "overload.target=40 ms", "overload.interval=100 ms", "overload.free=2"]
 DEADLINE = 250
+CONNECTIONS = 8000  # never what is short: five times what saturates, all waiting for as long as an answer may take
 
 
 @contextlib.contextmanager
@@ -51,7 +52,7 @@ def lists(rig):
 
 @contextlib.contextmanager
 def writes(rig):
-    """The flush to the store comes later (HELD), so that no round pays for what the one before has left."""
+    """The flush to the store comes between the rounds (HELD, settle), so that none pays for what the one before has left."""
     path, corpus = rig.path("adds.ndjson"), Corpus()
     with open(path, "w") as f:
         f.writelines(json.dumps({"content": corpus.sentence(60, 60)[:LENGTH]}) + "\n" for _ in range(5000))
@@ -60,7 +61,7 @@ def writes(rig):
 
 
 def shoot(rig, d, args, target, rate, seconds, core=r.CLIENT_CORE, seed=1):
-    return rig.tool("oload", "-r", rate, "-t", seconds, "-w", 1, "-c", 1000, "-d", DEADLINE, "-S", seed, *args, f"127.0.0.1:{d.port}", target,
+    return rig.tool("oload", "-r", rate, "-t", seconds, "-w", 1, "-c", CONNECTIONS, "-d", DEADLINE, "-S", seed, *args, f"127.0.0.1:{d.port}", target,
                     core=core, check=False)
 
 
@@ -73,7 +74,11 @@ def saturation(rig, d, args, target, seconds, threads):
 def goodput(rig, report, name, d, args, target, threads):
     seconds = 2 if rig.quick else 5
     full = saturation(rig, d, args, target, seconds, threads)
-    rounds = rig.compare(*(lambda x=x: shoot(rig, d, args, target, full * x, seconds) for x in (0.8, 1, 2, 5)), rounds=1 if rig.quick else 3)
+
+    def one(times):
+        settle(d)
+        return shoot(rig, d, args, target, full * times, seconds)
+    rounds = rig.compare(*(lambda x=x: one(x) for x in (0.8, 1, 2, 5)), rounds=1 if rig.quick else 3)
     peak = max(r.median(x["goodput"] for x in rounds[k]) for k in range(3))
     for times, results in zip((0.8, 1, 2, 5), rounds):
         good, p99 = r.median(x["goodput"] for x in results), r.median(x["p99_ms"] for x in results)
@@ -92,6 +97,7 @@ def pair(rig, report, name, d, args, target, full, ns):
 
     def modest(beside):
         out, greedy = [], None
+        settle(d)
         if beside:
             greedy = threading.Thread(target=lambda: out.append(shoot(rig, d, args, target + ns["greedy"], 2 * full, seconds + 2)))
             greedy.start()

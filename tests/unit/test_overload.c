@@ -506,6 +506,33 @@ static void what_goes_on_is_not_refused(void **state)
 	finish(&w, now);
 }
 
+/* A server that takes what waits in gulps empties the queue again and again, and is overloaded all the same. */
+static void a_queue_that_is_empty_for_a_moment(void **state)
+{
+	struct world w;
+	struct flow_load l[] = {{.class = LANE_READ, .flow = 1, .per_s = 4000}};
+	struct lane_item *i, *out;
+	(void)state;
+	begin(&w, 5000, l, 1);
+	int64_t now = run_until(&w, 0, 1000000);
+	while ((i = lane_take(&w.lane, now, true)))
+		drop(&w, i);
+	lane_look(&w.lane, now);
+	unsigned in = 0;
+	for (unsigned n = 0; n < 1000; n++) {
+		struct job *j = util_zalloc(sizeof(*j));
+		j->wait.class = LANE_READ;
+		j->came_us = now;
+		if (lane_offer(&w.lane, &j->wait, 1, now + 10, &out) == LANE_OUT)
+			free(j);
+		else
+			in++;
+		assert_null(out);
+	}
+	assert_in_range(in, 4, 100);
+	finish(&w, now);
+}
+
 /* ---- whose request it is ---- */
 
 static void a_body_tells_its_namespace(void **state)
@@ -587,6 +614,7 @@ int main(void)
 		cmocka_unit_test(slow_is_not_overloaded),
 		cmocka_unit_test(a_store_that_hangs),
 		cmocka_unit_test(what_goes_on_is_not_refused),
+		cmocka_unit_test(a_queue_that_is_empty_for_a_moment),
 		cmocka_unit_test(a_body_tells_its_namespace),
 		cmocka_unit_test(any_body_may_come),
 	};

@@ -207,6 +207,9 @@ bool writes_admits(struct writes *w, const struct call *c, int64_t *delay_r);
 void writes_tick(struct writes *w);
 void writes_conf(struct writes *w);
 void writes_on_wake(struct writes *w);
+/* In the middle of a long round of the loop, from whatever handles a request: sync, which has answered what it had, gets more
+ * now, and not when hundreds of requests have been read. Other calls may be answered, and freed, on the way. */
+void writes_turn(struct writes *w);
 void writes_resend(struct writes *w);		 /* sync was restarted */
 size_t writes_in_flight(const struct writes *w); /* transactions that sync has not answered */
 uint64_t writes_next_id(struct writes *w);

@@ -1,8 +1,8 @@
 #include "codel.h"
 
-bool codel_look(struct codel *c, int64_t target_us, int64_t interval_us, int64_t now_us, int64_t delay_us, bool empty)
+bool codel_look(struct codel *c, int64_t target_us, int64_t interval_us, int64_t now_us, int64_t delay_us, bool over)
 {
-	if (empty) {
+	if (over) {
 		*c = (struct codel){.standing = false};
 		return false;
 	}

@@ -6,7 +6,8 @@
  * What is done about it differs from the RFC: packets are dropped at a growing rate until senders slow down; requests are
  * refused down to what `target` holds (lane.h), as servers can count what they have (B. Maurer: "Fail at Scale", ACM
  * Queue 2015). So that this does not end in the moment in which it works, it ends when the delay has been below half
- * of `target` for an interval, or at once when nothing waits.
+ * of `target` for an interval. That nothing waits for a moment does not end it: who serves in gulps empties the queue
+ * each time, and would be flooded until it stands again.
  *
  * Pure: the caller brings the time. */
 #ifndef ORC_CODEL_H
@@ -19,6 +20,7 @@ struct codel {
 	int64_t above_us, below_us; /* since when above target, or below its half; 0: it is not */
 };
 
-/* To be told whenever something comes, is taken, or time has passed. empty: nothing waits. True: there is a standing queue. */
-bool codel_look(struct codel *c, int64_t target_us, int64_t interval_us, int64_t now_us, int64_t delay_us, bool empty);
+/* To be told whenever something comes, is taken, or time has passed. over: there is none, as the caller knows. True: there is
+ * a standing queue. */
+bool codel_look(struct codel *c, int64_t target_us, int64_t interval_us, int64_t now_us, int64_t delay_us, bool over);
 #endif

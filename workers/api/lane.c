@@ -60,7 +60,7 @@ void lane_look(struct lane *l, int64_t now_us)
 	if (!l->conf.on)
 		l->codel = (struct codel){.standing = false};
 	else
-		codel_look(&l->codel, l->conf.target_us, l->conf.interval_us, now_us, waited, !n);
+		codel_look(&l->codel, l->conf.target_us, l->conf.interval_us, now_us, waited, false);
 }
 
 /* ---- letting in ---- */

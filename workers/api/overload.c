@@ -6,13 +6,15 @@
 
 #include "clock.h"
 #include "handlers.h"
+#include "requests.h"
 
 #define LARGE_BODY 65536
 #define LARGE_PAGE 500
 #define WAITING_MAX 4096 /* calls that wait for a thread; beyond, 503 */
 #define RETRY_MAX 30
 #define ROUND_FLOWS 256
-#define TICKS 8 /* looks in an interval while something is overloaded */
+#define TICKS 8	     /* looks in an interval while something is overloaded */
+#define LONG_US 1000 /* a round in which the answers of sync are not left for later */
 
 struct overload {
 	struct api *api;
@@ -201,7 +203,10 @@ bool overload_admits(struct call *c)
 	int64_t delay_us = 0;
 	classify(c);
 	enum lane_class k = c->wait.class;
-	(void)lateness(o, &conf);
+	if (lateness(o, &conf) > LONG_US) {
+		writes_turn(a->writes);
+		requests_enter(c->req);
+	}
 	if (o->standing[OVERLOAD_LOOP])
 		overload_show(a, OVERLOAD_LOOP, NULL, 0);
 	if (k == LANE_URGENT || k == LANE_READ)

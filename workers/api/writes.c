@@ -33,9 +33,12 @@ struct writes {
 	struct lane lane;	 /* what waits until sync has answered others */
 	struct handed handed;	 /* how much sync has */
 	int64_t answers_us;	 /* since when the answers to come are counted, while some wait; 0: none do */
+	bool turning;
+	int64_t turned_us; /* when answers were last taken in the middle of a round */
 };
 #define FIRST_COST_US 50
 #define LOOK_US 100000 /* how often it is looked whether one has waited for too long */
+#define TURN_US 1000   /* and, in a long round of the loop, whether sync has answered */
 
 static struct call **bucket(struct writes *w, uint64_t id) { return &w->table[id & (ARRAY_LEN(w->table) - 1)]; }
 
@@ -322,24 +325,41 @@ static void answered(struct writes *w, const struct txn_answer *a, int64_t now)
 	call_answered(c, a->status, a->seq, a->arg);
 }
 
+static size_t take_answers(struct writes *w)
+{
+	int64_t now = clock_mono_us();
+	size_t n = 0, len;
+	uint64_t cursor = ring_head(w->answers);
+	const struct txn_answer *a;
+	while ((a = ring_peek(w->answers, &cursor, &len))) {
+		struct txn_answer copy;
+		AN(len == sizeof(copy));
+		memcpy(&copy, a, sizeof(copy));
+		ring_advance(w->answers, cursor);
+		answered(w, &copy, now);
+		n++;
+	}
+	if (errno == EPROTO)
+		ring_advance(w->answers, ring_head(w->answers) + ring_used(w->answers));
+	return n;
+}
+
+void writes_turn(struct writes *w)
+{
+	int64_t now = clock_mono_us();
+	if (w->turning || now - w->turned_us < TURN_US || ring_empty(w->answers))
+		return;
+	w->turning = true; /* an answer lets the next request of its connection in, and that would come here */
+	refill(w, take_answers(w));
+	pump(w);
+	w->turning = false;
+	w->turned_us = clock_mono_us();
+}
+
 void writes_on_wake(struct writes *w)
 {
 	for (;;) {
-		int64_t now = clock_mono_us();
-		size_t n = 0;
-		uint64_t cursor = ring_head(w->answers);
-		size_t len;
-		const struct txn_answer *a;
-		while ((a = ring_peek(w->answers, &cursor, &len))) {
-			struct txn_answer copy;
-			AN(len == sizeof(copy));
-			memcpy(&copy, a, sizeof(copy));
-			ring_advance(w->answers, cursor);
-			answered(w, &copy, now);
-			n++;
-		}
-		if (errno == EPROTO)
-			ring_advance(w->answers, ring_head(w->answers) + ring_used(w->answers));
+		size_t n = take_answers(w);
 		wake_prepare(&w->api->plant->wake[w->api->w->slot]);
 		/* Behind the prepare: room that sync made before it rang no bell, and nobody would ring for it later. */
 		refill(w, n);

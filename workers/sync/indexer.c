@@ -9,7 +9,7 @@
 #include "log.h"
 #include "sync.h"
 
-#define LINGER_US 500000 /* memory that was given up is looked at again */
+#define LINGER_US 500000 /* then memory that was given up is looked at again, and what is put off */
 
 struct indexer {
 	struct sync *s;
@@ -23,9 +23,9 @@ struct indexer {
 static bool wait(struct indexer *x)
 {
 	pthread_mutex_lock(&x->lock);
-	while (!x->poke && !x->stop && !vectors_work_due(x->vectors))
+	while (!x->poke && !x->stop && !vectors_work_due(x->vectors) && !vectors_work_later(x->vectors))
 		pthread_cond_wait(&x->poked, &x->lock);
-	if (!x->poke && !x->stop)
+	if (!x->poke && !x->stop && !vectors_work_due(x->vectors))
 		(void)clock_wait_until(&x->poked, &x->lock, clock_mono_us() + LINGER_US);
 	x->poke = false;
 	bool go_on = !x->stop;

@@ -124,7 +124,8 @@ static void set_stages(struct sync *s)
 					   [VECTORS_RAW_FLOAT32] = "float32"};
 	const struct conf *c = s->w->conf;
 	struct vectors_stages stages = {.exact_bytes = (uint64_t)conf_int(c, CONF_VECTORS_EXACT_BYTES),
-					.flat_rows = (uint64_t)conf_int(c, CONF_VECTORS_FLAT_ROWS)};
+					.flat_rows = (uint64_t)conf_int(c, CONF_VECTORS_FLAT_ROWS),
+					.patient = true};
 	for (size_t i = 0; i < ARRAY_LEN(raws); i++)
 		if (strcmp(conf_str(c, CONF_VECTORS_RAW), raws[i]) == 0)
 			stages.raw = (enum vectors_raw)i;

@@ -1,0 +1,114 @@
+/* When the background does something for the vector index: while a namespace grows fast, later. */
+#include "index/lists-private.h"
+#include "vectors_model.h"
+
+#define DIM 64
+
+static void fill(struct vectors *v, uint32_t from, uint32_t to)
+{
+	float x[DIM];
+	for (uint32_t i = from; i < to; i++) {
+		struct uuid id = model_id(i);
+		for (uint32_t j = 0; j < DIM; j++)
+			x[j] = model_float();
+		assert_int_equal(vectors_insert(v, 1, &id, 1, 0, DIM, x), 0);
+	}
+}
+
+static uint64_t lists_are_for(const struct vectors *v) { return v->w->lists->of[0]->view.l->built; }
+
+static void work(struct vectors *v)
+{
+	for (uint32_t pieces = 0; vectors_work(v); pieces++)
+		assert_true(pieces < 200);
+}
+
+static struct vectors *open_patient(int *fd_r)
+{
+	struct vectors *v = model_open(16 << 20, fd_r);
+	vectors_stages_set(v, &(struct vectors_stages){.flat_rows = 200, .raw = VECTORS_RAW_INT8, .patient = true});
+	return v;
+}
+
+/* Codes at once, as before them every row is compared; lists only when there are four times the rows. */
+static void test_burst(void **state)
+{
+	(void)state;
+	int fd;
+	struct vectors *v = open_patient(&fd);
+	fill(v, 0, 300);
+	work(v);
+	assert_int_equal(lists_are_for(v), 300);
+	fill(v, 300, 1000);
+	assert_true(vectors_work_due(v));
+	assert_false(vectors_work(v)); /* put off, and nobody is to ask again with every insert */
+	assert_false(vectors_work_due(v));
+	assert_true(vectors_work_later(v));
+	fill(v, 1000, 1100);
+	assert_false(vectors_work_due(v));
+	assert_int_equal(lists_are_for(v), 300);
+	fill(v, 1100, 1200);
+	work(v);
+	assert_int_equal(lists_are_for(v), 1200);
+	vectors_close(&v);
+	close(fd);
+}
+
+/* What was put off is done when it grows no more, without anybody's asking. */
+static void test_calm(void **state)
+{
+	(void)state;
+	int fd;
+	struct vectors *v = open_patient(&fd);
+	fill(v, 0, 300);
+	work(v);
+	fill(v, 300, 700);
+	assert_false(vectors_work(v));
+	for (unsigned waited = 0; lists_are_for(v) == 300; waited++) {
+		assert_true(vectors_work_later(v));
+		assert_true(waited < 600);
+		usleep(100000);
+		work(v);
+	}
+	assert_int_equal(lists_are_for(v), 700);
+	lists_reclaim(v, true);
+	assert_false(vectors_work(v));
+	assert_false(vectors_work_later(v));
+	vectors_close(&v);
+	close(fd);
+}
+
+/* One that is put off keeps nothing from the others. */
+static void test_others(void **state)
+{
+	(void)state;
+	int fd;
+	struct vectors *v = open_patient(&fd);
+	float x[DIM];
+	fill(v, 0, 300);
+	work(v);
+	fill(v, 300, 700);
+	assert_false(vectors_work(v));
+	for (uint32_t i = 5000; i < 5300; i++) {
+		struct uuid id = model_id(i);
+		for (uint32_t j = 0; j < DIM; j++)
+			x[j] = model_float();
+		assert_int_equal(vectors_insert(v, 2, &id, 1, 0, DIM, x), 0);
+	}
+	assert_true(vectors_work_due(v));
+	work(v);
+	assert_non_null(v->w->lists->of[1]);
+	assert_int_equal(v->w->lists->of[1]->view.l->built, 300);
+	vectors_close(&v);
+	close(fd);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_burst),
+		cmocka_unit_test(test_calm),
+		cmocka_unit_test(test_others),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
