@@ -37,14 +37,12 @@ static void *fail(char **error_r, const char *path, size_t line, const char *wha
 	return NULL;
 }
 
-static int hex(char c) { return isdigit((unsigned char)c) ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1; }
-
 static bool read_hash(const char *s, unsigned char out[HASH])
 {
 	if (strncmp(s, "sha256:", 7) != 0 || strlen(s + 7) != 2 * HASH)
 		return false;
 	for (int i = 0; i < HASH; i++) {
-		int hi = hex(s[7 + 2 * i]), lo = hex(s[8 + 2 * i]);
+		int hi = util_hex_digit(s[7 + 2 * i]), lo = util_hex_digit(s[8 + 2 * i]);
 		if (hi < 0 || lo < 0)
 			return false;
 		out[i] = (unsigned char)(hi << 4 | lo);
@@ -104,7 +102,7 @@ static const char *read_line(struct auth *a, char *line)
 		return "a line is: name sha256:HEX rights namespaces (rights: read,write,admin; namespaces: a,b or *)";
 	struct token t = {.who = {.name = NULL}};
 	if (!read_hash(word[1], t.hash))
-		return "the second word must be sha256: and 64 lower-case hex digits (printf %s TOKEN | sha256sum)";
+		return "the second word must be sha256: and 64 hexadecimal digits (printf %s TOKEN | sha256sum)";
 	if (!read_rights(word[2], &t.who.rights))
 		return "rights must be read, write or admin, separated by commas";
 	if (!read_namespaces(word[3], &t.who))

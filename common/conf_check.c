@@ -12,6 +12,7 @@
 #include "conf-private.h"
 #include "log.h"
 #include "redis/url.h"
+#include "trace/otlp.h"
 
 #define API_WORKERS_DEFAULT_MAX 4
 #define REDIS_PREFIX_MAX 64
@@ -289,7 +290,7 @@ static void check_redis(struct conf_loading *l)
 /* Where traces go; what libcurl would only say later, for each attempt. */
 static void check_trace(struct conf_loading *l)
 {
-	const char *url = conf_str(l->c, CONF_TRACE_ENDPOINT), *headers = conf_str(l->c, CONF_TRACE_HEADERS);
+	const char *url = conf_str(l->c, CONF_TRACE_ENDPOINT);
 	size_t scheme = strncmp(url, "http://", 7) == 0 ? 7 : strncmp(url, "https://", 8) == 0 ? 8 : 0;
 	if (*url && (!scheme || !url[scheme] || url[scheme] == '/' || strchr(url, '@')))
 		wrong(l, CONF_TRACE_ENDPOINT,
@@ -300,14 +301,10 @@ static void check_trace(struct conf_loading *l)
 			wrong(l, CONF_TRACE_ENDPOINT, "must not hold blanks or control characters");
 			break;
 		}
-	for (const char *p = headers; *p;) {
-		size_t n = strcspn(p, ","), name = strcspn(p, "=");
-		if (!name || name >= n || strcspn(p, " :\"\r\n") < name || strcspn(p, "\r\n") < n) {
-			wrong(l, CONF_TRACE_HEADERS, "expected name=value, and commas between several of them");
-			break;
-		}
-		p += n + (p[n] == ',');
-	}
+	size_t n;
+	if (!otlp_headers(conf_str(l->c, CONF_TRACE_HEADERS), NULL, &n))
+		wrong(l, CONF_TRACE_HEADERS, "expected name=value, and commas between several of them, %d at most",
+		      OTLP_HEADERS_MAX);
 }
 
 #define DATA_DIR_MAX 480 /* SQLite opens paths of at most 512 bytes, and adds names to this one */

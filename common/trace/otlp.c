@@ -281,3 +281,41 @@ uint64_t otlp_rejected(struct span body, char **why_r)
 	json_decref(root);
 	return rejected > 0 ? (uint64_t)rejected : 0;
 }
+
+/* ---- headers ---- */
+
+static char *header_line(const char *text, size_t name, size_t n)
+{
+	struct buf b = {0};
+	buf_printf(&b, "%.*s: ", (int)name, text);
+	for (const char *p = text + name + 1; p < text + n; p++) {
+		int hi = *p == '%' && text + n - p > 2 ? util_hex_digit(p[1]) : -1;
+		int lo = hi >= 0 ? util_hex_digit(p[2]) : -1;
+		bool coded = lo >= 0;
+		char c = coded ? (char)(hi << 4 | lo) : *p;
+		if ((unsigned char)c >= 0x20 && c != 0x7f) /* no line of its own by %0A */
+			buf_addc(&b, c);
+		p += coded ? 2 : 0;
+	}
+	buf_addc(&b, '\0');
+	return b.p;
+}
+
+bool otlp_headers(const char *text, char **lines, size_t *n_r)
+{
+	size_t count = 0;
+	bool ok = true;
+	while (*text && ok) {
+		size_t n = strcspn(text, ","), name = strcspn(text, "=");
+		ok = name && name < n && strcspn(text, " :\"\r\n") >= name && strcspn(text, "\r\n") >= n &&
+		     count < OTLP_HEADERS_MAX;
+		if (ok && lines)
+			lines[count] = header_line(text, name, n);
+		count += ok;
+		text += n + (text[n] == ',');
+	}
+	while (!ok && lines && count)
+		free(lines[--count]);
+	*n_r = ok ? count : 0;
+	return ok;
+}

@@ -13,4 +13,9 @@ bool must_check otlp_span(struct buf *b, const struct otlp_resource *r, const vo
 void otlp_end(struct buf *b);
 /* Spans that a receiver says it has rejected although it answered 200 (partialSuccess); *why_r, malloc'ed, may stay NULL. */
 uint64_t otlp_rejected(struct span body, char **why_r);
+
+/* What goes with a request, as trace.headers says it: "name=value,name=value" with %XX in values, as lines "name: value" that
+ * the caller frees; NULL: it is only looked at. False, and no line: malformed, or more than OTLP_HEADERS_MAX. */
+#define OTLP_HEADERS_MAX 32
+bool must_check otlp_headers(const char *text, char **lines, size_t *n_r);
 #endif

@@ -387,20 +387,38 @@ static void test_told(void **state)
 
 /* ---- the exporter's arithmetic ---- */
 
-static void test_exporter(void **state)
+static void test_headers(void **state)
 {
-	char *lines[8], *why;
+	char *lines[OTLP_HEADERS_MAX], many[OTLP_HEADERS_MAX * 4 + 8] = "";
+	size_t n;
 	(void)state;
-	size_t n = spans_headers("authorization=Bearer a%2Cb%0d%0aX:y,x=,,=z,bad,%zz=%zz%4", lines, 8);
+	assert_true(otlp_headers("authorization=Bearer a%2Cb%0d%0aX:y,x=,%zz=%zz%4,", lines, &n));
 	assert_int_equal(n, 3);
 	assert_string_equal(lines[0], "authorization: Bearer a,bX:y"); /* no line of its own */
 	assert_string_equal(lines[1], "x: ");
 	assert_string_equal(lines[2], "%zz: %zz%4");
 	while (n--)
 		free(lines[n]);
-	assert_int_equal(spans_headers("a=1,b=2,c=3", lines, 2), 2);
-	free(lines[0]);
-	free(lines[1]);
+	assert_true(otlp_headers("", lines, &n) && !n);
+	static const char *const bad[] = {"nothing", "=z",	   "a=1,,b=2", "a=1,bad", "a b=1",
+					  "a:b=1",   "a=1\r\nb=2", "a\n=1",    "\"a=1"};
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+		assert_false(otlp_headers(bad[i], lines, &n));
+		assert_int_equal(n, 0);
+		assert_false(otlp_headers(bad[i], NULL, &n));
+	}
+	for (size_t i = 0; i < OTLP_HEADERS_MAX; i++)
+		memcpy(many + 4 * i, "a=1,", 5);
+	assert_true(otlp_headers(many, NULL, &n));
+	assert_int_equal(n, OTLP_HEADERS_MAX);
+	memcpy(many + 4 * OTLP_HEADERS_MAX, "a=1", 4);
+	assert_false(otlp_headers(many, lines, &n)); /* nobody would notice that one is left out */
+}
+
+static void test_exporter(void **state)
+{
+	char *why;
+	(void)state;
 	assert_int_equal(spans_pause_us(1, 0, 0.5), 500000);
 	assert_int_equal(spans_pause_us(3, 0, 0.5), 2000000);
 	assert_int_equal(spans_pause_us(1, 7, 0), 7000000);
@@ -429,7 +447,7 @@ int main(void)
 		cmocka_unit_test(test_ids_differ),     cmocka_unit_test(test_kept),
 		cmocka_unit_test(test_steps_and_json), cmocka_unit_test(test_broken_records),
 		cmocka_unit_test(test_full),	       cmocka_unit_test(test_told),
-		cmocka_unit_test(test_exporter),
+		cmocka_unit_test(test_headers),	       cmocka_unit_test(test_exporter),
 	};
 	stats = calloc(1, sizeof(*stats));
 	int rc = cmocka_run_group_tests(tests, NULL, NULL);

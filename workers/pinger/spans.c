@@ -15,7 +15,6 @@
 
 #define TIMEOUT_US 10000000
 #define ANSWER_MAX 4096
-#define HEADERS_MAX 32
 #define OWN_HEADERS 2
 #define PAUSE_MIN_US 500000
 #define WARN_EVERY_S 60
@@ -33,7 +32,7 @@ struct spans {
 	unsigned failures;
 	bool on;
 	char *endpoint, *service;
-	char *headers[HEADERS_MAX + OWN_HEADERS]; /* the first are ours */
+	char *headers[OTLP_HEADERS_MAX + OWN_HEADERS]; /* the first are ours */
 	size_t nheaders;
 	char host[64], instance[96];
 	struct otlp_resource resource;
@@ -41,31 +40,6 @@ struct spans {
 };
 
 /* ---- settings ---- */
-
-size_t spans_headers(const char *text, char **lines, size_t max)
-{
-	size_t count = 0;
-	while (*text && count < max) {
-		size_t n = strcspn(text, ","), name = strcspn(text, "=");
-		struct buf b = {0};
-		if (name && name < n) {
-			buf_printf(&b, "%.*s: ", (int)name, text);
-			for (const char *p = text + name + 1; p < text + n; p++) {
-				int hi = *p == '%' && text + n - p > 2 ? util_hex_digit(p[1]) : -1;
-				int lo = hi >= 0 ? util_hex_digit(p[2]) : -1;
-				bool coded = lo >= 0;
-				char c = coded ? (char)(hi << 4 | lo) : *p;
-				if ((unsigned char)c >= 0x20 && c != 0x7f) /* no line of its own by %0A */
-					buf_addc(&b, c);
-				p += coded ? 2 : 0;
-			}
-			buf_addc(&b, '\0');
-			lines[count++] = b.p;
-		}
-		text += n + (text[n] == ',');
-	}
-	return count;
-}
 
 static void forget_headers(struct spans *s)
 {
@@ -101,7 +75,9 @@ void spans_conf(struct spans *s, const struct conf *c)
 	s->endpoint = util_strndup(endpoint, strlen(endpoint));
 	s->service = util_strndup(service, strlen(service));
 	forget_headers(s);
-	s->nheaders += spans_headers(conf_str(c, CONF_TRACE_HEADERS), s->headers + OWN_HEADERS, HEADERS_MAX);
+	size_t given = 0;
+	if (otlp_headers(conf_str(c, CONF_TRACE_HEADERS), s->headers + OWN_HEADERS, &given))
+		s->nheaders += given;
 	name_ourselves(s);
 	s->resource = (struct otlp_resource){.service = s->service,
 					     .version = ORCHESTRA_VERSION,

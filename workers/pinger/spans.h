@@ -25,6 +25,4 @@ void spans_close(struct spans **s);
 /* How long to wait after so many failures in a row; `random` from 0 to 1. What Retry-After says (0: nothing) counts where
  * it is longer, up to SPANS_PAUSE_MAX_US. */
 int64_t spans_pause_us(unsigned failures, int64_t retry_after_s, double random);
-/* "name=value,name=value" with %XX in values, as lines "name: value", at most `max`. Returns how many; the caller frees. */
-size_t spans_headers(const char *text, char **lines, size_t max);
 #endif
