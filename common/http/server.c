@@ -48,6 +48,7 @@ static void free_server(struct http_server *s)
 {
 	http_io_pools_free(s);
 	http_request_pool_free(s);
+	http_memo_free(s);
 	http_tls_free(&s->tls);
 	free(s->own_stats);
 	free(s);
