@@ -127,7 +127,13 @@ void shm_copy_out(void *dst, const void *src, size_t n)
 	}
 	for (; n >= 8; n -= 8, s += 8, d += 8)
 		word_out(d, s);
-	while (n--)
+	if (n & 4) {
+		uint32_t w = __atomic_load_n((const uint32_t *)(const void *)s, __ATOMIC_RELAXED);
+		memcpy(d, &w, 4);
+		d += 4;
+		s += 4;
+	}
+	for (n &= 3; n; n--)
 		*d++ = __atomic_load_n(s++, __ATOMIC_RELAXED);
 }
 

@@ -174,6 +174,7 @@ struct http_server {
 	int64_t date_s;
 	int64_t real_offset_us; /* of the real clock before the monotonic one, as http_real_us() found it */
 	int64_t coarse_s;	/* while fresh: the real clock's second, as http_real_us() saw it; 0: it did not look */
+	int64_t checked_ns;	/* when that was found to be right still */
 	bool fresh;		/* c->read_ns of the connection that is being stepped is of just now */
 	char date[38];		/* "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n" is 37 */
 	char *in_free[HTTP_POOL_MAX], *out_free[HTTP_POOL_MAX];

@@ -250,7 +250,7 @@ static int parse_target(struct http_request *r, const char *p, size_t n, const c
 
 int http_parse_line(struct http_request *r, char *p, size_t n, const char **why_r)
 {
-	const char *sp = memchr(p, ' ', n);
+	const char *sp = n > 4 && memcmp(p, "GET ", 4) == 0 ? p + 3 : memchr(p, ' ', n);
 	*why_r = "malformed request line";
 	if (!sp || sp == p)
 		return 400;
