@@ -128,19 +128,26 @@ static bool read_once(struct http_conn *c)
 	bool head = c->rx == HTTP_RX_HEAD || c->rx == HTTP_RX_WAIT;
 	ssize_t n = http_io_fill(c);
 	if (n > 0) {
-		if (head)
+		if (head) {
 			c->read_ns = clock_mono_ns();
+			c->s->now_ms = c->read_ns / 1000000;
+		} else {
+			http_server_now(c->s);
+		}
 		c->s->fresh = head;
 		c->s->coarse_s = 0;
 		http_step_run(c);
 		c->s->fresh = false;
 		c->more |= !c->dead && incomplete(c);
-	} else if (n == 0) {
+		return true;
+	}
+	http_server_now(c->s);
+	if (n == 0) {
 		on_eof(c);
 	} else if (n == -2) {
 		http_conn_close(c);
 	}
-	return n > 0;
+	return false;
 }
 
 /* ---- the end of a turn ---- */
@@ -292,7 +299,8 @@ void http_conn_on_read(evutil_socket_t fd, short what, void *arg)
 	(void)fd;
 	if (what & EV_CLOSED)
 		c->hup = true;
-	http_server_now(c->s);
+	if (c->tls) /* reading may mean writing, which has a deadline */
+		http_server_now(c->s);
 	read_once(c);
 	http_conn_settle(c);
 }

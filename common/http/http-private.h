@@ -24,6 +24,7 @@
 #define HTTP_WHEEL_SLOTS 256u
 #define HTTP_NEVER INT64_MAX
 #define HTTP_ID_MAX 64
+#define HTTP_MEMOS 8 /* of header sections: of so many kinds of clients at once */
 
 struct http_field {
 	const char *name, *value;
@@ -130,7 +131,8 @@ struct http_conn {
 	bool hup;  /* the peer has closed its side: read until the end */
 	bool running, queued, reading, writing, paused, eof, dead, broken, closing, lingering, unread, served;
 	bool unix_peer, loopback, has_uid;
-	bool over; /* accepted beyond max_connections: answers what on_spare() lets through, and ends */
+	uint8_t memo; /* where its header section is, if it is the same again */
+	bool over;    /* accepted beyond max_connections: answers what on_spare() lets through, and ends */
 	unsigned uid;
 	struct http_peer peer;
 	int pid;	  /* of who made the connection */
@@ -172,6 +174,7 @@ struct http_server {
 	int64_t date_s;
 	int64_t real_offset_us; /* of the real clock before the monotonic one, as http_real_us() found it */
 	int64_t coarse_s;	/* while fresh: the real clock's second, as http_real_us() saw it; 0: it did not look */
+	int64_t checked_ns;	/* when that was found to be right still */
 	bool fresh;		/* c->read_ns of the connection that is being stepped is of just now */
 	char date[38];		/* "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n" is 37 */
 	char *in_free[HTTP_POOL_MAX], *out_free[HTTP_POOL_MAX];
@@ -182,6 +185,7 @@ struct http_server {
 	struct http_conn *o_first, *o_last; /* these connections: first the one without progress for the longest */
 	uint64_t id_seed, id_count;
 	llhttp_settings_t settings;
+	struct http_memo *memo[HTTP_MEMOS];
 };
 
 /* scan.c */
@@ -190,8 +194,19 @@ enum http_scan_result http_scan_head(struct http_scan *st, const char *p, size_t
 /* parse.c: 0, or the status of the refusal. The head is [p, p+len), complete and scanned. */
 void http_parse_settings(llhttp_settings_t *s);
 int http_parse_head(struct http_request *r, char *p, size_t len, size_t first_len, const char **why_r);
+int http_parse_line(struct http_request *r, char *p, size_t len, const char **why_r); /* the request line alone */
 /* Feeds chunked body bytes; sets r->body_done at the end. *used_r: bytes eaten. */
 int http_parse_chunks(struct http_request *r, const char *p, size_t len, size_t *used_r, const char **why_r);
+
+/* memo.c */
+/* What is known of a head that begins at p and is here whole; NULL: nothing. *first_r: length of its request line. */
+const struct http_memo *http_memo_find(const struct http_conn *c, const char *p, size_t avail, size_t *first_r);
+size_t http_memo_len(const struct http_memo *m);
+/* Makes of the section at `section` what the parser made of it. False: not with this request line. */
+bool must_check http_memo_take(const struct http_memo *m, struct http_request *r, const char *section);
+/* The parser has taken this section of `len` bytes. */
+void http_memo_keep(struct http_conn *c, const struct http_request *r, const char *section, size_t len);
+void http_memo_free(struct http_server *s);
 
 /* request.c */
 struct http_request *http_request_take(struct http_conn *c);

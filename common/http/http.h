@@ -146,6 +146,9 @@ int http_query_get(const struct http_request *r, const char *name, char **out_r,
  * Connection come from the engine. Body is copied. */
 void http_reply(struct http_request *r, int status, const char *content_type, const char *head, const void *body,
 		size_t len);
+/* The same for who knows the lengths. */
+void http_reply_spans(struct http_request *r, int status, struct span content_type, struct span head, const void *body,
+		      size_t len);
 /* Zero-copy into the output: reserves `len` body bytes right behind the head and returns where to write them;
  * http_reply_done(actual) sends. Nothing else of this connection may be touched in between. */
 char *http_reply_begin(struct http_request *r, int status, const char *content_type, const char *head, size_t max_len);

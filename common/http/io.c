@@ -129,6 +129,11 @@ void http_io_grow(struct http_conn *c)
 /* False: the buffer is full and what is in it may not move. */
 bool http_io_make_room(struct http_conn *c)
 {
+	if (!c->in) {
+		c->in = pool_take(c->s->in_free, &c->s->n_in_free, HTTP_IN_SIZE);
+		c->in_cap = HTTP_IN_SIZE;
+		return true;
+	}
 	if (c->in_cap < HTTP_IN_SIZE)
 		http_io_grow(c);
 	if (c->in_pos == c->in_len) {

@@ -61,6 +61,15 @@ static void put_digits(char *to, unsigned width, size_t n)
 		to[i] = n || i == width - 1 ? (char)('0' + n % 10) : ' ';
 }
 
+static char *put_number(char *o, size_t n)
+{
+	char *end = o + count_digits(n), *p = end;
+	do
+		*--p = (char)('0' + n % 10);
+	while (n /= 10);
+	return end;
+}
+
 static char *put_status(char *o, int status)
 {
 	unsigned i = (unsigned)status - 200;
@@ -72,7 +81,7 @@ static char *put_status(char *o, int status)
 	return PUT_LIT(o + 3, " Status\r\n");
 }
 
-static char *put_date(char *o, struct http_server *s)
+static void make_date(struct http_server *s)
 {
 	struct timespec ts = {.tv_sec = s->coarse_s};
 	if (!s->fresh || !s->coarse_s)
@@ -88,43 +97,55 @@ static char *put_date(char *o, struct http_server *s)
 		AN(n == 37);
 		s->date_s = ts.tv_sec;
 	}
-	return put(o, s->date, 37);
+}
+
+/* Status line and Date. */
+static char *put_top(char *o, struct http_server *s, int status)
+{
+	make_date(s);
+	if (status == 200)
+		return put(PUT_LIT(o, "HTTP/1.1 200 OK\r\n"), s->date, 37);
+	return put(put_status(o, status), s->date, 37);
 }
 
 struct reply_head {
 	int status;
-	const char *type, *extra;
+	struct span type, extra;
 	enum framing framing;
-	unsigned width; /* digits of Content-Length */
+	unsigned width; /* digits of Content-Length; 0: it is known, `length` */
+	size_t length;
 	bool keep;
 	uint8_t minor;
 	struct span id;
 };
 
-static size_t head_max(const struct reply_head *h, size_t type_len, size_t extra_len)
+static size_t head_max(const struct reply_head *h)
 {
-	return 320 + type_len + extra_len + h->id.len; /* longest status line 48, fixed lines below < 200 */
+	return 320 + h->type.len + h->extra.len + h->id.len; /* longest status line 48, fixed lines below < 200 */
 }
 
 /* Writes the head at the end of the output, with room for `body` more bytes behind it. Returns where
- * the digits of Content-Length go, as an offset into the output; 0 without one. */
+ * the digits of Content-Length go that are not known yet, as an offset into the output; else 0. */
 static size_t write_head(struct http_conn *c, const struct reply_head *h, size_t body)
 {
-	size_t type_len = h->type ? strlen(h->type) : 0, extra_len = h->extra ? strlen(h->extra) : 0, at = 0;
-	char *o = http_io_out(c, head_max(h, type_len, extra_len) + body);
+	size_t at = 0;
+	char *o = http_io_out(c, head_max(h) + body);
 
-	AN(extra_len == 0 || (extra_len > 2 && h->extra[extra_len - 1] == '\n'));
-	o = put_status(o, h->status);
-	o = put_date(o, c->s);
-	if (type_len) {
+	AN(h->extra.len == 0 || (h->extra.len > 2 && h->extra.p[h->extra.len - 1] == '\n'));
+	o = put_top(o, c->s, h->status);
+	if (h->type.len) {
 		o = PUT_LIT(o, "Content-Type: ");
-		o = put(o, h->type, type_len);
+		o = put(o, h->type.p, h->type.len);
 		o = PUT_LIT(o, "\r\n");
 	}
 	if (h->framing == FRAME_LENGTH) {
 		o = PUT_LIT(o, "Content-Length: ");
-		at = (size_t)(o - c->out);
-		o += h->width;
+		if (h->width) {
+			at = (size_t)(o - c->out);
+			o += h->width;
+		} else {
+			o = put_number(o, h->length);
+		}
 		o = PUT_LIT(o, "\r\n");
 	} else if (h->framing == FRAME_CHUNKED) {
 		o = PUT_LIT(o, "Transfer-Encoding: chunked\r\n");
@@ -136,8 +157,8 @@ static size_t write_head(struct http_conn *c, const struct reply_head *h, size_t
 	o = PUT_LIT(o, "X-Request-Id: ");
 	o = put(o, h->id.p, h->id.len);
 	o = PUT_LIT(o, "\r\n");
-	if (extra_len)
-		o = put(o, h->extra, extra_len);
+	if (h->extra.len)
+		o = put(o, h->extra.p, h->extra.len);
 	o = PUT_LIT(o, "\r\n");
 	c->out_len = (size_t)(o - c->out);
 	return at;
@@ -145,7 +166,7 @@ static size_t write_head(struct http_conn *c, const struct reply_head *h, size_t
 
 static bool status_has_no_body(int status) { return status == 204 || status == 304; }
 
-static struct reply_head head_for(struct http_request *r, int status, const char *type, const char *extra)
+static inline struct reply_head head_for(struct http_request *r, int status, struct span type, struct span extra)
 {
 	struct http_conn *c = r->c;
 	AN(!r->answered && !r->ended);
@@ -167,18 +188,18 @@ static void finish(struct http_request *r)
 	http_conn_touch(r->c);
 }
 
-void http_reply(struct http_request *r, int status, const char *content_type, const char *head, const void *body,
-		size_t len)
+static struct span text(const char *p) { return p ? SPAN(p) : (struct span){NULL, 0}; }
+
+void http_reply_spans(struct http_request *r, int status, struct span content_type, struct span head, const void *body,
+		      size_t len)
 {
 	struct http_conn *c = r->c;
 
 	if (!r->gone) {
 		struct reply_head h = head_for(r, status, content_type, head);
 		bool large = len >= HTTP_OUT_SIZE;
-		h.width = count_digits(len);
-		size_t at = write_head(c, &h, r->no_body || large ? 0 : len);
-		if (at)
-			put_digits(c->out + at, h.width, len);
+		h.length = len;
+		write_head(c, &h, r->no_body || large ? 0 : len);
 		if (r->no_body || !len) {
 			;
 		} else if (large) {
@@ -191,6 +212,12 @@ void http_reply(struct http_request *r, int status, const char *content_type, co
 	finish(r);
 }
 
+void http_reply(struct http_request *r, int status, const char *content_type, const char *head, const void *body,
+		size_t len)
+{
+	http_reply_spans(r, status, text(content_type), text(head), body, len);
+}
+
 char *http_reply_begin(struct http_request *r, int status, const char *content_type, const char *head, size_t max_len)
 {
 	struct http_conn *c = r->c;
@@ -200,7 +227,7 @@ char *http_reply_begin(struct http_request *r, int status, const char *content_t
 		r->scratch = util_alloc(max_len + 1);
 		return r->scratch;
 	}
-	struct reply_head h = head_for(r, status, content_type, head);
+	struct reply_head h = head_for(r, status, text(content_type), text(head));
 	h.width = count_digits(max_len);
 	r->begin_digits = h.width;
 	r->len_at = write_head(c, &h, max_len);
@@ -235,7 +262,7 @@ void http_stream_begin(struct http_request *r, int status, const char *content_t
 		return;
 	if (r->minor == 0)
 		r->keep = false; /* HTTP/1.0 knows no chunks: the end of the connection is the end of the body */
-	struct reply_head h = head_for(r, status, content_type, head);
+	struct reply_head h = head_for(r, status, text(content_type), text(head));
 	if (h.framing == FRAME_LENGTH)
 		h.framing = r->minor ? FRAME_CHUNKED : FRAME_CLOSE;
 	r->tx_chunked = h.framing == FRAME_CHUNKED;
@@ -312,12 +339,11 @@ void http_reply_refusal(struct http_conn *c, int status, const char *why, bool n
 	if (s->cb.on_refused)
 		s->cb.on_refused(s->arg, status, why, h.id, &body);
 	if (body.len)
-		h.type = "application/problem+json";
+		h.type = SPAN_LIT("application/problem+json");
 	if (status == 503)
-		h.extra = "Retry-After: 1\r\n";
-	h.width = count_digits(body.len);
-	size_t at = write_head(c, &h, body.len);
-	put_digits(c->out + at, h.width, body.len);
+		h.extra = SPAN_LIT("Retry-After: 1\r\n");
+	h.length = body.len;
+	write_head(c, &h, body.len);
 	if (body.len && !no_body) {
 		memcpy(c->out + c->out_len, body.p, body.len);
 		c->out_len += body.len;

@@ -48,6 +48,7 @@ static void free_server(struct http_server *s)
 {
 	http_io_pools_free(s);
 	http_request_pool_free(s);
+	http_memo_free(s);
 	http_tls_free(&s->tls);
 	free(s->own_stats);
 	free(s);
@@ -82,8 +83,10 @@ void http_server_turn(struct http_server *s)
 			free_conn(c);
 	}
 	s->in_turn = false;
-	if (s->n_conns == 0)
+	if (s->n_conns == 0) {
 		http_io_pools_free(s);
+		http_memo_free(s);
+	}
 }
 
 static void on_turn(evutil_socket_t fd, short what, void *arg)

@@ -252,6 +252,41 @@ static char *with_room_behind(struct http_conn *c, uint32_t head_len)
 	return c->in + c->in_pos;
 }
 
+static void head_begins(struct http_conn *c, uint32_t len)
+{
+	c->r = http_request_take(c);
+	c->r->began_ns = c->began_ns;
+	c->r->head_len = len;
+}
+
+static void head_ends(struct http_conn *c, uint32_t len)
+{
+	c->in_pos += len;
+	c->pin = c->in_pos;
+	c->phase = HTTP_PH_NONE;
+}
+
+/* A head whose header section came before. False: it is looked at from its beginning, and refused where it must be. */
+static bool step_known_head(struct http_conn *c, size_t avail)
+{
+	char *p = c->in + c->in_pos;
+	const char *why;
+	size_t first;
+	const struct http_memo *m = http_memo_find(c, p, avail, &first);
+	if (!m)
+		return false;
+	uint32_t len = (uint32_t)(first + 2 + http_memo_len(m));
+	head_begins(c, len);
+	if (http_parse_line(c->r, p, first, &why) || !http_memo_take(m, c->r, p + first + 2)) {
+		http_request_release(c->r);
+		c->r = NULL;
+		return false;
+	}
+	head_ends(c, len);
+	begin(c);
+	return true;
+}
+
 static bool step_head(struct http_conn *c)
 {
 	const char *why = NULL;
@@ -264,8 +299,11 @@ static bool step_head(struct http_conn *c)
 	size_t avail = c->in_len - c->in_pos;
 	if (!avail)
 		return false;
-	if (c->scan.at == 0)
+	if (c->scan.at == 0) {
 		c->began_ns = c->read_ns;
+		if (step_known_head(c, avail))
+			return true;
+	}
 	enum http_scan_result res = http_scan_head(&c->scan, c->in + c->in_pos, avail, &why);
 	if (head_too_large(c, res == HTTP_SCAN_DONE ? c->scan.at : avail))
 		return true;
@@ -278,17 +316,15 @@ static bool step_head(struct http_conn *c)
 	uint32_t len = c->scan.at, first = c->scan.first;
 	char *p = with_room_behind(c, len);
 	c->scan = (struct http_scan){0};
-	c->r = http_request_take(c);
-	c->r->began_ns = c->began_ns;
-	c->r->head_len = len;
+	head_begins(c, len);
 	int status = http_parse_head(c->r, p, len, first, &why);
-	c->in_pos += len;
-	c->pin = c->in_pos;
-	c->phase = HTTP_PH_NONE;
-	if (status)
+	head_ends(c, len);
+	if (status) {
 		http_conn_refuse(c, status, why);
-	else
+	} else {
+		http_memo_keep(c, c->r, p + first + 2, len - first - 2);
 		begin(c);
+	}
 	return true;
 }
 

@@ -8,8 +8,10 @@
 
 #define TICK_MAX_US 12000 /* 100 Hz, and a little */
 
+#define CHECK_NS 1000000
+
 /* The read that a request came with has told the time. How far the real clock is before that one changes only when somebody
- * sets it, or the machine has slept: the coarse clock, a few nanoseconds away, shows that. */
+ * sets it, or the machine has slept: the coarse clock, looked at once in a millisecond, shows that. */
 int64_t http_real_us(const struct http_request *r)
 {
 	struct http_server *s = r->c->s;
@@ -17,8 +19,11 @@ int64_t http_real_us(const struct http_request *r)
 	if (!s->fresh)
 		return clock_real_us();
 	int64_t now = r->c->read_ns / 1000 + s->real_offset_us;
-	if (s->coarse_s) /* of this read, and it was right */
+	if (r->c->read_ns - s->checked_ns < CHECK_NS) {
+		s->coarse_s = now / 1000000;
 		return now;
+	}
+	s->checked_ns = r->c->read_ns;
 	clock_gettime(CLOCK_REALTIME_COARSE, &ts);
 	s->coarse_s = ts.tv_sec;
 	int64_t ahead = now - ((int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000); /* of the last tick */

@@ -175,6 +175,114 @@ static void test_probes_bytewise(void **state)
 	assert_int_equal(t.s->n_conns, 0);
 }
 
+/* ---- header sections that come again (memo.c) ---- */
+
+/* What the engine makes of a request of this line and section, once the section alone came behind other lines of the same connection
+ * or, if `cold`, for the first time. True: it was kept. */
+static bool answer_to(const char *line, const char *section, size_t len, bool cold, char *out, size_t size)
+{
+	struct client c = dial();
+	int status[4] = {0};
+	unsigned before;
+	http_memo_free(t.s);
+	for (int i = 0; i < 2 && !cold; i++) {
+		send_all(&c, WITH("GET /first HTTP/1.1\r\n"));
+		send_all(&c, section, len);
+		settle(&c);
+	}
+	if (c.eof) { /* it was not to be answered twice */
+		hang_up(&c);
+		c = dial();
+	}
+	c.len = 0;
+	before = t.n_requests;
+	snprintf(t.seen, sizeof(t.seen), "none");
+	t.why[0] = '\0';
+	send_all(&c, line, strlen(line));
+	send_all(&c, section, len);
+	settle(&c);
+	int n = c.len ? answers(&c, status, 4) : 0;
+	snprintf(out, size, "%d answers, %d %d, %u requests, %s, \"%s\", seen %s", n, status[0], status[1],
+		 t.n_requests - before, c.eof ? "closed" : "open", t.why, t.seen);
+	bool kept = t.s->memo[len % HTTP_MEMOS];
+	hang_up(&c);
+	return kept;
+}
+
+/* What was kept of a section changes no answer, whatever stands before it. */
+static void test_known_sections(void **state)
+{
+	static const char *const lines[] = {"GET /x HTTP/1.1\r\n",
+					    "GET /x?a=1#b HTTP/1.1\r\n",
+					    "HEAD /a-longer-path/of-more/than-sixteen HTTP/1.1\r\n",
+					    "POST /echo HTTP/1.1\r\n",
+					    "GET http://other:80/x HTTP/1.1\r\n",
+					    "GET http://other HTTP/1.1\r\n",
+					    "OPTIONS * HTTP/1.1\r\n",
+					    "GET * HTTP/1.1\r\n",
+					    "GET /x HTTP/1.0\r\n",
+					    "GET /x HTTP/1.9\r\n",
+					    "GET /x HTTP/2.0\r\n",
+					    "GET /x  HTTP/1.1\r\n",
+					    "GET  /x HTTP/1.1\r\n",
+					    "GET /x\tHTTP/1.1\r\n",
+					    "GET /a-path-with-a-\x01-in-it HTTP/1.1\r\n",
+					    "GET /a-path-with-a-\xe9-in-it HTTP/1.1\r\n",
+					    "GET /a-path-with-a-\x7f-in-it HTTP/1.1\r\n",
+					    "GET /x\nHost: i HTTP/1.1\r\n",
+					    "GET /x HTTP/1.1\n",
+					    "GET /x HTTP/1.1\r",
+					    "BREW /x HTTP/1.1\r\n",
+					    "CONNECT h:80 HTTP/1.1\r\n",
+					    "get /x HTTP/1.1\r\n",
+					    "GET\r\n",
+					    "\r\n",
+					    "GET /x HTTP/1.1\r\nX: y\r\n",
+					    "GET /a HTTP/1.1\r\nHost: h\r\n\r\nGET /b HTTP/1.1\r\n"};
+	static char cold[8192], warm[8192];
+	(void)state;
+	unsigned kept = 0;
+	for (size_t i = 0; i < ARRAY_LEN(probes); i++) {
+		const char *section = memmem(probes[i].bytes, probes[i].len, "\r\n", 2);
+		if (!section || section == probes[i].bytes)
+			continue;
+		section += 2;
+		size_t len = (size_t)(probes[i].bytes + probes[i].len - section);
+		for (size_t k = 0; k < ARRAY_LEN(lines); k++) {
+			answer_to(lines[k], section, len, true, cold, sizeof(cold));
+			kept += answer_to(lines[k], section, len, false, warm, sizeof(warm));
+			if (strcmp(cold, warm) != 0)
+				fail_msg("%s behind \"%s\":\n%s\n%s", probes[i].what, lines[k], cold, warm);
+		}
+	}
+	assert_true(kept > ARRAY_LEN(lines));
+	assert_int_equal(t.s->n_conns, 0);
+}
+
+/* Limits that became less are those of the next request. */
+static void test_known_section_and_limits(void **state)
+{
+	int status[2] = {0};
+	(void)state;
+	for (int i = 0; i < 2; i++) {
+		struct http_limits l = t.l;
+		struct client c = ask(WITH(GOOD "A: 1\r\nB: 2\r\n\r\n" GOOD "A: 1\r\nB: 2\r\n\r\n"));
+		assert_int_equal(answers(&c, status, 2), 2);
+		if (i)
+			l.headers = 2;
+		else
+			l.head_bytes = 30;
+		http_server_set_limits(t.s, &l);
+		c.len = 0;
+		send_all(&c, WITH(GOOD "A: 1\r\nB: 2\r\n\r\n"));
+		settle(&c);
+		assert_int_equal(answers(&c, status, 1), 1);
+		assert_int_equal(status[0], 431);
+		http_server_set_limits(t.s, &t.l);
+		hang_up(&c);
+	}
+}
+
 static void test_llhttp_is_strict(void **state)
 {
 	/* The loose state machine forgives bytes after a message that said close; the strict one does not. */
@@ -351,8 +459,15 @@ static void test_buffered_bytes(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(test_probes),	      T(test_probes_bytewise),	T(test_llhttp_is_strict), T(test_large_heads),
-		T(test_chunk_limits), T(test_many_connections), T(test_buffered_bytes),
+		T(test_probes),
+		T(test_probes_bytewise),
+		T(test_llhttp_is_strict),
+		T(test_large_heads),
+		T(test_chunk_limits),
+		T(test_known_sections),
+		T(test_known_section_and_limits),
+		T(test_many_connections),
+		T(test_buffered_bytes),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

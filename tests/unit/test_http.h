@@ -35,7 +35,8 @@ static struct {
 	size_t up_len;
 	bool pause;
 	size_t to_stream;
-	char last_path[128], last_host[128], why[128];
+	char last_path[128], last_host[128], why[128],
+		seen[4096]; /* seen: all that a handler can know of the last head */
 } t;
 static char big[4 << 20];
 
@@ -87,11 +88,33 @@ static void stream_more(void *arg, struct http_request *r)
 	http_end(r);
 }
 
+static size_t see(size_t at, const char *p, size_t n)
+{
+	int put = snprintf(t.seen + at, sizeof(t.seen) - at, "%d:%.*s|", p != NULL, (int)n, p ? p : "");
+	return at + (size_t)put < sizeof(t.seen) ? at + (size_t)put : sizeof(t.seen) - 1;
+}
+
+static void see_all(struct http_request *r)
+{
+	size_t at = see(0, http_method_text(r).p, http_method_text(r).len);
+	at = see(at, http_path(r).p, http_path(r).len);
+	at = see(at, http_query(r).p, http_query(r).len);
+	for (enum http_header h = 0; h < HTTP_H_COUNT; h++)
+		at = see(at, http_header(r, h).p, http_header(r, h).len);
+	for (unsigned i = 0; i < r->n_fields; i++) {
+		at = see(at, r->fields[i].name, r->fields[i].name_len);
+		at = see(at, r->fields[i].value, r->fields[i].value_len);
+	}
+	snprintf(t.seen + at, sizeof(t.seen) - at, "%d %d %d %llu", r->keep, r->minor, (int)r->method,
+		 (unsigned long long)http_bytes_in(r));
+}
+
 static void on_request(void *arg, struct http_request *r)
 {
 	struct span body = http_body(r), host = http_header(r, HTTP_H_HOST);
 	(void)arg;
 	t.n_requests++;
+	see_all(r);
 	snprintf(t.last_path, sizeof(t.last_path), "%.*s", (int)http_path(r).len, http_path(r).p);
 	snprintf(t.last_host, sizeof(t.last_host), "%.*s", (int)host.len, host.p ? host.p : "-");
 	if (path_is(r, "/defer")) {

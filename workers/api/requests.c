@@ -125,6 +125,8 @@ void requests_note_hit(struct api *a, struct http_request *r, const struct auth_
 		return;
 	}
 	a->noted_us = since_us;
+	if (!end_us)
+		end_us = clock_real_us();
 	const struct plant_namespace *row = plant_find(a->plant, ns);
 	about_request(a, &rec, r, 200, end_us - since_us);
 	rec.end_us = end_us;
