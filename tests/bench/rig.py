@@ -140,7 +140,10 @@ class Rig:
 
     def load(self, where, target="/", *options, pid=None, core=CLIENT_CORE, seconds=None):
         args = ["-t", self.seconds if seconds is None else seconds, "-w", 0.2, *options]
-        return self.tool("hload", *args, *(["-P", pid] if pid else []), where, target, core=core)
+        got = self.tool("hload", *args, *(["-P", pid] if pid else []), where, target, core=core)
+        if pid and "rps_per_cpu" not in got:
+            raise RuntimeError(f"{where}: the server got no processor in a round of {args[1]} s; measure on an idle machine")
+        return got
 
     def syscalls(self, pid, where, target, *options, requests):
         """System calls a request: all of that process while the client makes so many requests."""
