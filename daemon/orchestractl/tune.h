@@ -99,6 +99,7 @@ void tune_store_report_show(const struct tune *t, const struct tune_point *best)
 
 /* ---- tune_report.c ---- */
 void tune_report_name(const struct tune_point *p, char out[24]);
+void tune_report_recommend(const struct tune *t, const struct tune_point *best);
 void tune_report_curve(const struct tune *t, const struct tune_point *best);
 const struct tune_point *tune_report_configured(const struct tune *t); /* NULL: it was not measured, or is not known */
 json_t *tune_report_json_times(int64_t p50, int64_t p99);

@@ -91,10 +91,10 @@ void tune_report_curve(const struct tune *t, const struct tune_point *best)
 	       t->points[t->npoints - 1].probes ? ", + number of lists" : "", t->wanted);
 }
 
-static void show_recommendation(const struct tune *t, const struct tune_point *best)
+void tune_report_recommend(const struct tune *t, const struct tune_point *best)
 {
 	const struct tune_point *is = tune_report_configured(t);
-	printf("%sRecommended: vectors.recall = %u%s", output_colour(t->c, C_BOLD), percent(best),
+	printf("%sRecommended: %s = %u%s", output_colour(t->c, C_BOLD), t->key, value_of(best),
 	       output_colour(t->c, C_PLAIN));
 	if (is == best)
 		printf(", as it is: %.4f of the nearest are found in %lld µs (p50).\n", tune_recall(best),
@@ -170,7 +170,7 @@ void tune_report_show(const struct tune *t, const struct tune_point *best)
 	show_table(t, best);
 	tune_report_curve(t, best);
 	if (best) {
-		show_recommendation(t, best);
+		tune_report_recommend(t, best);
 		show_all_is_quicker(t, best);
 	} else {
 		printf("No target finds %.4g of the nearest: memories were written meanwhile. Measure again.\n",

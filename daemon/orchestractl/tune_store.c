@@ -47,6 +47,8 @@ static int failed(char *error)
 static int say_store(const struct sweep *w, enum store_rc rc)
 {
 	const char *error = w->ops->error(w->s);
+	if (isatty(STDERR_FILENO))
+		fputs("\r\033[K", stderr); /* the bar's line */
 	fprintf(stderr, "orchestractl: the store: %s\n", error);
 	if (strstr(error, "57014") || strstr(error, "no answer")) /* query_canceled */
 		fprintf(stderr,
@@ -130,7 +132,7 @@ static int refuse_index(const struct tune *t)
 		util_error(
 			&error,
 			"the store has no pgvector: its column of vectors is %s, and searches of it compare all vectors of a "
-			"namespace (docs/operations.md, \"The schema of PostgreSQL\")",
+			"namespace (docs/operations.md, \"The schema of a PostgreSQL store\")",
 			*m->version ? "bytea, as the first migration found no extension or was told so" : "bytea");
 	else if (!*m->index.kind)
 		util_error(

@@ -89,23 +89,6 @@ static void show_table(const struct tune *t, const struct tune_point *best)
 	     "PLAN: what the server's planner chooses for it.\n");
 }
 
-static void show_recommendation(const struct tune *t, const struct tune_point *best)
-{
-	const struct tune_point *is = tune_report_configured(t);
-	printf("%sRecommended: %s = %u%s", output_colour(t->c, C_BOLD), t->key, best->effort,
-	       output_colour(t->c, C_PLAIN));
-	if (is == best)
-		printf(", as it is: %.4f of the nearest are found in %lld µs (p50).\n", tune_recall(best),
-		       (long long)best->vector_p50);
-	else if (is)
-		printf(": %.4f of the nearest are found in %lld µs (p50), instead of %.4f in %lld µs with %u as it is.\n",
-		       tune_recall(best), (long long)best->vector_p50, tune_recall(is), (long long)is->vector_p50,
-		       t->configured);
-	else
-		printf(": %.4f of the nearest are found in %lld µs (p50).\n", tune_recall(best),
-		       (long long)best->vector_p50);
-}
-
 static void show_notes(const struct tune *t)
 {
 	size_t without = 0;
@@ -126,7 +109,7 @@ static void show_people(const struct tune *t, const struct tune_point *best)
 	show_table(t, best);
 	tune_report_curve(t, best);
 	if (best)
-		show_recommendation(t, best);
+		tune_report_recommend(t, best);
 	else
 		printf("No setting finds %.4g of the nearest.\n", t->wanted);
 	show_notes(t);

@@ -10,8 +10,7 @@ import socket
 import struct
 import threading
 
-from libpq import Session, conninfo
-from orchestra import SLOW
+from pglite import Door
 
 
 class Wire:
@@ -87,7 +86,7 @@ class Wire:
                         self._release()
 
 
-class Names:
+class Names(Door):
     def __init__(self, server):
         self.server, self.host = server, "127.0.0.1"
         self.listener = socket.create_server((self.host, 0))
@@ -102,16 +101,6 @@ class Names:
             except OSError:
                 return
             self.wires.append(Wire(client, server, b"c%d_" % next(self.numbers), self.turn))
-
-    def dsn(self, **extra):
-        return conninfo(**{"host": self.host, "port": self.port, "user": "postgres", "dbname": "postgres", "sslmode": "disable", **extra})
-
-    def session(self, timeout=10, **fields):
-        return Session(self.dsn(**fields), timeout * SLOW)
-
-    def sql(self, text, *params, timeout=30):
-        with self.session() as s:
-            return s.execute(text, *params, timeout=timeout * SLOW)
 
     def __enter__(self):
         return self

@@ -199,6 +199,9 @@ def test_bad_input(hnsw, lite, tmp_path):
     for args in (["--ef-search", "0"], ["--ef-search", "1001"], ["--ef-search", "1,"], ["--timeout", "1ms"], ["--timeout", "soon"], ["--rounds", "21"],
                  ["--store-dsn", "nothing"]):
         refused(2, "orchestractl: tune", *args)
+    for args in (["--kind", "ivfflat", "--m", "4"], ["--kind", "hnsw", "--m", "1"], ["--kind", "hnsw", "--ef-construction", "3"]):
+        r = hnsw.ctl("migrate", "index", "--store-dsn", lite.dsn(), *args)
+        assert r.returncode == 2 and "migrate" in r.stderr and r.stdout == "", r
     r = hnsw.ctl("--namespace", "noise", "tune", "vectors", "--store-dsn", "host=127.0.0.1 port=1")
     assert r.returncode == 3 and "orchestractl: " in r.stderr and r.stdout == "", r
     r = hnsw.ctl("--namespace", "noise", "tune", "vectors", env={"XDG_CONFIG_HOME": str(tmp_path)})
