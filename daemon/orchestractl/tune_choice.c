@@ -61,7 +61,8 @@ bool tune_choice_rebuild(struct tune_build *b, unsigned effort)
 	struct tune_build is = *b;
 	if (b->lists_kind) {
 		b->lists = tune_choice_lists(b->rows);
-		return is.lists > 2 * b->lists || b->lists > 2 * is.lists;
+		/* One list is none: there is no use in it, however few the rows. */
+		return b->lists > 1 && (is.lists > 2 * b->lists || b->lists > 2 * is.lists);
 	}
 	if (effort && effort < EF_MUCH)
 		return false;

@@ -41,11 +41,13 @@ def daemon(lite, rows):
     with Orchestra(conf="", sets=[*store_sets(lite, "postgres"), "vectors.max_bytes=1 MiB"]) as o:
         r = o.post("/v1/memories", {"namespace": "few", "memories": [{"content": c, "embedding": [1.0] * 3} for c in "ab"]})
         assert r.status == 201, r
+        r = o.post("/v1/memories", {"namespace": "texts", "memories": [{"content": c} for c in ("red apples", "green pears")]})
+        assert r.status == 201, r
         for i in range(0, ROWS, 500):
             r = o.post("/v1/memories", {"namespace": "noise", "memories": [
                 {"content": f"memory {k}", "embedding": rows[k], "user_id": f"u{k % 3}"} for k in range(i, i + 500)]})
             assert r.status == 201, r
-        until(lambda: lite.sql("SELECT count(*) FROM memories") == [[str(ROWS + 2)]], 60)
+        until(lambda: lite.sql("SELECT count(*) FROM memories") == [[str(ROWS + 4)]], 60)
         until(lambda: explain(o, rows[0])["candidates"]["pending"] == 0, 60)
         yield o
 
@@ -219,6 +221,11 @@ def test_a_memory_of_one_s_own_index_is_measured_there(hnsw, lite):
     assert r.returncode == 2 and "--ef-search is of the store's index" in r.stderr, r
     r = tune(hnsw, lite, namespace="few")
     assert r.returncode == 1 and "the server does not search index memories_vector_3_hnsw_m4_e8 for namespace few" in r.stderr, r
+
+
+def test_a_text_is_what_the_built_in_embedder_makes_of_it(hnsw, lite):
+    r = tune(hnsw, lite, "--queries", "-", namespace="texts", stdin="apples\n")
+    assert r.returncode == 1 and "the server does not search index memories_vector_1536_hnsw_m4_e8 for namespace texts" in r.stderr, r
 
 
 # ---- IVFFlat ----

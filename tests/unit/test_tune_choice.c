@@ -75,6 +75,8 @@ static void a_rebuild_is_advised_where_it_helps(void **state)
 	assert_false(tune_choice_rebuild(&b, 0));
 	b = (struct tune_build){.lists_kind = true, .lists = 100, .rows = 30000};
 	assert_true(tune_choice_rebuild(&b, 20) && b.lists == 30);
+	b = (struct tune_build){.lists_kind = true, .lists = 100, .rows = 1999};
+	assert_false(tune_choice_rebuild(&b, 20));
 	b = (struct tune_build){.lists_kind = true, .lists = 100, .rows = 4e6};
 	assert_true(tune_choice_rebuild(&b, 20) && b.lists == 2000);
 
