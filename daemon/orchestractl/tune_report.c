@@ -73,8 +73,11 @@ static void plot_of(const struct tune *t, const struct tune_point *best, struct 
 					    .aside = x->probes != 0};
 		tune_report_name(x, dots[i].label);
 	}
-	snprintf(title, 160, "Recall@%zu of %.64s, %llu memories, %zu questions", t->limit, t->c->namespace,
-		 (unsigned long long)t->memories, t->n);
+	snprintf(title, 160, "Recall@%zu of %.64s, %llu memories, %zu questions%s", t->limit, t->c->namespace,
+		 (unsigned long long)t->memories, t->n,
+		 !t->points[0].effort	 ? ""
+		 : t->server.index.lists ? ", pgvector IVFFlat"
+					 : ", pgvector HNSW");
 	*p = (struct tune_plot){.title = title, .v = dots, .n = t->npoints, .wanted = t->wanted};
 }
 

@@ -18,7 +18,8 @@ class Wire:
 
     def __init__(self, client, server, prefix, turn):
         self.client, self.server, self.prefix, self.turn = client, server, prefix, turn
-        self.lock, self.asked, self.mine = threading.Lock(), 0, False
+        self.lock = threading.Lock()
+        self.mine, self.asked, self.open = False, 0, False                      # its turn; answers to come; statements behind the last sync
         for s in (client, server):
             s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         threading.Thread(target=self._guarded, args=(self._requests,), daemon=True).start()
@@ -36,18 +37,24 @@ class Wire:
                 pass
         self._release(ended=True)
 
+    def _note(self, kind):
+        self.mine = True
+        self.asked += kind in b"QS"
+        self.open = kind not in b"QS" if kind in b"QSPBDEC" else self.open
+
     def _begin(self, kind):
         with self.lock:
             mine = self.mine
-        if not mine:
+            if mine:
+                self._note(kind)
+        if not mine:                                                            # and nobody but this thread makes it so
             self.turn.acquire()
-        with self.lock:
-            self.mine = True
-            self.asked += kind in (b"Q", b"S")
+            with self.lock:
+                self._note(kind)
 
     def _release(self, ended=False):
         with self.lock:
-            if ended and self.mine or self.mine and not self.asked:
+            if self.mine and (ended or not self.asked and not self.open):
                 self.mine = False
                 self.turn.release()
 

@@ -164,7 +164,7 @@ def test_what_people_see(hnsw, lite, tmp_path):
     root = ET.parse(svg).getroot()
     circles = root.findall(SVG + "circle")
     assert len(circles) == 9 and sum(c.get("class") == "best" for c in circles) == 1
-    assert f"Recall@10 of noise, {ROWS} memories, 20 questions" in [t.text for t in root.iter()]
+    assert f"Recall@10 of noise, {ROWS} memories, 20 questions, pgvector HNSW" in [t.text for t in root.iter()]
 
 
 def test_what_is_recommended_is_what_searches_do(hnsw, lite, rows):
