@@ -169,23 +169,32 @@ def test_what_people_see(hnsw, lite, tmp_path):
 
 def test_what_is_recommended_is_what_searches_do(hnsw, lite, rows):
     args = ("--sample", "20", "--rounds", "1", "--recall", "0.5", "--apply")
-    r = tune(hnsw, lite, *args, stdin="y\n")
+
+    def unlike_what_is_set(*more, **kw):
+        """Which is the cheapest is a matter of the moment: it may be what is set."""
+        for before in ("200", "333", "555", "777"):
+            assert hnsw.patch("/v1/admin/config", {"set": {KEY: before}}).status == 200
+            r = tune(hnsw, lite, *args, *more, **kw)
+            if "already: nothing to apply" not in r.stderr:
+                return r, before
+        raise AssertionError(r)
+    r, before = unlike_what_is_set(stdin="y\n")
     assert r.returncode == 1 and "there is no terminal to ask at; say --yes" in r.stderr, r
-    assert hnsw.ctl("config", "get", KEY).stdout.strip() == "200"
-    r = tune(hnsw, lite, *args, "--yes")
+    assert hnsw.ctl("config", "get", KEY).stdout.strip() == before
+    r, before = unlike_what_is_set("--yes")
     value = next(line for line in r.stdout.splitlines() if line.startswith("Recommended:")).split(" = ")[1].split(":")[0]
-    assert r.returncode == 0 and f"{KEY} is {value} now" in r.stderr and value != "200", r
+    assert r.returncode == 0 and f"{KEY} is {value} now" in r.stderr and value != before, r
     assert hnsw.ctl("config", "get", KEY, "--source").stdout == f"{value}  (tried)\n"
     entry = hnsw.get("/v1/admin/audit?what=tune").json["entries"][0]
-    assert (entry["changes"][0]["key"], entry["changes"][0]["from"], entry["changes"][0]["to"]) == (KEY, "200", value)
+    assert (entry["changes"][0]["key"], entry["changes"][0]["from"], entry["changes"][0]["to"]) == (KEY, before, value)
     assert entry["reason"].startswith("tune vectors on namespace noise, the store's memories_vector_96_hnsw_m4_e8: recall ")
     lite.sql("RESET hnsw.ef_search")                                            # all connections are one session
 
     def follows():
         assert explain(hnsw, rows[1])["vector_tier"] == "store"
         return lite.sql("SHOW hnsw.ef_search") == [[value]]
-    assert hnsw.patch("/v1/admin/config", {"set": {KEY: "333"}}).status == 200
-    until(lambda: explain(hnsw, rows[1]) and lite.sql("SHOW hnsw.ef_search") == [["333"]], 20)
+    assert hnsw.patch("/v1/admin/config", {"set": {KEY: "444"}}).status == 200
+    until(lambda: explain(hnsw, rows[1]) and lite.sql("SHOW hnsw.ef_search") == [["444"]], 20)
     assert hnsw.patch("/v1/admin/config", {"set": {KEY: value}}).status == 200
     until(follows, 20)
     assert hnsw.ctl("unset", KEY).returncode == 0
