@@ -96,6 +96,15 @@ struct store_ns { /* a namespace row */
 	int64_t created_us;
 	bool exists;
 };
+/* How widely a server's own index of vectors is searched (pgvector). Zeros: as the server has it. */
+struct store_effort {
+	unsigned ef_search, probes; /* candidates of an HNSW index; lists of an IVFFlat one */
+};
+struct store_nearest_cost {
+	unsigned statements;
+	uint64_t rows; /* that came for them */
+	bool whole;    /* all vectors were compared, at once or because the index yielded too few */
+};
 /* Vectors that are not in the index: ranked by the store. Rows that a pending write has changed are skipped as in
  * store_text; what is pending is the caller's to merge. */
 struct store_nearest {
@@ -107,7 +116,12 @@ struct store_nearest {
 	int64_t now_us;
 	bool (*hidden)(void *arg, const struct uuid *id);
 	void *hidden_arg;
+	bool exact; /* all vectors are compared, whatever index there is */
+	struct store_effort effort;
+	struct store_nearest_cost *cost_r; /* PostgreSQL: what it took; NULL: nobody asks */
 };
+/* Hits that a search for `limit` results takes from words and from vectors each. */
+static inline size_t store_nearest_depth(size_t limit) { return 4 * limit > 100 ? 4 * limit : 100; }
 /* One change of the feed. SQLite: a revision is the journal's sequence number of the last transaction in its batch. */
 enum store_change_kind {
 	CHANGE_PUT = 1,

@@ -17,20 +17,15 @@ int store_failed(enum store_rc rc, const struct pg_plain *p, char *error)
 
 /* ---- which store ---- */
 
-struct target {
-	struct conf *conf; /* NULL: the dsn was given */
-	const char *kind, *dsn;
-};
-
-static int find_target(const struct store_options *o, struct target *t)
+int store_find(const struct store_options *o, const char *command, struct store_target *t)
 {
 	char *error = NULL;
-	*t = (struct target){.kind = "postgres", .dsn = o->dsn};
+	*t = (struct store_target){.kind = "postgres", .dsn = o->dsn};
 	if (o->dsn) {
 		if (!pg_plain_is_dsn(o->dsn))
-			return ctl_usage("migrate: --store-dsn: \"%s\" is no connection string of PostgreSQL: "
+			return ctl_usage("%s: --store-dsn: \"%s\" is no connection string of PostgreSQL: "
 					 "postgresql://host/database or host=… dbname=…",
-					 o->dsn);
+					 command, o->dsn);
 		return CTL_OK;
 	}
 	t->conf = conf_load(&o->input, &error);
@@ -53,9 +48,9 @@ static struct pg_plain *connect_to(const char *dsn, bool writes, int *code_r)
 
 struct pg_plain *store_connect(const struct store_options *o, bool writes, int *code_r)
 {
-	struct target t;
+	struct store_target t;
 	struct pg_plain *p = NULL;
-	*code_r = find_target(o, &t);
+	*code_r = store_find(o, "migrate", &t);
 	if (*code_r == CTL_OK && strcmp(t.kind, "postgres") != 0)
 		*code_r = ctl_usage(
 			"migrate: this needs store.kind = postgres, or --store-dsn; the configuration says %s", t.kind);
@@ -144,7 +139,7 @@ static int status_of_server(struct ctl *c, const char *dsn)
 	return code;
 }
 
-static int status_of_file(struct ctl *c, const struct target *t)
+static int status_of_file(struct ctl *c, const struct store_target *t)
 {
 	struct store_conf sc;
 	char *what = NULL;
@@ -165,8 +160,8 @@ static int status_of_file(struct ctl *c, const struct target *t)
 
 static int migrate_status(struct ctl *c, const struct store_options *o)
 {
-	struct target t;
-	int code = find_target(o, &t);
+	struct store_target t;
+	int code = store_find(o, "migrate", &t);
 	if (code == CTL_OK)
 		code = strcmp(t.kind, "postgres") == 0 ? status_of_server(c, t.dsn) : status_of_file(c, &t);
 	conf_free(&t.conf);
@@ -221,14 +216,14 @@ static int migrate_server(struct ctl *c, const struct store_options *o, const ch
 
 static int migrate_either(struct ctl *c, const struct store_options *o, bool down)
 {
-	struct target t;
+	struct store_target t;
 	if (down && o->to == UINT_MAX)
 		return ctl_usage("migrate down: --to N says how far; 0 removes everything");
 	if (down && !o->yes && !o->dry_run)
 		return ctl_usage(
 			"migrate down: what the migrations hold is lost (down to 0: every memory); export it first, and "
 			"say --yes");
-	int code = find_target(o, &t);
+	int code = store_find(o, "migrate", &t);
 	if (code != CTL_OK)
 		return code;
 	if (strcmp(t.kind, "postgres") == 0)
@@ -251,8 +246,8 @@ static const struct sub {
 	int (*run)(struct ctl *c, const struct store_options *o);
 	const char *takes; /* letters of the options below, besides those that say which store */
 } subs[] = {
-	{"status", migrate_status, ""},	  {"up", migrate_up, "nNpvwf"},	    {"down", migrate_down, "nNywf"},
-	{"index", vector_index, "nklLd"}, {"mount-mem0", mem0_mount, "nt"},
+	{"status", migrate_status, ""},	    {"up", migrate_up, "nNpvwf"},     {"down", migrate_down, "nNywf"},
+	{"index", vector_index, "nklLdme"}, {"mount-mem0", mem0_mount, "nt"},
 };
 
 static void help(void)
@@ -261,7 +256,7 @@ static void help(void)
 	     "       orchestractl migrate up [--to N] [--vector auto|vector|bytea] [--partitions N] [--dry-run]\n"
 	     "       orchestractl migrate down --to N --yes [--force] [--dry-run]\n"
 	     "       orchestractl migrate index --kind ivfflat|hnsw|none [--dimensions D] [--lists auto|N] [--lists-max N]\n"
-	     "                                  [--dry-run]\n"
+	     "                                  [--m N] [--ef-construction N] [--dry-run]\n"
 	     "       orchestractl migrate mount-mem0 --table NAME --namespace NS [--dry-run]\n"
 	     "The schema of the store: what it has, up to a version, down to one. Talks to the database that the daemon's\n"
 	     "configuration names, whether a daemon runs or not.\n\n"
@@ -327,6 +322,10 @@ static int take_option(struct store_options *o, int opt, const char *arg)
 			       ? CTL_OK
 			       : ctl_usage("migrate: --dimensions: 1 to 2000, which is what pgvector indexes");
 	case 'L': return number(arg, 1, 32768, &o->lists_max) ? CTL_OK : ctl_usage("migrate: --lists-max: 1 to 32768");
+	case 'm': return number(arg, 2, 100, &o->m) ? CTL_OK : ctl_usage("migrate: --m: 2 to 100");
+	case 'e':
+		return number(arg, 4, 1000, &o->ef_construction) ? CTL_OK
+								 : ctl_usage("migrate: --ef-construction: 4 to 1000");
 	default:
 		if (strcmp(arg, "auto") == 0)
 			return CTL_OK;
@@ -351,6 +350,8 @@ int migrate_command(struct ctl *c, int argc, char **argv)
 		{"lists", required_argument, NULL, 'l'},
 		{"lists-max", required_argument, NULL, 'L'},
 		{"dimensions", required_argument, NULL, 'd'},
+		{"m", required_argument, NULL, 'm'},
+		{"ef-construction", required_argument, NULL, 'e'},
 		{"table", required_argument, NULL, 't'},
 		{"help", no_argument, NULL, 'h'},
 		{0},

@@ -5,6 +5,9 @@
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <unistd.h>
+
+#include "live.h"
 
 #define SAMPLE 200
 #define LIMIT 10
@@ -12,19 +15,30 @@
 #define ANSWERS_MIN 1000 /* for each point: a p99 of fewer is chance … */
 #define ROUNDS_MIN 3
 #define ROUNDS_MAX 20
+#define PROBES_MAX 65536
+#define EF_MAX 1000 /* pgvector's */
+#define TIMEOUT_US 30000000
 
 static const char usage[] =
 	"Usage: orchestractl tune vectors [--namespace NAME] [--queries FILE|- | --sample N] [--limit N] [--recall X]\n"
-	"                                 [--probes N,...] [--svg FILE] [--apply [--yes]] [--json]\n"
+	"                                 [--probes N,...] [--rounds N] [--svg FILE] [--apply [--yes]] [--json]\n"
+	"       orchestractl tune vectors [--store] [--store-dsn DSN] [-c FILE] [--set KEY=VALUE] [--timeout TIME]\n"
+	"                                 [--ef-search N,...] [...]\n"
 	"Asks the same questions with all vectors compared and with several targets of recall, and prints how much each\n"
-	"finds and how long it takes; recommends the smallest one that finds enough.\n\n"
+	"finds and how long it takes; recommends the smallest one that finds enough. Where PostgreSQL with pgvector compares the\n"
+	"vectors, or with --store, that is measured: hnsw.ef_search or ivfflat.probes, by the index that is there.\n\n"
 	"  --queries FILE  questions, one a line: a text, or JSON with \"query\" or \"embedding\"\n"
 	"  --sample N      so many memories of the namespace are the questions (default 200)\n"
 	"  --limit N       answers that count to each question (default 10)\n"
 	"  --recall X      what is enough, 0.5 to 1 (default: vectors.recall of the daemon)\n"
 	"  --probes N,...  measures reading so many lists, too\n"
+	"  --rounds N      each question is asked so often (default: 3 to 20 times, a thousand answers to each target)\n"
 	"  --svg FILE      writes the curve there\n"
-	"  --apply         puts the recommendation into force, after asking; --yes: without";
+	"  --apply         puts the recommendation into force, after asking; --yes: without\n\n"
+	"  --store            measures the store's index, whether the daemon uses it or not\n"
+	"  --store-dsn DSN    the database; else what the configuration says, which -c and --set name as for orchestrad\n"
+	"  --timeout TIME     that a statement of the measurement may take (default 30s)\n"
+	"  --ef-search N,...  measures these, too, of an HNSW index";
 
 /* Whole percents, because that is what vectors.recall takes. */
 static const unsigned char aims[] = {80, 90, 95, 97, 98, 99, 100};
@@ -39,20 +53,50 @@ static bool whole(const char *text, long min, long max, long *v_r)
 	return !errno && end != text && !*end && *v_r >= min && *v_r <= max;
 }
 
-static bool take_probes(struct tune *t, const char *arg)
+static bool take_numbers(struct tune_numbers *to, const char *arg, long most)
 {
-	for (t->npoints = 0; *arg; t->npoints++) {
+	for (to->n = 0; *arg; to->n++) {
 		char *end;
 		errno = 0;
 		long v = strtol(arg, &end, 10);
-		if (errno || end == arg || v < 1 || v > 65536 || (*end && *end != ',') || t->npoints == TUNE_PROBES_MAX)
+		if (errno || end == arg || v < 1 || v > most || (*end && *end != ',') || to->n == TUNE_PROBES_MAX)
 			return false;
-		t->points[t->npoints] = (struct tune_point){.probes = (unsigned)v};
+		to->v[to->n] = (unsigned)v;
 		arg = end + (*end == ',');
 		if (*end == ',' && !*arg)
 			return false;
 	}
-	return t->npoints > 0;
+	return to->n > 0;
+}
+
+/* Of those that say which store, and how it is measured. */
+static int take_store_option(struct tune *t, int opt, const char *arg)
+{
+	switch (opt) {
+	case 'S': t->ask_store = true; return CTL_OK;
+	case 'c': t->store.input.file = arg; return CTL_OK;
+	case 'D':
+		t->store.dsn = arg;
+		t->ask_store = true;
+		return CTL_OK;
+	case 'e':
+		if (t->store.input.nsets == ARRAY_LEN(t->store.sets))
+			return ctl_usage("tune vectors: --set: too many");
+		t->store.sets[t->store.input.nsets++] = arg;
+		return CTL_OK;
+	case 't':
+		if (!live_duration("tune vectors: --timeout", arg, &t->timeout_us))
+			return CTL_USAGE;
+		return t->timeout_us >= 100000 && t->timeout_us <= 3600000000
+			       ? CTL_OK
+			       : ctl_usage("tune vectors: --timeout needs 100ms to 1h");
+	default:
+		return take_numbers(&t->ef_search, arg, EF_MAX)
+			       ? CTL_OK
+			       : ctl_usage("tune vectors: --ef-search needs up to %d whole numbers from 1 to %d with "
+					   "commas between them",
+					   TUNE_PROBES_MAX, EF_MAX);
+	}
 }
 
 /* CTL_OK, or CTL_USAGE after saying why. */
@@ -81,11 +125,18 @@ static int take_option(struct tune *t, int opt, const char *arg)
 		return end != arg && !*end && t->wanted >= 0.5 && t->wanted <= 1
 			       ? CTL_OK
 			       : ctl_usage("tune vectors: --recall needs a number from 0.5 to 1");
-	default:
-		return take_probes(t, arg) ? CTL_OK
-					   : ctl_usage("tune vectors: --probes needs up to %d whole numbers from 1 to "
-						       "65536 with commas between them",
-						       TUNE_PROBES_MAX);
+	case 'o':
+		if (!whole(arg, 1, ROUNDS_MAX, &v))
+			return ctl_usage("tune vectors: --rounds needs a whole number from 1 to %d", ROUNDS_MAX);
+		t->rounds = (unsigned)v;
+		return CTL_OK;
+	case 'p':
+		return take_numbers(&t->probes, arg, PROBES_MAX)
+			       ? CTL_OK
+			       : ctl_usage("tune vectors: --probes needs up to %d whole numbers from 1 to "
+					   "65536 with commas between them",
+					   TUNE_PROBES_MAX);
+	default: return take_store_option(t, opt, arg);
 	}
 }
 
@@ -93,15 +144,27 @@ static int take_option(struct tune *t, int opt, const char *arg)
 static bool take_options(struct tune *t, int argc, char **argv, int *code_r)
 {
 	static const struct option options[] = {
-		{"queries", required_argument, NULL, 'q'}, {"sample", required_argument, NULL, 's'},
-		{"limit", required_argument, NULL, 'l'},   {"recall", required_argument, NULL, 'r'},
-		{"probes", required_argument, NULL, 'p'},  {"svg", required_argument, NULL, 'g'},
-		{"apply", no_argument, NULL, 'a'},	   {"yes", no_argument, NULL, 'y'},
-		{"help", no_argument, NULL, 'h'},	   {0},
+		{"queries", required_argument, NULL, 'q'},
+		{"sample", required_argument, NULL, 's'},
+		{"limit", required_argument, NULL, 'l'},
+		{"recall", required_argument, NULL, 'r'},
+		{"probes", required_argument, NULL, 'p'},
+		{"svg", required_argument, NULL, 'g'},
+		{"apply", no_argument, NULL, 'a'},
+		{"yes", no_argument, NULL, 'y'},
+		{"rounds", required_argument, NULL, 'o'},
+		{"store", no_argument, NULL, 'S'},
+		{"store-dsn", required_argument, NULL, 'D'},
+		{"config", required_argument, NULL, 'c'},
+		{"set", required_argument, NULL, 'e'},
+		{"timeout", required_argument, NULL, 't'},
+		{"ef-search", required_argument, NULL, 'f'},
+		{"help", no_argument, NULL, 'h'},
+		{0},
 	};
 	int opt;
 	*code_r = CTL_USAGE;
-	while ((opt = ctl_options(argc, argv, ":", options)) != -1) {
+	while ((opt = ctl_options(argc, argv, ":c:", options)) != -1) {
 		if (opt == 'h') {
 			puts(usage);
 			*code_r = CTL_OK;
@@ -135,6 +198,8 @@ static int look_at_namespace(struct tune *t)
 	} else if (code == CTL_OK) {
 		json_t *o = output_parse(&a);
 		t->memories = (uint64_t)json_integer_value(json_object_get(o, "count"));
+		t->dim = (uint32_t)json_integer_value(json_object_get(o, "dimensions"));
+		t->embedder = util_strndup(output_str(o, "embedding_model"), strlen(output_str(o, "embedding_model")));
 		code = o ? CTL_OK : CTL_FAILED;
 		json_decref(o);
 	}
@@ -149,9 +214,7 @@ static int look_at_recall(struct tune *t)
 	int code = client_request(t->c, "GET", "/v1/admin/config/vectors.recall", NULL, &a);
 	if (code == CTL_OK && a.status == 200) {
 		json_t *o = output_parse(&a);
-		const char *source = output_str(o, "source");
 		t->configured = (unsigned)atoi(output_str(o, "value"));
-		t->source = util_strndup(source, strlen(source));
 		json_decref(o);
 	} else if (code == CTL_OK && t->wanted == 0) {
 		code = output_problem(&a);
@@ -186,26 +249,27 @@ static void choose_points(struct tune *t)
 	}
 	if (!there)
 		t->points[t->npoints++].recall = t->configured / 100.0;
+	for (size_t i = 0; i < t->probes.n; i++)
+		t->points[t->npoints++].probes = t->probes.v[i];
 	qsort(t->points, t->npoints, sizeof(*t->points), by_aim);
 	size_t rounds = (ANSWERS_MIN + t->n - 1) / t->n;
+	if (t->rounds)
+		return;
 	t->rounds = (unsigned)(rounds < ROUNDS_MIN ? ROUNDS_MIN : rounds > ROUNDS_MAX ? ROUNDS_MAX : rounds);
 }
 
-static int measure(struct tune *t)
+static int measure_index(struct tune *t)
 {
-	int code = look_at_namespace(t);
-	if (code == CTL_OK)
-		code = look_at_recall(t);
-	if (code == CTL_OK && !t->queries)
-		code = tune_questions_sample(t);
-	if (code == CTL_OK && !tune_interrupted())
-		code = tune_ask_exact(t);
+	if (t->ef_search.n)
+		return ctl_usage(
+			"tune vectors: --ef-search is of the store's index, and the daemon's own compares these "
+			"vectors; --store measures the store's");
+	int code = tune_ask_exact(t);
 	if (code != CTL_OK || tune_interrupted())
 		return code;
-	if (!t->lists || t->by_store) {
-		t->npoints = 0;
+	if (!t->lists) {
 		tune_report_nothing(t);
-		return t->by_store ? CTL_FAILED : CTL_OK;
+		return CTL_OK;
 	}
 	choose_points(t);
 	code = tune_ask_points(t);
@@ -220,6 +284,20 @@ static int measure(struct tune *t)
 	return code == CTL_OK && !best ? CTL_FAILED : code;
 }
 
+static int measure(struct tune *t)
+{
+	int code = look_at_namespace(t);
+	if (code == CTL_OK)
+		code = look_at_recall(t);
+	if (code == CTL_OK && !t->queries)
+		code = tune_questions_sample(t);
+	if (code == CTL_OK && !tune_interrupted())
+		code = tune_ask_where(t);
+	if (code != CTL_OK || tune_interrupted())
+		return code;
+	return t->ask_store || t->by_store ? tune_store(t) : measure_index(t);
+}
+
 static void clean(struct tune *t)
 {
 	tune_questions_free(t);
@@ -227,7 +305,7 @@ static void clean(struct tune *t)
 		free(t->points[i].vector_us);
 		free(t->points[i].request_us);
 	}
-	free(t->source);
+	free(t->embedder);
 	free(t);
 }
 
@@ -237,6 +315,9 @@ int tune_command(struct ctl *c, int argc, char **argv)
 	int code;
 	t->c = c;
 	t->limit = LIMIT;
+	t->key = "vectors.recall";
+	t->timeout_us = TIMEOUT_US;
+	t->store.input = (struct conf_input){.env = environ, .sets = t->store.sets};
 	if (take_options(t, argc, argv, &code)) {
 		c->namespace = c->namespace ? c->namespace : "default";
 		c->keep_open = true;

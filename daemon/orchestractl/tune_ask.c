@@ -11,13 +11,19 @@
 #define SHOW_EVERY_US 100000
 #define ALIKE 1e-6 /* scores are shown with seven digits */
 
-static volatile sig_atomic_t wanted_end;
+static volatile sig_atomic_t wanted_end, ends_at_once;
 
 static void on_interrupt(int sig)
 {
-	(void)sig;
+	static const char say[] = "\norchestractl: interrupted; nothing was changed\n";
 	wanted_end = 1;
+	if (!ends_at_once)
+		return;
+	(void)!write(STDERR_FILENO, say, sizeof(say) - 1);
+	raise(sig); /* it has its default action again, once this returns */
 }
+
+void tune_interrupt_ends(bool on) { ends_at_once = on; }
 
 static void mind_interrupt(void)
 {
@@ -79,7 +85,7 @@ static bool without_vectors(const json_t *answer)
 	return false;
 }
 
-static bool is_best(const struct tune_exact *e, const char *id, double score)
+bool tune_is_best(const struct tune_exact *e, const char *id, double score)
 {
 	for (size_t i = 0; i < e->n; i++)
 		if (strcmp(e->ids[i], id) == 0)
@@ -95,7 +101,7 @@ static size_t count_found(const struct tune *t, const struct tune_question *q, c
 		if (n == t->limit || strcmp(output_str(r, "id"), q->own) == 0)
 			continue;
 		n++;
-		found += is_best(&q->exact, output_str(r, "id"), json_number_value(json_object_get(r, "score")));
+		found += tune_is_best(&q->exact, output_str(r, "id"), json_number_value(json_object_get(r, "score")));
 	}
 	return found < q->exact.n ? found : q->exact.n;
 }
@@ -117,7 +123,7 @@ static void keep_exact(const struct tune *t, struct tune_question *q, const json
 /* ---- exact ---- */
 
 /* Whether there are lists is told by a question that may use them. */
-static int look_for_lists(struct tune *t)
+int tune_ask_where(struct tune *t)
 {
 	json_t *o;
 	int64_t us;
@@ -134,7 +140,7 @@ int tune_ask_exact(struct tune *t)
 	bool on = isatty(STDERR_FILENO);
 	int64_t us, shown = 0;
 	size_t best = 0;
-	int code = look_for_lists(t);
+	int code = CTL_OK;
 	for (size_t i = 0; i < t->n && code == CTL_OK && !tune_interrupted(); i++) {
 		json_t *o;
 		code = ask(t, &t->questions[i], "\"exact\":true", &o, &us);
@@ -189,10 +195,12 @@ static int ask_point(struct tune *t, struct tune_point *p, const struct tune_que
 	return code;
 }
 
-static void work_out(struct tune_point *p)
+void tune_work_out(struct tune_point *p)
 {
 	p->vector_p50 = tune_quantile(p->vector_us, p->answers, 0.5);
 	p->vector_p99 = tune_quantile(p->vector_us, p->answers, 0.99);
+	if (!p->request_us)
+		return;
 	p->request_p50 = tune_quantile(p->request_us, p->answers, 0.5);
 	p->request_p99 = tune_quantile(p->request_us, p->answers, 0.99);
 }
@@ -219,6 +227,6 @@ int tune_ask_points(struct tune *t)
 	if (on)
 		fputs("\r\033[K", stderr);
 	for (size_t i = 0; i < t->npoints; i++)
-		work_out(&t->points[i]);
+		tune_work_out(&t->points[i]);
 	return code;
 }

@@ -19,11 +19,13 @@ const struct tune_point *tune_report_best(const struct tune *t)
 }
 
 static unsigned percent(const struct tune_point *p) { return (unsigned)lround(p->recall * 100); }
+/* What the key would be set to. */
+static unsigned value_of(const struct tune_point *p) { return p->effort ? p->effort : percent(p); }
 
-static const struct tune_point *configured(const struct tune *t)
+const struct tune_point *tune_report_configured(const struct tune *t)
 {
 	for (size_t i = 0; i < t->npoints; i++)
-		if (!t->points[i].probes && percent(&t->points[i]) == t->configured)
+		if (!t->points[i].probes && value_of(&t->points[i]) == t->configured)
 			return &t->points[i];
 	return NULL;
 }
@@ -32,9 +34,11 @@ static double mean(uint64_t sum, const struct tune_point *p) { return (double)su
 
 /* ---- for people ---- */
 
-static void name_of(const struct tune_point *p, char out[24])
+void tune_report_name(const struct tune_point *p, char out[24])
 {
-	if (p->probes)
+	if (p->effort)
+		snprintf(out, 24, "%u", p->effort);
+	else if (p->probes)
 		snprintf(out, 24, "%u list%s", p->probes, p->probes == 1 ? "" : "s");
 	else
 		snprintf(out, 24, "%.2f", p->recall);
@@ -48,7 +52,7 @@ static void show_table(const struct tune *t, const struct tune_point *best)
 	       "P99", "REQUEST", "P99", "LISTS", "CODES", "COMPARED", output_colour(c, C_PLAIN));
 	for (size_t i = 0; i < t->npoints; i++) {
 		const struct tune_point *p = &t->points[i];
-		name_of(p, name);
+		tune_report_name(p, name);
 		printf("%s%11s  %6.4f  %7lld %6lld  %7lld %6lld  %6.0f %8.0f %8.0f%s\n",
 		       output_colour(c, p == best ? C_GREEN : C_PLAIN), name, tune_recall(p), (long long)p->vector_p50,
 		       (long long)p->vector_p99, (long long)p->request_p50, (long long)p->request_p99, mean(p->read, p),
@@ -67,14 +71,17 @@ static void plot_of(const struct tune *t, const struct tune_point *best, struct 
 					    .recall = tune_recall(x),
 					    .best = x == best,
 					    .aside = x->probes != 0};
-		name_of(x, dots[i].label);
+		tune_report_name(x, dots[i].label);
 	}
-	snprintf(title, 160, "Recall@%zu of %.64s, %llu memories, %zu questions", t->limit, t->c->namespace,
-		 (unsigned long long)t->memories, t->n);
+	snprintf(title, 160, "Recall@%zu of %.64s, %llu memories, %zu questions%s", t->limit, t->c->namespace,
+		 (unsigned long long)t->memories, t->n,
+		 !t->points[0].effort	 ? ""
+		 : t->server.index.lists ? ", pgvector IVFFlat"
+					 : ", pgvector HNSW");
 	*p = (struct tune_plot){.title = title, .v = dots, .n = t->npoints, .wanted = t->wanted};
 }
 
-static void show_curve(const struct tune *t, const struct tune_point *best)
+void tune_report_curve(const struct tune *t, const struct tune_point *best)
 {
 	struct tune_dot dots[TUNE_AIMS_MAX];
 	struct tune_plot p;
@@ -82,14 +89,15 @@ static void show_curve(const struct tune *t, const struct tune_point *best)
 	plot_of(t, best, &p, dots, title);
 	tune_plot_text(&p, stdout, t->c->width ? t->c->width : COLUMNS, output_colour(t->c, C_GREEN),
 		       output_colour(t->c, C_PLAIN));
-	printf("o target, %s* recommended%s%s, --- recall asked for: %.4g\n\n", output_colour(t->c, C_GREEN),
-	       output_colour(t->c, C_PLAIN), t->points[t->npoints - 1].probes ? ", + number of lists" : "", t->wanted);
+	printf("o %s, %s* recommended%s%s, --- recall asked for: %.4g\n\n", t->points[0].effort ? t->key : "target",
+	       output_colour(t->c, C_GREEN), output_colour(t->c, C_PLAIN),
+	       t->points[t->npoints - 1].probes ? ", + number of lists" : "", t->wanted);
 }
 
-static void show_recommendation(const struct tune *t, const struct tune_point *best)
+void tune_report_recommend(const struct tune *t, const struct tune_point *best)
 {
-	const struct tune_point *is = configured(t);
-	printf("%sRecommended: vectors.recall = %u%s", output_colour(t->c, C_BOLD), percent(best),
+	const struct tune_point *is = tune_report_configured(t);
+	printf("%sRecommended: %s = %u%s", output_colour(t->c, C_BOLD), t->key, value_of(best),
 	       output_colour(t->c, C_PLAIN));
 	if (is == best)
 		printf(", as it is: %.4f of the nearest are found in %lld µs (p50).\n", tune_recall(best),
@@ -116,7 +124,7 @@ static void show_all_is_quicker(const struct tune *t, const struct tune_point *b
 
 /* ---- for programs ---- */
 
-static json_t *json_times(int64_t p50, int64_t p99)
+json_t *tune_report_json_times(int64_t p50, int64_t p99)
 {
 	return json_pack("{s:I,s:I}", "p50", (json_int_t)p50, "p99", (json_int_t)p99);
 }
@@ -126,8 +134,8 @@ static json_t *json_point(const struct tune_point *p)
 	return json_pack("{s:o,s:o,s:f,s:o,s:o,s:f,s:f,s:f,s:I}", "target",
 			 p->probes ? json_null() : json_real(p->recall), "probes",
 			 p->probes ? json_integer(p->probes) : json_null(), "recall", tune_recall(p), "vector_us",
-			 json_times(p->vector_p50, p->vector_p99), "request_us",
-			 json_times(p->request_p50, p->request_p99), "read", mean(p->read, p), "codes",
+			 tune_report_json_times(p->vector_p50, p->vector_p99), "request_us",
+			 tune_report_json_times(p->request_p50, p->request_p99), "read", mean(p->read, p), "codes",
 			 mean(p->codes, p), "compared", mean(p->compared, p), "answers", (json_int_t)p->answers);
 }
 
@@ -138,11 +146,10 @@ static void print_json(const struct tune *t, const struct tune_point *best)
 		if (t->points[i].answers)
 			json_array_append_new(points, json_point(&t->points[i]));
 	json_t *o = json_pack("{s:s,s:I,s:s,s:I,s:I,s:I,s:i,s:f,s:o,s:o,s:o}", "namespace", t->c->namespace, "memories",
-			      (json_int_t)t->memories, "tier", t->by_store ? "store" : "index", "lists",
-			      (json_int_t)t->lists, "questions", (json_int_t)t->n, "limit", (json_int_t)t->limit,
-			      "rounds", (int)t->rounds, "wanted", t->wanted, "configured",
-			      t->configured ? json_integer(t->configured) : json_null(), "points", points,
-			      "recommended",
+			      (json_int_t)t->memories, "tier", "index", "lists", (json_int_t)t->lists, "questions",
+			      (json_int_t)t->n, "limit", (json_int_t)t->limit, "rounds", (int)t->rounds, "wanted",
+			      t->wanted, "configured", t->configured ? json_integer(t->configured) : json_null(),
+			      "points", points, "recommended",
 			      best ? json_pack("{s:s,s:i,s:f}", "key", "vectors.recall", "value", (int)percent(best),
 					       "recall", tune_recall(best))
 				   : json_null());
@@ -164,9 +171,9 @@ void tune_report_show(const struct tune *t, const struct tune_point *best)
 	       t->c->namespace, (unsigned long long)t->memories, (unsigned long long)t->lists, t->lists == 1 ? "" : "s",
 	       t->n, t->limit, t->rounds);
 	show_table(t, best);
-	show_curve(t, best);
+	tune_report_curve(t, best);
 	if (best) {
-		show_recommendation(t, best);
+		tune_report_recommend(t, best);
 		show_all_is_quicker(t, best);
 	} else {
 		printf("No target finds %.4g of the nearest: memories were written meanwhile. Measure again.\n",
@@ -180,11 +187,6 @@ void tune_report_nothing(const struct tune *t)
 {
 	if (t->c->json)
 		print_json(t, NULL);
-	else if (t->by_store)
-		printf("The store compares the vectors of namespace %s, for the index does not hold them all: raise "
-		       "vectors.max_bytes and restart. What the store does itself is chosen with \"orchestractl migrate "
-		       "index\".\n",
-		       t->c->namespace);
 	else
 		printf("All vectors of namespace %s are compared (%llu memories), so every search finds the nearest: there is "
 		       "nothing to tune.\n",
@@ -219,32 +221,34 @@ static bool agreed(const struct tune *t, const struct tune_point *best)
 		      stderr);
 		return false;
 	}
-	fprintf(stderr, "Set vectors.recall from %u to %u on the running daemon? [y/N] ", t->configured, percent(best));
+	fprintf(stderr, "Set %s from %u to %u on the running daemon? [y/N] ", t->key, t->configured, value_of(best));
 	return fgets(answer, sizeof(answer), stdin) && (*answer == 'y' || *answer == 'Y');
 }
 
 static int apply(const struct tune *t, const struct tune_point *best)
 {
 	int code;
-	char value[8], reason[160];
+	char value[12], reason[240], where[96] = "";
 	if (!agreed(t, best))
 		return CTL_FAILED;
-	snprintf(value, sizeof(value), "%u", percent(best));
-	snprintf(reason, sizeof(reason), "tune vectors on namespace %.64s: recall %.4f in %lld us", t->c->namespace,
-		 tune_recall(best), (long long)best->vector_p50);
+	snprintf(value, sizeof(value), "%u", value_of(best));
+	if (best->effort)
+		snprintf(where, sizeof(where), ", the store's %s", t->server.index.name);
+	snprintf(reason, sizeof(reason), "tune vectors on namespace %.64s%s: recall %.4f in %lld us", t->c->namespace,
+		 where, tune_recall(best), (long long)best->vector_p50);
 	json_t *o = live_patch(
-		t->c,
-		json_pack("{s:{s:s} s:s s:s}", "set", "vectors.recall", value, "action", "tune", "reason", reason),
-		&code);
+		t->c, json_pack("{s:{s:s} s:s s:s}", "set", t->key, value, "action", "tune", "reason", reason), &code);
 	if (!o)
 		return code;
 	live_say_audit(o);
 	json_decref(o);
 	fprintf(stderr,
-		"vectors.recall is %s now, and is tried: orchestractl config save keeps it, orchestractl unset vectors.recall takes it "
-		"back.\nWhat else shapes the index (vectors.flat_rows, vectors.raw, vectors.exact_bytes) needs a restart: write it into the "
-		"file.\n",
-		value);
+		"%s is %s now, and is tried: orchestractl config save keeps it, orchestractl unset %s takes it back.\n",
+		t->key, value, t->key);
+	if (!best->effort)
+		fputs("What else shapes the index (vectors.flat_rows, vectors.raw, vectors.exact_bytes) needs a restart: write it "
+		      "into the file.\n",
+		      stderr);
 	return CTL_OK;
 }
 
@@ -254,8 +258,8 @@ int tune_report_apply(const struct tune *t, const struct tune_point *best)
 		fputs("orchestractl: --apply: there is nothing to apply\n", stderr);
 		return CTL_FAILED;
 	}
-	if (percent(best) == t->configured) {
-		fprintf(stderr, "vectors.recall is %u already: nothing to apply.\n", t->configured);
+	if (value_of(best) == t->configured) {
+		fprintf(stderr, "%s is %u already: nothing to apply.\n", t->key, t->configured);
 		return CTL_OK;
 	}
 	return apply(t, best);

@@ -1,6 +1,5 @@
 /* migrate index: indexes with which the server finds neighbours of a vector (pgvector). One per dimension, partial, over the
  * column cast to that dimension; a query meets it with the same cast, ORDER BY … <=> and the literal dim = D. */
-#include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdarg.h>
@@ -8,6 +7,7 @@
 #include <unistd.h>
 
 #include "store.h"
+#include "tune_choice.h"
 
 #define QUESTION_US 600000000 /* counting rows reads the table */
 #define PROGRESS_US 500000
@@ -178,12 +178,30 @@ static enum store_rc must_check create_partitioned(struct build *b, const char *
 	return rc;
 }
 
-/* pgvector's advice: rows / 1000 up to a million, their root beyond. */
 static long lists_for(const struct store_options *o, double rows)
 {
-	double n = o->lists ? (double)o->lists : rows <= 1e6 ? rows / 1000 : sqrt(rows);
-	long lists = n < 1 ? 1 : (long)n;
+	long lists = o->lists ? o->lists : tune_choice_lists(rows);
 	return lists > o->lists_max ? o->lists_max : lists;
+}
+
+/* What was not asked for is pgvector's default, and not named: "memories_vector_1536_hnsw_m32_e128". */
+static void name_hnsw(const struct store_options *o, long dim, char name[64])
+{
+	int n = snprintf(name, 64, "memories_vector_%ld_hnsw", dim);
+	if (o->m)
+		n += snprintf(name + n, (size_t)(64 - n), "_m%ld", o->m);
+	if (o->ef_construction)
+		snprintf(name + n, (size_t)(64 - n), "_e%ld", o->ef_construction);
+}
+
+static void write_hnsw(const struct store_options *o, struct buf *sql)
+{
+	if (o->m && o->ef_construction)
+		buf_printf(sql, " WITH (m = %ld, ef_construction = %ld)", o->m, o->ef_construction);
+	else if (o->m)
+		buf_printf(sql, " WITH (m = %ld)", o->m);
+	else if (o->ef_construction)
+		buf_printf(sql, " WITH (ef_construction = %ld)", o->ef_construction);
 }
 
 static enum store_rc must_check build_one(struct build *b, long dim, double rows)
@@ -201,12 +219,14 @@ static enum store_rc must_check build_one(struct build *b, long dim, double rows
 	if (lists)
 		snprintf(name, sizeof(name), "memories_vector_%ld_ivfflat_%ld", dim, n);
 	else
-		snprintf(name, sizeof(name), "memories_vector_%ld_hnsw", dim);
+		name_hnsw(b->o, dim, name);
 	snprintf(pattern, sizeof(pattern), "memories\\_vector\\_%ld\\_%%", dim);
 	buf_printf(&what, "USING %s ((embedding::%s.vector(%ld)) %s.vector_cosine_ops)", b->o->kind, b->st.vector_in,
 		   dim, b->st.vector_in);
 	if (lists)
 		buf_printf(&what, " WITH (lists = %ld)", n);
+	else
+		write_hnsw(b->o, &what);
 	buf_printf(&what, " WHERE dim = %ld", dim);
 	buf_addc(&what, '\0');
 	enum store_rc rc = b->st.partitions ? create_partitioned(b, name, what.p) : create(b, "memories", name, what.p);
@@ -283,6 +303,8 @@ int vector_index(struct ctl *c, const struct store_options *o)
 	int code;
 	if (!o->kind || (strcmp(o->kind, "ivfflat") && strcmp(o->kind, "hnsw") && strcmp(o->kind, "none")))
 		return ctl_usage("migrate index: --kind ivfflat, hnsw or none");
+	if ((o->m || o->ef_construction) && strcmp(o->kind, "hnsw") != 0)
+		return ctl_usage("migrate index: --m and --ef-construction are of --kind hnsw");
 	struct build *b = util_zalloc(sizeof(*b));
 	*b = (struct build){.c = c, .o = o, .p = store_connect(o, !o->dry_run, &code)};
 	if (b->p && !o->dry_run && isatty(STDERR_FILENO))

@@ -37,7 +37,21 @@ def installation():
 SHIM = "globalThis.CustomEvent ??= class extends Event { constructor(t, o) { super(t, o); this.detail = o?.detail; } };"
 
 
-class Pglite:
+class Door:
+    """At host and port."""
+
+    def dsn(self, **extra):
+        return conninfo(**{"host": self.host, "port": self.port, "user": "postgres", "dbname": "postgres", "sslmode": "disable", **extra})
+
+    def session(self, timeout=10, **fields):
+        return Session(self.dsn(**fields), timeout * SLOW)
+
+    def sql(self, text, *params, timeout=30):
+        with self.session() as s:
+            return s.execute(text, *params, timeout=timeout * SLOW)
+
+
+class Pglite(Door):
     def __init__(self, connections=4):
         modules = os.path.join(installation(), "node_modules")
         self.host, self.dir = "127.0.0.1", tempfile.mkdtemp(prefix="orchestra-pglite-")
@@ -61,16 +75,6 @@ class Pglite:
         except BaseException:
             self.cleanup()
             raise
-
-    def dsn(self, **extra):
-        return conninfo(**{"host": self.host, "port": self.port, "user": "postgres", "dbname": "postgres", "sslmode": "disable", **extra})
-
-    def session(self, timeout=10, **fields):
-        return Session(self.dsn(**fields), timeout * SLOW)
-
-    def sql(self, text, *params, timeout=30):
-        with self.session() as s:
-            return s.execute(text, *params, timeout=timeout * SLOW)
 
     def empty(self, extension=True):
         """As a new database, with or without CREATE EXTENSION vector."""

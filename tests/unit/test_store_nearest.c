@@ -4,6 +4,9 @@
 #include <math.h>
 
 #include "store_model.h"
+#if POSTGRES
+#include "store/postgres/measure.h"
+#endif
 
 #define N 400
 #define NOW 1000000
@@ -40,6 +43,7 @@ static void fill_vectors(void)
 	batch_free(&a);
 }
 
+static bool exactly;	 /* whatever index there is */
 static double tolerance; /* share of the best that may be others: an index guesses */
 
 static double cosine(const float *a, const float *b)
@@ -64,7 +68,9 @@ static void check(const float *x, size_t limit, const struct filter *f, unsigned
 				  .limit = limit,
 				  .now_us = NOW,
 				  .hidden = hidden ? hide : NULL,
-				  .hidden_arg = &hidden};
+				  .hidden_arg = &hidden,
+				  .exact = exactly,
+				  .effort = {200, 20}};
 	if (ops->nearest(store, &q, hit, &n) != STORE_OK)
 		fail_msg("%s", ops->error(store));
 	for (uint32_t i = 0; i < N; i++)
@@ -118,6 +124,60 @@ static void nearest(void **state)
 }
 
 #if POSTGRES && PGVECTOR
+static void check_effort(const struct store_nearest *q, const char *setting, const char *value)
+{
+	struct store_text_hit hit[N];
+	struct buf got = {NULL, 0, 0};
+	char sql[64];
+	size_t n;
+	assert_int_equal(ops->nearest(store, q, hit, &n), STORE_OK);
+	snprintf(sql, sizeof(sql), "SHOW %s", setting);
+	pg_test_sql(sql, &got); /* all connections are one session */
+	buf_addc(&got, 0);
+	assert_string_equal(got.p, value);
+	buf_free(&got);
+}
+
+/* What "tune" is told of an index, and that searches ask as widely as they are told. */
+static void look_at_index(const char *kind)
+{
+	struct pg_measure m;
+	struct store_nearest_cost cost;
+	bool indexed = false, lists = strcmp(kind, "ivfflat") == 0;
+	float x[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+	struct store_nearest q = {.ns = record_ns(SPAN(NS_A)),
+				  .x = x,
+				  .dim = 8,
+				  .limit = 10,
+				  .now_us = NOW,
+				  .effort = {77, 5},
+				  .cost_r = &cost};
+	assert_int_equal(pg_measure_look(store, 8, &m), STORE_OK);
+	assert_true(m.vector && *m.version && m.iterates && m.index.valid && m.index.parts == 1);
+	assert_string_equal(m.index.kind, kind);
+	assert_string_equal(m.index.name, "v");
+	assert_true(m.index.rows > N / 2 && m.index.rows < N && m.index.bytes > 0);
+	assert_int_equal(m.index.lists, lists ? 25 : 0);
+	assert_int_equal(m.index.m, lists ? 0 : 16);
+	assert_int_equal(m.index.ef_construction, lists ? 0 : 64);
+	assert_int_equal(pg_measure_look(store, 5, &m), STORE_OK); /* of other vectors */
+	assert_true(m.vector && !*m.index.kind && !m.index.valid);
+	assert_int_equal(pg_nearest_plan(store, &q, &indexed), STORE_OK);
+	assert_true(indexed);
+	check_effort(&q, "hnsw.ef_search", "77|\n");
+	check_effort(&q, "ivfflat.probes", "5|\n");
+	assert_true(cost.statements == 1 && cost.rows == 20 && !cost.whole);
+	q.effort = (struct store_effort){300, 6};
+	check_effort(&q, "hnsw.ef_search", "300|\n");
+	check_effort(&q, "ivfflat.probes", "6|\n");
+	q.exact = true;
+	check_effort(&q, "ivfflat.probes", "6|\n");
+	assert_true(cost.whole);
+	pg_test_sql("DROP INDEX v", NULL);
+	assert_int_equal(pg_nearest_plan(store, &q, &indexed), STORE_OK);
+	assert_false(indexed);
+}
+
 /* The server's own indexes: they are used, and what they leave out is made up for. */
 static void by_index(void **state)
 {
@@ -143,6 +203,10 @@ static void by_index(void **state)
 		tolerance = 0.25; /* half of the rows are hidden, and an index that goes on searching has no order */
 		nearest_rounds();
 		tolerance = 0;
+		exactly = true;
+		nearest_rounds();
+		exactly = false;
+		look_at_index(kinds[k]);
 	}
 	pg_test_sql("RESET ALL", NULL);
 }

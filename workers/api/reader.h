@@ -19,7 +19,8 @@ struct shared { /* attached once per worker, used by all its threads */
 	struct flight_self self; /* this process, among those that load */
 	struct cache_policy policy;
 	struct vectors *vectors;
-	float recall; /* that searches of it aim at; 1: exact */
+	float recall;			    /* that searches of it aim at; 1: exact */
+	_Atomic unsigned ef_search, probes; /* of vectors that the store ranks */
 	struct postings *postings;
 	const struct store_ops *ops;
 	struct store_conf store_conf;

@@ -72,6 +72,8 @@ static void take_conf(struct api *a, const struct conf *c)
 			a->names[a->nnames++] = util_strndup(json_string_value(v), json_string_length(v));
 	json_decref(names);
 	a->shared.recall = (float)conf_int(c, CONF_VECTORS_RECALL) / 100;
+	a->shared.ef_search = (unsigned)conf_int(c, CONF_STORE_EF_SEARCH);
+	a->shared.probes = (unsigned)conf_int(c, CONF_STORE_PROBES);
 	if (!language_find(SPAN(conf_str(c, CONF_WORDS_LANGUAGE)), &a->language))
 		a->language = LANGUAGE_ENGLISH; /* the table of keys admits no other name */
 	a->errors_full = strcmp(conf_str(c, CONF_ERRORS_DETAIL), "full") == 0;

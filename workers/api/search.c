@@ -425,7 +425,7 @@ static void search_read(struct call *c, struct reader *rd)
 	l.have_vector = s->mode != SEARCH_TEXT && s->x;
 	/* Where vectors cannot answer a text, words do, and the reply says so. */
 	l.have_text = s->query.p && (s->mode != SEARCH_VECTOR || s->degraded_vector);
-	l.depth = 4 * s->limit > SEARCH_DEPTH ? 4 * s->limit : SEARCH_DEPTH;
+	l.depth = store_nearest_depth(s->limit);
 	l.text = util_alloc(l.depth * sizeof(*l.text));
 	l.vector = util_alloc(l.depth * sizeof(*l.vector));
 	enum read_rc rc = lists_make(s, rd, &l);

@@ -56,7 +56,6 @@ struct search {
 	size_t scanned, ntext, nvector, npending;
 };
 
-#define SEARCH_DEPTH 100 /* candidates from each list, at least */
 /* Candidates, best first: room for `depth` each. */
 struct lists {
 	struct store_text_hit *text, *vector;

@@ -189,7 +189,9 @@ static bool store_list(struct search *s, struct reader *rd, const struct store_l
 				  .limit = l->depth,
 				  .now_us = q->now_us,
 				  .hidden = hidden_row,
-				  .hidden_arg = o->hidden};
+				  .hidden_arg = o->hidden,
+				  .exact = s->exact || s->recall >= 1,
+				  .effort = {rd->shared->ef_search, rd->shared->probes}};
 	struct hits_cosine c;
 	const struct store_ops *ops = rd->shared->ops;
 	hits_cosine_start(&c, &n, l->vector);

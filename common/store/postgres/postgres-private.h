@@ -42,7 +42,10 @@ struct store {
 	struct pg_names *names;
 	struct words *words;
 	struct pg_corpora *corpora;
-	uint64_t tuned; /* session whose vector searches have been set up */
+	struct {
+		uint64_t session;	    /* whose vector searches have been set up … */
+		struct store_effort effort; /* … so */
+	} tuned;
 	char error[512];
 	/* The feed's. */
 	bool notified;
@@ -217,7 +220,7 @@ enum store_rc pg_collect_namespaces(struct store *s, void (*fn)(void *arg, const
 enum store_rc pg_text_search(struct store *s, const struct store_text *q, struct store_text_hit *out, size_t *n_r);
 struct pg_corpora; /* how common words are, by namespace */
 void pg_corpora_free(struct pg_corpora **c);
-/* nearest.c */
+/* nearest.c; pg_nearest_plan() in measure.h */
 enum store_rc pg_nearest(struct store *s, const struct store_nearest *q, struct store_text_hit *out, size_t *n_r);
 extern const struct store_ops postgres_store;
 #endif
