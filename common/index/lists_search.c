@@ -11,13 +11,19 @@
 
 #define RUN 512U      /* entries whose estimates are made at once */
 #define PENDING 2048U /* entries that wait to be compared, at most */
+#define LATE 128U     /* entries whose codes' backs are on their way */
 #define TOGETHER 8    /* rows that are fetched at once */
 #define MOST_LISTS 32 /* that are read before their entries are compared; the first one alone */
 #define FIRST_LISTS 4
 
 struct want { /* an entry that may be among the best */
-	float bound, estimate, factor, ranked;
+	float bound, estimate, factor, ranked, front;
 	uint32_t ref;
+};
+struct late { /* an entry that its code's front lets through */
+	const _Atomic uint32_t *ref;
+	float base, factor, ranked, front;
+	uint32_t dist; /* of the front */
 };
 struct near {		     /* a list */
 	float ranked, exact; /* <c,q>, by which it is ranked, and from which entries are estimated */
@@ -40,6 +46,9 @@ struct hunt {
 	uint64_t *planes;
 	float rest; /* |q − m| */
 	struct quantize_line line;
+	const uint64_t *backs[LATE];
+	struct late late[LATE];
+	size_t nlate;
 	uint64_t reclaimed;
 	bool lost;
 };
@@ -164,7 +173,7 @@ static void remember(struct hunt *h, const struct want *w, float cosine)
 		for (size_t i = at = 0; i < h->k; i++)
 			at = f[i].cosine < f[at].cosine ? i : at;
 	if (h->nbest < h->k || f[at].cosine < cosine)
-		f[at] = (struct lists_found){w->ref, cosine, w->ranked, w->estimate, w->factor};
+		f[at] = (struct lists_found){w->ref, cosine, w->ranked, w->estimate, w->factor, w->front};
 }
 
 /* The score first: what else there is to know of a row lies in other pages, and is never asked of most. */
@@ -193,7 +202,7 @@ static void compare(struct hunt *h, const struct want *w, const struct row_view 
 }
 
 /* Compares what waits, best bound first. */
-static void compare_all(struct hunt *h)
+static void compare_wants(struct hunt *h)
 {
 	want_make(h->wants, h->nwants);
 	while (h->nwants && h->wants[0].bound > h->floor) {
@@ -216,55 +225,125 @@ static void compare_all(struct hunt *h)
 static void want(struct hunt *h, const struct want *w)
 {
 	if (h->nwants == PENDING)
-		compare_all(h);
+		compare_wants(h);
 	h->wants[h->nwants++] = *w;
 }
 
-KERNEL_RACY static void scan_bits(struct hunt *h, struct block *b, uint32_t capacity, uint32_t first, uint32_t n,
-				  const struct near *near, const struct quantize_stream *stream)
+/* The estimates of entries whose fronts were good enough, from their whole codes. */
+KERNEL_RACY static void estimate_late(struct hunt *h)
 {
-	const struct lists_view *w = h->w;
-	uint32_t dist[RUN], index[RUN + 16];
-	float estimate[RUN + 16];
-	const uint32_t *factors = block_factors_at(w, b, capacity) + first;
-	size_t words = w->width / 64;
-	struct quantize_line line = h->line;
-	line.base = near->exact;
-	line.slack = h->s->slack * h->rest;
-	line.floor = h->floor;
-	/* Whole groups of eight are quicker; beyond `count` is memory of the block, whose distances nobody looks at. */
-	uint32_t whole = first + ((n + 7) & ~7U) <= capacity ? (n + 7) & ~7U : n;
-	for (uint32_t i = 0; i < n; i += CACHE_LINE / sizeof(*factors))
-		__builtin_prefetch(factors + i);
-	h->a->qk->codes(h->planes, (const uint64_t *)(const void *)block_codes(b) + first * words, whole, words, dist,
-			stream);
-	size_t kept = h->a->qk->select(dist, factors, n, &line, index, estimate);
-	for (size_t i = 0; i < kept; i++) {
-		uint32_t ref = atomic_load_explicit(&block_refs_at(w, b, capacity)[first + index[i]],
-						    memory_order_acquire);
-		float factor = quantize_half(factors[index[i]]) * h->rest;
+	uint32_t dist[LATE], n = h->nlate;
+	h->a->qk->codes_at(lists_back_planes(h->w, h->planes), h->backs, n, (h->w->code_bytes - h->w->front_bytes) / 8,
+			   dist);
+	h->nlate = 0;
+	for (uint32_t i = 0; i < n; i++) {
+		const struct late *e = &h->late[i];
+		float estimate = e->base + e->factor * (h->line.add + h->line.mul * (float)(e->dist + dist[i]));
+		float factor = e->factor * h->rest, bound = estimate + h->s->slack * factor;
+		uint32_t ref = bound > h->floor ? atomic_load_explicit(e->ref, memory_order_acquire) : 0;
 		if (ref)
-			want(h, &(struct want){estimate[i] + h->s->slack * factor, estimate[i], factor, near->ranked,
-					       ref});
+			want(h, &(struct want){bound, estimate, factor, e->ranked, e->front, ref});
 	}
 }
 
-KERNEL_RACY static void scan_bytes(struct hunt *h, struct block *b, uint32_t capacity, uint32_t first, uint32_t n,
-				   const struct near *near)
+static void compare_all(struct hunt *h)
+{
+	if (h->nlate)
+		estimate_late(h);
+	compare_wants(h);
+}
+
+/* A run of entries of a block. */
+struct run {
+	struct block *b;
+	uint32_t capacity, first, n;
+	const struct near *near;
+	const struct quantize_stream *stream;
+};
+
+/* The front stands for the whole: its distance counts as often as it goes into the code. */
+KERNEL_RACY static void scan_fronts(struct hunt *h, const struct run *r, const uint32_t *dist, const uint32_t *factors)
+{
+	const struct lists_view *w = h->w;
+	uint32_t index[RUN + 16];
+	float estimate[RUN + 16];
+	size_t back = w->code_bytes - w->front_bytes;
+	struct quantize_line line = h->line;
+	line.base = r->near->exact;
+	line.mul *= (float)w->code_bytes / (float)w->front_bytes;
+	line.slack = h->s->front * h->rest;
+	line.floor = h->floor;
+	size_t kept = h->a->qk->select(dist, factors, r->n, &line, index, estimate);
+	const char *backs = block_backs_at(w, r->b, r->capacity) + r->first * back;
+	const _Atomic uint32_t *refs = block_refs_at(w, r->b, r->capacity) + r->first;
+	for (size_t i = 0; i < kept; i++) {
+		uint32_t at = index[i], both = factors[at];
+		const char *p = backs + at * back;
+		for (size_t k = 0; k < back; k += CACHE_LINE)
+			__builtin_prefetch(p + k);
+		__builtin_prefetch((const void *)(uintptr_t)&refs[at]);
+		h->backs[h->nlate] = (const uint64_t *)(const void *)p;
+		h->late[h->nlate++] = (struct late){&refs[at],		 line.base + quantize_half(both >> 16),
+						    quantize_half(both), r->near->ranked,
+						    estimate[i],	 dist[at]};
+		if (h->nlate == LATE)
+			estimate_late(h);
+	}
+}
+
+KERNEL_RACY static void scan_whole(struct hunt *h, const struct run *r, const uint32_t *dist, const uint32_t *factors)
+{
+	const struct lists_view *w = h->w;
+	uint32_t index[RUN + 16];
+	float estimate[RUN + 16];
+	struct quantize_line line = h->line;
+	line.base = r->near->exact;
+	line.slack = h->s->slack * h->rest;
+	line.floor = h->floor;
+	size_t kept = h->a->qk->select(dist, factors, r->n, &line, index, estimate);
+	for (size_t i = 0; i < kept; i++) {
+		uint32_t ref = atomic_load_explicit(&block_refs_at(w, r->b, r->capacity)[r->first + index[i]],
+						    memory_order_acquire);
+		float factor = quantize_half(factors[index[i]]) * h->rest;
+		if (ref)
+			want(h, &(struct want){estimate[i] + h->s->slack * factor, estimate[i], factor, r->near->ranked,
+					       estimate[i], ref});
+	}
+}
+
+KERNEL_RACY static void scan_bits(struct hunt *h, const struct run *r)
+{
+	const struct lists_view *w = h->w;
+	uint32_t dist[RUN], n = r->n, front = w->front_bytes;
+	const uint32_t *factors = block_factors_at(w, r->b, r->capacity) + r->first;
+	/* Whole groups of eight are quicker; beyond `count` is memory of the block, whose distances nobody looks at. */
+	uint32_t whole = r->first + ((n + 7) & ~7U) <= r->capacity ? (n + 7) & ~7U : n;
+	for (uint32_t i = 0; i < n; i += CACHE_LINE / sizeof(*factors))
+		__builtin_prefetch(factors + i);
+	h->a->qk->codes(h->planes, (const uint64_t *)(const void *)(block_fronts(r->b) + (size_t)r->first * front),
+			whole, front / 8, dist, r->stream);
+	if (front < w->code_bytes)
+		scan_fronts(h, r, dist, factors);
+	else
+		scan_whole(h, r, dist, factors);
+}
+
+KERNEL_RACY static void scan_bytes(struct hunt *h, const struct run *r)
 {
 	const struct lists_view *w = h->w;
 	int32_t dots[RUN];
-	const float *steps = (const float *)(const void *)(block_factors_at(w, b, capacity) + first);
+	const float *steps = (const float *)(const void *)(block_factors_at(w, r->b, r->capacity) + r->first);
 	float scale = 256 * h->a->step, slack = h->s->slack;
-	h->a->qk->bytes(h->a->high, (const uint8_t *)block_codes(b) + (size_t)first * w->width, n, w->width, w->width,
-			dots);
-	for (uint32_t i = 0; i < n; i++) {
+	h->a->qk->bytes(h->a->high, (const uint8_t *)block_fronts(r->b) + (size_t)r->first * w->width, r->n, w->width,
+			w->width, dots);
+	for (uint32_t i = 0; i < r->n; i++) {
 		float estimate = scale * steps[i] * (float)(dots[i] - 128 * h->a->sum_high);
 		if (!(estimate + slack > h->floor))
 			continue;
-		uint32_t ref = atomic_load_explicit(&block_refs_at(w, b, capacity)[first + i], memory_order_acquire);
+		uint32_t ref = atomic_load_explicit(&block_refs_at(w, r->b, r->capacity)[r->first + i],
+						    memory_order_acquire);
 		if (ref)
-			want(h, &(struct want){estimate + slack, estimate, 1, near->ranked, ref});
+			want(h, &(struct want){estimate + slack, estimate, 1, r->near->ranked, estimate, ref});
 	}
 }
 
@@ -301,13 +380,14 @@ static void scan_list(struct hunt *h, const struct near *near, const void *next,
 			uint32_t n = count - i < RUN ? count - i : RUN;
 			struct quantize_stream s = {n < RUN || i + n == count
 							    ? behind
-							    : block_codes(b) + (size_t)(i + n) * h->w->code_bytes,
+							    : block_fronts(b) + (size_t)(i + n) * h->w->front_bytes,
 						    begun || i};
+			struct run r = {b, capacity, i, n, near, &s};
 			if (h->w->kind == LISTS_BITS)
-				scan_bits(h, b, capacity, i, n, near, &s);
+				scan_bits(h, &r);
 			else
-				scan_bytes(h, b, capacity, i, n, near);
-			if (h->nwants > 4 * RUN || h->w->count == 1)
+				scan_bytes(h, &r);
+			if (h->nwants + h->nlate > 4 * RUN || h->w->count == 1)
 				compare_all(h); /* the floor rises early */
 		}
 		h->s->trace.codes += count;
@@ -338,7 +418,7 @@ static void rank_by_codes(struct hunt *h)
 	float estimate[RUN + 16];
 	for (uint32_t l = 0; l < w->count; l += RUN) {
 		uint32_t n = w->count - l < RUN ? w->count - l : RUN;
-		h->a->qk->codes(h->planes, lists_codes(w) + (size_t)l * (w->width / 64), n, w->width / 64, dist, NULL);
+		lists_distances(w, h->planes, l, n, dist);
 		size_t kept = h->a->qk->select(dist, lists_factors(w) + l, n, &h->line, index, estimate);
 		for (size_t i = 0; i < kept; i++)
 			h->cosines[l + index[i]] = estimate[i];
@@ -434,7 +514,7 @@ static bool hunt_moved(struct hunt *h, uint64_t from)
 			return false;
 		for (uint64_t i = from; i < to; i++) {
 			uint32_t ref = atomic_load_explicit(&l->moved[i % LISTS_MOVES], memory_order_relaxed);
-			want(h, &(struct want){.bound = INFINITY, .estimate = 1, .factor = 1, .ref = ref});
+			want(h, &(struct want){.bound = INFINITY, .estimate = 1, .factor = 1, .front = 1, .ref = ref});
 		}
 		compare_all(h);
 		atomic_thread_fence(memory_order_acquire);
@@ -448,6 +528,11 @@ static float norm_of(const _Atomic uint32_t *bits)
 	float f;
 	memcpy(&f, &b, sizeof(f));
 	return f;
+}
+
+static float between(const _Atomic uint32_t *a, const _Atomic uint32_t *b, float t)
+{
+	return norm_of(a) + t * (norm_of(b) - norm_of(a));
 }
 
 bool lists_search(const struct lists_view *w, struct lists_search *s)
@@ -481,18 +566,15 @@ bool lists_search(const struct lists_view *w, struct lists_search *s)
 	return whole;
 }
 
-void lists_aim(const struct lists_view *w, float recall, float *margin_r, float *slack_r)
+void lists_aim(const struct lists_view *w, float recall, struct lists_search *s)
 {
-	float margin[2], slack[2];
 	size_t i = 0;
 	while (i + 2 < LISTS_AIMS && recall > lists_aims[i + 1])
 		i++;
-	for (size_t k = 0; k < 2; k++) {
-		margin[k] = norm_of(&w->l->aims[i + k].margin);
-		slack[k] = norm_of(&w->l->aims[i + k].slack);
-	}
+	const struct lists_aim *a = &w->l->aims[i], *b = a + 1;
 	float t = (recall - lists_aims[i]) / (lists_aims[i + 1] - lists_aims[i]);
 	t = t < 0 ? 0 : t > 1 ? 1 : t;
-	*margin_r = margin[0] + t * (margin[1] - margin[0]);
-	*slack_r = slack[0] + t * (slack[1] - slack[0]);
+	s->margin = between(&a->margin, &b->margin, t);
+	s->slack = between(&a->slack, &b->slack, t);
+	s->front = between(&a->front, &b->front, t);
 }

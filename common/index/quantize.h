@@ -58,6 +58,8 @@ struct quantize_kernels {
 	 * stand in what the caller reads from memory; it changes nothing but how long that takes. */
 	void (*codes)(const uint64_t *planes, const uint64_t *codes, size_t n, size_t words, uint32_t *out,
 		      const struct quantize_stream *s);
+	/* The same of n codes that lie here and there: at[i]. */
+	void (*codes_at)(const uint64_t *planes, const uint64_t *const *at, size_t n, size_t words, uint32_t *out);
 	/* Which of n entries survive: their indices, ascending, and their estimates. Returns how many. In float, one
 	 * operation after the other as written above, without fused multiplication. Both outputs have room for n + 16. */
 	size_t (*select)(const uint32_t *dist, const uint32_t *factors, size_t n, const struct quantize_line *l,

@@ -61,6 +61,13 @@ INLINE __m256i weigh(const struct nibbles *p, const uint64_t *code, size_t words
 	return sum;
 }
 
+INLINE uint32_t weigh_one(const struct nibbles *p, const uint64_t *code, size_t words)
+{
+	uint64_t lanes[4];
+	_mm256_storeu_si256((__m256i *)(void *)lanes, weigh(p, code, words));
+	return (uint32_t)(lanes[0] + lanes[1] + lanes[2] + lanes[3]);
+}
+
 INLINE __m256i weigh_two(const struct nibbles *p, const uint64_t *code, size_t words)
 {
 	__m256i a = weigh(p, code, words), b = weigh(p, code + words, words);
@@ -77,11 +84,8 @@ INLINE void codes_of(const struct nibbles *p, const uint64_t *code, size_t n, si
 		four = _mm256_permutevar8x32_epi32(four, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
 		_mm_storeu_si128((__m128i *)(void *)(out + i), _mm256_castsi256_si128(four));
 	}
-	for (; i < n; i++, code += words) {
-		uint64_t lanes[4];
-		_mm256_storeu_si256((__m256i *)(void *)lanes, weigh(p, code, words));
-		out[i] = (uint32_t)(lanes[0] + lanes[1] + lanes[2] + lanes[3]);
-	}
+	for (; i < n; i++, code += words)
+		out[i] = weigh_one(p, code, words);
 }
 
 AVX2 static void codes(const uint64_t *planes, const uint64_t *code, size_t n, size_t words, uint32_t *out,
@@ -98,6 +102,14 @@ AVX2 static void codes(const uint64_t *planes, const uint64_t *code, size_t n, s
 		codes_of(&p, code, n, 8, out);
 	else
 		codes_of(&p, code, n, words, out);
+}
+
+AVX2 static void codes_at(const uint64_t *planes, const uint64_t *const *at, size_t n, size_t words, uint32_t *out)
+{
+	struct nibbles p;
+	cut(planes, words, &p);
+	for (size_t i = 0; i < n; i++)
+		out[i] = weigh_one(&p, at[i], words);
 }
 
 /* Sixteen bits of each entry. */
@@ -373,7 +385,7 @@ AVX2 static void hadamard(float *x, size_t n)
 		pass(x, n, apart, 2);
 }
 
-const struct quantize_kernels quantize_avx2 = {"avx2",	codes,	  select_entries, bytes,     bytes_pair, half_dot,
-					       to_half, to_bytes, to_pair,	  to_planes, to_code,	 hadamard,
-					       flip};
+const struct quantize_kernels quantize_avx2 = {"avx2",	 codes,	  codes_at, select_entries, bytes,     bytes_pair,
+					       half_dot, to_half, to_bytes, to_pair,	    to_planes, to_code,
+					       hadamard, flip};
 #endif

@@ -161,6 +161,17 @@ AVX512 static void codes(const uint64_t *planes, const uint64_t *code, size_t n,
 	}
 }
 
+AVX512 static void codes_at(const uint64_t *planes, const uint64_t *const *at, size_t n, size_t words, uint32_t *out)
+{
+	struct shape s = {words, (words + 7) / 8, (__mmask8)(0xff >> (7 - (words - 1) % 8)), NULL, NULL, true};
+	for (size_t i = 0; i < n; i++) {
+		struct planes sum = no_planes();
+		for (size_t part = 0; part < s.parts; part++)
+			sum = count_all(sum, load_part(s, at[i], part), load_planes(s, planes, part));
+		out[i] = (uint32_t)_mm512_reduce_add_epi64(total(sum));
+	}
+}
+
 /* Survivors are pressed together in registers: a store that does it itself is microcode on some processors. */
 AVX512 static size_t select_entries(const uint32_t *dist, const uint32_t *factors, size_t n,
 				    const struct quantize_line *l, uint32_t *index_r, float *est_r)
@@ -423,7 +434,7 @@ AVX512 static void hadamard(float *x, size_t n)
 		pass(x, n, apart, 2);
 }
 
-const struct quantize_kernels quantize_avx512 = {"avx512", codes,    select_entries, bytes,	bytes_pair, half_dot,
-						 to_half,  to_bytes, to_pair,	     to_planes, to_code,    hadamard,
-						 flip};
+const struct quantize_kernels quantize_avx512 = {"avx512", codes,   codes_at, select_entries, bytes,	 bytes_pair,
+						 half_dot, to_half, to_bytes, to_pair,	      to_planes, to_code,
+						 hadamard, flip};
 #endif

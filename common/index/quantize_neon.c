@@ -31,6 +31,12 @@ KERNEL_RACY static void codes(const uint64_t *planes, const uint64_t *code, size
 		out[i] = weigh(planes, code + i * words, words);
 }
 
+static void codes_at(const uint64_t *planes, const uint64_t *const *at, size_t n, size_t words, uint32_t *out)
+{
+	for (size_t i = 0; i < n; i++)
+		out[i] = weigh(planes, at[i], words);
+}
+
 static size_t select_entries(const uint32_t *dist, const uint32_t *factors, size_t n, const struct quantize_line *l,
 			     uint32_t *index_r, float *est_r)
 {
@@ -140,7 +146,7 @@ KERNEL_RACY static void hadamard(float *x, size_t n)
 
 static void flip(float *x, const uint64_t *bits, size_t n) { quantize_scalar.flip(x, bits, n); }
 
-const struct quantize_kernels quantize_neon = {"neon",	codes,	  select_entries, bytes,     bytes_pair, half_dot,
-					       to_half, to_bytes, to_pair,	  to_planes, to_code,	 hadamard,
-					       flip};
+const struct quantize_kernels quantize_neon = {"neon",	 codes,	  codes_at, select_entries, bytes,     bytes_pair,
+					       half_dot, to_half, to_bytes, to_pair,	    to_planes, to_code,
+					       hadamard, flip};
 #endif
