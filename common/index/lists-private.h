@@ -8,7 +8,8 @@
  * Codes: with r = x − c the rest of the rotated row behind its centroid, m the mean of the namespace's rows and q the
  * rotated query, <x,q> = <c,q> + <r,m> + <r,q−m>; the last is estimated as F · Σ_i sign(r_i)·(q−m)_i with
  * F = |r|² / Σ|r_i|, without bias over the rotations (RaBitQ: Gao, Long 2024). q−m is taken to sixteen levels
- * (quantize.h) once a search, for all lists.
+ * (quantize.h) once a search, for all lists. Most entries are left out by the front of their code and the two upper
+ * planes alone: after the rotation any part of a code estimates the same, only with more noise.
  *
  * Who writes: only the writer. Publication:
  * - An entry is visible when its block's `count` covers it; a block when `next` of its predecessor, or the list's head,
@@ -247,10 +248,25 @@ static inline bool lists_coded(const struct lists_view *w) { return w->kind == L
 /* The query of codes: x (rotated) behind the mean, as planes, those for fronts first; the line of the centroids' estimates.
  * Returns |x − m|. */
 float lists_ask(const struct lists_view *w, const float *x, uint64_t *planes, struct quantize_line *line_r);
+/* How often the front goes into the code. */
+static inline float lists_share(const struct lists_view *w) { return (float)w->code_bytes / (float)w->front_bytes; }
+/* The line of estimates from fronts, by the query's upper planes: 12 of the 15 · delta, and a distance counts four times,
+ * as often as the front goes into the code. */
+static inline struct quantize_line lists_front_line(const struct lists_view *w, const struct quantize_line *l)
+{
+	struct quantize_line line = *l;
+	line.add *= 12 / 15.0F;
+	line.mul *= 4 * lists_share(w);
+	return line;
+}
 static inline const uint64_t *lists_back_planes(const struct lists_view *w, const uint64_t *planes)
 {
 	return planes + (size_t)QUANTIZE_PLANES * w->front_bytes / 8;
 }
+/* The distances of n codes (at most 128) whose fronts and backs lie there. */
+#define LISTS_TOGETHER 128U
+void lists_whole(const struct lists_view *w, const uint64_t *planes, const uint64_t *const *fronts,
+		 const uint64_t *const *backs, uint32_t n, uint32_t *out);
 /* The distances of n centroids' codes from the first on. */
 void lists_distances(const struct lists_view *w, const uint64_t *planes, uint32_t first, uint32_t n, uint32_t *out);
 /* The code and factors of r, a rest behind a centroid. */
@@ -270,6 +286,28 @@ void lists_tell(struct vectors *v, uint32_t ns_row, uint32_t ref);
 bool lists_rewrite(struct vectors *v, struct ivf *f, uint32_t list);
 
 /* ---- reading ---- */
+struct lists_near {
+	float ranked, exact; /* <c,q>, by which it is ranked, and from which entries are estimated */
+	uint32_t list;
+};
+struct lists_ranking {
+	const struct lists_view *w;
+	const struct vectors_asked *a;
+	const uint64_t *planes; /* what lists_ask() made; only for codes of bits */
+	struct quantize_line line;
+	float rest;
+	uint32_t *dist;		 /* per list: by the upper planes, of the front of its centroid's code */
+	float *cosines;		 /* or <c,q>, where lists have no codes */
+	struct lists_near *near; /* room for 2 · (count + 1) */
+	uint32_t n;
+};
+void lists_rank(struct lists_ranking *r);
+struct lists_near lists_nearest(struct lists_ranking *r);
+/* All above the floor, but that one: near[0 … n), the nearest first. */
+void lists_gather(struct lists_ranking *r, uint32_t but, float floor);
+/* <c,q> of n centroids (at most 64) from the first on. */
+void lists_ask_centroids(const struct lists_view *w, const struct vectors_asked *a, uint32_t first, uint32_t n,
+			 float *out);
 /* What a search of lists yields beside its hits: for lists_learn.c. */
 struct lists_found {
 	uint32_t ref;

@@ -79,6 +79,18 @@ KERNEL_RACY float lists_ask(const struct lists_view *w, const float *x, uint64_t
 	return rest;
 }
 
+void lists_whole(const struct lists_view *w, const uint64_t *planes, const uint64_t *const *fronts,
+		 const uint64_t *const *backs, uint32_t n, uint32_t *out)
+{
+	uint32_t more[LISTS_TOGETHER], back = w->code_bytes - w->front_bytes;
+	w->v->quantize->codes_at(planes, fronts, n, w->front_bytes / 8, out);
+	if (!back)
+		return;
+	w->v->quantize->codes_at(lists_back_planes(w, planes), backs, n, back / 8, more);
+	for (uint32_t i = 0; i < n; i++)
+		out[i] += more[i];
+}
+
 void lists_distances(const struct lists_view *w, const uint64_t *planes, uint32_t first, uint32_t n, uint32_t *out)
 {
 	const struct quantize_kernels *k = w->v->quantize;

@@ -9,7 +9,7 @@
 
 #define BEST 10U
 #define SURE 2.6F	 /* slack that loses nothing: the estimate's standard deviation is 0.6 · factor */
-#define SURE_FRONT 8.0F	 /* and of its front, whose standard deviation is 1.55 · factor of codes of 1,536 */
+#define SURE_FRONT 4.0F	 /* and of its front, · √share · factor */
 #define SURE_BYTES 0.01F /* and of codes of bytes */
 #define EVERY 2.5F	 /* margin that reads every list: no two cosines are further apart */
 #define SPARE 1.1F	 /* queries are not rows */
@@ -47,7 +47,7 @@ static void learn_one(const struct vectors *v, const struct lists_view *w, uint6
 	struct lists_search search = {.a = &a,
 				      .top = &top,
 				      .slack = w->kind == LISTS_BITS ? SURE : SURE_BYTES,
-				      .front = SURE_FRONT,
+				      .front = SURE_FRONT * sqrtf(lists_share(w)),
 				      .probes = w->count,
 				      .found = found};
 	bool ok = a.norm > 0 && lists_search(w, &search) && atomic_load(&c->gen) == gen;
@@ -95,7 +95,7 @@ void lists_learn(const struct vectors *v, const struct lists_view *w, uint64_t n
 	qsort(l.fronts, l.n, sizeof(float), ascending);
 	for (size_t i = 0; i < LISTS_AIMS; i++) {
 		float miss = 1 - lists_aims[i];
-		out[i] = (struct lists_lesson){EVERY, bits ? SURE : SURE_BYTES, SURE_FRONT};
+		out[i] = (struct lists_lesson){EVERY, bits ? SURE : SURE_BYTES, SURE_FRONT * sqrtf(lists_share(w))};
 		if (l.n < 100)
 			continue; /* too little to learn from: everything is read */
 		float margin = quantile(l.margins, l.n, 1 - miss * BY_LISTS);
