@@ -8,7 +8,8 @@
  * Codes: with r = x − c the rest of the rotated row behind its centroid, m the mean of the namespace's rows and q the
  * rotated query, <x,q> = <c,q> + <r,m> + <r,q−m>; the last is estimated as F · Σ_i sign(r_i)·(q−m)_i with
  * F = |r|² / Σ|r_i|, without bias over the rotations (RaBitQ: Gao, Long 2024). q−m is taken to sixteen levels
- * (quantize.h) once a search, for all lists.
+ * (quantize.h) once a search, for all lists. Most entries are left out by the front of their code and the two upper
+ * planes alone: after the rotation any part of a code estimates the same, only with more noise.
  *
  * Who writes: only the writer. Publication:
  * - An entry is visible when its block's `count` covers it; a block when `next` of its predecessor, or the list's head,
@@ -41,6 +42,7 @@ struct lists_aim {
 	/* A list is read when <c,q> + margin reaches the worst of the best so far; a row is compared when its estimate
 	 * and slack · F · |q−m| do. Floats, as bits. */
 	_Atomic uint32_t margin, slack;
+	_Atomic uint32_t front; /* the same of an estimate from the code's front: the rest of the code is read then */
 };
 
 struct lists {			    /* in data memory, followed by its tables */
@@ -60,12 +62,12 @@ static inline void lists_shape(uint32_t width, uint32_t count, struct lists_shap
 	s->halves = s->steps + 4 * (size_t)count;			/* f32: |c|² / 2 */
 	s->factors = s->halves + 4 * (size_t)count;			/* u32: of the centroid's code, */
 	s->mean = align_up(s->factors + 4 * (size_t)count, CACHE_LINE); /* f32[width] */
-	s->codes = s->mean + 4 * (size_t)width; /* which is made like a row's, behind the mean */
+	s->codes = s->mean + 4 * (size_t)width; /* made like a row's, behind the mean; all fronts, then all backs */
 	s->centroids = s->codes + align_up((size_t)width / 8 * count, CACHE_LINE); /* u8[width] each */
 	s->bytes = s->centroids + (size_t)width * count;
 }
 
-struct block {		       /* of entries: codes, factors u32, references u32 */
+struct block {		       /* of entries: fronts of codes, factors u32, references u32, backs of codes */
 	_Atomic uint32_t next; /* unit + 1 of the next */
 	_Atomic uint32_t list, units, capacity;
 	_Alignas(16) _Atomic uint32_t count;
@@ -76,25 +78,42 @@ static inline uint32_t lists_code_bytes(uint32_t width, uint32_t kind)
 {
 	return kind == LISTS_BITS ? width / 8 : width;
 }
+/* The front of a code is a line, which says of most entries that they are not wanted; what is behind it is read of the
+ * others. Not worth it for codes that are hardly longer: these have a front only. */
+static inline uint32_t lists_front_bytes(uint32_t code_bytes, uint32_t kind)
+{
+	return kind == LISTS_BITS && code_bytes >= CACHE_LINE * 3 / 2 ? CACHE_LINE : code_bytes;
+}
 #define LISTS_UNITS_MAX (1U << VECTORS_ORDER_MAX)
-static inline uint32_t lists_capacity(uint32_t units, uint32_t code_bytes)
-{
-	return (uint32_t)(((size_t)VECTORS_UNIT * units - sizeof(struct block)) / (code_bytes + 8));
-}
-/* Of a block with room for n entries. */
-static inline uint32_t lists_units(uint32_t n, uint32_t code_bytes)
-{
-	size_t bytes = sizeof(struct block) + (size_t)n * (code_bytes + 8);
-	return (uint32_t)((bytes + VECTORS_UNIT - 1) / VECTORS_UNIT);
-}
 
 /* A view of lists, checked: nothing in it reaches beyond the segment. */
 struct lists_view {
 	const struct vectors *v;
 	struct lists *l;
 	struct lists_shape s;
-	uint32_t width, count, kind, code_bytes;
+	uint32_t width, count, kind, code_bytes, front_bytes;
 };
+/* Where backs begin in a block with room for n entries, and where it ends. */
+static inline size_t lists_backs(const struct lists_view *w, uint32_t n)
+{
+	return align_up(sizeof(struct block) + (size_t)n * (w->front_bytes + 8), CACHE_LINE);
+}
+static inline size_t lists_block_bytes(const struct lists_view *w, uint32_t n)
+{
+	uint32_t back = w->code_bytes - w->front_bytes;
+	return back ? lists_backs(w, n) + (size_t)n * back : sizeof(struct block) + (size_t)n * (w->front_bytes + 8);
+}
+static inline uint32_t lists_capacity(const struct lists_view *w, uint32_t units)
+{
+	size_t bytes = (size_t)VECTORS_UNIT * units;
+	uint32_t n = (uint32_t)((bytes - sizeof(struct block)) / (w->code_bytes + 8));
+	return lists_block_bytes(w, n) > bytes ? n - 1 : n;
+}
+/* Of a block with room for n entries. */
+static inline uint32_t lists_units(const struct lists_view *w, uint32_t n)
+{
+	return (uint32_t)((lists_block_bytes(w, n) + VECTORS_UNIT - 1) / VECTORS_UNIT);
+}
 bool must_check lists_view(const struct vectors *v, uint64_t lists, struct lists_view *w);
 static inline _Atomic uint32_t *lists_head(const struct lists_view *w, uint32_t list)
 {
@@ -112,9 +131,10 @@ static inline const uint32_t *lists_factors(const struct lists_view *w)
 {
 	return (const uint32_t *)(const void *)((const char *)w->l + w->s.factors);
 }
-static inline const uint64_t *lists_codes(const struct lists_view *w)
+static inline const char *lists_fronts(const struct lists_view *w) { return (const char *)w->l + w->s.codes; }
+static inline const char *lists_backs_of_centroids(const struct lists_view *w)
 {
-	return (const uint64_t *)(const void *)((const char *)w->l + w->s.codes);
+	return lists_fronts(w) + (size_t)w->front_bytes * w->count;
 }
 static inline const float *lists_mean(const struct lists_view *w)
 {
@@ -129,10 +149,14 @@ struct block *lists_block(const struct lists_view *w, uint32_t unit);
 /* The same for who reads beside a writer, which may use the memory for something else at any time: what is in the
  * block lies within the segment by *capacity_r, not by what the block says when it is asked again. */
 struct block *lists_block_read(const struct lists_view *w, uint32_t unit, uint32_t *capacity_r);
-static inline char *block_codes(struct block *b) { return (char *)(b + 1); }
+static inline char *block_fronts(struct block *b) { return (char *)(b + 1); }
+static inline char *block_backs_at(const struct lists_view *w, struct block *b, uint32_t capacity)
+{
+	return (char *)b + lists_backs(w, capacity);
+}
 static inline uint32_t *block_factors_at(const struct lists_view *w, struct block *b, uint32_t capacity)
 {
-	return (uint32_t *)(void *)(block_codes(b) + (size_t)w->code_bytes * capacity);
+	return (uint32_t *)(void *)(block_fronts(b) + (size_t)w->front_bytes * capacity);
 }
 static inline _Atomic uint32_t *block_refs_at(const struct lists_view *w, struct block *b, uint32_t capacity)
 {
@@ -221,8 +245,30 @@ struct lists_entry {
 void lists_encode(const struct lists_view *w, const float *x, struct lists_entry *e);
 /* Are lists ranked by their centroids' codes? */
 static inline bool lists_coded(const struct lists_view *w) { return w->kind == LISTS_BITS && w->count >= 64; }
-/* The query of codes: x (rotated) behind the mean, as planes; the line of the centroids' estimates. Returns |x − m|. */
+/* The query of codes: x (rotated) behind the mean, as planes, those for fronts first; the line of the centroids' estimates.
+ * Returns |x − m|. */
 float lists_ask(const struct lists_view *w, const float *x, uint64_t *planes, struct quantize_line *line_r);
+/* How often the front goes into the code. */
+static inline float lists_share(const struct lists_view *w) { return (float)w->code_bytes / (float)w->front_bytes; }
+/* The line of estimates from fronts, by the query's upper planes: 12 of the 15 · delta, and a distance counts four times,
+ * as often as the front goes into the code. */
+static inline struct quantize_line lists_front_line(const struct lists_view *w, const struct quantize_line *l)
+{
+	struct quantize_line line = *l;
+	line.add *= 12 / 15.0F;
+	line.mul *= 4 * lists_share(w);
+	return line;
+}
+static inline const uint64_t *lists_back_planes(const struct lists_view *w, const uint64_t *planes)
+{
+	return planes + (size_t)QUANTIZE_PLANES * w->front_bytes / 8;
+}
+/* The distances of n codes (at most 128) whose fronts and backs lie there. */
+#define LISTS_TOGETHER 128U
+void lists_whole(const struct lists_view *w, const uint64_t *planes, const uint64_t *const *fronts,
+		 const uint64_t *const *backs, uint32_t n, uint32_t *out);
+/* The distances of n centroids' codes from the first on. */
+void lists_distances(const struct lists_view *w, const uint64_t *planes, uint32_t first, uint32_t n, uint32_t *out);
 /* The code and factors of r, a rest behind a centroid. */
 uint32_t lists_code(const struct lists_view *w, const float *r, uint64_t *code);
 /* Appends; *at_r is where (see LISTS_PER_UNIT). ENOSPC. */
@@ -240,24 +286,48 @@ void lists_tell(struct vectors *v, uint32_t ns_row, uint32_t ref);
 bool lists_rewrite(struct vectors *v, struct ivf *f, uint32_t list);
 
 /* ---- reading ---- */
+struct lists_near {
+	float ranked, exact; /* <c,q>, by which it is ranked, and from which entries are estimated */
+	uint32_t list;
+};
+struct lists_ranking {
+	const struct lists_view *w;
+	const struct vectors_asked *a;
+	const uint64_t *planes; /* what lists_ask() made; only for codes of bits */
+	struct quantize_line line;
+	float rest;
+	uint32_t *dist;		 /* per list: by the upper planes, of the front of its centroid's code */
+	float *cosines;		 /* or <c,q>, where lists have no codes */
+	struct lists_near *near; /* room for 2 · (count + 1) */
+	uint32_t n;
+};
+void lists_rank(struct lists_ranking *r);
+struct lists_near lists_nearest(struct lists_ranking *r);
+/* All above the floor, but that one: near[0 … n), the nearest first. */
+void lists_gather(struct lists_ranking *r, uint32_t but, float floor);
+/* <c,q> of n centroids (at most 64) from the first on. */
+void lists_ask_centroids(const struct lists_view *w, const struct vectors_asked *a, uint32_t first, uint32_t n,
+			 float *out);
 /* What a search of lists yields beside its hits: for lists_learn.c. */
 struct lists_found {
 	uint32_t ref;
 	float cosine, ranked, estimate, factor; /* ranked: its list; factor: F · |q−m|, or 1 for codes of bytes */
+	float front;				/* the estimate from the code's front */
 };
 struct lists_search {
 	struct vectors_asked *a;
 	struct vectors_top *top;
-	float margin, slack;
-	uint32_t probes;	   /* 0: by margin */
-	struct lists_found *found; /* NULL, or room for k */
+	float margin, slack, front; /* see struct lists_aim */
+	uint32_t probes;	    /* 0: by margin */
+	struct lists_found *found;  /* NULL, or room for k */
 	struct vectors_trace trace;
 };
 /* Adds to s->top. False: what was read was given away meanwhile, or makes no sense: begin anew. */
 bool must_check lists_search(const struct lists_view *w, struct lists_search *s);
-void lists_aim(const struct lists_view *w, float recall, float *margin_r, float *slack_r);
+/* Sets margin, slack and front. */
+void lists_aim(const struct lists_view *w, float recall, struct lists_search *s);
 struct lists_lesson {
-	float margin, slack;
+	float margin, slack, front;
 };
 /* Measures on n rows of the namespace what it takes to find the true best of them. Lists that go meanwhile are no harm: then
  * it takes everything. And sets that. */

@@ -30,6 +30,7 @@ bool lists_view(const struct vectors *v, uint64_t lists, struct lists_view *w)
 		return false;
 	lists_shape(w->width, w->count, &w->s);
 	w->code_bytes = lists_code_bytes(w->width, w->kind);
+	w->front_bytes = lists_front_bytes(w->code_bytes, w->kind);
 	return w->s.bytes <= (size_t)VECTORS_UNIT * units;
 }
 
@@ -48,7 +49,7 @@ struct block *lists_block_read(const struct lists_view *w, uint32_t unit, uint32
 	uint32_t units = b->units;
 	if (!units || units > LISTS_UNITS_MAX || w->v->data_bytes - at < (uint64_t)VECTORS_UNIT * units)
 		return NULL;
-	*capacity_r = lists_capacity(units, w->code_bytes);
+	*capacity_r = lists_capacity(w, units);
 	return b->capacity == *capacity_r ? b : NULL;
 }
 
@@ -65,12 +66,45 @@ KERNEL_RACY float lists_ask(const struct lists_view *w, const float *x, uint64_t
 	}
 	float rest = sqrtf((square[0] + square[1]) + (square[2] + square[3]));
 	float delta = 3.2F * rest / sqrtf((float)w->width) / 15;
-	w->v->quantize->to_planes(q, w->width, delta > 0 ? 1 / (2 * delta) : 0, planes);
+	float inverse = delta > 0 ? 1 / (2 * delta) : 0;
+	uint32_t front = 8 * w->front_bytes;
+	w->v->quantize->to_planes(q, front, inverse, planes);
+	if (front < w->width)
+		w->v->quantize->to_planes(q + front, w->width - front, inverse,
+					  planes + QUANTIZE_PLANES * w->front_bytes / 8);
 	*line_r = (struct quantize_line){.base = w->v->kernels->dot(mean, x, w->width),
 					 .add = 15 * delta * (float)w->width,
 					 .mul = -2 * delta,
 					 .floor = -INFINITY};
 	return rest;
+}
+
+void lists_whole(const struct lists_view *w, const uint64_t *planes, const uint64_t *const *fronts,
+		 const uint64_t *const *backs, uint32_t n, uint32_t *out)
+{
+	uint32_t more[LISTS_TOGETHER], back = w->code_bytes - w->front_bytes;
+	w->v->quantize->codes_at(planes, fronts, n, w->front_bytes / 8, out);
+	if (!back)
+		return;
+	w->v->quantize->codes_at(lists_back_planes(w, planes), backs, n, back / 8, more);
+	for (uint32_t i = 0; i < n; i++)
+		out[i] += more[i];
+}
+
+void lists_distances(const struct lists_view *w, const uint64_t *planes, uint32_t first, uint32_t n, uint32_t *out)
+{
+	const struct quantize_kernels *k = w->v->quantize;
+	uint32_t back = w->code_bytes - w->front_bytes, more[64];
+	k->codes(planes, (const uint64_t *)(const void *)(lists_fronts(w) + (size_t)first * w->front_bytes), n,
+		 w->front_bytes / 8, out, NULL);
+	const char *backs = lists_backs_of_centroids(w) + (size_t)first * back;
+	for (uint32_t i = 0; back && i < n; i += 64) {
+		uint32_t some = n - i < 64 ? n - i : 64;
+		k->codes(lists_back_planes(w, planes), (const uint64_t *)(const void *)(backs + (size_t)i * back), some,
+			 back / 8, more, NULL);
+		for (uint32_t j = 0; j < some; j++)
+			out[i + j] += more[j];
+	}
 }
 
 struct lists_writer *lists_writer_new(const struct vectors *v)

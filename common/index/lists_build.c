@@ -161,8 +161,13 @@ KERNEL_RACY static void set_centroid(const struct lists_view *w, uint32_t list, 
 		square += x * x;
 		rest[i] = x - lists_mean(w)[i];
 	}
-	uint64_t *code = (uint64_t *)(void *)((char *)w->l + w->s.codes) + (size_t)list * w->width / 64;
-	uint32_t factors = lists_code(w, rest, code);
+	uint64_t code[LIMIT_DIMENSIONS / 64];
+	uint32_t factors = lists_code(w, rest, code), front = w->front_bytes, back = w->width / 8 - front;
+	char *codes = (char *)w->l + w->s.codes;
+	if (lists_coded(w)) {
+		memcpy(codes + (size_t)list * front, code, front);
+		memcpy(codes + (size_t)front * w->count + (size_t)list * back, (const char *)code + front, back);
+	}
 	((uint32_t *)(void *)((char *)w->l + w->s.factors))[list] = factors;
 	((float *)(void *)((char *)w->l + w->s.steps))[list] = step;
 	((float *)(void *)((char *)w->l + w->s.halves))[list] = square / 2;

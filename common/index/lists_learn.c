@@ -9,16 +9,19 @@
 
 #define BEST 10U
 #define SURE 2.6F	 /* slack that loses nothing: the estimate's standard deviation is 0.6 · factor */
+#define SURE_FRONT 4.0F	 /* and of its front, · √share · factor */
 #define SURE_BYTES 0.01F /* and of codes of bytes */
 #define EVERY 2.5F	 /* margin that reads every list: no two cosines are further apart */
 #define SPARE 1.1F	 /* queries are not rows */
-/* Of what may be missed: that much because a list was not read, the rest because an estimate was too low. */
+/* Of what may be missed: that much because a list was not read, that because of its code's front, the rest because the
+ * estimate was too low. */
 #define BY_LISTS 0.7F
+#define BY_FRONT 0.1F
 
 const float lists_aims[LISTS_AIMS] = {0.80F, 0.90F, 0.95F, 0.98F, 0.99F, 0.995F, 0.999F};
 
 struct lessons {
-	float *margins, *slacks;
+	float *margins, *slacks, *fronts;
 	size_t n;
 };
 
@@ -44,6 +47,7 @@ static void learn_one(const struct vectors *v, const struct lists_view *w, uint6
 	struct lists_search search = {.a = &a,
 				      .top = &top,
 				      .slack = w->kind == LISTS_BITS ? SURE : SURE_BYTES,
+				      .front = SURE_FRONT * sqrtf(lists_share(w)),
 				      .probes = w->count,
 				      .found = found};
 	bool ok = a.norm > 0 && lists_search(w, &search) && atomic_load(&c->gen) == gen;
@@ -55,8 +59,10 @@ static void learn_one(const struct vectors *v, const struct lists_view *w, uint6
 	for (uint32_t i = 0; ok && i <= BEST; i++) {
 		if (found[i].ref == ref)
 			continue;
+		float factor = found[i].factor > 0 ? found[i].factor : 1;
 		l->margins[l->n] = worst - found[i].ranked;
-		l->slacks[l->n++] = (worst - found[i].estimate) / (found[i].factor > 0 ? found[i].factor : 1);
+		l->fronts[l->n] = (worst - found[i].front) / factor;
+		l->slacks[l->n++] = (worst - found[i].estimate) / factor;
 	}
 	vectors_top_end(&top);
 	vectors_ask_end(&a);
@@ -79,20 +85,24 @@ void lists_learn(const struct vectors *v, const struct lists_view *w, uint64_t n
 {
 	struct lessons l = {0};
 	bool bits = w->kind == LISTS_BITS;
-	l.margins = util_alloc(2 * (n + 1) * (BEST + 1) * sizeof(float));
+	l.margins = util_alloc(3 * (n + 1) * (BEST + 1) * sizeof(float));
 	l.slacks = l.margins + (n + 1) * (BEST + 1);
+	l.fronts = l.slacks + (n + 1) * (BEST + 1);
 	for (size_t i = 0; i < n && !atomic_load_explicit(stop, memory_order_relaxed); i++)
 		learn_one(v, w, ns, dim, sample[i], &l);
 	qsort(l.margins, l.n, sizeof(float), ascending);
 	qsort(l.slacks, l.n, sizeof(float), ascending);
+	qsort(l.fronts, l.n, sizeof(float), ascending);
 	for (size_t i = 0; i < LISTS_AIMS; i++) {
 		float miss = 1 - lists_aims[i];
-		out[i] = (struct lists_lesson){EVERY, bits ? SURE : SURE_BYTES};
+		out[i] = (struct lists_lesson){EVERY, bits ? SURE : SURE_BYTES, SURE_FRONT * sqrtf(lists_share(w))};
 		if (l.n < 100)
 			continue; /* too little to learn from: everything is read */
 		float margin = quantile(l.margins, l.n, 1 - miss * BY_LISTS);
-		float slack = quantile(l.slacks, l.n, 1 - miss * (1 - BY_LISTS));
-		out[i] = (struct lists_lesson){margin > 0 ? margin * SPARE : 0, slack > 0 ? slack : 0};
+		float slack = quantile(l.slacks, l.n, 1 - miss * (1 - BY_LISTS - BY_FRONT));
+		float front = quantile(l.fronts, l.n, 1 - miss * BY_FRONT);
+		out[i] = (struct lists_lesson){margin > 0 ? margin * SPARE : 0, slack > 0 ? slack : 0,
+					       front > 0 ? front : 0};
 	}
 	free(l.margins);
 }
@@ -109,5 +119,6 @@ void lists_learned(struct lists *l, const struct lists_lesson lessons[LISTS_AIMS
 	for (size_t i = 0; i < LISTS_AIMS; i++) {
 		set(&l->aims[i].margin, lessons[i].margin);
 		set(&l->aims[i].slack, lessons[i].slack);
+		set(&l->aims[i].front, lessons[i].front);
 	}
 }

@@ -9,19 +9,20 @@
 #include "kernels-private.h"
 #include "lists-private.h"
 
-#define RUN 512U      /* entries whose estimates are made at once */
-#define PENDING 2048U /* entries that wait to be compared, at most */
-#define TOGETHER 8    /* rows that are fetched at once */
-#define MOST_LISTS 32 /* that are read before their entries are compared; the first one alone */
+#define RUN 512U	    /* entries whose estimates are made at once */
+#define PENDING 2048U	    /* entries that wait to be compared, at most */
+#define LATE LISTS_TOGETHER /* entries whose whole codes are on their way */
+#define TOGETHER 4	    /* rows that are fetched at once */
+#define MOST_LISTS 32	    /* that are read before their entries are compared; the first one alone */
 #define FIRST_LISTS 4
 
 struct want { /* an entry that may be among the best */
-	float bound, estimate, factor, ranked;
+	float bound, estimate, factor, ranked, front;
 	uint32_t ref;
 };
-struct near {		     /* a list */
-	float ranked, exact; /* <c,q>, by which it is ranked, and from which entries are estimated */
-	uint32_t list;
+struct late { /* an entry that its code's front lets through */
+	const _Atomic uint32_t *ref;
+	float base, factor, ranked, front;
 };
 struct hunt {
 	const struct lists_view *w;
@@ -33,46 +34,47 @@ struct hunt {
 	float least, most; /* norms */
 	struct want *wants;
 	size_t nwants;
-	float *cosines; /* of lists, estimated */
-	struct near *near;
-	size_t nnear;
+	struct lists_ranking rank;
+	uint32_t taken; /* of the lists that it gathered */
 	/* the query for codes of bits */
 	uint64_t *planes;
 	float rest; /* |q − m| */
 	struct quantize_line line;
+	const uint64_t *fronts[LATE], *backs[LATE];
+	struct late late[LATE];
+	size_t nlate;
 	uint64_t reclaimed;
 	bool lost;
 };
 
-/* ---- heaps: the largest first ---- */
+/* ---- what waits: a heap, the highest bound first ---- */
 
-#define HEAP(type, name, key)                                                                                          \
-	static void name##_down(type *h, size_t n, size_t i)                                                           \
-	{                                                                                                              \
-		type x = h[i];                                                                                         \
-		for (size_t c; (c = 2 * i + 1) < n; i = c) {                                                           \
-			c += c + 1 < n && h[c + 1].key > h[c].key;                                                     \
-			if (!(h[c].key > x.key))                                                                       \
-				break;                                                                                 \
-			h[i] = h[c];                                                                                   \
-		}                                                                                                      \
-		h[i] = x;                                                                                              \
-	}                                                                                                              \
-	static void name##_make(type *h, size_t n)                                                                     \
-	{                                                                                                              \
-		for (size_t i = n / 2; i-- > 0;)                                                                       \
-			name##_down(h, n, i);                                                                          \
-	}                                                                                                              \
-	static type name##_pop(type *h, size_t *n)                                                                     \
-	{                                                                                                              \
-		type x = h[0];                                                                                         \
-		h[0] = h[--*n];                                                                                        \
-		if (*n)                                                                                                \
-			name##_down(h, *n, 0);                                                                         \
-		return x;                                                                                              \
+static void want_down(struct want *h, size_t n, size_t i)
+{
+	struct want x = h[i];
+	for (size_t c; (c = 2 * i + 1) < n; i = c) {
+		c += c + 1 < n && h[c + 1].bound > h[c].bound;
+		if (!(h[c].bound > x.bound))
+			break;
+		h[i] = h[c];
 	}
-HEAP(struct want, want, bound)
-HEAP(struct near, near, ranked)
+	h[i] = x;
+}
+
+static void want_make(struct want *h, size_t n)
+{
+	for (size_t i = n / 2; i-- > 0;)
+		want_down(h, n, i);
+}
+
+static struct want want_pop(struct want *h, size_t *n)
+{
+	struct want x = h[0];
+	h[0] = h[--*n];
+	if (*n)
+		want_down(h, *n, 0);
+	return x;
+}
 
 /* ---- the best so far ---- */
 
@@ -164,7 +166,7 @@ static void remember(struct hunt *h, const struct want *w, float cosine)
 		for (size_t i = at = 0; i < h->k; i++)
 			at = f[i].cosine < f[at].cosine ? i : at;
 	if (h->nbest < h->k || f[at].cosine < cosine)
-		f[at] = (struct lists_found){w->ref, cosine, w->ranked, w->estimate, w->factor};
+		f[at] = (struct lists_found){w->ref, cosine, w->ranked, w->estimate, w->factor, w->front};
 }
 
 /* The score first: what else there is to know of a row lies in other pages, and is never asked of most. */
@@ -192,21 +194,32 @@ static void compare(struct hunt *h, const struct want *w, const struct row_view 
 	vectors_top_push(h->s->top, &hit);
 }
 
-/* Compares what waits, best bound first. */
-static void compare_all(struct hunt *h)
+struct group { /* entries that are compared one after the other */
+	struct want w[TOGETHER];
+	struct row_view r[TOGETHER];
+	size_t n;
+};
+
+static void take_group(struct hunt *h, struct group *g)
 {
+	g->n = 0;
+	while (g->n < TOGETHER && h->nwants && h->wants[0].bound > h->floor) {
+		g->w[g->n] = want_pop(h->wants, &h->nwants);
+		if (look(h, g->w[g->n].ref, &g->r[g->n]))
+			fetch(h, &g->r[g->n++]);
+	}
+}
+
+/* Compares what waits, best bound first; the rows of a group come while those of the one before are compared. */
+static void compare_wants(struct hunt *h)
+{
+	struct group both[2];
 	want_make(h->wants, h->nwants);
-	while (h->nwants && h->wants[0].bound > h->floor) {
-		struct want w[TOGETHER];
-		struct row_view r[TOGETHER];
-		size_t n = 0;
-		while (n < TOGETHER && h->nwants && h->wants[0].bound > h->floor) {
-			w[n] = want_pop(h->wants, &h->nwants);
-			if (look(h, w[n].ref, &r[n]))
-				fetch(h, &r[n++]);
-		}
-		for (size_t i = 0; i < n; i++)
-			compare(h, &w[i], &r[i]);
+	take_group(h, &both[0]);
+	for (size_t k = 0; both[k].n; k ^= 1) {
+		take_group(h, &both[k ^ 1]);
+		for (size_t i = 0; i < both[k].n; i++)
+			compare(h, &both[k].w[i], &both[k].r[i]);
 	}
 	h->nwants = 0;
 }
@@ -216,55 +229,96 @@ static void compare_all(struct hunt *h)
 static void want(struct hunt *h, const struct want *w)
 {
 	if (h->nwants == PENDING)
-		compare_all(h);
+		compare_wants(h);
 	h->wants[h->nwants++] = *w;
 }
 
-KERNEL_RACY static void scan_bits(struct hunt *h, struct block *b, uint32_t capacity, uint32_t first, uint32_t n,
-				  const struct near *near, const struct quantize_stream *stream)
+/* The estimates of entries whose fronts were good enough, from their whole codes. */
+KERNEL_RACY static void estimate_late(struct hunt *h)
 {
-	const struct lists_view *w = h->w;
-	uint32_t dist[RUN], index[RUN + 16];
-	float estimate[RUN + 16];
-	const uint32_t *factors = block_factors_at(w, b, capacity) + first;
-	size_t words = w->width / 64;
-	struct quantize_line line = h->line;
-	line.base = near->exact;
-	line.slack = h->s->slack * h->rest;
-	line.floor = h->floor;
-	/* Whole groups of eight are quicker; beyond `count` is memory of the block, whose distances nobody looks at. */
-	uint32_t whole = first + ((n + 7) & ~7U) <= capacity ? (n + 7) & ~7U : n;
-	for (uint32_t i = 0; i < n; i += CACHE_LINE / sizeof(*factors))
-		__builtin_prefetch(factors + i);
-	h->a->qk->codes(h->planes, (const uint64_t *)(const void *)block_codes(b) + first * words, whole, words, dist,
-			stream);
-	size_t kept = h->a->qk->select(dist, factors, n, &line, index, estimate);
-	for (size_t i = 0; i < kept; i++) {
-		uint32_t ref = atomic_load_explicit(&block_refs_at(w, b, capacity)[first + index[i]],
-						    memory_order_acquire);
-		float factor = quantize_half(factors[index[i]]) * h->rest;
+	uint32_t dist[LATE], n = (uint32_t)h->nlate;
+	lists_whole(h->w, h->planes, h->fronts, h->backs, n, dist);
+	h->nlate = 0;
+	for (uint32_t i = 0; i < n; i++) {
+		const struct late *e = &h->late[i];
+		float estimate = e->base + e->factor * (h->line.add + h->line.mul * (float)dist[i]);
+		float factor = e->factor * h->rest, bound = estimate + h->s->slack * factor;
+		uint32_t ref = bound > h->floor ? atomic_load_explicit(e->ref, memory_order_acquire) : 0;
 		if (ref)
-			want(h, &(struct want){estimate[i] + h->s->slack * factor, estimate[i], factor, near->ranked,
-					       ref});
+			want(h, &(struct want){bound, estimate, factor, e->ranked, e->front, ref});
 	}
 }
 
-KERNEL_RACY static void scan_bytes(struct hunt *h, struct block *b, uint32_t capacity, uint32_t first, uint32_t n,
-				   const struct near *near)
+static void compare_all(struct hunt *h)
+{
+	if (h->nlate)
+		estimate_late(h);
+	compare_wants(h);
+}
+
+/* A run of entries of a block. */
+struct run {
+	struct block *b;
+	uint32_t capacity, first, n;
+	const struct lists_near *near;
+	const struct quantize_stream *stream;
+};
+
+/* An entry whose front is good enough: what else there is of it is fetched. */
+KERNEL_RACY static void note_late(struct hunt *h, const struct run *r, uint32_t at, uint32_t both, float front)
+{
+	const struct lists_view *w = h->w;
+	size_t back = w->code_bytes - w->front_bytes;
+	const char *p = block_backs_at(w, r->b, r->capacity) + at * back;
+	const _Atomic uint32_t *ref = &block_refs_at(w, r->b, r->capacity)[at];
+	for (size_t k = 0; k < back; k += CACHE_LINE)
+		__builtin_prefetch(p + k);
+	__builtin_prefetch((const void *)(uintptr_t)ref);
+	h->fronts[h->nlate] = (const uint64_t *)(const void *)(block_fronts(r->b) + (size_t)at * w->front_bytes);
+	h->backs[h->nlate] = (const uint64_t *)(const void *)p;
+	h->late[h->nlate++] = (struct late){ref, r->near->exact + quantize_half(both >> 16), quantize_half(both),
+					    r->near->ranked, front};
+	if (h->nlate == LATE)
+		estimate_late(h);
+}
+
+KERNEL_RACY static void scan_bits(struct hunt *h, const struct run *r)
+{
+	const struct lists_view *w = h->w;
+	uint32_t dist[RUN], index[RUN + 16], n = r->n, bytes = w->front_bytes;
+	float estimate[RUN + 16];
+	const uint32_t *factors = block_factors_at(w, r->b, r->capacity) + r->first;
+	struct quantize_line line = lists_front_line(w, &h->line);
+	line.base = r->near->exact;
+	line.slack = h->s->front * h->rest;
+	line.floor = h->floor;
+	/* Whole groups of eight are quicker; beyond `count` is memory of the block, whose distances nobody looks at. */
+	uint32_t whole = r->first + ((n + 7) & ~7U) <= r->capacity ? (n + 7) & ~7U : n;
+	for (uint32_t i = 0; i < n; i += CACHE_LINE / sizeof(*factors))
+		__builtin_prefetch(factors + i);
+	h->a->qk->upper(h->planes, (const uint64_t *)(const void *)(block_fronts(r->b) + (size_t)r->first * bytes),
+			whole, bytes / 8, dist, r->stream);
+	size_t kept = h->a->qk->select(dist, factors, n, &line, index, estimate);
+	for (size_t i = 0; i < kept; i++)
+		note_late(h, r, r->first + index[i], factors[index[i]], estimate[i]);
+}
+
+KERNEL_RACY static void scan_bytes(struct hunt *h, const struct run *r)
 {
 	const struct lists_view *w = h->w;
 	int32_t dots[RUN];
-	const float *steps = (const float *)(const void *)(block_factors_at(w, b, capacity) + first);
+	const float *steps = (const float *)(const void *)(block_factors_at(w, r->b, r->capacity) + r->first);
 	float scale = 256 * h->a->step, slack = h->s->slack;
-	h->a->qk->bytes(h->a->high, (const uint8_t *)block_codes(b) + (size_t)first * w->width, n, w->width, w->width,
-			dots);
-	for (uint32_t i = 0; i < n; i++) {
+	h->a->qk->bytes(h->a->high, (const uint8_t *)block_fronts(r->b) + (size_t)r->first * w->width, r->n, w->width,
+			w->width, dots);
+	for (uint32_t i = 0; i < r->n; i++) {
 		float estimate = scale * steps[i] * (float)(dots[i] - 128 * h->a->sum_high);
 		if (!(estimate + slack > h->floor))
 			continue;
-		uint32_t ref = atomic_load_explicit(&block_refs_at(w, b, capacity)[first + i], memory_order_acquire);
+		uint32_t ref = atomic_load_explicit(&block_refs_at(w, r->b, r->capacity)[r->first + i],
+						    memory_order_acquire);
 		if (ref)
-			want(h, &(struct want){estimate + slack, estimate, 1, near->ranked, ref});
+			want(h, &(struct want){estimate + slack, estimate, 1, r->near->ranked, estimate, ref});
 	}
 }
 
@@ -282,7 +336,7 @@ static const void *first_codes(const struct hunt *h, uint32_t list)
 }
 
 /* `next` is read afterwards, if not NULL; `begun`: it was told so of this one. */
-static void scan_list(struct hunt *h, const struct near *near, const void *next, bool begun)
+static void scan_list(struct hunt *h, const struct lists_near *near, const void *next, bool begun)
 {
 	uint32_t unit = atomic_load_explicit(lists_head(h->w, near->list), memory_order_acquire), hops = 0;
 	while (unit) {
@@ -301,13 +355,14 @@ static void scan_list(struct hunt *h, const struct near *near, const void *next,
 			uint32_t n = count - i < RUN ? count - i : RUN;
 			struct quantize_stream s = {n < RUN || i + n == count
 							    ? behind
-							    : block_codes(b) + (size_t)(i + n) * h->w->code_bytes,
+							    : block_fronts(b) + (size_t)(i + n) * h->w->front_bytes,
 						    begun || i};
+			struct run r = {b, capacity, i, n, near, &s};
 			if (h->w->kind == LISTS_BITS)
-				scan_bits(h, b, capacity, i, n, near, &s);
+				scan_bits(h, &r);
 			else
-				scan_bytes(h, b, capacity, i, n, near);
-			if (h->nwants > 4 * RUN || h->w->count == 1)
+				scan_bytes(h, &r);
+			if (h->nwants + h->nlate > 4 * RUN || h->w->count == 1)
 				compare_all(h); /* the floor rises early */
 		}
 		h->s->trace.codes += count;
@@ -318,74 +373,16 @@ static void scan_list(struct hunt *h, const struct near *near, const void *next,
 
 /* ---- lists ---- */
 
-/* <c,q> of n centroids from the first on. */
-KERNEL_RACY static void ask_centroids(const struct hunt *h, uint32_t first, uint32_t n, float *out)
-{
-	const struct lists_view *w = h->w;
-	const float *steps = lists_steps(w) + first;
-	int32_t dots[64];
-	float scale = 256 * h->a->step;
-	h->a->qk->bytes(h->a->high, lists_centroids(w) + (size_t)first * w->width, n, w->width, w->width, dots);
-	for (uint32_t i = 0; i < n; i++)
-		out[i] = scale * steps[i] * (float)(dots[i] - 128 * h->a->sum_high);
-}
-
-/* By the centroids' codes: an eighth of the memory of their bytes; those that matter are asked afterwards. */
-static void rank_by_codes(struct hunt *h)
-{
-	const struct lists_view *w = h->w;
-	uint32_t dist[RUN], index[RUN + 16];
-	float estimate[RUN + 16];
-	for (uint32_t l = 0; l < w->count; l += RUN) {
-		uint32_t n = w->count - l < RUN ? w->count - l : RUN;
-		h->a->qk->codes(h->planes, lists_codes(w) + (size_t)l * (w->width / 64), n, w->width / 64, dist, NULL);
-		size_t kept = h->a->qk->select(dist, lists_factors(w) + l, n, &h->line, index, estimate);
-		for (size_t i = 0; i < kept; i++)
-			h->cosines[l + index[i]] = estimate[i];
-	}
-}
-
-static void rank_lists(struct hunt *h)
-{
-	uint32_t n = h->w->count;
-	if (lists_coded(h->w))
-		rank_by_codes(h);
-	else
-		for (uint32_t l = 0; l < n; l += 64)
-			ask_centroids(h, l, n - l < 64 ? n - l : 64, h->cosines + l);
-}
-
-/* Those that can still matter, once it is known how good an entry must be. What was taken has -INFINITY. */
-static void gather_lists(struct hunt *h)
-{
-	float floor = h->s->probes ? -INFINITY : h->floor - h->s->margin;
-	h->nnear = 0;
-	for (uint32_t l = 0; l < h->w->count; l++) {
-		h->near[h->nnear] = (struct near){.ranked = h->cosines[l], .list = l};
-		h->nnear += h->cosines[l] > floor;
-	}
-	near_make(h->near, h->nnear);
-}
-
-static void take_best(struct hunt *h, struct near *r)
-{
-	*r = (struct near){.ranked = -INFINITY};
-	for (uint32_t l = 0; l < h->w->count; l++)
-		if (h->cosines[l] > r->ranked)
-			*r = (struct near){.ranked = h->cosines[l], .list = l};
-	h->cosines[r->list] = -INFINITY;
-}
-
 /* The nearest list that is worth reading. */
-static bool take_next(struct hunt *h, struct near *r)
+static bool take_next(struct hunt *h, struct lists_near *r)
 {
-	if (!h->nnear || (!h->s->probes && !(h->near[0].ranked > h->floor - h->s->margin)))
+	if (h->taken == h->rank.n || (!h->s->probes && !(h->rank.near[h->taken].ranked > h->floor - h->s->margin)))
 		return false;
-	*r = near_pop(h->near, &h->nnear);
+	*r = h->rank.near[h->taken++];
 	return true;
 }
 
-static void read_lists(struct hunt *h, struct near *lists, size_t n)
+static void read_lists(struct hunt *h, struct lists_near *lists, size_t n)
 {
 	const void *starts[MOST_LISTS];
 	for (size_t i = 0; i < n; i++) {
@@ -398,7 +395,7 @@ static void read_lists(struct hunt *h, struct near *lists, size_t n)
 	}
 	for (size_t i = 0; i < n && !h->lost; i++) {
 		const void *next = i + 1 < n ? starts[i + 1] : NULL;
-		ask_centroids(h, lists[i].list, 1, &lists[i].exact);
+		lists_ask_centroids(h->w, h->a, lists[i].list, 1, &lists[i].exact);
 		scan_list(h, &lists[i], next, i && starts[i]);
 	}
 	h->s->trace.probed += (uint32_t)n;
@@ -409,10 +406,10 @@ static void read_lists(struct hunt *h, struct near *lists, size_t n)
 static void hunt_lists(struct hunt *h)
 {
 	size_t most = FIRST_LISTS, left = h->s->probes ? h->s->probes - 1 : SIZE_MAX, n;
-	struct near together[MOST_LISTS];
-	take_best(h, together);
+	struct lists_near together[MOST_LISTS];
+	together[0] = lists_nearest(&h->rank);
 	read_lists(h, together, 1);
-	gather_lists(h);
+	lists_gather(&h->rank, together[0].list, h->s->probes ? -INFINITY : h->floor - h->s->margin);
 	do {
 		for (n = 0; n < most && left && take_next(h, &together[n]); n++)
 			left--;
@@ -434,7 +431,7 @@ static bool hunt_moved(struct hunt *h, uint64_t from)
 			return false;
 		for (uint64_t i = from; i < to; i++) {
 			uint32_t ref = atomic_load_explicit(&l->moved[i % LISTS_MOVES], memory_order_relaxed);
-			want(h, &(struct want){.bound = INFINITY, .estimate = 1, .factor = 1, .ref = ref});
+			want(h, &(struct want){.bound = INFINITY, .estimate = 1, .factor = 1, .front = 1, .ref = ref});
 		}
 		compare_all(h);
 		atomic_thread_fence(memory_order_acquire);
@@ -448,6 +445,11 @@ static float norm_of(const _Atomic uint32_t *bits)
 	float f;
 	memcpy(&f, &b, sizeof(f));
 	return f;
+}
+
+static float between(const _Atomic uint32_t *a, const _Atomic uint32_t *b, float t)
+{
+	return norm_of(a) + t * (norm_of(b) - norm_of(a));
 }
 
 bool lists_search(const struct lists_view *w, struct lists_search *s)
@@ -464,35 +466,36 @@ bool lists_search(const struct lists_view *w, struct lists_search *s)
 		h.floor = vectors_ask_floor(s->a, q->min_score, h.least, h.most) - 1e-3F; /* it may be just that */
 	size_t planes = QUANTIZE_PLANES * (size_t)w->width / 8;
 	char *room = util_alloc(planes + sizeof(float) * h.k + sizeof(struct want) * PENDING +
-				(sizeof(float) + sizeof(struct near)) * (w->count + 1));
+				(sizeof(float) + 2 * sizeof(struct lists_near)) * (w->count + 1));
 	h.planes = (uint64_t *)(void *)room;
 	h.wants = (struct want *)(void *)(room + planes);
-	h.cosines = (float *)(h.wants + PENDING);
-	h.near = (struct near *)(void *)(h.cosines + w->count);
-	h.best = (float *)(h.near + w->count + 1);
+	h.rank = (struct lists_ranking){.w = w, .a = s->a, .planes = h.planes};
+	h.rank.near = (struct lists_near *)(void *)(h.wants + PENDING);
+	h.rank.cosines = (float *)(h.rank.near + 2 * (w->count + 1));
+	h.rank.dist = (uint32_t *)(void *)h.rank.cosines;
+	h.best = h.rank.cosines + w->count + 1;
 	uint64_t moves = atomic_load_explicit(&w->l->moves, memory_order_acquire);
 	s->trace.lists = w->count;
 	if (w->kind == LISTS_BITS)
 		h.rest = lists_ask(w, s->a->rotated, h.planes, &h.line);
-	rank_lists(&h);
+	h.rank.line = h.line;
+	h.rank.rest = h.rest;
+	lists_rank(&h.rank);
 	hunt_lists(&h);
 	bool whole = !h.lost && hunt_moved(&h, moves);
 	free(room);
 	return whole;
 }
 
-void lists_aim(const struct lists_view *w, float recall, float *margin_r, float *slack_r)
+void lists_aim(const struct lists_view *w, float recall, struct lists_search *s)
 {
-	float margin[2], slack[2];
 	size_t i = 0;
 	while (i + 2 < LISTS_AIMS && recall > lists_aims[i + 1])
 		i++;
-	for (size_t k = 0; k < 2; k++) {
-		margin[k] = norm_of(&w->l->aims[i + k].margin);
-		slack[k] = norm_of(&w->l->aims[i + k].slack);
-	}
+	const struct lists_aim *a = &w->l->aims[i], *b = a + 1;
 	float t = (recall - lists_aims[i]) / (lists_aims[i + 1] - lists_aims[i]);
 	t = t < 0 ? 0 : t > 1 ? 1 : t;
-	*margin_r = margin[0] + t * (margin[1] - margin[0]);
-	*slack_r = slack[0] + t * (slack[1] - slack[0]);
+	s->margin = between(&a->margin, &b->margin, t);
+	s->slack = between(&a->slack, &b->slack, t);
+	s->front = between(&a->front, &b->front, t);
 }

@@ -41,8 +41,7 @@ static uint32_t short_list(const struct lists_view *w, const float *x, struct ne
 	lists_ask(w, x, planes, &line);
 	for (uint32_t l = 0; l < w->count; l += 512) {
 		uint32_t some = w->count - l < 512 ? w->count - l : 512;
-		quantize_get()->codes(planes, lists_codes(w) + (size_t)l * (w->width / 64), some, w->width / 64, dist,
-				      NULL);
+		lists_distances(w, planes, l, some, dist);
 		quantize_get()->select(dist, lists_factors(w) + l, some, &line, index, estimate);
 		for (uint32_t i = 0; i < some; i++) {
 			float near = estimate[i] - lists_halves(w)[l + i];
@@ -131,7 +130,7 @@ void lists_encode(const struct lists_view *w, const float *x, struct lists_entry
 
 static uint32_t units_for(const struct lists_view *w, uint32_t entries)
 {
-	uint32_t units = lists_units(entries, w->code_bytes);
+	uint32_t units = lists_units(w, entries);
 	return units < UNITS_ROWS ? units : UNITS_ROWS;
 }
 
@@ -145,7 +144,7 @@ static bool add_block(struct vectors *v, const struct lists_view *w, uint32_t li
 		      _Atomic uint32_t *head)
 {
 	uint64_t at;
-	uint32_t least = lists_units(1, w->code_bytes);
+	uint32_t least = lists_units(w, 1);
 	while (!lists_take(v, units, &at)) {
 		if (units == least)
 			return false;
@@ -155,7 +154,7 @@ static bool add_block(struct vectors *v, const struct lists_view *w, uint32_t li
 	uint32_t unit = (uint32_t)(at / VECTORS_UNIT) + 1;
 	b->list = list;
 	b->units = units;
-	b->capacity = lists_capacity(units, w->code_bytes);
+	b->capacity = lists_capacity(w, units);
 	atomic_store_explicit(&b->count, 0, memory_order_relaxed);
 	atomic_store_explicit(&b->next, 0, memory_order_relaxed);
 	FAULT_POINT(lists_block_made);
@@ -169,7 +168,9 @@ static bool add_block(struct vectors *v, const struct lists_view *w, uint32_t li
 
 static void write_entry(const struct lists_view *w, struct block *b, uint32_t i, const struct lists_entry *e)
 {
-	shm_copy_in(block_codes(b) + (size_t)i * w->code_bytes, e->code, w->code_bytes);
+	uint32_t front = w->front_bytes, back = w->code_bytes - front;
+	shm_copy_in(block_fronts(b) + (size_t)i * front, e->code, front);
+	shm_copy_in(block_backs_at(w, b, b->capacity) + (size_t)i * back, e->code + front, back);
 	FAULT_POINT(lists_entry_half);
 	shm_copy_in(&block_factors(w, b)[i], &e->factors, sizeof(e->factors));
 	atomic_store_explicit(&block_refs(w, b)[i], e->ref, memory_order_relaxed);
@@ -351,6 +352,7 @@ static bool lay_out(struct vectors *v, const struct lists_view *w, uint32_t list
 static void copy_entries(uint32_t **entries, const struct lists_view *w, uint32_t head, uint32_t unit)
 {
 	struct block *out = lists_block(w, unit);
+	uint32_t front = w->front_bytes, back = w->code_bytes - front;
 	for (uint32_t u = head; u; u = lists_block(w, u)->next) {
 		struct block *b = lists_block(w, u);
 		for (uint32_t k = 0; k < b->count; k++) {
@@ -361,7 +363,8 @@ static void copy_entries(uint32_t **entries, const struct lists_view *w, uint32_
 				unit = out->next;
 				out = lists_block(w, unit);
 			}
-			memcpy(e.code, block_codes(b) + (size_t)k * w->code_bytes, w->code_bytes);
+			memcpy(e.code, block_fronts(b) + (size_t)k * front, front);
+			memcpy(e.code + front, block_backs_at(w, b, b->capacity) + (size_t)k * back, back);
 			*lists_place(w->v, entries, e.ref) = unit * LISTS_PER_UNIT + out->count;
 			write_entry(w, out, out->count, &e);
 		}

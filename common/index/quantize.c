@@ -46,19 +46,17 @@ static uint16_t float_to_half(float x)
 	return (uint16_t)(sign | (rest - ((127 - 15) << 23) + 0xfff + odd) >> 13);
 }
 
-KERNEL_RACY static void codes(const uint64_t *planes, const uint64_t *code, size_t n, size_t words, uint32_t *out,
-			      const struct quantize_stream *s)
+KERNEL_RACY static uint32_t weigh(const uint64_t *planes, size_t n, const uint64_t *code, size_t words)
 {
-	(void)s;
-	for (size_t i = 0; i < n; i++, code += words) {
-		uint32_t sum = 0;
-		for (size_t j = 0; j < QUANTIZE_PLANES; j++) {
-			for (size_t w = 0; w < words; w++)
-				sum += (uint32_t)__builtin_popcountll(code[w] ^ planes[j * words + w]) << j;
-		}
-		out[i] = sum;
+	uint32_t sum = 0;
+	for (size_t j = 0; j < n; j++) {
+		for (size_t w = 0; w < words; w++)
+			sum += (uint32_t)__builtin_popcountll(code[w] ^ planes[j * words + w]) << j;
 	}
+	return sum;
 }
+
+#include "quantize-codes.h"
 
 KERNEL_RACY static size_t select_entries(const uint32_t *dist, const uint32_t *factors, size_t n,
 					 const struct quantize_line *l, uint32_t *index_r, float *est_r)
@@ -192,9 +190,9 @@ KERNEL_RACY static void flip(float *x, const uint64_t *bits, size_t n)
 		x[i] = bits_float(float_bits(x[i]) ^ (uint32_t)(bits[i / 64] >> i % 64 & 1) << 31);
 }
 
-const struct quantize_kernels quantize_scalar = {"scalar", codes,    select_entries, bytes,	bytes_pair, half_dot,
-						 to_half,  to_bytes, to_pair,	     to_planes, to_code,    hadamard,
-						 flip};
+const struct quantize_kernels quantize_scalar = {"scalar", codes,      upper,	 codes_at, select_entries,
+						 bytes,	   bytes_pair, half_dot, to_half,  to_bytes,
+						 to_pair,  to_planes,  to_code,	 hadamard, flip};
 
 #if defined(__x86_64__)
 static bool has_f16c(void) /* not every compiler lets __builtin_cpu_supports ask for it */

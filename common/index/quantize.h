@@ -16,6 +16,7 @@
 #include "util.h"
 
 #define QUANTIZE_PLANES 4
+#define QUANTIZE_UPPER 2 /* of them, the last ones: what upper() looks at */
 
 /* What a scan of codes keeps: est = base + g + f · (add + mul · dist), where f and g are the entry's factors (fp16, f in
  * the low half of the word, f ≥ 0). An entry survives when est + f · slack > floor. */
@@ -58,6 +59,11 @@ struct quantize_kernels {
 	 * stand in what the caller reads from memory; it changes nothing but how long that takes. */
 	void (*codes)(const uint64_t *planes, const uint64_t *codes, size_t n, size_t words, uint32_t *out,
 		      const struct quantize_stream *s);
+	/* The same by the upper planes only: Σ_j 2^j · popcount(code i ^ plane j + 2). Half the work. */
+	void (*upper)(const uint64_t *planes, const uint64_t *codes, size_t n, size_t words, uint32_t *out,
+		      const struct quantize_stream *s);
+	/* As codes(), of n codes that lie here and there: at[i]. */
+	void (*codes_at)(const uint64_t *planes, const uint64_t *const *at, size_t n, size_t words, uint32_t *out);
 	/* Which of n entries survive: their indices, ascending, and their estimates. Returns how many. In float, one
 	 * operation after the other as written above, without fused multiplication. Both outputs have room for n + 16. */
 	size_t (*select)(const uint32_t *dist, const uint32_t *factors, size_t n, const struct quantize_line *l,

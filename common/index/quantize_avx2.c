@@ -30,10 +30,10 @@ INLINE __m256i low_half(__m256i v) { return _mm256_and_si256(v, _mm256_set1_epi8
 
 INLINE __m256i high_half(__m256i v) { return low_half(_mm256_srli_epi16(v, 4)); }
 
-AVX2 static void cut(const uint64_t *planes, size_t words, struct nibbles *r)
+AVX2 static void cut(const uint64_t *planes, size_t n, size_t words, struct nibbles *r)
 {
 	for (size_t w = 0; w < words; w += 4) {
-		for (size_t j = 0; j < QUANTIZE_PLANES; j++) {
+		for (size_t j = 0; j < n; j++) {
 			__m256i p = load_words(planes + j * words + w, words - w);
 			r->low[w / 4][j] = low_half(p);
 			r->high[w / 4][j] = high_half(p);
@@ -42,7 +42,7 @@ AVX2 static void cut(const uint64_t *planes, size_t words, struct nibbles *r)
 }
 
 /* Four lanes whose sum is the code's: a byte of them is at most 8 · 15 before the lanes are summed. */
-INLINE __m256i weigh(const struct nibbles *p, const uint64_t *code, size_t words)
+INLINE __m256i weigh(const struct nibbles *p, size_t n, const uint64_t *code, size_t words)
 {
 	const __m256i ones = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
 	__m256i sum = _mm256_setzero_si256();
@@ -50,7 +50,7 @@ INLINE __m256i weigh(const struct nibbles *p, const uint64_t *code, size_t words
 		__m256i c = load_words(code + w, words - w), low = low_half(c), high = high_half(c);
 		__m256i part = _mm256_setzero_si256();
 		UNROLL
-		for (size_t j = 0; j < QUANTIZE_PLANES; j++) {
+		for (size_t j = 0; j < n; j++) {
 			__m256i table = _mm256_slli_epi16(ones, (int)j); /* no byte of it reaches the next */
 			__m256i a = _mm256_shuffle_epi8(table, _mm256_xor_si256(low, p->low[w / 4][j]));
 			__m256i b = _mm256_shuffle_epi8(table, _mm256_xor_si256(high, p->high[w / 4][j]));
@@ -61,27 +61,32 @@ INLINE __m256i weigh(const struct nibbles *p, const uint64_t *code, size_t words
 	return sum;
 }
 
-INLINE __m256i weigh_two(const struct nibbles *p, const uint64_t *code, size_t words)
+INLINE uint32_t weigh_one(const struct nibbles *p, size_t n, const uint64_t *code, size_t words)
 {
-	__m256i a = weigh(p, code, words), b = weigh(p, code + words, words);
+	uint64_t lanes[4];
+	_mm256_storeu_si256((__m256i *)(void *)lanes, weigh(p, n, code, words));
+	return (uint32_t)(lanes[0] + lanes[1] + lanes[2] + lanes[3]);
+}
+
+INLINE __m256i weigh_two(const struct nibbles *p, size_t n, const uint64_t *code, size_t words)
+{
+	__m256i a = weigh(p, n, code, words), b = weigh(p, n, code + words, words);
 	return _mm256_add_epi64(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
 }
 
-INLINE void codes_of(const struct nibbles *p, const uint64_t *code, size_t n, size_t words, uint32_t *out)
+INLINE void codes_of(const struct nibbles *p, size_t planes, const uint64_t *code, size_t n, size_t words,
+		     uint32_t *out)
 {
 	size_t i = 0;
 	for (; i + 4 <= n; i += 4, code += 4 * words) {
-		__m256i a = weigh_two(p, code, words), b = weigh_two(p, code + 2 * words, words);
+		__m256i a = weigh_two(p, planes, code, words), b = weigh_two(p, planes, code + 2 * words, words);
 		__m256i four = _mm256_add_epi64(_mm256_permute2x128_si256(a, b, 0x20),
 						_mm256_permute2x128_si256(a, b, 0x31));
 		four = _mm256_permutevar8x32_epi32(four, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
 		_mm_storeu_si128((__m128i *)(void *)(out + i), _mm256_castsi256_si128(four));
 	}
-	for (; i < n; i++, code += words) {
-		uint64_t lanes[4];
-		_mm256_storeu_si256((__m256i *)(void *)lanes, weigh(p, code, words));
-		out[i] = (uint32_t)(lanes[0] + lanes[1] + lanes[2] + lanes[3]);
-	}
+	for (; i < n; i++, code += words)
+		out[i] = weigh_one(p, planes, code, words);
 }
 
 AVX2 static void codes(const uint64_t *planes, const uint64_t *code, size_t n, size_t words, uint32_t *out,
@@ -89,15 +94,35 @@ AVX2 static void codes(const uint64_t *planes, const uint64_t *code, size_t n, s
 {
 	(void)s; /* it counts longer than memory takes */
 	struct nibbles p;
-	cut(planes, words, &p);
+	cut(planes, QUANTIZE_PLANES, words, &p);
 	if (words == 24)
-		codes_of(&p, code, n, 24, out);
+		codes_of(&p, QUANTIZE_PLANES, code, n, 24, out);
 	else if (words == 16)
-		codes_of(&p, code, n, 16, out);
+		codes_of(&p, QUANTIZE_PLANES, code, n, 16, out);
 	else if (words == 8)
-		codes_of(&p, code, n, 8, out);
+		codes_of(&p, QUANTIZE_PLANES, code, n, 8, out);
 	else
-		codes_of(&p, code, n, words, out);
+		codes_of(&p, QUANTIZE_PLANES, code, n, words, out);
+}
+
+AVX2 static void upper(const uint64_t *planes, const uint64_t *code, size_t n, size_t words, uint32_t *out,
+		       const struct quantize_stream *s)
+{
+	(void)s;
+	struct nibbles p;
+	cut(planes + (QUANTIZE_PLANES - QUANTIZE_UPPER) * words, QUANTIZE_UPPER, words, &p);
+	if (words == 8)
+		codes_of(&p, QUANTIZE_UPPER, code, n, 8, out);
+	else
+		codes_of(&p, QUANTIZE_UPPER, code, n, words, out);
+}
+
+AVX2 static void codes_at(const uint64_t *planes, const uint64_t *const *at, size_t n, size_t words, uint32_t *out)
+{
+	struct nibbles p;
+	cut(planes, QUANTIZE_PLANES, words, &p);
+	for (size_t i = 0; i < n; i++)
+		out[i] = weigh_one(&p, QUANTIZE_PLANES, at[i], words);
 }
 
 /* Sixteen bits of each entry. */
@@ -373,7 +398,7 @@ AVX2 static void hadamard(float *x, size_t n)
 		pass(x, n, apart, 2);
 }
 
-const struct quantize_kernels quantize_avx2 = {"avx2",	codes,	  select_entries, bytes,     bytes_pair, half_dot,
-					       to_half, to_bytes, to_pair,	  to_planes, to_code,	 hadamard,
-					       flip};
+const struct quantize_kernels quantize_avx2 = {"avx2",	codes,	    upper,    codes_at, select_entries,
+					       bytes,	bytes_pair, half_dot, to_half,	to_bytes,
+					       to_pair, to_planes,  to_code,  hadamard, flip};
 #endif

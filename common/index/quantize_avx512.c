@@ -9,7 +9,7 @@
 #define INLINE AVX512 __attribute__((always_inline)) static inline
 /* Bytes that scans prefetch ahead of where they are: past the page that the hardware's own prefetching stops at. A list's
  * neighbours in memory are not what is read after it: behind its end the next one's beginning is fetched, if it is known. */
-#define AHEAD 8192
+#define AHEAD 4096
 
 INLINE void prefetch(const void *p, size_t bytes, const void *end, const void *next)
 {
@@ -21,7 +21,7 @@ INLINE void prefetch(const void *p, size_t bytes, const void *end, const void *n
 	}
 	UNROLL
 	for (size_t at = 0; at < bytes; at += CACHE_LINE)
-		_mm_prefetch(c + at, _MM_HINT_T0);
+		_mm_prefetch(c + at, _MM_HINT_T1);
 }
 
 /* The first AHEAD bytes, which no scan is ahead of. First a line of each page: their addresses are looked up side by side. */
@@ -29,9 +29,9 @@ INLINE void start(const void *p, const void *end)
 {
 	size_t left = (size_t)((const char *)end - (const char *)p), bytes = left < AHEAD ? left : AHEAD;
 	for (size_t at = 0; at < bytes; at += 4096)
-		_mm_prefetch((const char *)p + at, _MM_HINT_T0);
+		_mm_prefetch((const char *)p + at, _MM_HINT_T1);
 	for (size_t at = 0; at < bytes; at += CACHE_LINE)
-		_mm_prefetch((const char *)p + at, _MM_HINT_T0);
+		_mm_prefetch((const char *)p + at, _MM_HINT_T1);
 }
 
 /* ---- codes ---- */
@@ -47,7 +47,7 @@ struct shape {
 	__mmask8 mask;
 	const uint64_t *end; /* of the codes */
 	const void *next;    /* what is read then, or NULL */
-	bool begun;
+	bool begun, upper;   /* upper: only the upper planes count */
 };
 
 INLINE __m512i load_part(struct shape s, const uint64_t *p, size_t part)
@@ -87,23 +87,40 @@ INLINE __m512i weigh(struct shape s, const struct planes *p, const uint64_t *cod
 {
 	struct planes sum = no_planes();
 	UNROLL
-	for (size_t part = 0; part < s.parts; part++)
-		sum = count_all(sum, load_part(s, code, part), p[part]);
-	return total(sum);
+	for (size_t part = 0; part < s.parts; part++) {
+		__m512i c = load_part(s, code, part);
+		if (s.upper) {
+			sum.c = count(sum.c, c, p[part].c);
+			sum.d = count(sum.d, c, p[part].d);
+		} else {
+			sum = count_all(sum, c, p[part]);
+		}
+	}
+	return s.upper ? twice_and(sum.d, sum.c) : total(sum);
 }
 
-/* In each 128 bits one lane of a code and one of the next. */
-INLINE __m512i weigh_two(struct shape s, const struct planes *p, const uint64_t *code)
+/* In each 128 bits one lane of a code and one of another. */
+INLINE __m512i weigh_two(struct shape s, const struct planes *p, const uint64_t *first, const uint64_t *second)
+{
+	__m512i a = weigh(s, p, first), b = weigh(s, p, second);
+	return _mm512_add_epi64(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+}
+
+INLINE __m512i weigh_next(struct shape s, const struct planes *p, const uint64_t *code)
 {
 	prefetch(code, 2 * CACHE_LINE * s.parts, s.end, s.next);
-	__m512i a = weigh(s, p, code), b = weigh(s, p, code + s.words);
-	return _mm512_add_epi64(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+	return weigh_two(s, p, code, code + s.words);
 }
 
 /* 128-bit lanes: a01, a23, b01, b23. */
 INLINE __m512i fold(__m512i a, __m512i b)
 {
 	return _mm512_add_epi64(_mm512_shuffle_i64x2(a, b, 0x88), _mm512_shuffle_i64x2(a, b, 0xdd));
+}
+
+INLINE void store_eight(uint32_t *out, __m512i eight)
+{
+	_mm256_storeu_si256((__m256i *)(void *)out, _mm512_cvtepi64_epi32(eight));
 }
 
 AVX512 static void codes_any(struct shape s, const uint64_t *planes, const uint64_t *code, size_t n, uint32_t *out)
@@ -114,7 +131,8 @@ AVX512 static void codes_any(struct shape s, const uint64_t *planes, const uint6
 			prefetch(code + 8 * part, CACHE_LINE, s.end, s.next);
 			sum = count_all(sum, load_part(s, code, part), load_planes(s, planes, part));
 		}
-		out[i] = (uint32_t)_mm512_reduce_add_epi64(total(sum));
+		__m512i all = s.upper ? twice_and(sum.d, sum.c) : total(sum);
+		out[i] = (uint32_t)_mm512_reduce_add_epi64(all);
 	}
 }
 
@@ -133,23 +151,27 @@ INLINE void codes_of(struct shape s, size_t parts, const uint64_t *planes, const
 	if (s.next && (size_t)((const char *)s.end - (const char *)code) < AHEAD) /* these alone are not ahead enough */
 		start(s.next, (const char *)s.next + AHEAD - ((const char *)s.end - (const char *)code));
 	for (; i + 8 <= n; i += 8, code += 8 * w) {
-		__m512i ab = weigh_two(s, p, code), cd = weigh_two(s, p, code + 2 * w);
-		__m512i ef = weigh_two(s, p, code + 4 * w), gh = weigh_two(s, p, code + 6 * w);
-		__m512i eight = fold(fold(ab, cd), fold(ef, gh));
-		_mm256_storeu_si256((__m256i *)(void *)(out + i), _mm512_cvtepi64_epi32(eight));
+		__m512i ab = weigh_next(s, p, code), cd = weigh_next(s, p, code + 2 * w);
+		__m512i ef = weigh_next(s, p, code + 4 * w), gh = weigh_next(s, p, code + 6 * w);
+		store_eight(out + i, fold(fold(ab, cd), fold(ef, gh)));
 	}
 	codes_any(s, planes, code, n - i, out + i);
+}
+
+INLINE struct shape shape_of(const uint64_t *code, size_t n, size_t words, const struct quantize_stream *stream)
+{
+	return (struct shape){.words = words,
+			      .parts = (words + 7) / 8,
+			      .mask = (__mmask8)(0xff >> (7 - (words - 1) % 8)),
+			      .end = code + n * words,
+			      .next = stream ? stream->next : NULL,
+			      .begun = stream && stream->begun};
 }
 
 AVX512 static void codes(const uint64_t *planes, const uint64_t *code, size_t n, size_t words, uint32_t *out,
 			 const struct quantize_stream *stream)
 {
-	struct shape s = {words,
-			  (words + 7) / 8,
-			  (__mmask8)(0xff >> (7 - (words - 1) % 8)),
-			  code + n * words,
-			  stream ? stream->next : NULL,
-			  stream && stream->begun};
+	struct shape s = shape_of(code, n, words, stream);
 	switch (s.parts) {
 	case 1: codes_of(s, 1, planes, code, n, out); break;
 	case 2: codes_of(s, 2, planes, code, n, out); break;
@@ -158,6 +180,55 @@ AVX512 static void codes(const uint64_t *planes, const uint64_t *code, size_t n,
 	case 6: codes_of(s, 6, planes, code, n, out); break;
 	case 8: codes_of(s, 8, planes, code, n, out); break;
 	default: codes_any(s, planes, code, n, out);
+	}
+}
+
+AVX512 static void upper(const uint64_t *planes, const uint64_t *code, size_t n, size_t words, uint32_t *out,
+			 const struct quantize_stream *stream)
+{
+	struct shape s = shape_of(code, n, words, stream);
+	s.upper = true;
+	if (s.parts == 1)
+		codes_of(s, 1, planes, code, n, out);
+	else if (s.parts == 2)
+		codes_of(s, 2, planes, code, n, out);
+	else
+		codes_any(s, planes, code, n, out);
+}
+
+INLINE void codes_at_of(struct shape s, size_t parts, const uint64_t *planes, const uint64_t *const *at, size_t n,
+			uint32_t *out)
+{
+	struct planes p[2];
+	s.parts = parts;
+	UNROLL
+	for (size_t part = 0; part < parts; part++)
+		p[part] = load_planes(s, planes, part);
+	for (size_t i = 0; i < n; i += 8) {
+		const uint64_t *c[8]; /* beyond the end: the last one again */
+		uint32_t eight[8];
+		UNROLL
+		for (size_t k = 0; k < 8; k++)
+			c[k] = at[i + k < n ? i + k : n - 1];
+		__m512i ab = weigh_two(s, p, c[0], c[1]), cd = weigh_two(s, p, c[2], c[3]);
+		__m512i ef = weigh_two(s, p, c[4], c[5]), gh = weigh_two(s, p, c[6], c[7]);
+		store_eight(eight, fold(fold(ab, cd), fold(ef, gh)));
+		memcpy(out + i, eight, (n - i < 8 ? n - i : 8) * sizeof(*out));
+	}
+}
+
+AVX512 static void codes_at(const uint64_t *planes, const uint64_t *const *at, size_t n, size_t words, uint32_t *out)
+{
+	struct shape s = shape_of(NULL, 0, words, NULL);
+	if (s.parts == 1)
+		codes_at_of(s, 1, planes, at, n, out);
+	else if (s.parts == 2)
+		codes_at_of(s, 2, planes, at, n, out);
+	for (size_t i = 0; i < n && s.parts > 2; i++) {
+		struct planes sum = no_planes();
+		for (size_t part = 0; part < s.parts; part++)
+			sum = count_all(sum, load_part(s, at[i], part), load_planes(s, planes, part));
+		out[i] = (uint32_t)_mm512_reduce_add_epi64(total(sum));
 	}
 }
 
@@ -423,7 +494,7 @@ AVX512 static void hadamard(float *x, size_t n)
 		pass(x, n, apart, 2);
 }
 
-const struct quantize_kernels quantize_avx512 = {"avx512", codes,    select_entries, bytes,	bytes_pair, half_dot,
-						 to_half,  to_bytes, to_pair,	     to_planes, to_code,    hadamard,
-						 flip};
+const struct quantize_kernels quantize_avx512 = {"avx512", codes,      upper,	 codes_at, select_entries,
+						 bytes,	   bytes_pair, half_dot, to_half,  to_bytes,
+						 to_pair,  to_planes,  to_code,	 hadamard, flip};
 #endif

@@ -4,10 +4,10 @@
 #include <arm_neon.h>
 #include <math.h>
 
-KERNEL_RACY static uint32_t weigh(const uint64_t *planes, const uint64_t *code, size_t words)
+KERNEL_RACY static uint32_t weigh(const uint64_t *planes, size_t n, const uint64_t *code, size_t words)
 {
 	uint32_t sum = 0;
-	for (size_t j = 0; j < QUANTIZE_PLANES; j++) {
+	for (size_t j = 0; j < n; j++) {
 		const uint64_t *p = planes + j * words;
 		uint64x2_t count = vdupq_n_u64(0);
 		size_t w = 0;
@@ -23,13 +23,7 @@ KERNEL_RACY static uint32_t weigh(const uint64_t *planes, const uint64_t *code, 
 	return sum;
 }
 
-KERNEL_RACY static void codes(const uint64_t *planes, const uint64_t *code, size_t n, size_t words, uint32_t *out,
-			      const struct quantize_stream *s)
-{
-	(void)s;
-	for (size_t i = 0; i < n; i++)
-		out[i] = weigh(planes, code + i * words, words);
-}
+#include "quantize-codes.h"
 
 static size_t select_entries(const uint32_t *dist, const uint32_t *factors, size_t n, const struct quantize_line *l,
 			     uint32_t *index_r, float *est_r)
@@ -140,7 +134,7 @@ KERNEL_RACY static void hadamard(float *x, size_t n)
 
 static void flip(float *x, const uint64_t *bits, size_t n) { quantize_scalar.flip(x, bits, n); }
 
-const struct quantize_kernels quantize_neon = {"neon",	codes,	  select_entries, bytes,     bytes_pair, half_dot,
-					       to_half, to_bytes, to_pair,	  to_planes, to_code,	 hadamard,
-					       flip};
+const struct quantize_kernels quantize_neon = {"neon",	codes,	    upper,    codes_at, select_entries,
+					       bytes,	bytes_pair, half_dot, to_half,	to_bytes,
+					       to_pair, to_planes,  to_code,  hadamard, flip};
 #endif

@@ -159,12 +159,19 @@ static uint32_t save_block(struct saving *s, const struct lists_view *w, uint32_
 	struct block *c = (struct block *)(void *)copy;
 	atomic_init(&c->next, next);
 	atomic_init(&c->count, count);
-	uint32_t *factors = block_factors_at(w, c, capacity);
+	uint32_t *factors = block_factors_at(w, c, capacity), front = w->front_bytes, back = w->code_bytes - front;
 	_Atomic uint32_t *refs = block_refs_at(w, c, capacity);
+	char *backs = block_backs_at(w, c, capacity), *end = (char *)&refs[capacity];
+	if (back) {
+		memset(end, 0, (size_t)(backs - end));
+		end = backs + (size_t)capacity * back;
+	}
+	memset(end, 0, (size_t)(copy + bytes - end)); /* another block may have been here */
 	for (uint32_t i = 0; i < capacity; i++) {
 		if (i < count && refs[i])
 			continue;
-		memset(block_codes(c) + (size_t)i * w->code_bytes, 0, w->code_bytes);
+		memset(block_fronts(c) + (size_t)i * front, 0, front);
+		memset(backs + (size_t)i * back, 0, back);
 		factors[i] = 0;
 		atomic_init(&refs[i], 0);
 	}

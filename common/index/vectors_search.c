@@ -34,7 +34,7 @@ static bool by_lists(struct search *s, uint64_t lists)
 	bool ok = atomic_load_explicit(&s->n->lists, memory_order_acquire) == lists && lists_view(s->v, lists, &w) &&
 		  w.l->dim == s->q->dim && w.width == s->a.width;
 	if (ok) {
-		lists_aim(&w, s->q->recall > 0 ? s->q->recall : VECTORS_RECALL, &l.margin, &l.slack);
+		lists_aim(&w, s->q->recall > 0 ? s->q->recall : VECTORS_RECALL, &l);
 		ok = lists_search(&w, &l);
 	}
 	s->trace.lists = l.trace.lists;

@@ -704,6 +704,66 @@ static void test_few_rows(void **state)
 	}
 }
 
+/* Blocks of any width hold what they say, backs begin at a line, and no entry more would fit. */
+static void test_blocks_are_full(void **state)
+{
+	(void)state;
+	for (uint32_t width = 64; width <= LIMIT_DIMENSIONS; width += 64) {
+		uint32_t kind = width < LISTS_BITS_FROM ? LISTS_BYTES : LISTS_BITS;
+		struct lists_view w = {.width = width, .kind = kind, .code_bytes = lists_code_bytes(width, kind)};
+		w.front_bytes = lists_front_bytes(w.code_bytes, kind);
+		assert_true(w.front_bytes <= w.code_bytes && w.front_bytes % 8 == 0);
+		for (uint32_t units = 1; units < 200; units++) {
+			uint32_t n = lists_capacity(&w, units);
+			assert_true(lists_block_bytes(&w, n) <= (size_t)VECTORS_UNIT * units);
+			assert_true(lists_block_bytes(&w, n + 1) > (size_t)VECTORS_UNIT * units);
+			assert_true(lists_backs(&w, n) % CACHE_LINE == 0);
+			assert_true(lists_backs(&w, n) >= sizeof(struct block) + (size_t)n * (w.front_bytes + 8));
+			assert_true(!n || lists_units(&w, n) <= units);
+			assert_true(lists_units(&w, n + 1) > units);
+		}
+	}
+}
+
+/* Many lists, whose codes have fronts and backs or fronts alone: what all of them would find, the learned margins and
+ * slacks find, too, of fewer codes. */
+static void test_fronts_lose_little(void **state)
+{
+	(void)state;
+	enum { N = 3000, TOPICS = 150, QUESTIONS = 40 };
+	static const uint32_t dims[] = {320, 768, 1536};
+	static float x[1536];
+	for (size_t d = 0; d < ARRAY_LEN(dims); d++) {
+		struct model m;
+		int fd;
+		struct vectors *v = open_low(64 << 20, VECTORS_RAW_AUTO, &fd);
+		model_init(&m, N);
+		for (uint32_t i = 0; i < N; i++) {
+			clustered(x, dims[d], i % TOPICS, false);
+			assert_int_equal(put(v, &m, i, 1, 1, dims[d], x, 0), 0);
+		}
+		work(v);
+		struct vectors_trace trace;
+		struct vectors_query q = {
+			.ns = 1, .dim = dims[d], .x = x, .k = 10, .min_score = -INFINITY, .trace = &trace};
+		uint32_t whole = 0, quick = 0;
+		for (uint32_t i = 0; i < QUESTIONS; i++) {
+			clustered(x, dims[d], i, false);
+			q.recall = 0.999F;
+			q.probes = MANY;
+			whole += agreeing(v, &m, &q, VECTORS_RAW_AUTO);
+			assert_true(trace.lists >= 64 && trace.codes >= N);
+			q.recall = 0.98F;
+			q.probes = 0;
+			quick += agreeing(v, &m, &q, VECTORS_RAW_AUTO);
+			assert_true(trace.probed >= 1 && trace.probed <= trace.lists);
+		}
+		if (whole < QUESTIONS * 10 * 99 / 100 || quick < QUESTIONS * 10 * 95 / 100)
+			fail_msg("%u dimensions: %u and %u of %d", dims[d], whole, quick, QUESTIONS * 10);
+		close_all(&v, fd, &m);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	/* clang-format off */
@@ -715,6 +775,7 @@ int main(int argc, char **argv)
 	    cmocka_unit_test(test_due),		    cmocka_unit_test(test_stop),
 	    cmocka_unit_test(test_kmeans_finds),    cmocka_unit_test(test_kmeans_degenerate),
 	    cmocka_unit_test(test_few_rows),	    cmocka_unit_test(test_what_rows_need),
+	    cmocka_unit_test(test_blocks_are_full), cmocka_unit_test(test_fronts_lose_little),
 	};
 	/* clang-format on */
 	cmocka_set_test_filter(argc > 1 ? argv[1] : NULL);

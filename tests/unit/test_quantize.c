@@ -80,6 +80,18 @@ static void check_codes(const struct quantize_kernels *k, enum fill f, enum fill
 	quantize_by_name("scalar")->codes(planes, codes, n, words, want, NULL);
 	k->codes(planes, codes, n, words, out, n % 3 ? &stream : NULL);
 	assert_memory_equal(out, want, n * sizeof(*out));
+	const uint64_t *at[MAX_ROWS];
+	uint32_t here[MAX_ROWS];
+	for (size_t i = 0; i < n; i++) { /* some twice, in no order */
+		size_t row = i * 7 % n;
+		at[i] = codes + row * words;
+		here[i] = want[row];
+	}
+	k->codes_at(planes, at, n, words, out);
+	assert_memory_equal(out, here, n * sizeof(*out));
+	quantize_by_name("scalar")->upper(planes, codes, n, words, want, NULL);
+	k->upper(planes, codes, n, words, out, n % 3 ? &stream : NULL);
+	assert_memory_equal(out, want, n * sizeof(*out));
 }
 
 static void test_codes(void **state)
@@ -321,7 +333,7 @@ static void test_identity(void **state)
 	uint64_t planes[QUANTIZE_PLANES * WORDS], code[WORDS];
 	uint32_t out;
 	for (size_t round = 0; round < 50; round++) {
-		int64_t want = 0;
+		int64_t high = 0, want = 0;
 		for (size_t i = 0; i < ARRAY_LEN(planes); i++)
 			planes[i] = next();
 		for (size_t i = 0; i < WORDS; i++)
@@ -330,10 +342,14 @@ static void test_identity(void **state)
 			int level = 0;
 			for (size_t j = 0; j < QUANTIZE_PLANES; j++)
 				level += (planes[j * WORDS + i / 64] >> i % 64 & 1 ? 1 : -1) * (1 << j);
+			int by_upper = (level > 0 ? 8 : -8) + (planes[2 * WORDS + i / 64] >> i % 64 & 1 ? 4 : -4);
 			want += code[i / 64] >> i % 64 & 1 ? level : -level;
+			high += code[i / 64] >> i % 64 & 1 ? by_upper : -by_upper;
 		}
 		k->codes(planes, code, 1, WORDS, &out, NULL);
 		assert_int_equal(15 * N - 2 * (int64_t)out, want);
+		k->upper(planes, code, 1, WORDS, &out, NULL);
+		assert_int_equal(4 * (3 * N - 2 * (int64_t)out), high);
 	}
 }
 
