@@ -120,17 +120,9 @@ static bool look(const struct hunt *h, uint32_t ref, struct row_view *r)
 	r->c = &v->chunks[vectors_ref_chunk(ref)];
 	r->row = vectors_ref_row(ref);
 	r->gen = atomic_load_explicit(&r->c->gen, memory_order_acquire);
-	uint64_t offset = atomic_load_explicit(&r->c->offset, memory_order_relaxed);
-	uint32_t order = atomic_load_explicit(&r->c->order, memory_order_relaxed);
-	uint32_t form = atomic_load_explicit(&r->c->form, memory_order_relaxed);
-	if (r->gen & 1 || atomic_load_explicit(&r->c->ns, memory_order_relaxed) != q->ns ||
-	    atomic_load_explicit(&r->c->dim, memory_order_relaxed) != q->dim || order > VECTORS_ORDER_MAX ||
-	    !vectors_form_known(form) || offset % VECTORS_UNIT || offset >= v->data_bytes ||
-	    v->data_bytes - offset < (uint64_t)VECTORS_UNIT << order || !vectors_shape(q->dim, order, form, &r->s) ||
-	    r->row >= r->s.capacity)
-		return false;
-	r->base = v->data + offset;
-	return true;
+	return !(r->gen & 1) && atomic_load_explicit(&r->c->ns, memory_order_relaxed) == q->ns &&
+	       atomic_load_explicit(&r->c->dim, memory_order_relaxed) == q->dim &&
+	       (r->base = vectors_look(v, r->c, q->dim, &r->s)) && r->row < r->s.capacity;
 }
 
 static void fetch(const struct hunt *h, const struct row_view *r)
