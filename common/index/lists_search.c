@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "clock.h"
 #include "kernels-private.h"
 #include "lists-private.h"
 
@@ -14,6 +15,7 @@
 #define TOGETHER 8    /* rows that are fetched at once */
 #define MOST_LISTS 32 /* that are read before their entries are compared; the first one alone */
 #define FIRST_LISTS 4
+#define DISK_US 20 /* a row that takes longer was read from the disk */
 
 struct want { /* an entry that may be among the best */
 	float bound, estimate, factor, ranked;
@@ -41,7 +43,7 @@ struct hunt {
 	float rest; /* |q − m| */
 	struct quantize_line line;
 	uint64_t reclaimed;
-	bool lost;
+	bool lost, disk; /* disk: the kernel has given away rows of the file */
 };
 
 /* ---- heaps: the largest first ---- */
@@ -191,14 +193,20 @@ static void compare_all(struct hunt *h)
 	while (h->nwants && h->wants[0].bound > h->floor) {
 		struct want w[TOGETHER];
 		struct row_view r[TOGETHER];
-		size_t n = 0;
+		size_t n = 0, spilled = 0;
 		while (n < TOGETHER && h->nwants && h->wants[0].bound > h->floor) {
 			w[n] = want_pop(h->wants, &h->nwants);
-			if (look(h, w[n].ref, &r[n]))
-				fetch(h, &r[n++]);
+			if (!look(h, w[n].ref, &r[n]))
+				continue;
+			fetch(h, &r[n]);
+			spilled += r[n++].s.spilled != 0;
 		}
+		int64_t began_us = spilled ? clock_mono_us() : 0;
+		for (size_t i = 0; i < n && h->disk; i++)
+			spill_ahead(r[i].base, &r[i].s, r[i].row);
 		for (size_t i = 0; i < n; i++)
 			compare(h, &w[i], &r[i]);
+		h->disk |= spilled && clock_mono_us() - began_us > DISK_US * (int64_t)spilled;
 	}
 	h->nwants = 0;
 }

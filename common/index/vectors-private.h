@@ -420,6 +420,9 @@ static inline const char *spill_rows(struct spill **sp, const struct vectors *v,
 {
 	return s->spilled ? spill_open(sp, v, chunk, s, first, n) : chunk + s->rows + first * s->row_bytes;
 }
+/* The row is going to be asked for: of several, the disk reads all at once instead of one behind the other. */
+void spill_ahead(const char *chunk, const struct vectors_shape *s, uint32_t i);
+void spill_ahead_all(const char *chunk, const struct vectors_shape *s);
 /* n bytes at `at` of the rows of the chunk with that serial: from clear to encrypted, or back. `at` by 16. */
 void spill_crypt(struct spill **sp, const struct vectors *v, uint64_t serial, uint64_t at, const void *from, void *to,
 		 size_t n);

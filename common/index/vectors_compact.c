@@ -4,7 +4,6 @@
 #include "fault.h"
 #include "lists-private.h"
 #include <stdlib.h>
-#include <sys/mman.h>
 
 #define ROWS_PER_WRITE 8 /* bounds what an insert can cost: 8 copies */
 
@@ -18,9 +17,8 @@ void vectors_compact_offer(struct vectors *v, uint32_t chunk)
 	if (w->queued[chunk] || 2U * w->live[chunk] > count)
 		return;
 	w->queued[chunk] = 1;
-	if (s.spilled) /* read while others take their turn: nobody waits for the disk, or not for all of it */
-		(void)madvise((void *)((uintptr_t)(base + s.rows) & ~(uintptr_t)(VECTORS_PAGE - 1)),
-			      s.capacity * s.row_bytes, MADV_WILLNEED);
+	spill_ahead_all(base,
+			&s); /* read while others take their turn: nobody waits for the disk, or not for all of it */
 	if (w->victims.n == w->victims.cap) {
 		w->victims.cap = w->victims.cap ? 2 * w->victims.cap : 16;
 		w->victims.p = util_realloc(w->victims.p, w->victims.cap * sizeof(*w->victims.p));

@@ -15,6 +15,7 @@
 #include <openssl/evp.h>
 #include <openssl/rand.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include "lists-private.h"
 #include "vocabulary.h"
@@ -73,6 +74,24 @@ const char *spill_open(struct spill **sp, const struct vectors *v, const char *c
 	char *rows = get(sp, v)->rows;
 	spill_crypt(sp, v, s->spilled, at, chunk + s->rows + at, rows, n * s->row_bytes);
 	return rows;
+}
+
+static void ahead(const char *from, size_t n)
+{
+	size_t within = (uintptr_t)from % VECTORS_PAGE;
+	(void)madvise((void *)(from - within), n + within, MADV_WILLNEED); /* advice */
+}
+
+void spill_ahead(const char *chunk, const struct vectors_shape *s, uint32_t i)
+{
+	if (s->spilled)
+		ahead(chunk + s->rows + i * s->row_bytes, s->row_bytes);
+}
+
+void spill_ahead_all(const char *chunk, const struct vectors_shape *s)
+{
+	if (s->spilled)
+		ahead(chunk + s->rows, s->capacity * s->row_bytes);
 }
 
 void spill_new_key(struct vectors *v)
