@@ -45,6 +45,7 @@
 #define VECTORS_ORDER_ROWS 13U /* and of rows 8 MiB */
 #define VECTORS_HUGE (2U << 20)
 #define VECTORS_KEY 32
+#define VECTORS_ROW_BYTES (LIMIT_DIMENSIONS * sizeof(float)) /* of the largest */
 
 struct vectors_super {
 	struct shm_header h;
@@ -72,9 +73,8 @@ struct vectors_chunk {
 	_Alignas(CACHE_LINE) _Atomic uint64_t gen;
 	_Atomic uint64_t ns; /* 0 = free */
 	_Atomic uint64_t serial, offset;
-	_Atomic uint32_t dim, order, form,
-		count;	       /* form: enum vectors_form, with VECTORS_WIDE and what follows it there */
-	_Atomic uint64_t rows; /* VECTORS_SPILLED: where its rows begin in the file */
+	_Atomic uint32_t dim, order, form, count; /* form: enum vectors_form, with VECTORS_WIDE … */
+	_Atomic uint64_t rows;			  /* … VECTORS_SPILLED: where its rows begin in the file */
 };
 
 #define VECTORS_OFF_SLOTS ((size_t)VECTORS_PAGE)
@@ -107,9 +107,8 @@ struct vectors_shape {
 	bool wide, norm_is_short;	 /* short: 16 bits, see vectors_norm_short() */
 	size_t row_bytes;
 	size_t ids, expiries, versions, norms, steps; /* expiries: of wide ones only; steps: of bytes */
-	size_t head,
-		rows;	  /* where that ends; where rows begin, be it in the file, which is mapped behind the segment */
-	uint64_t spilled; /* the chunk's serial, if its rows are in the file */
+	size_t head, rows; /* where that ends; where rows begin, in the file perhaps: it is mapped behind the segment */
+	uint64_t spilled;  /* the chunk's serial, if its rows are in the file */
 };
 static inline uint32_t vectors_stride(uint32_t dim) { return (dim + 15) & ~15U; }
 static inline uint32_t vectors_row_stride(uint32_t dim, uint32_t form)
@@ -272,8 +271,8 @@ static inline char *vectors_look(const struct vectors *v, const struct vectors_c
 	    !vectors_shape(dim, order, form, s))
 		return NULL;
 	if (form & VECTORS_SPILLED) {
-		if (rows % VECTORS_UNIT || rows >= v->spill_bytes ||
-		    v->spill_bytes - rows < (uint64_t)s->capacity * s->row_bytes)
+		if (!s->row_bytes || s->row_bytes > VECTORS_ROW_BYTES || rows % VECTORS_UNIT ||
+		    rows >= v->spill_bytes || v->spill_bytes - rows < (uint64_t)s->capacity * s->row_bytes)
 			return NULL;
 		s->rows = (size_t)(v->spill - (v->data + offset)) + rows;
 		s->spilled = atomic_load_explicit(&c->serial, memory_order_relaxed);

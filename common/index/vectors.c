@@ -196,7 +196,8 @@ struct vectors *vectors_open_spilled(int fd, int file, bool writer)
 	v->size = (size_t)st.st_size;
 	v->spill_bytes = size_of_file(file);
 	v->cipher = v->spill_bytes ? EVP_CIPHER_fetch(NULL, "AES-256-CTR", NULL) : NULL;
-	v->base = map_aligned(v, fd, file, writer);
+	errno = ENOTSUP; /* of the cipher, which no OpenSSL lacks */
+	v->base = v->spill_bytes && !v->cipher ? NULL : map_aligned(v, fd, file, writer);
 	if (!v->base) {
 		EVP_CIPHER_free(v->cipher);
 		free(v);

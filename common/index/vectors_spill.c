@@ -25,11 +25,9 @@
 #define MEMORY_SHARE 4	     /* a fourth */
 #define MEMORY_SHARE_SMALL 3 /* three fourths */
 
-#define ROOM (LIMIT_DIMENSIONS * sizeof(float)) /* the largest row */
-
 struct spill {
 	EVP_CIPHER_CTX *ctx;
-	_Alignas(CACHE_LINE) char rows[ROOM];
+	_Alignas(CACHE_LINE) char rows[VECTORS_ROW_BYTES];
 };
 
 static struct spill *get(struct spill **sp, const struct vectors *v)
@@ -63,7 +61,7 @@ void spill_crypt(struct spill **sp, const struct vectors *v, uint64_t serial, ui
 
 uint32_t spill_together(const struct vectors_shape *s, uint32_t n)
 {
-	size_t most = s->spilled ? ROOM / s->row_bytes : n;
+	size_t most = s->spilled ? VECTORS_ROW_BYTES / s->row_bytes : n;
 	return n < most ? n : (uint32_t)most;
 }
 

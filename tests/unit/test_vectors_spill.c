@@ -17,7 +17,7 @@ struct pair { /* the segment and the file */
 static struct pair open_pair(uint64_t memory, uint64_t file, bool first)
 {
 	struct pair p = {.fd = shm_create("test-vectors", vectors_segment_size(memory)),
-			 .file = shm_create_file(".", file)};
+			 .file = shm_create_file(model_folder(), file)};
 	assert_true(p.fd != -1 && p.file != -1);
 	p.v = vectors_open_spilled(p.fd, p.file, true);
 	assert_non_null(p.v);
@@ -249,7 +249,7 @@ static void test_another_file(void **state)
 {
 	(void)state;
 	struct pair p = open_pair(1 << 20, 2 << 20, true);
-	int other = shm_create_file(".", 1 << 20), null = open("/dev/null", O_RDWR), fd;
+	int other = shm_create_file(model_folder(), 1 << 20), null = open("/dev/null", O_RDWR), fd;
 	assert_true(other != -1 && null != -1);
 	assert_null(vectors_open(p.fd, false));
 	assert_int_equal(errno, EPROTO);
@@ -270,12 +270,12 @@ static void test_creation(void **state)
 {
 	(void)state;
 	struct stat st;
-	int fd = shm_create_file(".", 3 << 20);
+	int fd = shm_create_file(model_folder(), 3 << 20);
 	assert_true(fd != -1 && fstat(fd, &st) == 0);
 	assert_true(st.st_size == 3 << 20 && st.st_blocks * 512 >= 3 << 20);
 	assert_true(st.st_nlink == 0 && (st.st_mode & 0777) == 0600 && fcntl(fd, F_GETFD) & FD_CLOEXEC);
 	close(fd);
-	assert_int_equal(shm_create_file(".", 1ull << 55), -1);
+	assert_int_equal(shm_create_file(model_folder(), 1ull << 55), -1);
 	assert_true(errno == ENOSPC || errno == EFBIG);
 	assert_int_equal(shm_create_file("no such folder", 4096), -1);
 	assert_int_equal(errno, ENOENT);
