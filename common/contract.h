@@ -26,7 +26,8 @@ enum contract_fd {
 	FD_LOG = 17,	      /* where log lines go: what log.target names (conf_log_target()) */
 	FD_SHM_REQUESTS = 18, /* reqlog.h: api only */
 	FD_SHM_SPANS = 19,    /* trace/trace.h: api, sync, pinger */
-	FD_WAKE0 = 20,	      /* FD_WAKE0 + slot: that slot's eventfd (wake.h), where the role may ring it */
+	FD_VECTORS_FILE = 20, /* rows of vectors that are not kept in memory (index/vectors.h); unlinked */
+	FD_WAKE0 = 21,	      /* FD_WAKE0 + slot: that slot's eventfd (wake.h), where the role may ring it */
 	FD_AFTER_LAST = FD_WAKE0 + SLOT_COUNT
 };
 

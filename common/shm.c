@@ -2,6 +2,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -14,6 +17,36 @@ int shm_create(const char *name, size_t size)
 	if (ftruncate(fd, (off_t)size) == 0 && fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
 		return fd;
 	int e = errno;
+	close(fd);
+	errno = e;
+	return -1;
+}
+
+static int unnamed(const char *dir)
+{
+	char path[PATH_MAX];
+	int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	if (fd != -1 || (errno != EOPNOTSUPP && errno != EISDIR)) /* network file systems may know none */
+		return fd;
+	if (snprintf(path, sizeof(path), "%s/.segment-XXXXXX", dir) >= (int)sizeof(path)) {
+		errno = ENAMETOOLONG;
+		return -1;
+	}
+	fd = mkostemp(path, O_CLOEXEC);
+	if (fd != -1)
+		unlink(path);
+	return fd;
+}
+
+int shm_create_file(const char *dir, size_t size)
+{
+	int fd = unnamed(dir), e;
+	if (fd == -1)
+		return -1;
+	while ((e = posix_fallocate(fd, 0, (off_t)size)) == EINTR)
+		;
+	if (!e)
+		return fd;
 	close(fd);
 	errno = e;
 	return -1;

@@ -23,6 +23,9 @@ struct shm_header {
 
 /* Creates a sealed memfd of `size` bytes named `name` (shown in /proc). -1 and errno on failure. */
 int must_check shm_create(const char *name, size_t size);
+/* The same in an unlinked file of `dir`, for what may lie on the disk: nobody else can open it, and it goes with whoever
+ * holds it last. All of its room is reserved: the disk cannot be full when a page is written to. */
+int must_check shm_create_file(const char *dir, size_t size);
 /* A memfd that holds the parts, one behind the other, and never changes. -1 and errno on failure. */
 int must_check shm_sealed(const char *name, const struct span *parts, size_t n);
 /* Maps the whole of `fd` shared. NULL and errno on failure. *size_r gets its size.

@@ -137,6 +137,7 @@ static void hand_down(const struct supervisor *sv, const struct child *c, int co
 	from[FD_SHM_PENDING] = reads ? sv->fd_pending : -1;
 	from[FD_SHM_CACHE] = reads ? sv->fd_cache : -1;
 	from[FD_SHM_VECTORS] = reads ? sv->fd_vectors : -1;
+	from[FD_VECTORS_FILE] = reads ? sv->fd_vectors_file : -1;
 	from[FD_SHM_WORDS] = reads ? sv->fd_words : -1;
 	from[FD_LISTEN_TCP] = listens ? sv->fd_tcp : -1;
 	from[FD_LISTEN_TLS] = listens ? sv->fd_tls : -1;

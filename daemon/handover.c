@@ -32,6 +32,7 @@ static const struct descriptor {
 	{"pending", offsetof(struct supervisor, fd_pending), false},
 	{"cache", offsetof(struct supervisor, fd_cache), false},
 	{"vectors", offsetof(struct supervisor, fd_vectors), false},
+	{"vectors_file", offsetof(struct supervisor, fd_vectors_file), true},
 	{"words", offsetof(struct supervisor, fd_words), false},
 	{"vitals", offsetof(struct supervisor, fd_vitals), false},
 	{"lock", offsetof(struct supervisor, fd_lock), false},

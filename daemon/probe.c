@@ -205,9 +205,11 @@ static void probe_room(struct probe *p, const char *dir)
 	}
 	uint64_t bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
 	uint64_t mib = bytes >> 20;
-	if (bytes < ROOM_MIN)
-		say(p, FAILED, "disk of %s: %llu MiB free; a start needs %d MiB", dir, (unsigned long long)mib,
-		    ROOM_MIN >> 20);
+	/* A daemon that runs has reserved it already. */
+	uint64_t needs = ROOM_MIN + (p->holder > 0 ? 0 : (uint64_t)conf_int(p->c, CONF_VECTORS_SPILL_BYTES));
+	if (bytes < needs)
+		say(p, FAILED, "disk of %s: %llu MiB free; a start needs %llu MiB%s", dir, (unsigned long long)mib,
+		    (unsigned long long)(needs >> 20), needs > ROOM_MIN ? ", most of it for vectors.spill_bytes" : "");
 	else if (bytes < (uint64_t)quota)
 		say(p, WARNING,
 		    "disk of %s: %llu MiB free, less than journal.quota (%lld MiB): while the store is away the disk "

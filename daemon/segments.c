@@ -41,6 +41,18 @@ bool segments_requests(struct supervisor *sv)
 
 bool segments_spans(struct supervisor *sv) { return create("orchestra-spans", trace_segment_size(), &sv->fd_spans); }
 
+static bool create_vectors_file(struct supervisor *sv)
+{
+	size_t bytes = (size_t)conf_int(sv->conf, CONF_VECTORS_SPILL_BYTES);
+	if (!bytes)
+		return true;
+	sv->fd_vectors_file = supervisor_high(shm_create_file(sv->data_dir, align_up(bytes, 4096)));
+	if (sv->fd_vectors_file == -1)
+		log_error("cannot reserve vectors.spill_bytes, %zu bytes, in data.dir %s: %s", bytes, sv->data_dir,
+			  strerror(errno));
+	return sv->fd_vectors_file != -1;
+}
+
 bool segments_create(struct supervisor *sv)
 {
 	const struct conf *c = sv->conf;
@@ -55,7 +67,7 @@ bool segments_create(struct supervisor *sv)
 	    !create("orchestra-cache", cache, &sv->fd_cache) ||
 	    !create("orchestra-vectors", vectors, &sv->fd_vectors) || !create("orchestra-words", words, &sv->fd_words))
 		return false;
-	if (!segments_requests(sv) || !segments_spans(sv))
+	if (!create_vectors_file(sv) || !segments_requests(sv) || !segments_spans(sv))
 		return false;
 	if (!create("orchestra-vitals", align_up(sizeof(struct vitals), 4096), &sv->fd_vitals))
 		return false;

@@ -360,7 +360,7 @@ static struct supervisor *supervisor_new(const struct conf_input *input, char **
 	sv->fd_ctl = -1;
 	sv->fd_image = supervisor_image();
 	sv->fd_conf = sv->fd_plant = sv->fd_rings = sv->fd_pending = sv->fd_cache = sv->fd_vectors = sv->fd_vitals = -1;
-	sv->fd_words = sv->fd_requests = sv->fd_spans = sv->fd_log = -1;
+	sv->fd_vectors_file = sv->fd_words = sv->fd_requests = sv->fd_spans = sv->fd_log = -1;
 	sv->fd_tcp = sv->fd_tls = sv->fd_unix = sv->fd_lock = sv->fd_tls_files = -1;
 	for (unsigned i = 0; i < SLOT_COUNT; i++)
 		sv->fd_wake[i] = -1;
@@ -388,9 +388,10 @@ static void configure(struct supervisor *sv, struct conf *conf)
 
 static void close_all(struct supervisor *sv)
 {
-	int fds[] = {sv->fd_conf,      sv->fd_plant, sv->fd_rings,    sv->fd_pending, sv->fd_cache, sv->fd_vectors,
-		     sv->fd_vitals,    sv->fd_tcp,   sv->fd_unix,     sv->fd_lock,    sv->fd_image, sv->fd_tls,
-		     sv->fd_tls_files, sv->fd_words, sv->fd_requests, sv->fd_spans};
+	int fds[] = {sv->fd_conf,    sv->fd_plant,	 sv->fd_rings,	   sv->fd_pending, sv->fd_cache,
+		     sv->fd_vectors, sv->fd_vitals,	 sv->fd_tcp,	   sv->fd_unix,	   sv->fd_lock,
+		     sv->fd_image,   sv->fd_tls,	 sv->fd_tls_files, sv->fd_words,   sv->fd_requests,
+		     sv->fd_spans,   sv->fd_vectors_file};
 	for (size_t i = 0; i < ARRAY_LEN(fds); i++)
 		if (fds[i] != -1)
 			close(fds[i]);

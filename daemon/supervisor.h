@@ -84,7 +84,7 @@ struct supervisor {
 	struct conf *conf;
 	uint64_t conf_generation;
 	int fd_conf; /* effective configuration for the next worker that is born */
-	int fd_plant, fd_rings, fd_pending, fd_cache, fd_vectors, fd_words, fd_vitals;
+	int fd_plant, fd_rings, fd_pending, fd_cache, fd_vectors, fd_vectors_file, fd_words, fd_vitals;
 	int fd_requests; /* -1 with log.requests = 0 */
 	int fd_spans;
 	int fd_log; /* where lines go: ours and the workers' */

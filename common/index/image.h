@@ -71,10 +71,20 @@ uint64_t image_generation(const struct image *m);
 uint64_t image_bytes(const struct image *m);
 /* May a piece lie there? */
 typedef bool image_allowed_fn(void *arg, uint64_t at, uint64_t n);
-/* Writes all pieces of a part to where they belong in the segment `fd`, each one verified before. progress (may be NULL) is
- * called now and then. False: one of them is damaged, or not allowed; some may be written. */
-bool must_check image_read(struct image *m, enum image_part part, int fd, image_allowed_fn *allowed, void *arg,
-			   void (*progress)(void *arg), void *progress_arg);
+/* Puts a piece where it belongs; called by two threads. False: it cannot be. */
+typedef bool image_place_fn(void *arg, uint64_t at, const void *bytes, size_t n);
+struct image_target {
+	uint64_t from, to;     /* pieces that begin in [from, to) are meant */
+	int fd;		       /* the segment that they are written to; */
+	image_place_fn *place; /* or, if not NULL, what is called for each instead */
+	image_allowed_fn *allowed;
+	void *arg;		     /* of both */
+	void (*progress)(void *arg); /* called now and then; may be NULL */
+	void *progress_arg;
+};
+/* Writes these pieces of a part to where they belong, each one verified before. False: one of them is damaged, or not
+ * allowed; some may be written. */
+bool must_check image_read(struct image *m, enum image_part part, const struct image_target *t);
 
 /* ---- erasing ---- */
 /* No generation can be read any more, finished or not. True: so it is, and on the disk; else errno. */

@@ -157,11 +157,9 @@ uint64_t image_bytes(const struct image *m) { return m->head.bytes; }
 struct reading {
 	struct image *m;
 	enum image_part part;
-	int fd;
+	const struct image_target *t;
 	_Atomic uint32_t next;
 	_Atomic bool wrong;
-	void (*progress)(void *arg);
-	void *progress_arg;
 };
 
 static bool write_piece(int fd, const char *p, size_t n, uint64_t at)
@@ -179,11 +177,18 @@ static bool write_piece(int fd, const char *p, size_t n, uint64_t at)
 	return true;
 }
 
+static bool meant(const struct image_piece *p, enum image_part part, const struct image_target *t)
+{
+	return p->part == (uint32_t)part && p->at >= t->from && p->at < t->to;
+}
+
 static bool one_piece(struct reading *r, EVP_CIPHER_CTX *ctx, char *buf, uint32_t number)
 {
 	const struct image_piece *p = &r->m->pieces[number];
+	const struct image_target *t = r->t;
 	return read_all(r->m->fd, buf, p->len, p->file) && XXH3_64bits(buf, p->len) == p->sum &&
-	       image_crypt(ctx, r->m->key.key, number, buf, p->len) && write_piece(r->fd, buf, p->len, p->at);
+	       image_crypt(ctx, r->m->key.key, number, buf, p->len) &&
+	       (t->place ? t->place(t->arg, p->at, buf, p->len) : write_piece(t->fd, buf, p->len, p->at));
 }
 
 static void read_pieces(struct reading *r, void (*progress)(void *arg))
@@ -191,12 +196,12 @@ static void read_pieces(struct reading *r, void (*progress)(void *arg))
 	EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
 	char *buf = util_alloc(IMAGE_PIECE);
 	for (uint32_t i; !r->wrong && (i = atomic_fetch_add(&r->next, 1)) < r->m->head.pieces;) {
-		if (r->m->pieces[i].part != (uint32_t)r->part)
+		if (!meant(&r->m->pieces[i], r->part, r->t))
 			continue;
 		if (!ctx || !one_piece(r, ctx, buf, i))
 			r->wrong = true;
 		if (progress)
-			progress(r->progress_arg);
+			progress(r->t->progress_arg);
 		FAULT_POINT(image_piece_read);
 	}
 	free(buf);
@@ -210,14 +215,13 @@ static void *reader_main(void *arg)
 }
 
 /* Two threads: what one of them does between reading and writing keeps a processor busy. */
-bool image_read(struct image *m, enum image_part part, int fd, image_allowed_fn *allowed, void *arg,
-		void (*progress)(void *arg), void *progress_arg)
+bool image_read(struct image *m, enum image_part part, const struct image_target *t)
 {
-	struct reading r = {.m = m, .part = part, .fd = fd, .progress = progress, .progress_arg = progress_arg};
+	struct reading r = {.m = m, .part = part, .t = t};
 	pthread_t thread;
 	for (uint32_t i = 0; i < m->head.pieces; i++) {
 		const struct image_piece *p = &m->pieces[i];
-		if (p->part == (uint32_t)part && !allowed(arg, p->at, p->len)) {
+		if (meant(p, part, t) && !t->allowed(t->arg, p->at, p->len)) {
 			log_warn("the saved index %016" PRIx64 " has a piece that belongs nowhere; it is not used",
 				 m->head.generation);
 			return false;
@@ -225,7 +229,7 @@ bool image_read(struct image *m, enum image_part part, int fd, image_allowed_fn 
 	}
 	(void)posix_fadvise(m->fd, 0, 0, POSIX_FADV_SEQUENTIAL);
 	bool two = m->head.pieces > 8 && pthread_create(&thread, NULL, reader_main, &r) == 0;
-	read_pieces(&r, progress);
+	read_pieces(&r, t->progress);
 	if (two)
 		pthread_join(thread, NULL);
 	if (r.wrong)

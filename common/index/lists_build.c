@@ -98,8 +98,8 @@ static void load_row(const struct build *b, uint32_t ref, float *out)
 {
 	const struct vectors_chunk *c = &b->v->chunks[vectors_ref_chunk(ref)];
 	struct vectors_shape s;
-	AN(vectors_shape(c->dim, c->order, c->form, &s));
-	vectors_form_rotated(b->v->data + c->offset, &s, c->dim, vectors_ref_row(ref), out);
+	const char *base = vectors_own(b->v, c, &s);
+	vectors_form_rotated(b->v, base, &s, c->dim, vectors_ref_row(ref), out);
 }
 
 static void restart(struct build *b)

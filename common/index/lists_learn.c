@@ -36,10 +36,10 @@ static void learn_one(const struct vectors *v, const struct lists_view *w, uint6
 	struct vectors_top top;
 	pthread_mutex_lock(&v->w->lock); /* the chunk may be given back, and another one stand there */
 	uint64_t gen = atomic_load_explicit(&c->gen, memory_order_relaxed);
-	bool there = c->ns == q.ns && c->dim == q.dim && vectors_ref_row(ref) < c->count &&
-		     vectors_shape(c->dim, c->order, c->form, &s);
+	const char *base = vectors_look(v, c, dim, &s);
+	bool there = c->ns == q.ns && c->dim == q.dim && vectors_ref_row(ref) < c->count && base;
 	if (there)
-		vectors_ask_row(&a, v, &q, v->data + c->offset, &s, vectors_ref_row(ref));
+		vectors_ask_row(&a, v, &q, base, &s, vectors_ref_row(ref));
 	pthread_mutex_unlock(&v->w->lock);
 	if (!there)
 		return;

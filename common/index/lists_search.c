@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "clock.h"
 #include "kernels-private.h"
 #include "lists-private.h"
 
@@ -15,6 +16,7 @@
 #define TOGETHER 4	    /* rows that are fetched at once */
 #define MOST_LISTS 32	    /* that are read before their entries are compared; the first one alone */
 #define FIRST_LISTS 4
+#define DISK_US 20 /* a row that takes longer was read from the disk */
 
 struct want { /* an entry that may be among the best */
 	float bound, estimate, factor, ranked, front;
@@ -44,7 +46,7 @@ struct hunt {
 	struct late late[LATE];
 	size_t nlate;
 	uint64_t reclaimed;
-	bool lost;
+	bool lost, disk; /* disk: the kernel has given away rows of the file */
 };
 
 /* ---- what waits: a heap, the highest bound first ---- */
@@ -122,17 +124,9 @@ static bool look(const struct hunt *h, uint32_t ref, struct row_view *r)
 	r->c = &v->chunks[vectors_ref_chunk(ref)];
 	r->row = vectors_ref_row(ref);
 	r->gen = atomic_load_explicit(&r->c->gen, memory_order_acquire);
-	uint64_t offset = atomic_load_explicit(&r->c->offset, memory_order_relaxed);
-	uint32_t order = atomic_load_explicit(&r->c->order, memory_order_relaxed);
-	uint32_t form = atomic_load_explicit(&r->c->form, memory_order_relaxed);
-	if (r->gen & 1 || atomic_load_explicit(&r->c->ns, memory_order_relaxed) != q->ns ||
-	    atomic_load_explicit(&r->c->dim, memory_order_relaxed) != q->dim || order > VECTORS_ORDER_MAX ||
-	    !vectors_form_known(form) || offset % VECTORS_UNIT || offset >= v->data_bytes ||
-	    v->data_bytes - offset < (uint64_t)VECTORS_UNIT << order || !vectors_shape(q->dim, order, form, &r->s) ||
-	    r->row >= r->s.capacity)
-		return false;
-	r->base = v->data + offset;
-	return true;
+	return !(r->gen & 1) && atomic_load_explicit(&r->c->ns, memory_order_relaxed) == q->ns &&
+	       atomic_load_explicit(&r->c->dim, memory_order_relaxed) == q->dim &&
+	       (r->base = vectors_look(v, r->c, q->dim, &r->s)) && r->row < r->s.capacity;
 }
 
 static void fetch(const struct hunt *h, const struct row_view *r)
@@ -197,17 +191,31 @@ static void compare(struct hunt *h, const struct want *w, const struct row_view 
 struct group { /* entries that are compared one after the other */
 	struct want w[TOGETHER];
 	struct row_view r[TOGETHER];
-	size_t n;
+	size_t n, spilled;
 };
 
 static void take_group(struct hunt *h, struct group *g)
 {
-	g->n = 0;
+	g->n = g->spilled = 0;
 	while (g->n < TOGETHER && h->nwants && h->wants[0].bound > h->floor) {
 		g->w[g->n] = want_pop(h->wants, &h->nwants);
-		if (look(h, g->w[g->n].ref, &g->r[g->n]))
-			fetch(h, &g->r[g->n++]);
+		struct row_view *r = &g->r[g->n];
+		if (!look(h, g->w[g->n].ref, r))
+			continue;
+		fetch(h, r);
+		g->spilled += r->s.spilled != 0;
+		g->n++;
+		if (h->disk)
+			spill_ahead(r->base, &r->s, r->row);
 	}
+}
+
+static void compare_group(struct hunt *h, const struct group *g)
+{
+	int64_t began_us = g->spilled ? clock_mono_us() : 0;
+	for (size_t i = 0; i < g->n; i++)
+		compare(h, &g->w[i], &g->r[i]);
+	h->disk |= g->spilled && clock_mono_us() - began_us > DISK_US * (int64_t)g->spilled;
 }
 
 /* Compares what waits, best bound first; the rows of a group come while those of the one before are compared. */
@@ -218,8 +226,7 @@ static void compare_wants(struct hunt *h)
 	take_group(h, &both[0]);
 	for (size_t k = 0; both[k].n; k ^= 1) {
 		take_group(h, &both[k ^ 1]);
-		for (size_t i = 0; i < both[k].n; i++)
-			compare(h, &both[k].w[i], &both[k].r[i]);
+		compare_group(h, &both[k]);
 	}
 	h->nwants = 0;
 }

@@ -235,7 +235,7 @@ uint32_t *lists_place(const struct vectors *v, uint32_t **table, uint32_t ref)
 	uint32_t **p = &table[vectors_ref_chunk(ref)];
 	struct vectors_shape s;
 	if (!*p) {
-		AN(vectors_shape(c->dim, c->order, c->form, &s));
+		vectors_own(v, c, &s);
 		*p = util_zalloc(s.capacity * sizeof(**p));
 	}
 	return &(*p)[vectors_ref_row(ref)];
@@ -259,8 +259,8 @@ int lists_row_new(struct vectors *v, const struct vectors_ns *n, uint32_t ref, c
 	float x[LIMIT_DIMENSIONS];
 	struct vectors_shape s;
 	const struct vectors_chunk *c = &v->chunks[vectors_ref_chunk(ref)];
-	AN(vectors_shape(c->dim, c->order, c->form, &s));
-	vectors_form_rotated(v->data + c->offset, &s, c->dim, vectors_ref_row(ref), x);
+	const char *base = vectors_own(v, c, &s);
+	vectors_form_rotated(v, base, &s, c->dim, vectors_ref_row(ref), x);
 	lists_encode(&f->view, x, &e);
 	e.ref = ref;
 	return lists_append(v, f, &e, lists_place(v, w->entries, ref));

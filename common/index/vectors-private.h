@@ -1,6 +1,7 @@
 /* Inside the vector index: the shared layout and the writer's private state.
  *
  *   super | namespace slots | namespace rows | chunk keys | chunk descriptors | data
+ *   and, where there is one, a file: rows of chunks that do not have them in `data` (vectors_spill.c)
  *
  * Data memory holds chunks of rows and, for namespaces that have grown, lists of codes that point to rows
  * (lists-private.h).
@@ -43,17 +44,20 @@
 #define VECTORS_ORDER_MAX 16U  /* the largest piece is VECTORS_UNIT << 16 = 64 MiB */
 #define VECTORS_ORDER_ROWS 13U /* and of rows 8 MiB */
 #define VECTORS_HUGE (2U << 20)
+#define VECTORS_KEY 32
+#define VECTORS_ROW_BYTES (LIMIT_DIMENSIONS * sizeof(float)) /* of the largest */
 
 struct vectors_super {
 	struct shm_header h;
-	uint64_t data_bytes;
+	uint64_t data_bytes, spill_bytes;	    /* spill: of the file, 0 = there is none */
 	_Alignas(CACHE_LINE) _Atomic uint32_t used; /* descriptors at and above were never in use */
 	_Atomic uint32_t namespaces;		    /* rows in use */
 	_Atomic uint32_t ns_full;		    /* a namespace found no row: unknown ones are incomplete */
-	_Atomic uint64_t live, bytes;
+	_Atomic uint64_t live, bytes, spilled;	    /* spilled: bytes of the file in use */
 	/* Moves before memory that lists have given up is used again: what a search read of any list meanwhile is void. */
 	_Alignas(CACHE_LINE) _Atomic uint64_t reclaimed;
-	_Atomic uint32_t loading; /* enum vectors_loading: what lies here comes out of a file (vectors_image.c) */
+	_Atomic uint32_t loading;	/* enum vectors_loading: what lies here comes out of a file (vectors_image.c) */
+	unsigned char key[VECTORS_KEY]; /* of the rows in the file; it is nowhere else */
 };
 enum vectors_loading { LOADING_NOT, LOADING_NOW, LOADING_DIED };
 struct vectors_ns { /* a row is never given back */
@@ -69,7 +73,8 @@ struct vectors_chunk {
 	_Alignas(CACHE_LINE) _Atomic uint64_t gen;
 	_Atomic uint64_t ns; /* 0 = free */
 	_Atomic uint64_t serial, offset;
-	_Atomic uint32_t dim, order, form, count; /* form: enum vectors_form, with VECTORS_WIDE and VECTORS_NORMS */
+	_Atomic uint32_t dim, order, form, count; /* form: enum vectors_form, with VECTORS_WIDE … */
+	_Atomic uint64_t rows;			  /* … VECTORS_SPILLED: where its rows begin in the file */
 };
 
 #define VECTORS_OFF_SLOTS ((size_t)VECTORS_PAGE)
@@ -87,7 +92,12 @@ enum vectors_form { VECTORS_FLOATS, VECTORS_HALVES, VECTORS_BYTES, VECTORS_FORMS
 #define VECTORS_WIDE 8U
 /* And of rows of bytes: one whose rows have norms of any size; in others they are 1, but for what rounding made of it. */
 #define VECTORS_NORMS 16U
-static inline uint32_t vectors_form_plain(uint32_t form) { return form & ~(VECTORS_WIDE | VECTORS_NORMS); }
+/* One whose rows are in the file, encrypted; all else that belongs to it is in memory. */
+#define VECTORS_SPILLED 32U
+static inline uint32_t vectors_form_plain(uint32_t form)
+{
+	return form & ~(VECTORS_WIDE | VECTORS_NORMS | VECTORS_SPILLED);
+}
 static inline bool vectors_form_known(uint32_t form) { return vectors_form_plain(form) < VECTORS_FORMS; }
 
 /* Where things lie in a chunk of this dimension, size and form. The tombstones come first. Rows are
@@ -96,7 +106,9 @@ struct vectors_shape {
 	uint32_t form, stride, capacity; /* stride: components; capacity: rows */
 	bool wide, norm_is_short;	 /* short: 16 bits, see vectors_norm_short() */
 	size_t row_bytes;
-	size_t ids, expiries, versions, norms, steps, rows; /* expiries: of wide ones only; steps: of bytes */
+	size_t ids, expiries, versions, norms, steps; /* expiries: of wide ones only; steps: of bytes */
+	size_t head, rows; /* where that ends; where rows begin, in the file perhaps: it is mapped behind the segment */
+	uint64_t spilled;  /* the chunk's serial, if its rows are in the file */
 };
 static inline uint32_t vectors_stride(uint32_t dim) { return (dim + 15) & ~15U; }
 static inline uint32_t vectors_row_stride(uint32_t dim, uint32_t form)
@@ -108,7 +120,7 @@ static inline size_t vectors_row_bytes(uint32_t dim, uint32_t form)
 	size_t size = form == VECTORS_FLOATS ? sizeof(float) : form == VECTORS_HALVES ? sizeof(uint16_t) : 1;
 	return size * vectors_row_stride(dim, form);
 }
-/* False: not even one row fits. */
+/* False: not even one row fits. Of a chunk that has its rows in the file: all but where that is (vectors_look). */
 static inline bool vectors_shape(uint32_t dim, uint32_t order, uint32_t form, struct vectors_shape *s)
 {
 	size_t bytes = (size_t)VECTORS_UNIT << order, head = VECTORS_WORDS * 8;
@@ -119,8 +131,9 @@ static inline bool vectors_shape(uint32_t dim, uint32_t order, uint32_t form, st
 	size_t expiry = s->wide ? 8 : 0, version = s->wide ? 8 : 4, norm = s->norm_is_short ? 2 : 4;
 	s->stride = vectors_row_stride(dim, s->form);
 	s->row_bytes = vectors_row_bytes(dim, s->form);
-	size_t beside = 16 + expiry + version + norm + step, rows = (bytes - head) / (s->row_bytes + beside);
-	if (rows && align_up(head + rows * beside, CACHE_LINE) + rows * s->row_bytes > bytes)
+	size_t row = form & VECTORS_SPILLED ? 0 : s->row_bytes;
+	size_t beside = 16 + expiry + version + norm + step, rows = (bytes - head) / (row + beside);
+	if (rows && align_up(head + rows * beside, CACHE_LINE) + rows * row > bytes)
 		rows--;
 	s->capacity = rows < VECTORS_ROWS_MAX ? (uint32_t)rows : VECTORS_ROWS_MAX;
 	s->ids = VECTORS_WORDS * 8; /* by falling alignment */
@@ -128,7 +141,8 @@ static inline bool vectors_shape(uint32_t dim, uint32_t order, uint32_t form, st
 	s->versions = s->expiries + expiry * s->capacity;
 	s->norms = s->versions + version * s->capacity;
 	s->steps = s->norms + norm * s->capacity;
-	s->rows = align_up(s->steps + step * s->capacity, CACHE_LINE);
+	s->rows = s->head = align_up(s->steps + step * s->capacity, CACHE_LINE);
+	s->spilled = 0;
 	return s->capacity > 0;
 }
 
@@ -186,8 +200,8 @@ struct vectors_map {
 
 /* ---- pages before they are needed (vectors_pages.c) ---- */
 struct vectors_pages;
-/* A row of row_bytes is written at rows + at, of an area that ends at rows + end. */
-void vectors_pages_ahead(struct vectors *v, const char *rows, size_t at, size_t row_bytes, size_t end);
+/* A row of row_bytes is written at rows + at, of an area that ends at rows + end. file: of the file. */
+void vectors_pages_ahead(struct vectors *v, const char *rows, size_t at, size_t row_bytes, size_t end, bool file);
 void vectors_pages_end(struct vectors_pages **p);
 
 struct vectors_row { /* a row on its way into a chunk */
@@ -201,11 +215,13 @@ struct vectors_row { /* a row on its way into a chunk */
 
 struct vectors_writer {
 	struct vectors_map map;
-	struct vectors_pool pool;
-	uint64_t serial; /* of the youngest chunk */
-	uint32_t *open;	 /* per namespace row: its newest chunk + 1; 0 = none */
-	uint16_t *live;	 /* per chunk */
-	uint8_t *queued; /* per chunk: waits in victims */
+	struct vectors_pool pool, file; /* memory; the file of rows */
+	struct spill *spill;		/* to read and write there, under the lock */
+	uint64_t serial;		/* of the youngest chunk, */
+	uint64_t taken_over;		/* and of the youngest that a predecessor left */
+	uint32_t *open;			/* per namespace row: its newest chunk + 1; 0 = none */
+	uint16_t *live;			/* per chunk */
+	uint8_t *queued;		/* per chunk: waits in victims */
 	struct vectors_pool_stack free_chunks, victims;
 	uint64_t reserve; /* offset + 1 of memory kept for compaction; 0 = none now */
 	uint32_t reserve_order;
@@ -218,7 +234,7 @@ struct vectors_writer {
 	struct lists_writer *lists;
 	_Atomic bool due;   /* there may be something for the background */
 	_Atomic bool later; /* there will be */
-	struct work *work; /* NULL: nothing was ever to be done */
+	struct work *work;  /* NULL: nothing was ever to be done */
 };
 
 struct lists_writer;
@@ -226,7 +242,7 @@ struct work;
 
 struct vectors {
 	char *base;
-	size_t size;
+	size_t size, mapped; /* mapped: with what lies behind */
 	struct vectors_super *super;
 	_Atomic uint32_t *slots; /* row + 1; 0 = free */
 	struct vectors_ns *ns;
@@ -234,10 +250,43 @@ struct vectors {
 	struct vectors_chunk *chunks;
 	char *data;
 	uint64_t data_bytes;
+	char *spill; /* the file of rows, somewhere behind `data` */
+	uint64_t spill_bytes;
+	void *cipher; /* EVP_CIPHER; NULL without the file */
 	const struct kernels *kernels;
 	const struct quantize_kernels *quantize;
 	struct vectors_writer *w; /* NULL in readers */
 };
+
+/* A chunk of this dimension as its descriptor says at this moment; NULL: nothing within the segment and the file can be
+ * meant. Who reads beside the writer believes it when he has found the generation unmoved. */
+static inline char *vectors_look(const struct vectors *v, const struct vectors_chunk *c, uint32_t dim,
+				 struct vectors_shape *s)
+{
+	uint64_t offset = atomic_load_explicit(&c->offset, memory_order_relaxed);
+	uint64_t rows = atomic_load_explicit(&c->rows, memory_order_relaxed);
+	uint32_t order = atomic_load_explicit(&c->order, memory_order_relaxed);
+	uint32_t form = atomic_load_explicit(&c->form, memory_order_relaxed);
+	if (order > VECTORS_ORDER_MAX || !vectors_form_known(form) || offset % VECTORS_UNIT ||
+	    offset >= v->data_bytes || v->data_bytes - offset < (uint64_t)VECTORS_UNIT << order ||
+	    !vectors_shape(dim, order, form, s))
+		return NULL;
+	if (form & VECTORS_SPILLED) {
+		if (!s->row_bytes || s->row_bytes > VECTORS_ROW_BYTES || rows % VECTORS_UNIT ||
+		    rows >= v->spill_bytes || v->spill_bytes - rows < (uint64_t)s->capacity * s->row_bytes)
+			return NULL;
+		s->rows = (size_t)(v->spill - (v->data + offset)) + rows;
+		s->spilled = atomic_load_explicit(&c->serial, memory_order_relaxed);
+	}
+	return v->data + offset;
+}
+/* The same for the writer, whose chunk it is. */
+static inline char *vectors_own(const struct vectors *v, const struct vectors_chunk *c, struct vectors_shape *s)
+{
+	char *base = vectors_look(v, c, c->dim, s);
+	AN(base);
+	return base;
+}
 
 /* Inside a chunk. Only the writer may use these without the generation check. */
 static inline _Atomic uint64_t *vectors_tombs(const struct vectors *v, uint64_t offset)
@@ -327,10 +376,12 @@ uint32_t vectors_form_of(const struct vectors *v, uint32_t dim);
 /* The row, which is in another form, in `form`, in the writer's memory. From floats only. */
 void vectors_form_row(struct vectors *v, struct vectors_row *row, uint32_t form);
 /* Row i of a chunk, rotated, rotate_width(dim) floats. */
-void vectors_form_rotated(const char *chunk, const struct vectors_shape *s, uint32_t dim, uint32_t i, float *out);
+void vectors_form_rotated(const struct vectors *v, const char *chunk, const struct vectors_shape *s, uint32_t dim,
+			  uint32_t i, float *out);
 
 /* What a search asks for, in every form that it may meet. */
 struct vectors_asked {
+	const struct vectors *v;
 	const struct vectors_query *q;
 	const struct kernels *k;
 	const struct quantize_kernels *qk;
@@ -343,6 +394,7 @@ struct vectors_asked {
 	int64_t sum;	  /* of 256 · high + low */
 	int32_t sum_high; /* of high alone */
 	void *memory;
+	struct spill *spill; /* NULL: no row of the file was asked yet */
 };
 void vectors_ask(struct vectors_asked *a, const struct vectors *v, const struct vectors_query *q);
 /* A row of a chunk as the query, by cosine; rows of other forms than its own are not met then. */
@@ -350,12 +402,37 @@ void vectors_ask_row(struct vectors_asked *a, const struct vectors *v, const str
 		     const struct vectors_shape *s, uint32_t i);
 void vectors_ask_end(struct vectors_asked *a);
 /* Scores of n rows of a chunk from `first` on, by the query's metric. */
-void vectors_ask_rows(const struct vectors_asked *a, const char *chunk, const struct vectors_shape *s, uint32_t first,
+void vectors_ask_rows(struct vectors_asked *a, const char *chunk, const struct vectors_shape *s, uint32_t first,
 		      uint32_t n, float *out);
-/* Cosine of row i and the query; 0 when either is zero. */
-float vectors_ask_cosine(const struct vectors_asked *a, const char *chunk, const struct vectors_shape *s, uint32_t i);
 /* The least cosine that a row can have whose score is above `score`, with norms between `least` and `most`. */
 float vectors_ask_floor(const struct vectors_asked *a, float score, float least, float most);
+
+/* vectors_spill.c: rows in the file */
+struct spill; /* for one thread; made with the first row of the file that it meets */
+void spill_end(struct spill **sp);
+const char *spill_open(struct spill **sp, const struct vectors *v, const char *chunk, const struct vectors_shape *s,
+		       uint32_t first, uint32_t n);
+/* How many of n rows can be had at a time: at least one. */
+uint32_t spill_together(const struct vectors_shape *s, uint32_t n);
+/* Rows as they were given, wherever they are; of the file, valid until the next call. */
+static inline const char *spill_rows(struct spill **sp, const struct vectors *v, const char *chunk,
+				     const struct vectors_shape *s, uint32_t first, uint32_t n)
+{
+	return s->spilled ? spill_open(sp, v, chunk, s, first, n) : chunk + s->rows + first * s->row_bytes;
+}
+/* The row is going to be asked for: of several, the disk reads all at once instead of one behind the other. */
+void spill_ahead(const char *chunk, const struct vectors_shape *s, uint32_t i);
+void spill_ahead_all(const char *chunk, const struct vectors_shape *s);
+/* n bytes at `at` of the rows of the chunk with that serial: from clear to encrypted, or back. `at` by 16. */
+void spill_crypt(struct spill **sp, const struct vectors *v, uint64_t serial, uint64_t at, const void *from, void *to,
+		 size_t n);
+void spill_new_key(struct vectors *v);
+/* The writer: are the namespace's next rows better put into the file? */
+bool spill_wanted(const struct vectors *v, const struct vectors_ns *n, uint32_t dim);
+/* Units that the rows of such a chunk take; room for them, given back. */
+uint32_t spill_units(const struct vectors_shape *s);
+bool must_check spill_take(struct vectors *v, uint32_t units, uint64_t *rows_r);
+void spill_give(struct vectors *v, uint64_t rows, uint32_t units);
 
 /* Has the namespace more rows than are compared one by one? */
 static inline bool vectors_grown(const struct vectors *v, const struct vectors_ns *n, uint32_t dim)
@@ -393,7 +470,7 @@ void vectors_top_push(struct vectors_top *t, const struct vectors_hit *h);
 size_t vectors_top_finish(struct vectors_top *t, struct vectors_hit *out);
 void vectors_top_end(struct vectors_top *t);
 /* vectors_scan.c: compares all rows. Returns how many. */
-size_t vectors_scan(const struct vectors *v, const struct vectors_asked *a, const struct vectors_ns *n,
+size_t vectors_scan(const struct vectors *v, struct vectors_asked *a, const struct vectors_ns *n,
 		    struct vectors_top *top);
 /* vectors_work.c */
 void vectors_work_hint(struct vectors *v, const struct vectors_ns *n); /* it has changed: look at it */

@@ -1,6 +1,7 @@
 /* The vector index: mapping, formatting and the small questions. */
 #define LOG_SUBSYSTEM LOG_IN_INDEX
 #include <errno.h>
+#include <openssl/evp.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -23,10 +24,11 @@ size_t vectors_segment_size(uint64_t max_bytes)
 /* Not shm_map(): huge pages need an address that is congruent with the file offset, so a larger piece
  * of address space is reserved first and the aligned middle of it is used. Readers map read-only: a stray
  * store in an api worker cannot hurt the index. */
-static char *map_aligned(int fd, size_t size, bool writer)
+static char *map_aligned(struct vectors *v, int fd, int file, bool writer)
 {
-	size_t room;
-	if (!size_add(size, VECTORS_HUGE, &room)) {
+	size_t size = v->size, behind = align_up(size, VECTORS_PAGE) + VECTORS_PAGE, room;
+	int prot = PROT_READ | (writer ? PROT_WRITE : 0);
+	if (!size_add(behind, v->spill_bytes, &behind) || !size_add(behind, VECTORS_HUGE, &room)) {
 		errno = EOVERFLOW;
 		return NULL;
 	}
@@ -34,7 +36,9 @@ static char *map_aligned(int fd, size_t size, bool writer)
 	if (p == MAP_FAILED)
 		return NULL;
 	char *base = p + (align_up((uintptr_t)p, VECTORS_HUGE) - (uintptr_t)p);
-	if (mmap(base, size, PROT_READ | (writer ? PROT_WRITE : 0), MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED) {
+	v->spill = base + (behind - v->spill_bytes);
+	if (mmap(base, size, prot, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED ||
+	    (v->spill_bytes && mmap(v->spill, v->spill_bytes, prot, MAP_SHARED | MAP_FIXED, file, 0) == MAP_FAILED)) {
 		int saved = errno;
 		munmap(p, room);
 		errno = saved;
@@ -42,10 +46,12 @@ static char *map_aligned(int fd, size_t size, bool writer)
 	}
 	if (base > p)
 		munmap(p, (size_t)(base - p));
-	(void)madvise(base, size, MADV_DONTDUMP); /* vectors do not belong into a core file */
-	char *end = base + align_up(size, VECTORS_PAGE);
-	if (end < p + room)
-		munmap(end, (size_t)(p + room - end));
+	(void)madvise(base, behind, MADV_DONTDUMP); /* vectors do not belong into a core file */
+	if (v->spill_bytes && !writer)		    /* the neighbours of what a search compares are no use to it */
+		(void)madvise(v->spill, v->spill_bytes, MADV_RANDOM);
+	if (base + behind < p + room)
+		munmap(base + behind, (size_t)(p + room - base) - behind);
+	v->mapped = behind;
 	return base;
 }
 
@@ -56,7 +62,7 @@ static bool header_fits(const struct vectors *v)
 {
 	const struct shm_header *h = &v->super->h;
 	return h->magic == VECTORS_MAGIC && h->layout == VECTORS_LAYOUT && h->size == v->size &&
-	       v->super->data_bytes == v->size - VECTORS_OFF_DATA;
+	       v->super->data_bytes == v->size - VECTORS_OFF_DATA && v->super->spill_bytes == v->spill_bytes;
 }
 
 /* The table makes no sense, which no crash can cause. Nothing in it is trusted: the index starts
@@ -89,6 +95,7 @@ static void wipe(struct vectors *v)
 	atomic_store_explicit(&v->super->used, 0, memory_order_relaxed);
 	atomic_store_explicit(&v->super->live, 0, memory_order_relaxed);
 	atomic_store_explicit(&v->super->bytes, 0, memory_order_relaxed);
+	atomic_store_explicit(&v->super->spilled, 0, memory_order_relaxed);
 	atomic_fetch_add_explicit(&v->super->h.generation, 1, memory_order_relaxed);
 }
 
@@ -99,6 +106,8 @@ static void format(struct vectors *v)
 	s->h.layout = VECTORS_LAYOUT;
 	s->h.size = v->size;
 	s->data_bytes = v->data_bytes;
+	s->spill_bytes = v->spill_bytes;
+	spill_new_key(v);
 	atomic_store_explicit(&s->h.generation, 1, memory_order_relaxed);
 	atomic_store_explicit(&s->h.formatted, 1, memory_order_release);
 }
@@ -107,6 +116,7 @@ void vectors_writer_new(struct vectors *v)
 {
 	struct vectors_writer *w = v->w = util_zalloc(sizeof(*w));
 	vectors_pool_init(&w->pool, v->data_bytes);
+	vectors_pool_init(&w->file, v->spill_bytes);
 	/* calloc, not zalloc + touch: most of these pages are never used */
 	w->open = calloc(VECTORS_NAMESPACES, sizeof(*w->open));
 	w->live = calloc(VECTORS_CHUNKS, sizeof(*w->live));
@@ -129,6 +139,8 @@ void vectors_writer_free(struct vectors *v)
 	lists_writer_end(v);
 	vectors_map_end(&w->map);
 	vectors_pool_end(&w->pool);
+	vectors_pool_end(&w->file);
+	spill_end(&w->spill);
 	free(w->free_chunks.p);
 	free(w->victims.p);
 	free(w->open);
@@ -159,7 +171,19 @@ static void open_writer(struct vectors *v)
 	vectors_reserve(v);
 }
 
-struct vectors *vectors_open(int fd, bool writer)
+static uint64_t size_of_file(int file)
+{
+	struct stat st;
+	uint64_t limit = (uint64_t)UINT32_MAX * VECTORS_UNIT, size;
+	if (file == -1 || fstat(file, &st) || !S_ISREG(st.st_mode))
+		return 0;
+	size = (uint64_t)st.st_size < limit ? (uint64_t)st.st_size : limit;
+	return size & ~(uint64_t)(VECTORS_PAGE - 1);
+}
+
+struct vectors *vectors_open(int fd, bool writer) { return vectors_open_spilled(fd, -1, writer); }
+
+struct vectors *vectors_open_spilled(int fd, int file, bool writer)
 {
 	struct stat st;
 	if (fstat(fd, &st))
@@ -170,8 +194,12 @@ struct vectors *vectors_open(int fd, bool writer)
 	}
 	struct vectors *v = util_zalloc(sizeof(*v));
 	v->size = (size_t)st.st_size;
-	v->base = map_aligned(fd, v->size, writer);
+	v->spill_bytes = size_of_file(file);
+	v->cipher = v->spill_bytes ? EVP_CIPHER_fetch(NULL, "AES-256-CTR", NULL) : NULL;
+	errno = ENOTSUP; /* of the cipher, which no OpenSSL lacks */
+	v->base = v->spill_bytes && !v->cipher ? NULL : map_aligned(v, fd, file, writer);
 	if (!v->base) {
+		EVP_CIPHER_free(v->cipher);
 		free(v);
 		return NULL;
 	}
@@ -200,7 +228,8 @@ void vectors_close(struct vectors **v)
 	if (!*v)
 		return;
 	vectors_writer_free(*v);
-	munmap((*v)->base, (*v)->size);
+	munmap((*v)->base, (*v)->mapped);
+	EVP_CIPHER_free((*v)->cipher);
 	free(*v);
 	*v = NULL;
 }
@@ -235,6 +264,11 @@ uint64_t vectors_count(const struct vectors *v, uint64_t ns)
 }
 
 uint64_t vectors_bytes(const struct vectors *v) { return atomic_load_explicit(&v->super->bytes, memory_order_relaxed); }
+
+uint64_t vectors_spilled(const struct vectors *v)
+{
+	return atomic_load_explicit(&v->super->spilled, memory_order_relaxed);
+}
 
 void vectors_stages_set(struct vectors *v, const struct vectors_stages *stages)
 {

@@ -21,6 +21,9 @@ size_t vectors_segment_size(uint64_t max_bytes);
 /* Maps the segment. writer: formats a fresh segment, or recovers what a killed writer left (rebuilds its private
  * map id → slot by scanning). NULL and errno on failure. */
 struct vectors *must_check vectors_open(int fd, bool writer);
+/* The same with a file for rows that memory is too dear for: of a fixed size, its room reserved; who opens a segment always
+ * does so with the file that it was formatted with. -1, or what is no regular file: none. */
+struct vectors *must_check vectors_open_spilled(int fd, int file, bool writer);
 void vectors_close(struct vectors **v);
 
 /* Writer: from which sizes on the stages begin, and how rows of later stages are kept. */
@@ -34,6 +37,7 @@ struct vectors_stages {
 		VECTORS_RAW_FLOAT32,
 	} raw;
 	bool patient; /* while a namespace grows fast, its lists are made for four times the rows, not twice */
+	bool spill_first; /* rows go to the file, if there is one, while there is memory: for tests and measurements */
 };
 void vectors_stages_set(struct vectors *v, const struct vectors_stages *stages);
 /* Writer, in a thread of its own: does the next piece of what is due: codes for a namespace that has grown, lists again
@@ -96,6 +100,7 @@ size_t vectors_search(struct vectors *v, const struct vectors_query *q, struct v
 bool vectors_complete(const struct vectors *v, uint64_t ns);
 uint64_t vectors_count(const struct vectors *v, uint64_t ns); /* live rows; 0 = all namespaces */
 uint64_t vectors_bytes(const struct vectors *v);
+uint64_t vectors_spilled(const struct vectors *v); /* bytes of the file in use */
 
 /* Saving, in a thread of the writer's that does no vectors_work() meanwhile. Inserts and removals go on; what they do after
  * vectors_hold() may be in the image or not, and has to be done again after the load. hold() keeps memory that is given

@@ -32,7 +32,8 @@ static uint32_t wanted_order(uint64_t live, uint32_t dim, uint32_t form)
 	uint32_t rows = live < 64 ? 16 : live < 256 ? 64 : live < 1024 ? 256 : 1024, order = 0;
 	struct vectors_shape s;
 	while (order < VECTORS_ORDER_ROWS &&
-	       (!vectors_shape(dim, order, form, &s) || (s.capacity < rows && VECTORS_UNIT << order < LARGE)))
+	       (!vectors_shape(dim, order, form, &s) ||
+		(s.capacity < rows && VECTORS_UNIT << order < LARGE && s.capacity * s.row_bytes < LARGE)))
 		order++;
 	return order;
 }
@@ -74,6 +75,55 @@ static bool take_memory(struct vectors *v, uint32_t dim, uint32_t form, bool com
 	return take_memory(v, dim, form, false, order_io, offset_r);
 }
 
+/* Where a chunk lies. */
+struct place {
+	uint32_t form, order;
+	uint64_t offset, rows;
+};
+
+/* With its rows in the file: first those, of which less is needed if memory is so short that the chunk gets smaller. */
+static bool take_file(struct vectors *v, uint32_t dim, bool compacting, struct place *p)
+{
+	struct vectors_shape s;
+	uint32_t units, most;
+	if (!v->spill_bytes || !vectors_shape(dim, p->order, p->form, &s))
+		return false;
+	while (!spill_take(v, most = spill_units(&s), &p->rows))
+		if (!p->order-- || !vectors_shape(dim, p->order, p->form, &s))
+			return false;
+	if (!take_memory(v, dim, p->form, compacting, &p->order, &p->offset)) {
+		spill_give(v, p->rows, most);
+		return false;
+	}
+	AN(vectors_shape(dim, p->order, p->form, &s));
+	units = spill_units(&s);
+	if (units < most)
+		spill_give(v, p->rows + (uint64_t)units * VECTORS_UNIT, most - units);
+	return true;
+}
+
+/* Where they should be, or else where there is room. */
+static bool take_place(struct vectors *v, const struct vectors_ns *n, uint32_t dim, uint32_t form, bool compacting,
+		       struct place *p)
+{
+	bool file = spill_wanted(v, n, dim);
+	for (int i = 0; i < 2; i++, file = !file) {
+		*p = (struct place){.form = form | (file ? VECTORS_SPILLED : 0)};
+		p->order = wanted_order(n->live, dim, p->form);
+		if (file ? take_file(v, dim, compacting, p)
+			 : take_memory(v, dim, p->form, compacting, &p->order, &p->offset))
+			return true;
+	}
+	return false;
+}
+
+static void give_rows(struct vectors *v, const struct place *p, uint32_t dim)
+{
+	struct vectors_shape s;
+	if (p->form & VECTORS_SPILLED && vectors_shape(dim, p->order, p->form, &s))
+		spill_give(v, p->rows, spill_units(&s));
+}
+
 static bool take_descriptor(struct vectors *v, uint32_t *chunk_r)
 {
 	struct vectors_pool_stack *s = &v->w->free_chunks;
@@ -108,21 +158,21 @@ static uint64_t begin(struct vectors_chunk *c)
 	return gen + 2;
 }
 
-static void assign(struct vectors *v, uint32_t chunk, uint64_t ns, uint32_t dim, uint32_t form, uint32_t order,
-		   uint64_t offset)
+static void assign(struct vectors *v, uint32_t chunk, uint64_t ns, uint32_t dim, const struct place *p)
 {
 	struct vectors_chunk *c = &v->chunks[chunk];
 	uint64_t gen = begin(c);
 	atomic_store_explicit(&c->ns, ns, memory_order_relaxed);
 	atomic_store_explicit(&c->serial, ++v->w->serial, memory_order_relaxed);
-	atomic_store_explicit(&c->offset, offset, memory_order_relaxed);
+	atomic_store_explicit(&c->offset, p->offset, memory_order_relaxed);
+	atomic_store_explicit(&c->rows, p->rows, memory_order_relaxed);
 	atomic_store_explicit(&c->dim, dim, memory_order_relaxed);
-	atomic_store_explicit(&c->form, form, memory_order_relaxed);
-	atomic_store_explicit(&c->order, order, memory_order_relaxed);
+	atomic_store_explicit(&c->form, p->form, memory_order_relaxed);
+	atomic_store_explicit(&c->order, p->order, memory_order_relaxed);
 	FAULT_POINT(vectors_assigning);
 	atomic_store_explicit(&c->count, 0, memory_order_relaxed);
 	for (uint32_t i = 0; i < VECTORS_WORDS; i++)
-		atomic_store_explicit(&vectors_tombs(v, offset)[i], 0, memory_order_relaxed);
+		atomic_store_explicit(&vectors_tombs(v, p->offset)[i], 0, memory_order_relaxed);
 	atomic_store_explicit(&c->gen, gen, memory_order_release);
 	FAULT_POINT(vectors_assigned);
 	atomic_store_explicit(&v->keys[chunk], ns, memory_order_release);
@@ -130,15 +180,15 @@ static void assign(struct vectors *v, uint32_t chunk, uint64_t ns, uint32_t dim,
 		atomic_store_explicit(&v->super->used, chunk + 1, memory_order_release);
 	v->w->live[chunk] = 0;
 	v->w->queued[chunk] = 0;
-	add(&v->super->bytes, (int64_t)VECTORS_UNIT << order);
+	add(&v->super->bytes, (int64_t)VECTORS_UNIT << p->order);
 }
 
 void vectors_chunk_free(struct vectors *v, uint32_t chunk)
 {
 	struct vectors_chunk *c = &v->chunks[chunk];
 	struct vectors_ns *n = vectors_ns_find(v, c->ns);
-	uint64_t offset = c->offset, gen = begin(c);
-	uint32_t order = c->order;
+	const struct place p = {.form = c->form, .order = c->order, .offset = c->offset, .rows = c->rows};
+	uint64_t gen = begin(c);
 	lists_chunk_gone(v, chunk);
 	atomic_store_explicit(&v->keys[chunk], 0, memory_order_relaxed);
 	FAULT_POINT(vectors_freeing);
@@ -149,8 +199,9 @@ void vectors_chunk_free(struct vectors *v, uint32_t chunk)
 		v->w->open[n - v->ns] = 0;
 	v->w->live[chunk] = 0;
 	v->w->queued[chunk] = 0;
-	add(&v->super->bytes, -((int64_t)VECTORS_UNIT << order));
-	vectors_pool_give(&v->w->pool, offset, order);
+	add(&v->super->bytes, -((int64_t)VECTORS_UNIT << p.order));
+	vectors_pool_give(&v->w->pool, p.offset, p.order);
+	give_rows(v, &p, c->dim);
 	push(&v->w->free_chunks, chunk);
 	vectors_reserve(v);
 }
@@ -159,17 +210,18 @@ void vectors_chunk_free(struct vectors *v, uint32_t chunk)
  * is dead already is compaction's business from now on. */
 static int open_chunk(struct vectors *v, struct vectors_ns *n, uint32_t dim, uint32_t form, bool compacting)
 {
-	uint32_t order = wanted_order(n->live, dim, form), chunk, *open = &v->w->open[n - v->ns];
-	uint64_t offset;
-	if (!take_memory(v, dim, form, compacting, &order, &offset))
+	uint32_t chunk, *open = &v->w->open[n - v->ns];
+	struct place p;
+	if (!take_place(v, n, dim, form, compacting, &p))
 		return ENOSPC;
 	if (!take_descriptor(v, &chunk)) {
-		vectors_pool_give(&v->w->pool, offset, order);
+		vectors_pool_give(&v->w->pool, p.offset, p.order);
+		give_rows(v, &p, dim);
 		return ENOSPC;
 	}
 	uint32_t previous = *open;
 	use_huge_pages(v);
-	assign(v, chunk, n->ns, dim, form, order, offset);
+	assign(v, chunk, n->ns, dim, &p);
 	*open = chunk + 1;
 	/* After `used` and `gen`: who sees this serial finds the chunk. Before its first row. */
 	atomic_store_explicit(&n->newest, v->w->serial, memory_order_release);
@@ -204,8 +256,11 @@ static void write_row(struct vectors *v, char *chunk, const struct vectors_shape
 	shm_copy_in(chunk + s->ids + 16 * (size_t)i, row->id.b, 16);
 	size_t bytes = s->row_bytes;
 	FAULT_POINT(vectors_row_half);
-	vectors_pages_ahead(v, chunk + s->rows, i * bytes, bytes, s->capacity * bytes);
-	shm_copy_in(chunk + s->rows + i * bytes, row->data, bytes);
+	vectors_pages_ahead(v, chunk + s->rows, i * bytes, bytes, s->capacity * bytes, s->spilled);
+	if (s->spilled)
+		spill_crypt(&v->w->spill, v, s->spilled, i * bytes, row->data, chunk + s->rows + i * bytes, bytes);
+	else
+		shm_copy_in(chunk + s->rows + i * bytes, row->data, bytes);
 }
 
 static uint32_t needs(const struct vectors_row *row)
@@ -215,14 +270,20 @@ static uint32_t needs(const struct vectors_row *row)
 	       (row->form == VECTORS_BYTES && !vectors_norm_short(row->norm, &norm) ? VECTORS_NORMS : 0);
 }
 
+/* In the file a predecessor may have begun the next row: another one would be encrypted with the same counter. */
+static bool begun(const struct vectors *v, const struct vectors_shape *s)
+{
+	return s->spilled && s->spilled <= v->w->taken_over;
+}
+
 static bool has_room(const struct vectors *v, uint32_t open, const struct vectors_row *row)
 {
 	struct vectors_shape s;
 	if (!open)
 		return false;
 	const struct vectors_chunk *c = &v->chunks[open - 1];
-	return c->dim == row->dim && vectors_form_plain(c->form) == row->form &&
-	       vectors_shape(c->dim, c->order, c->form, &s) && c->count < s.capacity && !(needs(row) & ~c->form);
+	return c->dim == row->dim && vectors_form_plain(c->form) == row->form && vectors_look(v, c, c->dim, &s) &&
+	       !begun(v, &s) && c->count < s.capacity && !(needs(row) & ~c->form);
 }
 
 int vectors_append(struct vectors *v, struct vectors_ns *n, const struct vectors_row *row, bool compacting,
@@ -238,9 +299,9 @@ int vectors_append(struct vectors *v, struct vectors_ns *n, const struct vectors
 	uint32_t chunk = *open - 1;
 	struct vectors_chunk *c = &v->chunks[chunk];
 	struct vectors_shape s;
-	AN(vectors_shape(c->dim, c->order, c->form, &s));
+	char *base = vectors_own(v, c, &s);
 	uint32_t i = atomic_load_explicit(&c->count, memory_order_relaxed);
-	write_row(v, v->data + c->offset, &s, i, row);
+	write_row(v, base, &s, i, row);
 	FAULT_POINT(vectors_row_written);
 	atomic_store_explicit(&c->count, i + 1, memory_order_release); /* published */
 	FAULT_POINT(vectors_row_published);

@@ -12,11 +12,13 @@ void vectors_compact_offer(struct vectors *v, uint32_t chunk)
 	struct vectors_writer *w = v->w;
 	struct vectors_shape s;
 	const struct vectors_chunk *c = &v->chunks[chunk];
-	AN(vectors_shape(c->dim, c->order, c->form, &s));
+	char *base = vectors_own(v, c, &s);
 	uint32_t count = c->count; /* a chunk that was closed early has fewer rows than room */
 	if (w->queued[chunk] || 2U * w->live[chunk] > count)
 		return;
 	w->queued[chunk] = 1;
+	spill_ahead_all(base,
+			&s); /* read while others take their turn: nobody waits for the disk, or not for all of it */
 	if (w->victims.n == w->victims.cap) {
 		w->victims.cap = w->victims.cap ? 2 * w->victims.cap : 16;
 		w->victims.p = util_realloc(w->victims.p, w->victims.cap * sizeof(*w->victims.p));
@@ -37,9 +39,8 @@ static uint32_t first_live(const struct vectors *v, const struct vectors_chunk *
 bool vectors_compact_row(struct vectors *v, uint32_t chunk)
 {
 	const struct vectors_chunk *c = &v->chunks[chunk];
-	const char *base = v->data + c->offset;
 	struct vectors_shape s;
-	AN(vectors_shape(c->dim, c->order, c->form, &s));
+	const char *base = vectors_own(v, c, &s);
 	struct vectors_ns *n = vectors_ns_find(v, c->ns);
 	uint32_t i = first_live(v, c);
 	AN(n && i < c->count);
@@ -54,7 +55,7 @@ bool vectors_compact_row(struct vectors *v, uint32_t chunk)
 				  .norm = vectors_load_norm(base, &s, i),
 				  .form = s.form};
 	/* The writer reads its own row: no one else writes. */
-	row.data = base + s.rows + i * s.row_bytes;
+	row.data = spill_rows(&v->w->spill, v, base, &s, i, 1);
 	if (row.form == VECTORS_BYTES)
 		row.step = vectors_load_step(base, &s, i);
 	else if (n->form != row.form)

@@ -69,16 +69,19 @@ static void floats_of(const char *row, const struct vectors_shape *s, uint32_t d
 		memcpy(out, row, dim * sizeof(float));
 }
 
-void vectors_form_rotated(const char *chunk, const struct vectors_shape *s, uint32_t dim, uint32_t i, float *out)
+void vectors_form_rotated(const struct vectors *v, const char *chunk, const struct vectors_shape *s, uint32_t dim,
+			  uint32_t i, float *out)
 {
-	const char *row = chunk + s->rows + i * s->row_bytes;
+	struct spill *sp = NULL;
+	const char *row = spill_rows(&sp, v, chunk, s, i, 1);
 	float x[LIMIT_DIMENSIONS];
-	if (s->form != VECTORS_BYTES) {
+	if (s->form == VECTORS_BYTES) {
+		from_bytes((const uint8_t *)row, vectors_load_step(chunk, s, i), rotate_width(dim), out);
+	} else {
 		floats_of(row, s, dim, x);
 		rotate(x, dim, out);
-		return;
 	}
-	from_bytes((const uint8_t *)row, vectors_load_step(chunk, s, i), rotate_width(dim), out);
+	spill_end(&sp);
 }
 
 /* ---- the query ---- */
@@ -127,7 +130,7 @@ static void split(struct vectors_asked *a)
 static void allot(struct vectors_asked *a, const struct vectors *v, const struct vectors_query *q)
 {
 	uint32_t width = rotate_width(q->dim);
-	*a = (struct vectors_asked){.q = q, .k = v->kernels, .qk = v->quantize, .width = width};
+	*a = (struct vectors_asked){.v = v, .q = q, .k = v->kernels, .qk = v->quantize, .width = width};
 	size_t floats = align_up(width * sizeof(float), CACHE_LINE);
 	char *p = a->memory = aligned_alloc(CACHE_LINE, 2 * floats + align_up(2 * (size_t)width, CACHE_LINE));
 	AN(p);
@@ -150,16 +153,20 @@ void vectors_ask_row(struct vectors_asked *a, const struct vectors *v, const str
 		     const struct vectors_shape *s, uint32_t i)
 {
 	allot(a, v, q);
-	vectors_form_rotated(chunk, s, q->dim, i, a->rotated);
+	vectors_form_rotated(v, chunk, s, q->dim, i, a->rotated);
 	memset(a->x, 0, a->width * sizeof(float));
 	if (s->form != VECTORS_BYTES)
-		floats_of(chunk + s->rows + i * s->row_bytes, s, q->dim, a->x);
+		floats_of(spill_rows(&a->spill, v, chunk, s, i, 1), s, q->dim, a->x);
 	for (uint32_t k = 0; k < a->width; k++)
 		a->norm = a->rotated[k] != 0 ? 1 : a->norm;
 	split(a);
 }
 
-void vectors_ask_end(struct vectors_asked *a) { free(a->memory); }
+void vectors_ask_end(struct vectors_asked *a)
+{
+	spill_end(&a->spill);
+	free(a->memory);
+}
 
 static float ask_bytes(const struct vectors_asked *a, const uint8_t *row, float step)
 {
@@ -192,31 +199,37 @@ KERNEL_RACY static void ask_floats(const struct vectors_asked *a, const float *r
 		out[i] = a->q->metric == VECTORS_L2 ? -out[i] : out[i] * norms[i];
 }
 
-void vectors_ask_rows(const struct vectors_asked *a, const char *chunk, const struct vectors_shape *s, uint32_t first,
-		      uint32_t n, float *out)
+static float ask_halves(const struct vectors_asked *a, const uint16_t *row, const struct vectors_shape *s)
 {
-	const char *rows = chunk + s->rows + first * s->row_bytes;
+	float scale = a->q->metric == VECTORS_COSINE || a->norm <= 0 ? 1 : (float)(1 / a->norm);
+	return scale * a->qk->half_dot(a->x, row, s->stride);
+}
+
+/* `rows`: as they were given. */
+static void ask_some(const struct vectors_asked *a, const char *chunk, const struct vectors_shape *s, const char *rows,
+		     uint32_t first, uint32_t n, float *out)
+{
 	if (s->form == VECTORS_FLOATS) {
 		const float *norms = (const float *)(const void *)(chunk + s->norms) + first;
 		ask_floats(a, (const float *)(const void *)rows, norms, s, n, out);
 		return;
 	}
-	for (uint32_t i = 0; i < n; i++, rows += s->row_bytes)
-		out[i] = by_metric(a, vectors_ask_cosine(a, chunk, s, first + i),
-				   vectors_load_norm(chunk, s, first + i));
+	for (uint32_t i = 0; i < n; i++, rows += s->row_bytes) {
+		float cosine = s->form == VECTORS_HALVES
+				       ? ask_halves(a, (const uint16_t *)(const void *)rows, s)
+				       : ask_bytes(a, (const uint8_t *)rows, vectors_load_step(chunk, s, first + i));
+		out[i] = by_metric(a, cosine, vectors_load_norm(chunk, s, first + i));
+	}
 }
 
-float vectors_ask_cosine(const struct vectors_asked *a, const char *chunk, const struct vectors_shape *s, uint32_t i)
+void vectors_ask_rows(struct vectors_asked *a, const char *chunk, const struct vectors_shape *s, uint32_t first,
+		      uint32_t n, float *out)
 {
-	const char *row = chunk + s->rows + i * s->row_bytes;
-	float scale = a->q->metric == VECTORS_COSINE || a->norm <= 0 ? 1 : (float)(1 / a->norm), out;
-	if (s->form == VECTORS_FLOATS) {
-		a->k->dot_rows(a->x, (const float *)(const void *)row, 1, s->stride, &out);
-		return out * scale;
+	for (uint32_t some; n; n -= some, first += some, out += some) {
+		some = spill_together(s, n);
+		const char *rows = spill_rows(&a->spill, a->v, chunk, s, first, some);
+		ask_some(a, chunk, s, rows, first, some, out);
 	}
-	if (s->form == VECTORS_HALVES)
-		return scale * a->qk->half_dot(a->x, (const uint16_t *)(const void *)row, s->stride);
-	return ask_bytes(a, (const uint8_t *)row, vectors_load_step(chunk, s, i));
 }
 
 float vectors_ask_floor(const struct vectors_asked *a, float score, float least, float most)

@@ -1,4 +1,4 @@
-/* The index in a file and out of it (image.h).
+/* The index in an image and out of it (image.h).
  *
  * Saving reads the segment as searches do, beside inserts and removals, in an order that makes what it finds a state that a
  * killed writer could have left:
@@ -8,7 +8,7 @@
  * - Then namespaces: norms may be wider than those of the rows, never narrower.
  * What was written or removed meanwhile may be there or not: whoever loads it does that again.
  *
- * Rows and entries that are dead are blank in the file, so that it holds nothing of what was erased before. */
+ * Rows and entries that are dead are blank in the image, so that it holds nothing of what was erased before. */
 #define LOG_SUBSYSTEM LOG_IN_INDEX
 #include <errno.h>
 #include <stdlib.h>
@@ -19,7 +19,8 @@
 #include "lists-private.h"
 #include "log.h"
 
-#define LET_GO 512 /* pieces of memory that the writer waits for */
+#define LET_GO 512	     /* pieces of memory that the writer waits for */
+#define FILE_AT (1ull << 60) /* what the file of rows has at 0, as a place in the segment */
 
 struct saving {
 	struct vectors *v;
@@ -27,6 +28,7 @@ struct saving {
 	const _Atomic bool *stop;
 	char *buf;
 	size_t room;
+	struct spill *spill;
 	uint32_t used, namespaces;
 	uint64_t live;
 };
@@ -35,13 +37,14 @@ void vectors_hold(struct vectors *v)
 {
 	pthread_mutex_lock(&v->w->lock);
 	vectors_pool_hold(&v->w->pool);
+	vectors_pool_hold(&v->w->file);
 	pthread_mutex_unlock(&v->w->lock);
 }
 
 static bool held(struct vectors *v)
 {
 	pthread_mutex_lock(&v->w->lock);
-	bool hold = v->w->pool.hold;
+	bool hold = v->w->pool.hold && v->w->file.hold;
 	pthread_mutex_unlock(&v->w->lock);
 	return hold;
 }
@@ -50,7 +53,7 @@ void vectors_let_go(struct vectors *v)
 {
 	for (bool all = false; !all;) {
 		pthread_mutex_lock(&v->w->lock);
-		all = vectors_pool_let_go(&v->w->pool, LET_GO);
+		all = vectors_pool_let_go(&v->w->pool, LET_GO) && vectors_pool_let_go(&v->w->file, LET_GO);
 		pthread_mutex_unlock(&v->w->lock);
 	}
 }
@@ -83,6 +86,7 @@ static struct vectors_chunk copy_chunk(const struct vectors_chunk *c)
 					     .dim = atomic_load_explicit(&c->dim, memory_order_relaxed),
 					     .order = atomic_load_explicit(&c->order, memory_order_relaxed),
 					     .form = atomic_load_explicit(&c->form, memory_order_relaxed),
+					     .rows = atomic_load_explicit(&c->rows, memory_order_relaxed),
 					     .count = atomic_load_explicit(&c->count, memory_order_acquire)};
 		atomic_thread_fence(memory_order_acquire);
 		if (gen & 1)
@@ -105,14 +109,30 @@ static void blank_row(char *chunk, const struct vectors_shape *s, uint32_t i)
 		memset(chunk + s->steps + 2 * (size_t)i, 0, 2);
 }
 
+/* In the clear: the image has a key of its own, which those who erase throw away. */
+static bool put_rows(struct saving *s, const struct vectors_chunk *c, const struct vectors_shape *shape, char *chunk,
+		     char *rows)
+{
+	struct vectors *v = s->v;
+	size_t bytes = c->count * shape->row_bytes;
+	const char *base = v->data + c->offset;
+	if (!shape->spilled)
+		return put(s, base, chunk, shape->head + bytes);
+	return put(s, base, chunk, shape->head) && image_add(s->w, IMAGE_VECTORS, FILE_AT + c->rows, rows, bytes);
+}
+
 static bool save_rows(struct saving *s, const struct vectors_chunk *c)
 {
 	struct vectors_shape shape;
 	uint32_t count = c->count;
-	AN(vectors_shape(c->dim, c->order, c->form, &shape));
-	size_t bytes = shape.rows + count * shape.row_bytes;
-	char *chunk = room(s, bytes);
-	shm_copy_out(chunk, s->v->data + c->offset, bytes);
+	const char *base = vectors_own(s->v, c, &shape);
+	size_t bytes = count * shape.row_bytes;
+	char *chunk = room(s, shape.head + bytes), *rows = chunk + shape.head;
+	shm_copy_out(chunk, base, shape.head);
+	if (shape.spilled && bytes)
+		spill_crypt(&s->spill, s->v, shape.spilled, 0, base + shape.rows, rows, bytes);
+	else
+		shm_copy_out(rows, base + shape.rows, bytes);
 	uint64_t *tombs = (uint64_t *)(void *)chunk;
 	/* Rows that came since may have died since: here they are yet to come. */
 	for (uint32_t i = count; i < VECTORS_ROWS_MAX; i++)
@@ -124,9 +144,9 @@ static bool save_rows(struct saving *s, const struct vectors_chunk *c)
 			continue;
 		blank_row(chunk, &shape, i);
 		if (dead)
-			memset(chunk + shape.rows + i * shape.row_bytes, 0, shape.row_bytes);
+			memset(rows + i * shape.row_bytes, 0, shape.row_bytes);
 	}
-	return put(s, s->v->data + c->offset, chunk, bytes);
+	return put_rows(s, c, &shape, chunk, rows);
 }
 
 static bool save_chunks(struct saving *s)
@@ -235,6 +255,7 @@ int vectors_save(struct vectors *v, struct image_writer *w, struct image_part_fa
 	bool ok = save_chunks(&s) && save_namespaces(&s);
 	int error = errno;
 	free(s.buf);
+	spill_end(&s.spill);
 	*facts_r = (struct image_part_facts){.layout = VECTORS_LAYOUT,
 					     .used = s.used,
 					     .namespaces = s.namespaces,
@@ -256,6 +277,8 @@ void vectors_clear(struct vectors *v)
 	atomic_store(&s->ns_full, 0);
 	atomic_store(&s->live, 0);
 	atomic_store(&s->bytes, 0);
+	atomic_store(&s->spilled, 0);
+	spill_new_key(v); /* serials begin again */
 }
 
 bool vectors_unused(const struct vectors *v)
@@ -268,14 +291,69 @@ bool vectors_interrupted(const struct vectors *v) { return atomic_load(&v->super
 struct bounds {
 	const struct vectors *v;
 	uint64_t rows_end, chunks_end;
+	struct spilled { /* chunks with rows in the file, in the order of those */
+		uint64_t from, to, serial;
+	} * spilled;
+	size_t nspilled;
 };
 
 static bool allowed(void *arg, uint64_t at, uint64_t n)
 {
 	const struct bounds *b = arg;
+	if (at >= FILE_AT)
+		return at - FILE_AT <= b->v->spill_bytes && n <= b->v->spill_bytes - (at - FILE_AT);
 	if (at >= VECTORS_OFF_DATA)
 		return at <= b->v->size && n <= b->v->size - at;
 	return (at >= VECTORS_OFF_NS && at + n <= b->rows_end) || (at >= VECTORS_OFF_CHUNKS && at + n <= b->chunks_end);
+}
+
+static int by_place(const void *a, const void *b)
+{
+	const struct spilled *x = a, *y = b;
+	return (x->from > y->from) - (x->from < y->from);
+}
+
+/* What makes no sense is left to the recovery. */
+static void find_spilled(struct bounds *b, uint32_t used)
+{
+	b->spilled = util_alloc((used + (size_t)1) * sizeof(*b->spilled));
+	for (uint32_t i = 0; i < used; i++) {
+		const struct vectors_chunk *c = &b->v->chunks[i];
+		struct vectors_shape s;
+		if (c->ns && c->form & VECTORS_SPILLED && vectors_look(b->v, c, c->dim, &s))
+			b->spilled[b->nspilled++] = (struct spilled){c->rows, c->rows + s.capacity * s.row_bytes,
+								     s.spilled};
+	}
+	qsort(b->spilled, b->nspilled, sizeof(*b->spilled), by_place);
+}
+
+/* Pieces do not keep to chunks. False: there is no chunk that has its rows there. */
+static bool place_rows(void *arg, uint64_t at, const void *bytes, size_t n)
+{
+	const struct bounds *b = arg;
+	struct spill *sp = NULL;
+	const char *from = bytes;
+	at -= FILE_AT;
+	while (n) {
+		size_t low = 0, high = b->nspilled; /* the last one that begins at or before `at` */
+		while (low < high) {
+			size_t middle = (low + high) / 2;
+			if (b->spilled[middle].from <= at)
+				low = middle + 1;
+			else
+				high = middle;
+		}
+		const struct spilled *c = low ? &b->spilled[low - 1] : NULL;
+		if (!c || at >= c->to || (at - c->from) % 16)
+			break;
+		size_t some = n < c->to - at ? n : (size_t)(c->to - at);
+		spill_crypt(&sp, b->v, c->serial, at - c->from, from, b->v->spill + at, some);
+		at += some;
+		from += some;
+		n -= some;
+	}
+	spill_end(&sp);
+	return !n;
 }
 
 /* Namespaces are found by their slots, which are made here. */
@@ -300,7 +378,17 @@ static bool take(struct vectors *v, int fd, struct image *m, void (*progress)(vo
 	struct bounds b = {.v = v,
 			   .rows_end = VECTORS_OFF_NS + f->namespaces * sizeof(struct vectors_ns),
 			   .chunks_end = VECTORS_OFF_CHUNKS + f->used * sizeof(struct vectors_chunk)};
-	if (!image_read(m, IMAGE_VECTORS, fd, allowed, &b, progress, arg))
+	struct image_target t = {
+		.fd = fd, .to = FILE_AT, .allowed = allowed, .arg = &b, .progress = progress, .progress_arg = arg};
+	if (!image_read(m, IMAGE_VECTORS, &t))
+		return false;
+	find_spilled(&b, f->used);
+	t.from = FILE_AT;
+	t.to = UINT64_MAX;
+	t.place = place_rows;
+	bool placed = image_read(m, IMAGE_VECTORS, &t);
+	free(b.spilled);
+	if (!placed)
 		return false;
 	if (!name_rows(v, f->namespaces)) {
 		log_warn("the saved vector index names a namespace twice; it is not used");

@@ -28,8 +28,7 @@ static bool valid(const struct vectors *v, uint32_t ref, struct uuid *id_r)
 	struct vectors_shape s;
 	if (!c->ns || row >= c->count || vectors_is_dead(v, c->offset, row))
 		return false;
-	AN(vectors_shape(c->dim, c->order, c->form, &s));
-	*id_r = vectors_load_id(v->data + c->offset, &s, row);
+	*id_r = vectors_load_id(vectors_own(v, c, &s), &s, row);
 	return true;
 }
 

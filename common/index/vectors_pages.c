@@ -59,10 +59,10 @@ static struct vectors_pages *start(void)
 	return NULL;
 }
 
-void vectors_pages_ahead(struct vectors *v, const char *rows, size_t at, size_t row_bytes, size_t end)
+void vectors_pages_ahead(struct vectors *v, const char *rows, size_t at, size_t row_bytes, size_t end, bool file)
 {
-	if (at < AHEAD || at / AHEAD == (at - row_bytes) / AHEAD)
-		return; /* a chunk of few rows stays small */
+	if (at ? at / AHEAD == (at - row_bytes) / AHEAD : !file)
+		return; /* a chunk of few rows stays small; in the file its room is taken already */
 	struct vectors_pages **pp = &v->w->pages, *p;
 	if (!*pp && !(*pp = start()))
 		return;

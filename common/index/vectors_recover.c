@@ -20,10 +20,8 @@ static int by_offset(const void *a, const void *b)
 static bool sane(const struct vectors *v, const struct vectors_chunk *c)
 {
 	struct vectors_shape s;
-	return c->order <= VECTORS_ORDER_MAX && c->dim && c->dim <= UINT16_MAX && vectors_form_known(c->form) &&
-	       vectors_shape(c->dim, c->order, c->form, &s) && c->count <= s.capacity &&
-	       c->offset % ((uint64_t)VECTORS_UNIT << c->order) == 0 && c->offset <= v->data_bytes &&
-	       (uint64_t)VECTORS_UNIT << c->order <= v->data_bytes - c->offset;
+	return c->dim && c->dim <= UINT16_MAX && vectors_look(v, c, c->dim, &s) && c->count <= s.capacity &&
+	       c->offset % ((uint64_t)VECTORS_UNIT << c->order) == 0;
 }
 
 /* Caught while it changed hands: it holds nothing that was visible. */
@@ -39,6 +37,41 @@ static void settle(struct vectors *v, uint32_t chunk)
 	atomic_store_explicit(&v->keys[chunk], c->ns, memory_order_release);
 }
 
+/* What lies between them is free. False: they overlap. */
+static bool settle_pool(struct vectors_pool *pool, struct piece *pieces, size_t n, _Atomic uint64_t *bytes)
+{
+	uint64_t end = 0, sum = 0;
+	bool ok = true;
+	qsort(pieces, n, sizeof(*pieces), by_offset);
+	for (size_t i = 0; i < n && ok; i++) {
+		ok = pieces[i].offset >= end;
+		if (ok)
+			vectors_pool_gap(pool, end, pieces[i].offset);
+		end = pieces[i].end;
+		sum += pieces[i].end - pieces[i].offset;
+	}
+	vectors_pool_fresh(pool, end);
+	atomic_store_explicit(bytes, sum, memory_order_relaxed);
+	return ok;
+}
+
+static bool rebuild_file(struct vectors *v, uint32_t used)
+{
+	struct piece *pieces = util_alloc(((size_t)used + 1) * sizeof(*pieces));
+	size_t n = 0;
+	for (uint32_t i = 0; i < used; i++) {
+		const struct vectors_chunk *c = &v->chunks[i];
+		struct vectors_shape s;
+		if (!c->ns || !(c->form & VECTORS_SPILLED))
+			continue;
+		vectors_own(v, c, &s);
+		pieces[n++] = (struct piece){c->rows, c->rows + (uint64_t)VECTORS_UNIT * spill_units(&s)};
+	}
+	bool ok = settle_pool(&v->w->file, pieces, n, &v->super->spilled);
+	free(pieces);
+	return ok;
+}
+
 static bool rebuild_pool(struct vectors *v, uint32_t used)
 {
 	struct piece *pieces;
@@ -51,8 +84,6 @@ static bool rebuild_pool(struct vectors *v, uint32_t used)
 	free(w->found);
 	w->found = NULL;
 	w->found_n = w->found_cap = 0;
-	uint64_t end = 0, bytes = 0;
-	bool ok = true;
 	for (uint32_t i = used; i-- > 0;) {
 		const struct vectors_chunk *c = &v->chunks[i];
 		struct vectors_pool_stack *s = &v->w->free_chunks;
@@ -66,16 +97,7 @@ static bool rebuild_pool(struct vectors *v, uint32_t used)
 		}
 		s->p[s->n++] = i;
 	}
-	qsort(pieces, n, sizeof(*pieces), by_offset);
-	for (size_t i = 0; i < n && ok; i++) {
-		ok = pieces[i].offset >= end;
-		if (ok)
-			vectors_pool_gap(&v->w->pool, end, pieces[i].offset);
-		end = pieces[i].end;
-		bytes += pieces[i].end - pieces[i].offset;
-	}
-	vectors_pool_fresh(&v->w->pool, end);
-	atomic_store_explicit(&v->super->bytes, bytes, memory_order_relaxed);
+	bool ok = settle_pool(&v->w->pool, pieces, n, &v->super->bytes);
 	free(pieces);
 	return ok;
 }
@@ -128,9 +150,8 @@ static bool newer(const struct vectors *v, uint32_t a, uint32_t b)
 {
 	const struct vectors_chunk *x = &v->chunks[vectors_ref_chunk(a)], *y = &v->chunks[vectors_ref_chunk(b)];
 	struct vectors_shape sx, sy;
-	AN(vectors_shape(x->dim, x->order, x->form, &sx) && vectors_shape(y->dim, y->order, y->form, &sy));
-	uint64_t vx = vectors_load_version(v->data + x->offset, &sx, vectors_ref_row(a));
-	uint64_t vy = vectors_load_version(v->data + y->offset, &sy, vectors_ref_row(b));
+	uint64_t vx = vectors_load_version(vectors_own(v, x, &sx), &sx, vectors_ref_row(a));
+	uint64_t vy = vectors_load_version(vectors_own(v, y, &sy), &sy, vectors_ref_row(b));
 	if (vx != vy)
 		return vx > vy;
 	/* an interrupted move: both are the same; the later copy stays */
@@ -143,12 +164,12 @@ static void map_chunk(struct vectors *v, uint32_t chunk)
 {
 	const struct vectors_chunk *c = &v->chunks[chunk];
 	struct vectors_shape s;
-	AN(vectors_shape(c->dim, c->order, c->form, &s));
+	const char *base = vectors_own(v, c, &s);
 	/* The last kill may give this very chunk back: count is 0 then. */
 	for (uint32_t i = 0; i < c->count; i++) {
 		if (vectors_is_dead(v, c->offset, i))
 			continue;
-		struct uuid id = vectors_load_id(v->data + c->offset, &s, i);
+		struct uuid id = vectors_load_id(base, &s, i);
 		uint32_t here = vectors_ref(chunk, i), other = vectors_map_find(v, &id);
 		bool keep = !other || newer(v, here, other);
 		if (keep)
@@ -174,8 +195,9 @@ bool vectors_recover(struct vectors *v)
 			return false;
 	}
 	lists_recover(v);
-	if (!rebuild_pool(v, used) || !recount(v, used))
+	if (!rebuild_pool(v, used) || !rebuild_file(v, used) || !recount(v, used))
 		return false;
+	v->w->taken_over = v->w->serial;
 	FAULT_POINT(vectors_recounted);
 	for (uint32_t i = 0; i < used; i++) {
 		if (v->chunks[i].ns && !v->w->live[i])

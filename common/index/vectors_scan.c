@@ -17,7 +17,7 @@
 struct scan {
 	const struct vectors *v;
 	const struct vectors_query *q;
-	const struct vectors_asked *a;
+	struct vectors_asked *a;
 	struct vectors_top *top;
 	size_t scanned;
 };
@@ -48,26 +48,21 @@ static uint64_t serial_of(const struct vectors_chunk *c, uint64_t ns)
 }
 
 /* Everything that is used as an address or a size is read first and trusted only after the
- * generation was found unmoved; `offset` and `order` are checked before that because the bitmap lies there. */
+ * generation was found unmoved; vectors_look() checks what it says before that because the bitmap lies there. */
 static bool look(const struct scan *s, uint32_t chunk, uint64_t serial, struct view *w)
 {
 	const struct vectors *v = s->v;
 	w->c = &v->chunks[chunk];
 	w->gen = atomic_load_explicit(&w->c->gen, memory_order_acquire);
-	uint64_t offset = atomic_load_explicit(&w->c->offset, memory_order_relaxed);
-	uint32_t order = atomic_load_explicit(&w->c->order, memory_order_relaxed);
 	uint32_t dim = atomic_load_explicit(&w->c->dim, memory_order_relaxed);
-	uint32_t form = atomic_load_explicit(&w->c->form, memory_order_relaxed);
 	if (w->gen & 1 || atomic_load_explicit(&w->c->serial, memory_order_relaxed) != serial ||
 	    atomic_load_explicit(&w->c->ns, memory_order_relaxed) != s->q->ns || dim != s->q->dim ||
-	    order > VECTORS_ORDER_MAX || !vectors_form_known(form) || offset % VECTORS_UNIT ||
-	    offset >= v->data_bytes || v->data_bytes - offset < (uint64_t)VECTORS_UNIT << order ||
-	    !vectors_shape(dim, order, form, &w->s))
+	    !(w->base = vectors_look(v, w->c, dim, &w->s)))
 		return false;
-	w->base = v->data + offset;
 	/* The bitmap before the count: see the top. */
 	for (uint32_t i = 0; i < VECTORS_WORDS; i++)
-		w->tombs[i] = atomic_load_explicit(&vectors_tombs(v, offset)[i], memory_order_acquire);
+		w->tombs[i] = atomic_load_explicit((const _Atomic uint64_t *)(const void *)w->base + i,
+						   memory_order_acquire);
 	w->count = atomic_load_explicit(&w->c->count, memory_order_acquire);
 	return w->count <= w->s.capacity && !moved(w);
 }
@@ -169,7 +164,7 @@ static void scan_namespace(struct scan *s, const struct vectors_ns *n)
 	}
 }
 
-size_t vectors_scan(const struct vectors *v, const struct vectors_asked *a, const struct vectors_ns *n,
+size_t vectors_scan(const struct vectors *v, struct vectors_asked *a, const struct vectors_ns *n,
 		    struct vectors_top *top)
 {
 	struct scan s = {.v = v, .q = a->q, .a = a, .top = top};

@@ -36,8 +36,8 @@ static uint64_t version_of(const struct vectors *v, uint32_t ref)
 {
 	const struct vectors_chunk *c = &v->chunks[vectors_ref_chunk(ref)];
 	struct vectors_shape s;
-	AN(vectors_shape(c->dim, c->order, c->form, &s));
-	return vectors_load_version(v->data + c->offset, &s, vectors_ref_row(ref));
+	const char *base = vectors_own(v, c, &s);
+	return vectors_load_version(base, &s, vectors_ref_row(ref));
 }
 
 /* Norms of a namespace's rows only ever widen: what searches cut off by them stays true. */

@@ -196,7 +196,9 @@ static bool take(struct postings *p, int fd, struct image *m, void (*progress)(v
 	struct bounds b = {.p = p,
 			   .rows_end = POSTINGS_OFF_NS + f->namespaces * sizeof(struct postings_ns),
 			   .descs_end = POSTINGS_OFF_DESCS + f->used * sizeof(struct postings_desc)};
-	if (!image_read(m, IMAGE_WORDS, fd, allowed, &b, progress, arg))
+	const struct image_target t = {
+		.fd = fd, .to = UINT64_MAX, .allowed = allowed, .arg = &b, .progress = progress, .progress_arg = arg};
+	if (!image_read(m, IMAGE_WORDS, &t))
 		return false;
 	if (!name_rows(p, f->namespaces)) {
 		log_warn("the saved word index names a namespace twice; it is not used");

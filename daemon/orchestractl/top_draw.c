@@ -280,6 +280,10 @@ static void draw_tiers(const struct top *t, struct buf *out)
 	add_number(&b, 0, rate(t, "orchestra_searches_total", NULL));
 	buf_printf(&b, "/s among %.0f vectors, ", gauge(t, "orchestra_vectors"));
 	add_bytes(&b, gauge(t, "orchestra_vectors_bytes"));
+	if (gauge(t, "orchestra_vectors_spilled_bytes") > 0) {
+		buf_printf(&b, " and on disk ");
+		add_bytes(&b, gauge(t, "orchestra_vectors_spilled_bytes"));
+	}
 	buf_printf(&b, ", and %.0f texts, ", gauge(t, "orchestra_words"));
 	add_bytes(&b, gauge(t, "orchestra_words_bytes"));
 	end_line(t, &b, out);

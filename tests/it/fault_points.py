@@ -26,7 +26,8 @@ SLOT = struct.Struct("<III20s")  # struct fault_slot: armed, pid, skip, role
 OFF, ARMED, TAKEN = range(3)
 SETS = ["api.workers=2", "sync.debounce_ms=20", "sync.batch_max=50", "sync.ring_bytes=65536", "sync.ack=journal",
         "journal.segment_bytes=1048576", "cache.l1_bytes=1048576", "memories.trash_ttl=1 s", "log.level=debug",
-        "vectors.exact_bytes=0", "vectors.flat_rows=64", "audit.max_bytes=4 KiB", "index.save_every=100 ms"]  # lists come at sizes that a test makes
+        "vectors.exact_bytes=0", "vectors.flat_rows=64", "vectors.max_bytes=4 MiB", "vectors.spill_bytes=32 MiB", "audit.max_bytes=4 KiB", "index.save_every=100 ms"]  # lists come at sizes that a test makes,
+# and a part of the vectors is on the disk
 
 
 def points():

@@ -15,6 +15,9 @@
 #include "step.h"
 
 enum { DIM = 12, IDS = 120, LIMIT = 1 << 20, LISTED = 100 };
+#ifndef EVERY
+#define EVERY 1 /* state is judged */
+#endif
 
 static const struct vectors_stages early = {.flat_rows = 40, .raw = VECTORS_RAW_FLOAT32};
 
@@ -95,6 +98,7 @@ static void judge(const struct step_test *t, const char *segment)
 {
 	const struct expect *e = t->arg;
 	int fd = step_copy(t, segment);
+	model_copied(fd);
 	struct vectors *reader = vectors_open(fd, false);
 	assert_non_null(reader);
 	verify(reader, e, "reader of a dead writer");
@@ -177,7 +181,7 @@ static void each_step(int fd, operation *op, const struct expect *e)
 						 {VECTORS_OFF_KEYS, 8 * 64, true},
 						 {VECTORS_OFF_CHUNKS, 64 * 64, true},
 						 {VECTORS_OFF_DATA, 384 << 10, true}};
-	const struct step_test t = {vectors_segment_size(LIMIT), parts, ARRAY_LEN(parts), judge, run_over, 1, e};
+	const struct step_test t = {vectors_segment_size(LIMIT), parts, ARRAY_LEN(parts), judge, run_over, EVERY, e};
 	step_wanted();
 	pid_t pid = fork();
 	if (!pid)

@@ -135,11 +135,65 @@ static inline void model_check(const struct model *m, struct vectors *v, const s
 	free(seen);
 }
 
+/* Where files of rows are: a disk that others use makes minutes of seconds. */
+static inline const char *model_folder(void) { return access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "."; }
+
+/* ---- opening ----
+ * With MODEL_FILE, of so many bytes, every index has a file, where its rows go first: the tests are the same. */
+#ifdef MODEL_FILE
+static int model_files[4096], model_newest; /* by the segment's descriptor, + 1 */
+
+static inline int *model_file(int fd) { return &model_files[fd & 4095]; }
+
+static inline void model_new_file(int fd)
+{
+	if (*model_file(fd))
+		close(*model_file(fd) - 1);
+	*model_file(fd) = shm_create_file(model_folder(), MODEL_FILE) + 1;
+	assert_true(*model_file(fd) > 0);
+}
+
+/* The segment `copy` is one of the newest index: it gets its file as it is now. */
+static inline void model_copied(int copy)
+{
+	loff_t from = 0, to = 0;
+	model_new_file(copy);
+	while (from < (loff_t)(MODEL_FILE) &&
+	       copy_file_range(*model_file(model_newest) - 1, &from, *model_file(copy) - 1, &to,
+			       (size_t)((loff_t)(MODEL_FILE)-from), 0) > 0)
+		;
+	assert_int_equal(from, MODEL_FILE);
+}
+
+static inline void model_stages(struct vectors *v, const struct vectors_stages *stages)
+{
+	struct vectors_stages mine = *stages;
+	mine.spill_first = true;
+	vectors_stages_set(v, &mine);
+}
+
+static inline struct vectors *model_reopen(int fd, bool writer)
+{
+	struct vectors *v = vectors_open_spilled(fd, fd < 0 ? -1 : *model_file(fd) - 1, writer);
+	if (v && writer)
+		model_stages(v, &(struct vectors_stages){.exact_bytes = 16u << 20, .flat_rows = 16384});
+	return v;
+}
+#define vectors_open(fd, writer) model_reopen(fd, writer)
+#define vectors_stages_set(v, ...) model_stages(v, __VA_ARGS__)
+#else
+static inline void model_copied(int copy) { (void)copy; }
+#endif
+
 /* A fresh index; *fd_r stays open. */
 static inline struct vectors *model_open(uint64_t max_bytes, int *fd_r)
 {
 	*fd_r = shm_create("test-vectors", vectors_segment_size(max_bytes));
 	assert_true(*fd_r >= 0);
+#ifdef MODEL_FILE
+	model_new_file(*fd_r);
+	model_newest = *fd_r;
+#endif
 	struct vectors *v = vectors_open(*fd_r, true);
 	assert_non_null(v);
 	return v;

@@ -48,6 +48,7 @@ static void indexes(struct expo *e, struct shared *s)
 {
 	expo_one(e, METRIC_VECTORS, vectors_count(s->vectors, 0));
 	expo_one(e, METRIC_VECTORS_BYTES, vectors_bytes(s->vectors));
+	expo_one(e, METRIC_VECTORS_SPILLED, vectors_spilled(s->vectors));
 	expo_one(e, METRIC_WORDS, postings_count(s->postings, 0));
 	expo_one(e, METRIC_WORDS_BYTES, postings_bytes(s->postings));
 }

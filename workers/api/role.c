@@ -143,7 +143,7 @@ static int open_shared(struct api *a)
 	s->self = (struct flight_self){.slot = a->w->slot, .incarnation = a->w->incarnation};
 	s->pending = pending_open(FD_SHM_PENDING, false, (uint32_t)conf_int(c, CONF_JOURNAL_PENDING_MAX));
 	s->cache = cache_open(FD_SHM_CACHE, false);
-	s->vectors = vectors_open(FD_SHM_VECTORS, false);
+	s->vectors = vectors_open_spilled(FD_SHM_VECTORS, FD_VECTORS_FILE, false);
 	s->postings = postings_open(FD_SHM_WORDS, false);
 	store_conf_from(c, a->w->name, &s->store_conf);
 	s->store_conf.breaker = &s->plant->breakers[0];

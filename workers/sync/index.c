@@ -13,7 +13,8 @@ void index_memory(struct sync *s, const struct indexable *x)
 	else if (vectors_insert(s->vectors, x->ns, &x->id, x->version, x->expires_us, x->dim, x->x))
 		log_warn_limited(
 			&no_vectors, 60,
-			"vectors.max_bytes is reached: searches where vectors are left out wait for the store; raise it");
+			"vectors.max_bytes is reached: searches where vectors are left out wait for the store; raise it, or "
+			"vectors.spill_bytes");
 	const struct ns_state *n = sequence_ns(s, x->ns);
 	postings_language(s->postings, n ? n->language : LANGUAGE_ENGLISH);
 	if (!x->found)

@@ -138,7 +138,7 @@ static void open_segments(struct sync *s)
 	uint32_t capacity = (uint32_t)conf_int(s->w->conf, CONF_JOURNAL_PENDING_MAX);
 	s->pending = pending_open(FD_SHM_PENDING, format, capacity);
 	s->cache = cache_open(FD_SHM_CACHE, format);
-	s->vectors = vectors_open(FD_SHM_VECTORS, true);
+	s->vectors = vectors_open_spilled(FD_SHM_VECTORS, FD_VECTORS_FILE, true);
 	s->postings = postings_open(FD_SHM_WORDS, true);
 	if (!s->pending || !s->cache || !s->vectors || !s->postings) {
 		log_error("cannot map the shared segments: %s", strerror(errno));

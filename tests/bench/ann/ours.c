@@ -16,6 +16,7 @@
 
 #include "ann.h"
 #include "index/vectors.h"
+#include "shm.h"
 
 enum { NS = 1, RESERVE = 20000 };
 
@@ -54,7 +55,7 @@ static struct uuid number(uint64_t row)
 
 struct bench {
 	struct ann_set set;
-	int fd;
+	int fd, file; /* file: of rows; -1: none */
 	struct vectors *writer;
 	double seconds;
 	uint64_t rows; /* inserted */
@@ -107,7 +108,7 @@ static pid_t begin_reader(const struct bench *b, const struct knobs *k, const st
 	pid_t pid = fork();
 	if (pid != 0)
 		return pid;
-	struct reader reader = {vectors_open(b->fd, false), (uint32_t)b->set.d, *k};
+	struct reader reader = {vectors_open_spilled(b->fd, b->file, false), (uint32_t)b->set.d, *k};
 	if (!reader.v)
 		_exit(2);
 	ann_measure(&b->set, r, search, &reader);
@@ -227,7 +228,8 @@ static void filtered(struct bench *b, const char *word, const struct knobs *k, d
 		exit(2);
 	memset(truth, 0xff, b->set.queries * ANN_K * sizeof(*truth));
 	struct bench some = *b;
-	struct reader exact = {vectors_open(b->fd, false), (uint32_t)b->set.d, {.exact = true, .allow = allow}};
+	struct reader exact = {
+		vectors_open_spilled(b->fd, b->file, false), (uint32_t)b->set.d, {.exact = true, .allow = allow}};
 	some.set.queries = b->set.queries < 200 ? b->set.queries : 200;
 	for (size_t i = 0; exact.v && i < some.set.queries; i++)
 		search(&exact, b->set.query + i * b->set.d, truth + i * ANN_K);
@@ -289,8 +291,9 @@ static void report(const struct bench *b, double private_before)
 	double bytes = fstat(b->fd, &st) ? 0 : (double)st.st_blocks * 512;
 	printf("{\"engine\": \"ours\", \"index\": \"\", \"rows\": %zu, \"build_cpu_s\": %.3f, \"rows_per_cpu_s\": %.0f, "
 	       "\"inserts_per_cpu_s\": %.0f, \"bytes_row\": %.0f, \"used_bytes_row\": %.0f, "
-	       "\"writer_private_bytes_row\": %.0f}\n",
-	       b->set.n, cpu, n / cpu, n / b->insert_cpu, bytes / n, (double)vectors_bytes(b->writer) / n, private / n);
+	       "\"file_bytes_row\": %.0f, \"writer_private_bytes_row\": %.0f}\n",
+	       b->set.n, cpu, n / cpu, n / b->insert_cpu, bytes / n, (double)vectors_bytes(b->writer) / n,
+	       (double)vectors_spilled(b->writer) / n, private / n);
 	fflush(stdout);
 }
 
@@ -302,15 +305,23 @@ int main(int argc, char **argv)
 			"allow=SHARE] ...\n");
 		return 2;
 	}
-	struct bench b = {.seconds = strtod(argv[2], NULL), .fd = memfd_create("bench-vectors", MFD_CLOEXEC)};
+	struct bench b = {
+		.seconds = strtod(argv[2], NULL), .fd = memfd_create("bench-vectors", MFD_CLOEXEC), .file = -1};
+	const char *folder = getenv("ANN_SPILL"); /* rows go into a file there */
 	ann_open(&b.set, argv[1]);
+	if (folder && (b.file = shm_create_file(folder, (b.set.d * 4 + 256) * b.set.n * 3 / 2)) == -1) {
+		perror(folder);
+		return 2;
+	}
 	double private = ann_private();
 	if (b.fd < 0 ||
 	    ftruncate(b.fd, (off_t)vectors_segment_size((b.set.d * 4 + 256) * b.set.n * 3 / 2 + (256U << 20))) ||
-	    !(b.writer = vectors_open(b.fd, true))) {
+	    !(b.writer = vectors_open_spilled(b.fd, b.file, true))) {
 		perror("vectors_open");
 		return 2;
 	}
+	if (folder)
+		vectors_stages_set(b.writer, &(struct vectors_stages){16U << 20, 16384, VECTORS_RAW_AUTO, true});
 	fill(&b, argc, argv);
 	report(&b, private);
 	for (int i = 3; i < argc; i++) {
