@@ -279,8 +279,9 @@ void http_conn_settle(struct http_conn *c)
 	set_deadline(c);
 	set_reading(c);
 	http_wheel_set(c);
-	if (c->more && c->reading)
-		http_server_queue(c); /* others first */
+	/* Others first. What rested because of output that has gone out since is waited for by nobody: no event tells of it. */
+	if ((c->more && c->reading) || (c->rested && !c->writing && http_out_pending(c) <= HTTP_OUT_HIGH))
+		http_server_queue(c);
 }
 
 void http_conn_turn(struct http_conn *c)

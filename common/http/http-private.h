@@ -24,7 +24,7 @@
 #define HTTP_WHEEL_SLOTS 256u
 #define HTTP_NEVER INT64_MAX
 #define HTTP_ID_MAX 64
-#define HTTP_MEMOS 8 /* of header sections: of so many kinds of clients at once */
+#define HTTP_MEMOS 32 /* of header sections: of about so many kinds of clients at once */
 
 struct http_field {
 	const char *name, *value;
@@ -130,9 +130,11 @@ struct http_conn {
 	bool more; /* edge-triggered: there may be unread bytes that no event will report */
 	bool hup;  /* the peer has closed its side: read until the end */
 	bool running, queued, reading, writing, paused, eof, dead, broken, closing, lingering, unread, served;
+	bool rested; /* no head was looked for, as too much output waits */
 	bool unix_peer, loopback, has_uid;
-	uint8_t memo; /* where its header section is, if it is the same again */
-	bool over;    /* accepted beyond max_connections: answers what on_spare() lets through, and ends */
+	uint8_t memo;	      /* where its header section is, if it is the same again, */
+	uint64_t memo_serial; /* and is still that one; 0: it has shown none */
+	bool over;	      /* accepted beyond max_connections: answers what on_spare() lets through, and ends */
 	unsigned uid;
 	struct http_peer peer;
 	int pid;	  /* of who made the connection */
@@ -186,6 +188,7 @@ struct http_server {
 	uint64_t id_seed, id_count;
 	llhttp_settings_t settings;
 	struct http_memo *memo[HTTP_MEMOS];
+	uint64_t memo_serial;
 };
 
 /* scan.c */

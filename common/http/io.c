@@ -120,6 +120,7 @@ void http_io_park(struct http_conn *c)
 void http_io_grow(struct http_conn *c)
 {
 	uint32_t cap = c->in_cap * 2;
+	AN(!c->r); /* what it tells lies there */
 	if (cap <= HTTP_IN_SIZE)
 		in_replace(c, pool_take(c->s->in_free, &c->s->n_in_free, HTTP_IN_SIZE), HTTP_IN_SIZE);
 	else

@@ -2,15 +2,23 @@
  * request line. What llhttp and parse.c have made of such a section is kept beside its bytes, and taken when the very same bytes
  * come again. The request line is judged for each request (http_parse_line()), and as strictly as by llhttp.
  *
+ * A connection is compared with a section only after it has sent that very section itself: how far the bytes of a stranger agree
+ * with a credential in somebody else's is not to be told by the time it takes.
+ *
  * Kept are sections of plain HTTP/1.1 requests without a body, without anything joined, and without what differs from request
  * to request. Nothing here refuses: whatever does not fit takes the whole way through scan.c and llhttp, which decides. */
+#include <openssl/crypto.h>
 #include <stdlib.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include "http/http-private.h"
 
 #define MEMO_MAX 1024u /* bytes of a section */
 #define MEMO_FIELDS 24u
 
 struct http_memo {
+	uint64_t serial;
 	uint32_t len; /* with the empty line at its end */
 	uint8_t n_fields;
 	uint8_t n_known;
@@ -30,7 +38,7 @@ size_t http_memo_len(const struct http_memo *m) { return m->len; }
 const struct http_memo *http_memo_find(const struct http_conn *c, const char *p, size_t avail, size_t *first_r)
 {
 	const struct http_memo *m = c->s->memo[c->memo];
-	if (!m || avail <= m->len + 2)
+	if (!m || m->serial != c->memo_serial || avail <= m->len + 2)
 		return NULL;
 	const char *cr = memchr(p, '\r', avail - m->len - 1);
 	if (!cr || cr[1] != '\n' || memcmp(cr + 2, m->text, m->len) != 0)
@@ -89,12 +97,15 @@ void http_memo_keep(struct http_conn *c, const struct http_request *r, const cha
 {
 	if (!worth_keeping(r, len))
 		return;
-	c->memo = (uint8_t)(len % HTTP_MEMOS);
+	c->memo = (uint8_t)(XXH3_64bits(section, len) % HTTP_MEMOS);
 	struct http_memo **at = &c->s->memo[c->memo], *m = *at;
-	if (m && m->len == len && memcmp(m->text, section, len) == 0)
-		return; /* of another connection of the same client */
+	if (m && m->len == len && CRYPTO_memcmp(m->text, section, len) == 0) {
+		c->memo_serial = m->serial; /* of another connection of the same client */
+		return;
+	}
 	if (!m)
 		m = *at = util_alloc(sizeof(*m));
+	c->memo_serial = m->serial = ++c->s->memo_serial;
 	m->len = (uint32_t)len;
 	m->n_fields = (uint8_t)r->n_fields;
 	m->keep = r->keep;

@@ -276,6 +276,7 @@ static bool step_known_head(struct http_conn *c, size_t avail)
 	if (!m)
 		return false;
 	uint32_t len = (uint32_t)(first + 2 + http_memo_len(m));
+	p = with_room_behind(c, len); /* from here on the buffer stays where it is */
 	head_begins(c, len);
 	if (http_parse_line(c->r, p, first, &why) || !http_memo_take(m, c->r, p + first + 2)) {
 		http_request_release(c->r);
@@ -291,9 +292,11 @@ static bool step_head(struct http_conn *c)
 {
 	const char *why = NULL;
 
-	if (http_out_pending(c) > HTTP_OUT_HIGH)
-		return false; /* a client that does not read its answers gets no more of them */
-	if (c->scan.at == 0)  /* empty lines before the request line (RFC 9112 2.2) */
+	if (http_out_pending(c) > HTTP_OUT_HIGH) {
+		c->rested = true; /* a client that does not read its answers gets no more of them */
+		return false;
+	}
+	if (c->scan.at == 0) /* empty lines before the request line (RFC 9112 2.2) */
 		while (c->in_len - c->in_pos >= 2 && c->in[c->in_pos] == '\r' && c->in[c->in_pos + 1] == '\n')
 			c->in_pos += 2;
 	size_t avail = c->in_len - c->in_pos;
@@ -348,6 +351,7 @@ static bool step(struct http_conn *c)
 void http_step_run(struct http_conn *c)
 {
 	c->running = true;
+	c->rested = false;
 	while (step(c))
 		;
 	c->running = false;

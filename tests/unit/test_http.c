@@ -204,7 +204,9 @@ static bool answer_to(const char *line, const char *section, size_t len, bool co
 	int n = c.len ? answers(&c, status, 4) : 0;
 	snprintf(out, size, "%d answers, %d %d, %u requests, %s, \"%s\", seen %s", n, status[0], status[1],
 		 t.n_requests - before, c.eof ? "closed" : "open", t.why, t.seen);
-	bool kept = t.s->memo[len % HTTP_MEMOS];
+	bool kept = false;
+	for (unsigned i = 0; i < HTTP_MEMOS; i++)
+		kept |= t.s->memo[i] != NULL;
 	hang_up(&c);
 	return kept;
 }

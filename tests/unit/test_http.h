@@ -133,6 +133,8 @@ static void on_request(void *arg, struct http_request *r)
 		http_reply_done(r, 5);
 	} else if (path_is(r, "/big")) {
 		http_reply(r, 200, NULL, "", big, sizeof(big));
+	} else if (path_is(r, "/some")) {
+		http_reply(r, 200, NULL, "", big, 8000);
 	} else if (path_is(r, "/none")) {
 		http_reply(r, 204, NULL, "", "ignored", 7);
 	} else if (path_is(r, "/stream")) {

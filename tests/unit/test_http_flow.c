@@ -358,6 +358,56 @@ static void test_deferred(void **state)
 	assert_int_equal(t.s->n_conns, 0);
 }
 
+#define SAME "Host: h\r\nA: 1\r\n\r\n"
+
+/* A head that waited in a small buffer of its own, behind an answer that was not taken: what its request tells stays where it
+ * is, although more comes. */
+static void test_deferred_behind_a_slow_reader(void **state)
+{
+	int status[128];
+	(void)state;
+	struct client c = ask(WITH("GET /x HTTP/1.1\r\n" SAME));
+	send_all(&c, WITH("GET /big HTTP/1.1\r\n" SAME "GET /defer?which=this HTTP/1.1\r\n" SAME));
+	for (int i = 0; i < 20; i++)
+		event_base_loop(t.base, EVLOOP_NONBLOCK);
+	assert_int_equal(t.n_requests, 2);
+	settle(&c);
+	assert_int_equal(t.n_held, 1);
+	for (int i = 0; i < 100; i++) {
+		send_all(&c, WITH("GET /x HTTP/1.1\r\n" SAME));
+		settle(&c);
+	}
+	assert_true(span_eq(http_query(t.held[0]), SPAN_LIT("which=this")));
+	assert_true(span_eq(http_header(t.held[0], HTTP_H_HOST), SPAN_LIT("h")));
+	http_reply(t.held[0], 200, NULL, "", "late", 4);
+	settle(&c);
+	assert_int_equal(t.n_requests, 103);
+	assert_int_equal(c.eof, 0);
+	assert_int_equal(answers(&c, status, 128), 103);
+	hang_up(&c);
+	assert_int_equal(t.s->n_conns, 0);
+}
+
+/* Requests that have come wait for output to be taken, and for nothing else: where the kernel takes all of it at once, no event
+ * tells that they may go on. */
+static void test_many_at_once_are_all_answered(void **state)
+{
+	static char many[100 * sizeof("GET /some HTTP/1.1\r\n" SAME)];
+	int status[128], fd[2], room = 4 << 20;
+	size_t len = 0;
+	(void)state;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fd), 0);
+	(void)setsockopt(fd[1], SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof(room)); /* else it is a lesser test */
+	http_conn_settle(http_server_conn(t.s, fd[1]));
+	struct client c = {.fd = fd[0]};
+	for (unsigned i = 0; i < 100; i++)
+		len += (size_t)snprintf(many + len, sizeof(many) - len, "GET /some HTTP/1.1\r\n" SAME);
+	send_all(&c, many, len);
+	settle(&c);
+	assert_int_equal(answers(&c, status, 128), 100);
+	hang_up(&c);
+}
+
 /* A client that goes on sending while its request rests is not read without bound. */
 static void test_deferred_flood(void **state)
 {
@@ -742,7 +792,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_pipelining), T(test_head_and_none), T(test_bodies), T(test_chunked_splits), T(test_expect),
 		T(test_early_answer), T(test_timeouts), T(test_slow_reader), T(test_many_slow_readers), T(test_deferred),
-		T(test_deferred_flood), T(test_client_gone), T(test_stream_out), T(test_stream_in), T(test_duplex),
+		T(test_deferred_behind_a_slow_reader), T(test_many_at_once_are_all_answered), T(test_deferred_flood), T(test_client_gone), T(test_stream_out), T(test_stream_in), T(test_duplex),
 		T(test_drain), T(test_idle_memory), T(test_accessors), T(test_tcp_peer), T(test_unix_peer), T(test_free_in_flight),
 	};
 	/* clang-format on */
