@@ -205,11 +205,17 @@ static void probe_room(struct probe *p, const char *dir)
 	}
 	uint64_t bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
 	uint64_t mib = bytes >> 20;
-	/* A daemon that runs has reserved it already. */
-	uint64_t needs = ROOM_MIN + (p->holder > 0 ? 0 : (uint64_t)conf_int(p->c, CONF_VECTORS_SPILL_BYTES));
+	/* A daemon that runs has reserved it already, unless it is new. */
+	uint64_t spill = (uint64_t)conf_int(p->c, CONF_VECTORS_SPILL_BYTES),
+		 needs = ROOM_MIN + (p->holder > 0 ? 0 : spill);
 	if (bytes < needs)
 		say(p, FAILED, "disk of %s: %llu MiB free; a start needs %llu MiB%s", dir, (unsigned long long)mib,
 		    (unsigned long long)(needs >> 20), needs > ROOM_MIN ? ", most of it for vectors.spill_bytes" : "");
+	else if (bytes < ROOM_MIN + spill)
+		say(p, WARNING,
+		    "disk of %s: %llu MiB free; if vectors.spill_bytes has become larger since the daemon was started, the next start "
+		    "needs up to %llu MiB",
+		    dir, (unsigned long long)mib, (unsigned long long)((ROOM_MIN + spill) >> 20));
 	else if (bytes < (uint64_t)quota)
 		say(p, WARNING,
 		    "disk of %s: %llu MiB free, less than journal.quota (%lld MiB): while the store is away the disk "

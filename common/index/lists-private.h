@@ -40,7 +40,7 @@ enum lists_kind { LISTS_BITS = 1, LISTS_BYTES = 2 };
 extern const float lists_aims[LISTS_AIMS];
 struct lists_aim {
 	/* A list is read when <c,q> + margin reaches the worst of the best so far; a row is compared when its estimate
-	 * and slack · F · |q−m| do. Floats, as bits. */
+	 * and slack · F · |q−m| do. Floats, as bits. A list at the very edge may be missed, as lists are ranked by estimates first. */
 	_Atomic uint32_t margin, slack;
 	_Atomic uint32_t front; /* the same of an estimate from the code's front: the rest of the code is read then */
 };

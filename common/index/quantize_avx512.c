@@ -178,7 +178,8 @@ AVX512 static void codes(const uint64_t *planes, const uint64_t *code, size_t n,
 	case 3: codes_of(s, 3, planes, code, n, out); break;
 	case 4: codes_of(s, 4, planes, code, n, out); break;
 	case 6: codes_of(s, 6, planes, code, n, out); break;
-	case 8: codes_of(s, 8, planes, code, n, out); break;
+	case 5: codes_of(s, 5, planes, code, n, out); break; /* what stands behind the fronts of 3,072 components, */
+	case 7: codes_of(s, 7, planes, code, n, out); break; /* and of 4,096 */
 	default: codes_any(s, planes, code, n, out);
 	}
 }

@@ -422,13 +422,19 @@ static inline const char *spill_rows(struct spill **sp, const struct vectors *v,
 }
 /* The row is going to be asked for: of several, the disk reads all at once instead of one behind the other. */
 void spill_ahead(const char *chunk, const struct vectors_shape *s, uint32_t i);
-void spill_ahead_all(const char *chunk, const struct vectors_shape *s);
+/* Those of the 64 rows from `first` on that are in the mask. */
+void spill_ahead_of(const char *chunk, const struct vectors_shape *s, uint32_t first, uint64_t mask);
 /* n bytes at `at` of the rows of the chunk with that serial: from clear to encrypted, or back. `at` by 16. */
 void spill_crypt(struct spill **sp, const struct vectors *v, uint64_t serial, uint64_t at, const void *from, void *to,
 		 size_t n);
 void spill_new_key(struct vectors *v);
 /* The writer: are the namespace's next rows better put into the file? */
 bool spill_wanted(const struct vectors *v, const struct vectors_ns *n, uint32_t dim);
+/* The writer: may a predecessor have begun the chunk's next row? Another one would be encrypted with the same counter. */
+static inline bool vectors_begun(const struct vectors *v, const struct vectors_shape *s)
+{
+	return s->spilled && s->spilled <= v->w->taken_over;
+}
 /* Units that the rows of such a chunk take; room for them, given back. */
 uint32_t spill_units(const struct vectors_shape *s);
 bool must_check spill_take(struct vectors *v, uint32_t units, uint64_t *rows_r);

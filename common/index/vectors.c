@@ -97,6 +97,7 @@ static void wipe(struct vectors *v)
 	atomic_store_explicit(&v->super->bytes, 0, memory_order_relaxed);
 	atomic_store_explicit(&v->super->spilled, 0, memory_order_relaxed);
 	atomic_fetch_add_explicit(&v->super->h.generation, 1, memory_order_relaxed);
+	spill_new_key(v); /* serials may begin anew */
 }
 
 static void format(struct vectors *v)

@@ -36,12 +36,12 @@ struct vectors_stages {
 		VECTORS_RAW_FLOAT16,
 		VECTORS_RAW_FLOAT32,
 	} raw;
-	bool patient; /* while a namespace grows fast, its lists are made for four times the rows, not twice */
+	bool patient;	  /* while a namespace grows fast, its lists are made for four times the rows, not twice */
 	bool spill_first; /* rows go to the file, if there is one, while there is memory: for tests and measurements */
 };
 void vectors_stages_set(struct vectors *v, const struct vectors_stages *stages);
 /* Writer, in a thread of its own: does the next piece of what is due: codes for a namespace that has grown, lists again
- * for one that has doubled (see `patient`) or lost much. Pieces may take seconds; they hold the writer up for less than a millisecond
+ * for one that has doubled (see `patient`) or lost much. Pieces may take seconds; they hold the writer up for a few rows
  * at a time. False: there is nothing to do. vectors_work_stop() makes a running piece return early. */
 bool vectors_work(struct vectors *v);
 /* The calling thread gives way to searches and writes: for the thread that does the above, and for nothing else. */

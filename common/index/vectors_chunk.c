@@ -270,12 +270,6 @@ static uint32_t needs(const struct vectors_row *row)
 	       (row->form == VECTORS_BYTES && !vectors_norm_short(row->norm, &norm) ? VECTORS_NORMS : 0);
 }
 
-/* In the file a predecessor may have begun the next row: another one would be encrypted with the same counter. */
-static bool begun(const struct vectors *v, const struct vectors_shape *s)
-{
-	return s->spilled && s->spilled <= v->w->taken_over;
-}
-
 static bool has_room(const struct vectors *v, uint32_t open, const struct vectors_row *row)
 {
 	struct vectors_shape s;
@@ -283,7 +277,7 @@ static bool has_room(const struct vectors *v, uint32_t open, const struct vector
 		return false;
 	const struct vectors_chunk *c = &v->chunks[open - 1];
 	return c->dim == row->dim && vectors_form_plain(c->form) == row->form && vectors_look(v, c, c->dim, &s) &&
-	       !begun(v, &s) && c->count < s.capacity && !(needs(row) & ~c->form);
+	       !vectors_begun(v, &s) && c->count < s.capacity && !(needs(row) & ~c->form);
 }
 
 int vectors_append(struct vectors *v, struct vectors_ns *n, const struct vectors_row *row, bool compacting,

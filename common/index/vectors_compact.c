@@ -5,20 +5,21 @@
 #include "lists-private.h"
 #include <stdlib.h>
 
-#define ROWS_PER_WRITE 8 /* bounds what an insert can cost: 8 copies */
+#define ROWS_PER_WRITE 8	   /* bounds what an insert can cost: 8 copies */
+#define AHEAD (2 * ROWS_PER_WRITE) /* rows that the disk is asked for: of this write and the next */
 
 void vectors_compact_offer(struct vectors *v, uint32_t chunk)
 {
 	struct vectors_writer *w = v->w;
 	struct vectors_shape s;
 	const struct vectors_chunk *c = &v->chunks[chunk];
-	char *base = vectors_own(v, c, &s);
-	uint32_t count = c->count; /* a chunk that was closed early has fewer rows than room */
+	(void)vectors_own(v, c, &s);
+	/* One that was closed early has fewer rows than room; one that a predecessor left in the file is not appended to, though
+	 * it has room, which nobody else would give back. */
+	uint32_t count = vectors_begun(v, &s) ? s.capacity : c->count;
 	if (w->queued[chunk] || 2U * w->live[chunk] > count)
 		return;
 	w->queued[chunk] = 1;
-	spill_ahead_all(base,
-			&s); /* read while others take their turn: nobody waits for the disk, or not for all of it */
 	if (w->victims.n == w->victims.cap) {
 		w->victims.cap = w->victims.cap ? 2 * w->victims.cap : 16;
 		w->victims.p = util_realloc(w->victims.p, w->victims.cap * sizeof(*w->victims.p));
@@ -70,11 +71,27 @@ bool vectors_compact_row(struct vectors *v, uint32_t chunk)
 	return true;
 }
 
+/* The writer must not wait for the disk row by row. */
+static void look_ahead(const struct vectors *v, uint32_t chunk)
+{
+	const struct vectors_chunk *c = &v->chunks[chunk];
+	struct vectors_shape s;
+	const char *base = vectors_own(v, c, &s);
+	uint32_t left = AHEAD;
+	for (uint32_t i = 0; s.spilled && left && i < c->count; i++)
+		if (!vectors_is_dead(v, c->offset, i)) {
+			spill_ahead(base, &s, i);
+			left--;
+		}
+}
+
 void vectors_compact(struct vectors *v)
 {
 	struct vectors_pool_stack *s = &v->w->victims;
 	if (v->w->pool.hold)
 		return; /* it is being saved: a row must not move from where the saver has yet to look to where it has been */
+	if (s->n && v->w->queued[s->p[s->n - 1]])
+		look_ahead(v, s->p[s->n - 1]);
 	for (int budget = ROWS_PER_WRITE; budget && s->n; budget--) {
 		uint32_t chunk = s->p[s->n - 1];
 		size_t at = s->n - 1;

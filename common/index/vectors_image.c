@@ -426,6 +426,8 @@ int vectors_load(struct vectors *v, int fd, struct image *m, void (*progress)(vo
 		vectors_clear(v);
 		vectors_writer_new(v);
 		AN(vectors_recover(v));
+	} else {
+		v->w->taken_over = 0; /* the segment's key has encrypted these rows and no other: their chunks go on */
 	}
 	vectors_reserve(v);
 	vectors_stages_set(v, &stages);

@@ -108,6 +108,8 @@ static bool scan_64(struct scan *s, const struct view *w, uint32_t first)
 	uint64_t mask = wanted(s, w, first);
 	if (!mask)
 		return true;
+	spill_ahead_of(w->base, &w->s, first,
+		       mask); /* the disk reads what is about to be asked for at once, not row by row */
 	score(s, w, first, mask, scores);
 	for (uint64_t m = mask; m; m &= m - 1) {
 		uint32_t bit = (uint32_t)__builtin_ctzll(m), row = first + bit;

@@ -10,7 +10,7 @@
  * from the store. Its bytes may outlive it, in blocks of the disk. Therefore rows are encrypted in it (AES-256 in counter
  * mode) with a key that is made with the segment and is nowhere but there: to the disk all of it is noise, what was erased
  * and what was not, and it stays so when the daemon has gone. The counter is the serial of the chunk and the place within
- * it; no serial is used twice with a key. A row costs 0.2 µs for that, where it is compared. */
+ * it; no serial is used twice with a key. A row of 1,536 bytes costs 0.25 µs for that, where it is compared. */
 #include <endian.h>
 #include <openssl/evp.h>
 #include <openssl/rand.h>
@@ -18,6 +18,8 @@
 #include <sys/mman.h>
 
 #include "lists-private.h"
+
+#define DENSE 4 /* of so many rows one is wanted: all of them are asked for at once */
 #include "vocabulary.h"
 
 /* Parts of vectors.max_bytes that are in use when further rows go to the file: what is then left is for ids and codes of those
@@ -86,10 +88,17 @@ void spill_ahead(const char *chunk, const struct vectors_shape *s, uint32_t i)
 		ahead(chunk + s->rows + i * s->row_bytes, s->row_bytes);
 }
 
-void spill_ahead_all(const char *chunk, const struct vectors_shape *s)
+void spill_ahead_of(const char *chunk, const struct vectors_shape *s, uint32_t first, uint64_t mask)
 {
-	if (s->spilled)
-		ahead(chunk + s->rows, s->capacity * s->row_bytes);
+	if (!s->spilled || !mask)
+		return;
+	uint32_t from = (uint32_t)__builtin_ctzll(mask), to = 64 - (uint32_t)__builtin_clzll(mask);
+	if ((uint32_t)__builtin_popcountll(mask) * DENSE >= to - from) {
+		ahead(chunk + s->rows + (first + from) * s->row_bytes, (to - from) * s->row_bytes);
+		return;
+	}
+	for (; mask; mask &= mask - 1)
+		spill_ahead(chunk, s, first + (uint32_t)__builtin_ctzll(mask));
 }
 
 void spill_new_key(struct vectors *v)

@@ -472,8 +472,9 @@ int tune_store(struct tune *t)
 	int code = find(t, &target);
 	if (code == CTL_OK) {
 		tune_interrupt_ends(true);
-		code = open_store(&w, &target);
-		if (code == CTL_OK)
+		if (!tune_interrupted()) /* while the daemon was asked */
+			code = open_store(&w, &target);
+		if (code == CTL_OK && !tune_interrupted())
 			code = measure(&w);
 		tune_interrupt_ends(false);
 	}

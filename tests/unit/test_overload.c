@@ -163,7 +163,7 @@ static void bursts_are_no_standing_queue(void **state)
 	assert_false(codel_look(&c, 100, 1000, t + 6010, 40, false));
 	for (t = 200000; !codel_look(&c, 100, 1000, t, 150, false);)
 		t += 10;
-	assert_false(codel_look(&c, 100, 1000, t + 1, 0, true)); /* nothing waits: over at once */
+	assert_false(codel_look(&c, 100, 1000, t + 1, 0, true)); /* the caller knows that it is over */
 }
 
 /* ---- concurrency ---- */

@@ -208,7 +208,8 @@ void writes_tick(struct writes *w);
 void writes_conf(struct writes *w);
 void writes_on_wake(struct writes *w);
 /* In the middle of a long round of the loop, from whatever handles a request: sync, which has answered what it had, gets more
- * now, and not when hundreds of requests have been read. Other calls may be answered, and freed, on the way. */
+ * now, and not when hundreds of requests have been read. Other calls are answered and freed on the way; their connections go on
+ * in a turn of their own. */
 void writes_turn(struct writes *w);
 void writes_resend(struct writes *w);		 /* sync was restarted */
 size_t writes_in_flight(const struct writes *w); /* transactions that sync has not answered */

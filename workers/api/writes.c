@@ -33,8 +33,7 @@ struct writes {
 	struct lane lane;	 /* what waits until sync has answered others */
 	struct handed handed;	 /* how much sync has */
 	int64_t answers_us;	 /* since when the answers to come are counted, while some wait; 0: none do */
-	bool turning;
-	int64_t turned_us; /* when answers were last taken in the middle of a round */
+	int64_t turned_us;	 /* when answers were last taken in the middle of a round */
 };
 #define FIRST_COST_US 50
 #define LOOK_US 100000 /* how often it is looked whether one has waited for too long */
@@ -347,12 +346,10 @@ static size_t take_answers(struct writes *w)
 void writes_turn(struct writes *w)
 {
 	int64_t now = clock_mono_us();
-	if (w->turning || now - w->turned_us < TURN_US || ring_empty(w->answers))
+	if (now - w->turned_us < TURN_US || ring_empty(w->answers))
 		return;
-	w->turning = true; /* an answer lets the next request of its connection in, and that would come here */
 	refill(w, take_answers(w));
 	pump(w);
-	w->turning = false;
 	w->turned_us = clock_mono_us();
 }
 

@@ -65,6 +65,7 @@ struct pg_link {
 	/* under the lock */
 	pthread_mutex_t lock;
 	struct pg_request *inbox, **inbox_end;
+	struct pg_link_setting set;
 	bool closed;
 	char error[400];
 };

@@ -34,6 +34,28 @@ void pg_link_error(struct pg_link *l, char *text, size_t cap)
 }
 
 uint64_t pg_link_session(struct pg_link *l) { return atomic_load(&l->session); }
+
+bool pg_link_is_set(struct pg_link *l, uint64_t what, struct pg_link_setting *mine_r)
+{
+	uint64_t session = pg_link_session(l);
+	pthread_mutex_lock(&l->lock);
+	bool is = session && l->set.session == session && l->set.what == what;
+	if (!is) {
+		l->set.session = 0;
+		*mine_r = (struct pg_link_setting){session, what, ++l->set.begun};
+	}
+	pthread_mutex_unlock(&l->lock);
+	return is;
+}
+
+void pg_link_set(struct pg_link *l, const struct pg_link_setting *mine)
+{
+	pthread_mutex_lock(&l->lock);
+	if (l->set.begun == mine->begun)
+		l->set = *mine;
+	pthread_mutex_unlock(&l->lock);
+}
+
 bool pg_link_ready(const struct pg_link *l) { return l->state == LINK_READY; }
 static bool on_loop(const struct pg_link *l) { return pthread_equal(l->thread, pthread_self()); }
 

@@ -78,6 +78,13 @@ bool pg_link_blocked(const struct pg_link *l);
 void pg_link_error(struct pg_link *l, char *text, size_t cap);
 /* Grows with every connection: who keeps state in a session asks whether it is the same. Any thread. */
 uint64_t pg_link_session(struct pg_link *l);
+/* How the session's searches are set up, which threads share: as `what`? Any thread. False: the caller sets it up so, and says
+ * when that is done; of two who do at once neither counts, and the next one does it again. */
+struct pg_link_setting {
+	uint64_t session, what, begun;
+};
+bool must_check pg_link_is_set(struct pg_link *l, uint64_t what, struct pg_link_setting *mine_r);
+void pg_link_set(struct pg_link *l, const struct pg_link_setting *mine);
 bool pg_link_ready(const struct pg_link *l); /* on the loop's thread: there is a connection */
 /* The calling thread is the one that drives the loop from now on. */
 void pg_link_adopt(struct pg_link *l);

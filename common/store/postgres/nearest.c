@@ -73,8 +73,8 @@ static void tune(struct store *s, const struct store_effort *e)
 {
 	PGresult *res;
 	char sql[640];
-	uint64_t session = pg_link_session(s->scan);
-	if (session && session == s->tuned.session && memcmp(e, &s->tuned.effort, sizeof(*e)) == 0)
+	struct pg_link_setting setting;
+	if (pg_link_is_set(s->scan, (uint64_t)e->ef_search << 32 | e->probes, &setting))
 		return;
 	snprintf(sql, sizeof(sql),
 		 "SELECT CASE WHEN %u>0 THEN set_config('hnsw.ef_search','%u',false) END,"
@@ -87,8 +87,7 @@ static void tune(struct store *s, const struct store_effort *e)
 	if (pg_call_text(s, sql, NULL, &res) != STORE_OK)
 		return;
 	pq.clear(res);
-	s->tuned.session = pg_link_session(s->scan);
-	s->tuned.effort = *e;
+	pg_link_set(s->scan, &setting);
 }
 
 /* The expression that an index is made of; with whole, one that no index is made of. */

@@ -42,10 +42,6 @@ struct store {
 	struct pg_names *names;
 	struct words *words;
 	struct pg_corpora *corpora;
-	struct {
-		uint64_t session;	    /* whose vector searches have been set up … */
-		struct store_effort effort; /* … so */
-	} tuned;
 	char error[512];
 	/* The feed's. */
 	bool notified;
