@@ -65,7 +65,7 @@ def test_what_a_worker_is_handed(make):
     """Memories in shared memory are for those who read memories; a bell is for those who ring it."""
     o = make(sets=["api.workers=2"])
     workers = five(o)
-    segments, bells = [*range(6, 10), 16], {"sync": 20, "warmer": 21, "pinger": 22, "api.0": 23, "api.1": 24}
+    segments, bells = [*range(6, 10), 16], {"sync": 21, "warmer": 22, "pinger": 23, "api.0": 24, "api.1": 25}
     for name, pid in workers.items():
         fds = descriptors(pid)
         held = [n for n, target in fds.items() if target.startswith("/memfd:")]
@@ -73,6 +73,7 @@ def test_what_a_worker_is_handed(make):
         assert [n for n in segments if n in held] == ([] if name == "pinger" else list(segments)), (name, fds)
         assert (18 in held) == name.startswith("api."), (name, fds)    # the request log
         assert (19 in held) == (name != "warmer"), (name, fds)         # spans of traces
+        assert fds[20] == "/dev/null", (name, fds)                     # vectors on the disk: off
         rings = {bells[other] for other in bells if name == "sync" or other == name or (other == "sync" and name != "pinger")}
         assert {n for n in bells.values() if fds[n] == "anon_inode:[eventfd]"} == rings, (name, fds)
         mapped = subprocess.run(["grep", "-o", "memfd:[a-z-]*", f"/proc/{pid}/maps"], capture_output=True, text=True).stdout

@@ -321,7 +321,9 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	if (folder)
-		vectors_stages_set(b.writer, &(struct vectors_stages){16U << 20, 16384, VECTORS_RAW_AUTO, true});
+		vectors_stages_set(
+			b.writer,
+			&(struct vectors_stages){.exact_bytes = 16U << 20, .flat_rows = 16384, .spill_first = true});
 	fill(&b, argc, argv);
 	report(&b, private);
 	for (int i = 3; i < argc; i++) {
