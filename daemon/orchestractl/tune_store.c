@@ -92,7 +92,7 @@ static int find(struct tune *t, struct store_target *target)
 	char *error = NULL, *kind = t->store.dsn ? NULL : configured_text(t, "store.kind");
 	bool file = kind && strcmp(kind, "sqlite") == 0, server = kind && !file;
 	free(kind);
-	*target = (struct store_target){NULL};
+	*target = (struct store_target){.kind = NULL};
 	if (file)
 		return refuse_sqlite(t);
 	int code = store_find(&t->store, "tune vectors", target);
