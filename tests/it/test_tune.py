@@ -40,13 +40,14 @@ def asked(o, namespace, x, **fields):
 
 
 def lists_of(o, namespace):
-    """The number of lists, once it has stayed the same for a moment: they are made in the background."""
+    """The number of lists, once it has stayed the same for a while: they are made in the background, and those of a namespace that
+    grew in a burst a second or two behind it."""
     def now():
         return asked(o, namespace, [1.0] * DIM)["explain"].get("vector_lists", {}).get("lists", 0)
 
     def settled():
         n = now()
-        time.sleep(0.5)
+        time.sleep(3)
         return n > 1 and n == now() and n
     return until(settled, 60)
 
