@@ -94,14 +94,21 @@ static void pass_fronts(struct lists_ranking *r, float off, float floor)
 	}
 }
 
+/* Of the lists that are left by then, all where they have no codes: how many, and one of them. */
+static uint32_t left(const struct lists_ranking *r, bool coded) { return coded ? r->n : r->w->count; }
+static struct lists_near ranked(const struct lists_ranking *r, bool coded, uint32_t i)
+{
+	return coded ? r->near[i] : (struct lists_near){.ranked = r->cosines[i], .list = i};
+}
+
 struct lists_near lists_nearest(struct lists_ranking *r)
 {
 	struct lists_near best = {.ranked = -INFINITY};
 	bool coded = lists_coded(r->w);
 	if (coded)
 		pass_fronts(r, FIRST_OFF, best_front(r));
-	for (uint32_t i = 0; i < (coded ? r->n : r->w->count); i++) {
-		struct lists_near one = coded ? r->near[i] : (struct lists_near){.ranked = r->cosines[i], .list = i};
+	for (uint32_t i = 0; i < left(r, coded); i++) {
+		struct lists_near one = ranked(r, coded, i);
 		if (one.ranked > best.ranked)
 			best = one;
 	}
@@ -146,8 +153,8 @@ void lists_gather(struct lists_ranking *r, uint32_t but, float floor)
 	uint32_t n = 0;
 	if (coded)
 		pass_fronts(r, OFF, floor);
-	for (uint32_t i = 0; i < (coded ? r->n : r->w->count); i++) {
-		struct lists_near one = coded ? r->near[i] : (struct lists_near){.ranked = r->cosines[i], .list = i};
+	for (uint32_t i = 0; i < left(r, coded); i++) {
+		struct lists_near one = ranked(r, coded, i);
 		r->near[n] = one;
 		n += one.ranked > floor && one.list != but;
 	}

@@ -78,7 +78,7 @@ static void look_ahead(const struct vectors *v, uint32_t chunk)
 	struct vectors_shape s;
 	const char *base = vectors_own(v, c, &s);
 	uint32_t left = AHEAD;
-	for (uint32_t i = 0; s.spilled && left && i < c->count; i++)
+	for (uint32_t i = s.spilled ? first_live(v, c) : c->count; left && i < c->count; i++)
 		if (!vectors_is_dead(v, c->offset, i)) {
 			spill_ahead(base, &s, i);
 			left--;

@@ -277,11 +277,7 @@ static int measure_index(struct tune *t)
 		return code;
 	const struct tune_point *best = tune_report_best(t);
 	tune_report_show(t, best);
-	if (t->svg)
-		code = tune_report_svg(t, best);
-	if (t->apply && code == CTL_OK)
-		code = tune_report_apply(t, best);
-	return code == CTL_OK && !best ? CTL_FAILED : code;
+	return tune_report_end(t, best);
 }
 
 static int measure(struct tune *t)

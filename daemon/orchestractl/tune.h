@@ -109,7 +109,6 @@ const struct tune_point *tune_report_best(const struct tune *t);
 void tune_report_show(const struct tune *t, const struct tune_point *best);
 /* When there is nothing to choose from: says why. */
 void tune_report_nothing(const struct tune *t);
-int must_check tune_report_svg(const struct tune *t, const struct tune_point *best);
-/* What --apply comes to; the exit status. */
-int must_check tune_report_apply(const struct tune *t, const struct tune_point *best);
+/* What was asked for beside that, the drawing and putting it into force; the exit status, CTL_FAILED where there is no best. */
+int must_check tune_report_end(const struct tune *t, const struct tune_point *best);
 #endif

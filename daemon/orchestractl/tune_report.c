@@ -193,7 +193,7 @@ void tune_report_nothing(const struct tune *t)
 		       t->c->namespace, (unsigned long long)t->memories);
 }
 
-int tune_report_svg(const struct tune *t, const struct tune_point *best)
+static int draw(const struct tune *t, const struct tune_point *best)
 {
 	struct tune_dot dots[TUNE_AIMS_MAX];
 	struct tune_plot p;
@@ -252,7 +252,7 @@ static int apply(const struct tune *t, const struct tune_point *best)
 	return CTL_OK;
 }
 
-int tune_report_apply(const struct tune *t, const struct tune_point *best)
+static int put_into_force(const struct tune *t, const struct tune_point *best)
 {
 	if (!best) {
 		fputs("orchestractl: --apply: there is nothing to apply\n", stderr);
@@ -263,4 +263,12 @@ int tune_report_apply(const struct tune *t, const struct tune_point *best)
 		return CTL_OK;
 	}
 	return apply(t, best);
+}
+
+int tune_report_end(const struct tune *t, const struct tune_point *best)
+{
+	int code = t->svg ? draw(t, best) : CTL_OK;
+	if (t->apply && code == CTL_OK)
+		code = put_into_force(t, best);
+	return code == CTL_OK && !best ? CTL_FAILED : code;
 }

@@ -484,9 +484,5 @@ int tune_store(struct tune *t)
 		return code;
 	const struct tune_point *best = choose(t);
 	tune_store_report_show(t, best);
-	if (t->svg)
-		code = tune_report_svg(t, best);
-	if (t->apply && code == CTL_OK)
-		code = tune_report_apply(t, best);
-	return code == CTL_OK && !best ? CTL_FAILED : code;
+	return tune_report_end(t, best);
 }

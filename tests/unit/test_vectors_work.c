@@ -4,14 +4,14 @@
 
 #define DIM 64
 
-static void fill(struct vectors *v, uint32_t from, uint32_t to)
+static void fill(struct vectors *v, uint64_t ns, uint32_t from, uint32_t to)
 {
 	float x[DIM];
 	for (uint32_t i = from; i < to; i++) {
 		struct uuid id = model_id(i);
 		for (uint32_t j = 0; j < DIM; j++)
 			x[j] = model_float();
-		assert_int_equal(vectors_insert(v, 1, &id, 1, 0, DIM, x), 0);
+		assert_int_equal(vectors_insert(v, ns, &id, 1, 0, DIM, x), 0);
 	}
 }
 
@@ -36,18 +36,18 @@ static void test_burst(void **state)
 	(void)state;
 	int fd;
 	struct vectors *v = open_patient(&fd);
-	fill(v, 0, 300);
+	fill(v, 1, 0, 300);
 	work(v);
 	assert_int_equal(lists_are_for(v), 300);
-	fill(v, 300, 1000);
+	fill(v, 1, 300, 1000);
 	assert_true(vectors_work_due(v));
 	assert_false(vectors_work(v)); /* put off, and nobody is to ask again with every insert */
 	assert_false(vectors_work_due(v));
 	assert_true(vectors_work_later(v));
-	fill(v, 1000, 1100);
+	fill(v, 1, 1000, 1100);
 	assert_false(vectors_work_due(v));
 	assert_int_equal(lists_are_for(v), 300);
-	fill(v, 1100, 1200);
+	fill(v, 1, 1100, 1200);
 	work(v);
 	assert_int_equal(lists_are_for(v), 1200);
 	vectors_close(&v);
@@ -60,9 +60,9 @@ static void test_calm(void **state)
 	(void)state;
 	int fd;
 	struct vectors *v = open_patient(&fd);
-	fill(v, 0, 300);
+	fill(v, 1, 0, 300);
 	work(v);
-	fill(v, 300, 700);
+	fill(v, 1, 300, 700);
 	assert_false(vectors_work(v));
 	for (unsigned waited = 0; lists_are_for(v) == 300; waited++) {
 		assert_true(vectors_work_later(v));
@@ -84,17 +84,11 @@ static void test_others(void **state)
 	(void)state;
 	int fd;
 	struct vectors *v = open_patient(&fd);
-	float x[DIM];
-	fill(v, 0, 300);
+	fill(v, 1, 0, 300);
 	work(v);
-	fill(v, 300, 700);
+	fill(v, 1, 300, 700);
 	assert_false(vectors_work(v));
-	for (uint32_t i = 5000; i < 5300; i++) {
-		struct uuid id = model_id(i);
-		for (uint32_t j = 0; j < DIM; j++)
-			x[j] = model_float();
-		assert_int_equal(vectors_insert(v, 2, &id, 1, 0, DIM, x), 0);
-	}
+	fill(v, 2, 5000, 5300);
 	assert_true(vectors_work_due(v));
 	work(v);
 	assert_non_null(v->w->lists->of[1]);

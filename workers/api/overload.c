@@ -205,7 +205,7 @@ bool overload_admits(struct call *c)
 	enum lane_class k = c->wait.class;
 	if (lateness(o, &conf) > LONG_US) {
 		writes_turn(a->writes);
-		requests_enter(c->req);
+		requests_enter(c->req); /* lines of the log are ours again: those who were answered have left it */
 	}
 	if (o->standing[OVERLOAD_LOOP])
 		overload_show(a, OVERLOAD_LOOP, NULL, 0);

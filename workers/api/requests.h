@@ -6,8 +6,8 @@
 
 /* A record of the call's answer: once, by the one that gives it or, for a stream, at its end. */
 void requests_note(struct call *c);
-/* The same for the path that makes no call: 200 with n bytes of body, out of L1; begun and over at these real times (over: 0, now); `trace` NULL: its
- * traceparent says. */
+/* The same for the path that makes no call: 200 with n bytes of body, out of L1; begun and over at these real times (over: 0,
+ * now); `trace` NULL: its traceparent says. */
 void requests_note_hit(struct api *a, struct http_request *r, const struct auth_principal *who, uint64_t ns, size_t n,
 		       int64_t since_us, int64_t end_us, const uint8_t *trace);
 /* The engine has refused something that became no request. */
