@@ -266,9 +266,21 @@ static void test_slow_reader(void **state)
 	}
 	assert_int_equal(http_server_connections(t.s), 0);
 	hang_up(&c);
-	/* one that reads slowly but steadily gets everything */
+	/* one that reads slowly but steadily gets everything: what it takes moves its deadline */
+	t.l.write_timeout_ms = 60000;
+	http_server_set_limits(t.s, &t.l);
 	c = dial();
 	send_all(&c, WITH("GET /big HTTP/1.1\r\nHost: h\r\n\r\n"));
+	settle(NULL);
+	int64_t deadline = t.s->conns->out_deadline;
+	assert_true(deadline != HTTP_NEVER);
+	nanosleep(&tick, NULL);
+	while (!c.eof && c.len < sizeof(big) / 8) {
+		spin();
+		receive(&c);
+	}
+	spin();
+	assert_true(t.s->conns->out_deadline > deadline);
 	while (!c.eof && c.len < sizeof(big)) {
 		spin();
 		receive(&c);
