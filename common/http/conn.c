@@ -45,6 +45,7 @@ void http_conn_close(struct http_conn *c)
 	c->fd = -1;
 	c->reading = c->writing = false;
 	c->rx = HTTP_RX_OFF;
+	http_ready_leave(c);
 	http_wheel_remove(c);
 	http_io_out_give(c);
 	http_io_charge(c);
@@ -126,6 +127,7 @@ static bool incomplete(const struct http_conn *c)
 static bool read_once(struct http_conn *c)
 {
 	bool head = c->rx == HTTP_RX_HEAD || c->rx == HTTP_RX_WAIT;
+	http_ready_leave(c);
 	ssize_t n = http_io_fill(c);
 	if (n > 0) {
 		if (head) {
@@ -280,15 +282,27 @@ void http_conn_settle(struct http_conn *c)
 	set_reading(c);
 	http_wheel_set(c);
 	/* Others first. What rested because of output that has gone out since is waited for by nobody: no event tells of it. */
-	if ((c->more && c->reading) || (c->rested && !c->writing && http_out_pending(c) <= HTTP_OUT_HIGH))
+	if ((c->more && c->reading && !http_ready_waits(c)) ||
+	    (c->rested && !c->writing && http_out_pending(c) <= HTTP_OUT_HIGH))
 		http_server_queue(c);
 }
 
 void http_conn_turn(struct http_conn *c)
 {
 	http_step_run(c);
-	if (c->more && c->reading)
+	if (c->more && c->reading && !http_ready_wait(c)) {
+		c->waited_us = 0;
 		read_once(c);
+	}
+	http_conn_settle(c);
+}
+
+void http_conn_read(struct http_conn *c, int64_t waited_us)
+{
+	c->waited_us = waited_us;
+	if (c->tls) /* reading may mean writing, which has a deadline */
+		http_server_now(c->s);
+	read_once(c);
 	http_conn_settle(c);
 }
 
@@ -300,10 +314,8 @@ void http_conn_on_read(evutil_socket_t fd, short what, void *arg)
 	(void)fd;
 	if (what & EV_CLOSED)
 		c->hup = true;
-	if (c->tls) /* reading may mean writing, which has a deadline */
-		http_server_now(c->s);
-	read_once(c);
-	http_conn_settle(c);
+	if (!http_ready_wait(c))
+		http_conn_read(c, 0);
 }
 
 void http_conn_on_write(evutil_socket_t fd, short what, void *arg)
@@ -359,6 +371,10 @@ void http_conn_timeout(struct http_conn *c)
 
 	if (c->out_deadline <= now) {
 		http_conn_cut(c);
+		return;
+	}
+	if (http_ready_waits(c)) {
+		http_conn_read(c, c->waited_us);
 		return;
 	}
 	if (c->lingering || (c->phase == HTTP_PH_IDLE && !c->over)) {

@@ -6,6 +6,7 @@
 #ifndef ORC_HTTP_PRIVATE_H
 #define ORC_HTTP_PRIVATE_H
 #include <llhttp.h>
+#include "fair.h"
 #include "http/tls.h"
 
 #define HTTP_IN_SIZE (32u * 1024)	      /* one read; a head and body that fit are never copied */
@@ -146,6 +147,9 @@ struct http_conn {
 	uint64_t w_tick;
 	struct http_conn *o_next, *o_prev; /* holders of unsent output */
 	int64_t o_since;		   /* out_deadline when it came to the end of that list */
+	struct fair_item ready;		   /* it waits to be read */
+	uint64_t flow;			   /* whose its last request was; 0: nobody's that is known */
+	int64_t waited_us;		   /* before its last read */
 };
 
 struct http_listener {
@@ -189,6 +193,8 @@ struct http_server {
 	llhttp_settings_t settings;
 	struct http_memo *memo[HTTP_MEMOS];
 	uint64_t memo_serial;
+	struct fair *ready; /* connections that wait to be read; by flow */
+	struct event *ev_ready;
 };
 
 /* scan.c */
@@ -240,6 +246,7 @@ void http_conn_turn(struct http_conn *c);   /* what the turn list does for each 
 void http_conn_refuse(struct http_conn *c, int status, const char *why);
 void http_conn_close(struct http_conn *c); /* socket and events go; the struct stays until the turn */
 void http_conn_cut(struct http_conn *c);   /* the same with a reset */
+void http_conn_read(struct http_conn *c, int64_t waited_us);
 void http_conn_timeout(struct http_conn *c);
 void http_conn_drain(struct http_conn *c);
 void http_conn_on_read(evutil_socket_t fd, short what, void *arg);
@@ -276,6 +283,12 @@ ssize_t http_tls_recv(struct http_conn *c, char *p, size_t room);
 void http_tls_writable(struct http_conn *c);
 void http_tls_flush(struct http_conn *c);
 size_t must_check http_tls_send(struct http_conn *c, const char *p, size_t n);
+
+/* ready.c */
+bool http_ready_wait(struct http_conn *c); /* there is a crowd: it waits for its turn to be read */
+void http_ready_leave(struct http_conn *c);
+void http_ready_on_slice(evutil_socket_t fd, short what, void *arg);
+static inline bool http_ready_waits(const struct http_conn *c) { return c->ready.flow != NULL; }
 
 /* wheel.c */
 void http_wheel_set(struct http_conn *c);

@@ -95,6 +95,8 @@ void http_server_drain(struct http_server *s);
 /* And closes the idle ones, unless a request waits in the socket. */
 void http_server_close_idle(struct http_server *s);
 unsigned http_server_connections(const struct http_server *s);
+size_t http_server_waiting(const struct http_server *s);    /* connections whose sockets are to be read */
+int64_t http_server_behind_us(const struct http_server *s); /* so long the first of them has waited; 0: there is none */
 void http_server_free(struct http_server **s);
 
 /* ---- the request ---- */
@@ -127,6 +129,10 @@ uint64_t http_bytes_out(const struct http_request *r); /* of a streamed answer's
 void **http_user(struct http_request *r);	       /* a pointer for the handler's own state */
 /* Its duration, from its first byte until the kernel has been given the answer, is recorded for this route of stats.h. */
 void http_time_as(struct http_request *r, unsigned route);
+/* Whose the request is. While more comes than is read, flows get equal shares: what comes next on this connection is taken to
+ * be of the same. 0: nobody's that is known. */
+void http_flow(struct http_request *r, uint64_t flow);
+int64_t http_waited_us(const struct http_request *r); /* so long it waited to be read while others were */
 /* clock_real_us() as of the read that the request came with, where that was just now: saves reading the clock again. */
 int64_t http_real_us(const struct http_request *r);
 /* "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01" (W3C Trace Context): lower-case digits, no part all zero, no

@@ -173,6 +173,7 @@ uint64_t http_bytes_in(const struct http_request *r)
 uint64_t http_bytes_out(const struct http_request *r) { return r->bytes_out; }
 
 void **http_user(struct http_request *r) { return &r->user; }
+void http_flow(struct http_request *r, uint64_t flow) { r->c->flow = flow; }
 
 /* ---- request ids ---- */
 

@@ -49,6 +49,7 @@ static void free_server(struct http_server *s)
 	http_io_pools_free(s);
 	http_request_pool_free(s);
 	http_memo_free(s);
+	fair_free(&s->ready);
 	http_tls_free(&s->tls);
 	free(s->own_stats);
 	free(s);
@@ -263,6 +264,7 @@ struct http_server *http_server_new(struct event_base *base, const struct http_l
 		s->stats = s->own_stats;
 	}
 	s->turn_last = &s->turn_first;
+	s->ready = fair_new();
 	s->armed = UINT64_MAX;
 	http_parse_settings(&s->settings);
 	if (getrandom(&s->id_seed, sizeof(s->id_seed), GRND_NONBLOCK) != sizeof(s->id_seed))
@@ -279,7 +281,8 @@ struct http_server *http_server_new(struct event_base *base, const struct http_l
 		s->ev_turn = event_new(base, -1, 0, on_turn, s);
 		s->ev_tick = evtimer_new(base, http_wheel_on_tick, s);
 		s->ev_accept = evtimer_new(base, on_accept_again, s);
-		AN(s->ev_turn && s->ev_tick && s->ev_accept);
+		s->ev_ready = evtimer_new(base, http_ready_on_slice, s);
+		AN(s->ev_turn && s->ev_tick && s->ev_accept && s->ev_ready);
 	}
 	return s;
 }
@@ -375,6 +378,7 @@ void http_server_free(struct http_server **sp)
 		event_free(s->ev_turn);
 		event_free(s->ev_tick);
 		event_free(s->ev_accept);
+		event_free(s->ev_ready);
 	}
 	free_server(s);
 }

@@ -157,6 +157,8 @@ static void what_says_nothing(void **state)
 	handed_look(&h, true, 100000000); /* nobody has waited: no pace */
 	assert_int_equal(handed_limit(&h), HANDED_FIRST);
 	assert_int_equal(h.units, 0);
+	h.shared = true; /* others wait behind what was handed over */
+	assert_int_equal(handed_limit(&h), HANDED_SHARED);
 	h.on = false;
 	assert_int_equal(handed_limit(&h), UINT32_MAX);
 }

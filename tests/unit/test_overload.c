@@ -11,7 +11,7 @@
 #include <cmocka.h>
 
 #include "api/codel.c"
-#include "api/fair.c"
+#include "fair.c"
 #include "api/gradient.c"
 #include "api/lane.c"
 #include "api/overload_flow.c"

@@ -11,7 +11,7 @@
 #include "shm.h"
 
 #include "api/codel.c"
-#include "api/fair.c"
+#include "fair.c"
 #include "api/handed.c"
 #include "api/lane.c"
 #include "api/writes.c"

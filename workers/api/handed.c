@@ -10,11 +10,12 @@ uint32_t handed_limit(const struct handed *h)
 	if (!h->on)
 		return UINT32_MAX;
 	int64_t a = h->quick_us[0], b = h->quick_us[1], quick = !a || (b && b < a) ? b : a;
-	double n = HANDED_FIRST * (double)quick / QUICK_US;
-	n = n < HANDED_FIRST ? HANDED_FIRST : n;
+	uint32_t first = h->shared ? HANDED_SHARED : HANDED_FIRST;
+	double n = first * (double)quick / QUICK_US;
+	n = n < first ? first : n;
 	double held = h->unit_us > 0 ? 2 * (double)h->target_us / h->unit_us : n;
 	n = n < held ? n : held;
-	return n < HANDED_FIRST ? HANDED_FIRST : n > HANDED_MOST ? HANDED_MOST : (uint32_t)n;
+	return n < first ? first : n > HANDED_MOST ? HANDED_MOST : (uint32_t)n;
 }
 
 void handed_answered(struct handed *h, uint32_t units, bool well, int64_t took_us, int64_t now_us)

@@ -13,10 +13,11 @@
 
 #define HANDED_UNIT 4096
 #define HANDED_FIRST 256 /* units, and never fewer */
+#define HANDED_SHARED 96 /* while several flows take turns: who has one to write waits behind what was handed over */
 #define HANDED_MOST 2048 /* what the ring holds */
 
 struct handed {
-	bool on;
+	bool on, shared;
 	int64_t target_us;
 	uint32_t units;	     /* that sync has not answered */
 	int64_t quick_us[2]; /* the quickest answer of this while, and of the one before; 0: there was none */

@@ -13,6 +13,7 @@
 #define WAITING_MAX 4096 /* calls that wait for a thread; beyond, 503 */
 #define RETRY_MAX 30
 #define ROUND_FLOWS 256
+#define LOOP_SHARE 4 /* of what may be waited for, the loop's part: what it lets in waits again */
 #define TICKS 8	     /* looks in an interval while something is overloaded */
 #define LONG_US 1000 /* a round in which the answers of sync are not left for later */
 
@@ -23,12 +24,14 @@ struct overload {
 	uint64_t random;
 	/* the loop's round */
 	struct codel loop;
-	int64_t round_us, late_us; /* when it began; how late its latest request was */
+	int64_t round_us, round_late_us; /* when it began; the latest that a request in it came */
+	int64_t late_us;		 /* how late the request is that is looked at */
+	int64_t counted_us;		 /* since when shares are counted */
 	struct {
 		uint64_t flow;
 		uint32_t n;
 	} flow[ROUND_FLOWS];
-	uint32_t served, flows; /* of this round */
+	uint32_t served, flows;
 };
 
 struct lane_conf overload_lane_conf(const struct api *a)
@@ -73,6 +76,7 @@ static void classify(struct call *c)
 	bool memories;
 	c->flow = overload_flow(c, &memories);
 	c->wait.class = class_of(c, memories);
+	http_flow(c->req, c->flow);
 }
 
 /* ---- refusing ---- */
@@ -132,20 +136,38 @@ void overload_refuse(struct call *c, enum overload_queue q, enum overload_why wh
 
 /* ---- the loop ---- */
 
-static void begin_round(struct overload *o, const struct lane_conf *k, int64_t began_us, int64_t now_us)
+/* What came latest in this round, or waits to be read in a later one. */
+static int64_t latest(const struct overload *o)
 {
-	bool gap = began_us - o->round_us > o->late_us + k->interval_us / 2; /* a while without any but hits */
-	codel_look(&o->loop, k->target_us, k->interval_us, now_us, o->late_us, gap);
-	o->standing[OVERLOAD_LOOP] = o->loop.standing && k->on;
-	o->round_us = began_us;
-	o->late_us = 0;
+	int64_t behind = http_server_behind_us(o->api->http);
+	return o->round_late_us > behind ? o->round_late_us : behind;
+}
+
+/* Shares are counted over rounds that are short because of a crowd (ready.c), for as long as there is one. */
+static void shares_anew(struct overload *o, const struct lane_conf *k, int64_t began_us)
+{
+	if (http_server_waiting(o->api->http) && began_us - o->counted_us < k->interval_us)
+		return;
 	if (o->served)
 		memset(o->flow, 0, sizeof(o->flow));
 	o->served = o->flows = 0;
+	o->counted_us = began_us;
 }
 
-/* How long ago the loop was told of what it handles in this round. */
-static int64_t lateness(struct overload *o, const struct lane_conf *k)
+static void begin_round(struct overload *o, const struct lane_conf *k, int64_t began_us, int64_t now_us)
+{
+	int64_t late = latest(o);
+	bool gap = began_us - o->round_us > late + k->interval_us / 2; /* a while without any but hits */
+	codel_look(&o->loop, k->target_us / LOOP_SHARE, k->interval_us, now_us, late, gap);
+	o->standing[OVERLOAD_LOOP] = o->loop.standing && k->on;
+	o->round_us = began_us;
+	o->round_late_us = 0;
+	shares_anew(o, k, began_us);
+}
+
+/* How long ago the loop was told of this request's socket: before this round, where that waited to be read. Returns how
+ * long the round has gone on. */
+static int64_t note_lateness(struct overload *o, const struct lane_conf *k, const struct http_request *r)
 {
 	struct timeval tv;
 	int64_t now = clock_real_us(), began;
@@ -154,9 +176,11 @@ static int64_t lateness(struct overload *o, const struct lane_conf *k)
 	began = (int64_t)tv.tv_sec * 1000000 + tv.tv_usec;
 	if (began != o->round_us)
 		begin_round(o, k, began, now);
-	int64_t late = now - began;
-	o->late_us = late < 0 || late > 60000000 ? 0 : late; /* the clock was set */
-	return o->late_us;
+	int64_t waited = http_waited_us(r), round = now - began;
+	round = round < 0 || round > 60000000 ? 0 : round; /* the clock was set */
+	o->late_us = waited ? waited : round;
+	o->round_late_us = o->late_us > o->round_late_us ? o->late_us : o->round_late_us;
+	return round;
 }
 
 /* Late in a long round those who had less than the others in it go first still. */
@@ -184,7 +208,7 @@ bool overload_admits_late(struct call *c)
 	if (!o->standing[OVERLOAD_LOOP] || c->wait.class == LANE_URGENT || c->wait.settled)
 		return true;
 	struct lane_conf k = overload_lane_conf(c->api);
-	int64_t limit = lane_limit(&(struct lane){.conf = k}, c->wait.class);
+	int64_t limit = lane_limit(&(struct lane){.conf = k}, c->wait.class) / LOOP_SHARE;
 	if (o->served < k.free || o->late_us <= limit || (o->late_us <= 2 * limit && !served_enough(o, c->flow))) {
 		count_served(o, c->flow);
 		return true;
@@ -203,7 +227,7 @@ bool overload_admits(struct call *c)
 	int64_t delay_us = 0;
 	classify(c);
 	enum lane_class k = c->wait.class;
-	if (lateness(o, &conf) > LONG_US) {
+	if (note_lateness(o, &conf, c->req) > LONG_US) {
 		writes_turn(a->writes);
 		requests_enter(c->req); /* lines of the log are ours again: those who were answered have left it */
 	}
@@ -257,7 +281,7 @@ void overload_show(struct api *a, enum overload_queue q, const struct lane *l, i
 		store(a, STAT_OVERLOAD_WAITING_READERS, q, lane_items(l));
 		store(a, STAT_OVERLOAD_US_READERS, q, (uint64_t)lane_delay(l, LANE_READ, now_us));
 	} else {
-		store(a, STAT_OVERLOAD_US_READERS, q, (uint64_t)o->late_us);
+		store(a, STAT_OVERLOAD_US_READERS, q, (uint64_t)latest(o));
 	}
 	store(a, STAT_OVERLOAD_STANDING_READERS, q, o->standing[q]);
 	if (o->standing[q])

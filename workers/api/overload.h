@@ -2,8 +2,8 @@
  * here runs on the loop.
  *
  * Three things may be too much: what waits for the reader threads (jobs.c), what waits to be handed to sync (writes.c),
- * and the loop's own turn. The first two are lanes (lane.h). The loop has no queue that it could look into: what a round
- * of it takes is what everybody waited who came meanwhile, so a request that comes late in a long round is refused. */
+ * and the loop's own turn. The first two are lanes (lane.h). Of the third it is known how long each request's socket has waited
+ * to be read: in a crowd in an order that is fair to flows (http/ready.c), else for as long as the round takes by now. */
 #ifndef ORC_OVERLOAD_H
 #define ORC_OVERLOAD_H
 #include "api.h"

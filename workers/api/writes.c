@@ -32,10 +32,13 @@ struct writes {
 	struct event *ev_waited; /* pending while some wait for the store */
 	struct lane lane;	 /* what waits until sync has answered others */
 	struct handed handed;	 /* how much sync has */
+	uint64_t flow;		 /* of what came last */
+	int64_t shared_us;	 /* when the one before was another's */
 	int64_t answers_us;	 /* since when the answers to come are counted, while some wait; 0: none do */
 	int64_t turned_us;	 /* when answers were last taken in the middle of a round */
 };
 #define FIRST_COST_US 50
+#define SHARED_US 1000000
 #define LOOK_US 100000 /* how often it is looked whether one has waited for too long */
 #define TURN_US 1000   /* and, in a long round of the loop, whether sync has answered */
 
@@ -202,6 +205,10 @@ bool writes_submit(struct writes *w, struct call *c)
 	int64_t now = clock_mono_us();
 	if (w->in_flight >= RINGS_IN_FLIGHT_MAX)
 		return false;
+	if (c->flow != w->flow)
+		w->shared_us = now;
+	w->flow = c->flow;
+	w->handed.shared = now - w->shared_us < SHARED_US;
 	if (room(w) && !lane_items(&w->lane)) {
 		launch(w, c, now);
 		return true;
