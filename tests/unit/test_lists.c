@@ -185,6 +185,7 @@ static void check_raw(enum vectors_raw raw, uint32_t dim)
 static void test_raws(void **state)
 {
 	(void)state;
+	LONG_FOR_THREADS();
 	static const uint32_t dims[] = {3, 64, 100, 256, 300, 512, 1536};
 	for (size_t i = 0; i < ARRAY_LEN(dims); i++) {
 		check_raw(VECTORS_RAW_FLOAT32, dims[i]);
@@ -395,6 +396,7 @@ static uint32_t fill_up(struct vectors *v, uint64_t ns)
 static void test_no_block_is_lost(void **state)
 {
 	(void)state;
+	LONG_FOR_THREADS();
 	int fd;
 	float x[300];
 	struct vectors *v = open_low(2 << 20, VECTORS_RAW_INT8, &fd);
@@ -730,6 +732,7 @@ static void test_blocks_are_full(void **state)
 static void test_fronts_lose_little(void **state)
 {
 	(void)state;
+	LONG_FOR_THREADS();
 	enum { N = 3000, TOPICS = 150, QUESTIONS = 40 };
 	static const uint32_t dims[] = {320, 768, 1536};
 	static float x[1536];

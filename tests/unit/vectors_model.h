@@ -5,6 +5,13 @@
 #include "index/vectors.h"
 #include "model.h"
 
+/* Of one thread alone there is nothing to find for the thread sanitizer, under which these take minutes. */
+#ifdef __SANITIZE_THREAD__
+#define LONG_FOR_THREADS() skip()
+#else
+#define LONG_FOR_THREADS() ((void)0)
+#endif
+
 static inline float model_float(void) { return (float)model_next() / (float)UINT32_MAX * 2 - 1; }
 
 struct model_entry {
