@@ -112,11 +112,37 @@ def pair(rig, report, name, d, args, target, full, ns):
                note=f"{sum(x['refused'] for x in beside)} of {sum(x['offered'] for x in beside)} of the modest one's refused")
 
 
+def probes(rig, report, name, d, args, target, full):
+    """Whoever asks how the daemon is while it is flooded: each time on a new connection, of nobody known."""
+    import http.client
+    import threading
+    import time
+    seconds, took = 3 if rig.quick else 6, []
+    settle(d)
+    flood = threading.Thread(target=lambda: shoot(rig, d, args, target, 5 * full, seconds))
+    flood.start()
+    time.sleep(1.5)
+    end = time.monotonic() + seconds - 1
+    while time.monotonic() < end:
+        start = time.perf_counter()
+        c = http.client.HTTPConnection("127.0.0.1", d.port, timeout=30)
+        c.request("GET", "/livez")
+        assert c.getresponse().status == 200
+        c.close()
+        took.append((time.perf_counter() - start) * 1e3)
+        time.sleep(0.02)
+    flood.join()
+    took.sort()
+    report.add("overload", f"{name}: p99 of /livez, each on a new connection, at 5 ×", took[int(0.99 * (len(took) - 1))], "ms", note=f"median {r.median(took):.1f} ms")
+
+
 def run(rig, report):
     for name, make, threads in (("searches", searches, 2), ("lists, store 20 ms away", lists, 4), ("writes", writes, 62)):
         try:
             with make(rig) as (d, args, target, ns):
                 full = goodput(rig, report, name, d, args, target + ns.get("greedy", ""), threads)
+                if name == "writes":
+                    probes(rig, report, name, d, args, target + ns["greedy"], full)
                 if ns:
                     pair(rig, report, name, d, args, target, full, ns)
         except r.Skip as e:
