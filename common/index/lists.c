@@ -228,7 +228,7 @@ struct ivf *lists_create(struct vectors *v, uint64_t ns, uint32_t dim, uint32_t 
 	struct ivf *f = util_zalloc(sizeof(*f));
 	f->at = at + 1;
 	AN(lists_view(v, f->at, &f->view));
-	f->tails = util_zalloc(count * sizeof(*f->tails));
+	f->tails = util_zalloc(((size_t)count + 1) * sizeof(*f->tails));
 	return f;
 }
 
@@ -292,7 +292,7 @@ void lists_give_up(struct vectors *v, const struct ivf *f, uint32_t head)
 void lists_retire_all(struct vectors *v, struct ivf **fp)
 {
 	struct ivf *f = *fp;
-	for (uint32_t i = 0; i < f->view.count; i++)
+	for (uint32_t i = 0; i <= lists_fresh(&f->view); i++)
 		lists_give_up(v, f, *lists_head(&f->view, i));
 	lists_retire(v, f->at - 1, f->view.l->units);
 	ivf_free(f);
