@@ -29,6 +29,7 @@ struct late { /* an entry that its code's front lets through */
 struct best {
 	float score;
 	uint32_t ref;
+	uint64_t gen; /* of the chunk: another row may stand there in the next one */
 };
 struct hunt {
 	const struct lists_view *w;
@@ -169,11 +170,11 @@ static void remember(struct hunt *h, const struct want *w, float cosine)
 }
 
 /* While fresh rows are put into their lists, one may be met in both. */
-static bool met(const struct hunt *h, uint32_t ref)
+static bool met(const struct hunt *h, uint32_t ref, uint64_t gen)
 {
 	bool is = false;
 	for (size_t i = 0; h->fresh && i < h->nbest; i++)
-		is |= h->best[i].ref == ref;
+		is |= h->best[i].ref == ref && h->best[i].gen == gen;
 	return is;
 }
 
@@ -190,7 +191,7 @@ static void compare(struct hunt *h, const struct want *w, const struct row_view 
 	vectors_ask_rows(h->a, r->base, &r->s, r->row, 1, &hit.score);
 	h->s->trace.rows++;
 	if (!(hit.score >= h->a->q->min_score) || (h->nbest == h->k && !(hit.score >= h->best[0].score)) ||
-	    met(h, w->ref))
+	    met(h, w->ref, r->gen))
 		return;
 	hit.id = vectors_load_id(r->base, &r->s, r->row);
 	hit.version = vectors_load_version(r->base, &r->s, r->row);
@@ -199,7 +200,7 @@ static void compare(struct hunt *h, const struct want *w, const struct row_view 
 	if (!good || atomic_load_explicit(&r->c->gen, memory_order_relaxed) != r->gen)
 		return;		   /* given back: the row had died, or moved, which `moved` tells */
 	remember(h, w, hit.score); /* learning asks by cosine */
-	note_score(h, (struct best){hit.score, w->ref});
+	note_score(h, (struct best){hit.score, w->ref, r->gen});
 	vectors_top_push(h->s->top, &hit);
 }
 
@@ -503,14 +504,15 @@ bool lists_search(const struct lists_view *w, struct lists_search *s)
 	char *room = util_alloc(planes + sizeof(struct best) * h.k + sizeof(struct want) * PENDING +
 				(sizeof(float) + 2 * sizeof(struct lists_near)) * (w->count + 1));
 	h.planes = (uint64_t *)(void *)room;
-	h.wants = (struct want *)(void *)(room + planes);
+	h.best = (struct best *)(void *)(room + planes);
+	h.wants = (struct want *)(void *)(h.best + h.k);
 	h.rank = (struct lists_ranking){.w = w, .a = s->a, .planes = h.planes};
 	h.rank.near = (struct lists_near *)(void *)(h.wants + PENDING);
 	h.rank.cosines = (float *)(h.rank.near + 2 * (w->count + 1));
 	h.rank.dist = (uint32_t *)(void *)h.rank.cosines;
-	h.best = (struct best *)(void *)(h.rank.cosines + w->count + 1);
-	h.fresh = atomic_load_explicit(lists_head(w, lists_fresh(w)), memory_order_acquire);
+	/* What takes another's place is told from here on; where it went before is in what is read from here on. */
 	uint64_t moves = atomic_load_explicit(&w->l->moves, memory_order_acquire);
+	h.fresh = atomic_load_explicit(lists_head(w, lists_fresh(w)), memory_order_acquire);
 	s->trace.lists = w->count;
 	if (w->kind == LISTS_BITS)
 		h.rest = lists_ask(w, s->a->rotated, h.planes, &h.line);

@@ -152,7 +152,7 @@ static bool rewrite_stale(struct vectors *v, uint32_t row)
 	for (uint32_t list = 0; ok; list++) {
 		pthread_mutex_lock(&v->w->lock);
 		struct ivf *f = v->w->lists->of[row];
-		bool more = f && list < f->view.count;
+		bool more = f && f->stale && list < f->view.count;
 		if (!more && f)
 			f->stale = false;
 		if (more && f->view.count > 1 && lists_stale(f, &f->tails[list]))
@@ -221,7 +221,8 @@ static bool do_task(struct vectors *v, uint32_t row, enum task task, uint32_t di
 	switch (task) {
 	case CONVERT: return convert(v, &v->ns[row], &w->stop);
 	case BUILD: return lists_build(v, &v->ns[row], dim, count, &w->stop);
-	case ASSIGN: return lists_assign(v, row, &w->stop);
+	/* New entries make lists stale, and there may be no end of rows that are due. */
+	case ASSIGN: return lists_assign(v, row, &w->stop) && rewrite_stale(v, row);
 	case REWRITE: return rewrite_stale(v, row);
 	case LEARN: lists_relearn(v, &v->ns[row], &w->stop); break;
 	case LATER:
