@@ -285,8 +285,6 @@ static inline const uint64_t *lists_back_planes(const struct lists_view *w, cons
 #define LISTS_TOGETHER 128U
 void lists_whole(const struct lists_view *w, const uint64_t *planes, const uint64_t *const *fronts,
 		 const uint64_t *const *backs, uint32_t n, uint32_t *out);
-/* The distances of n centroids' codes from the first on. */
-void lists_distances(const struct lists_view *w, const uint64_t *planes, uint32_t first, uint32_t n, uint32_t *out);
 /* The code and factors of r, a rest behind a centroid. */
 uint32_t lists_code(const struct lists_view *w, const float *r, uint64_t *code);
 /* Appends; *at_r is where (see LISTS_PER_UNIT). ENOSPC. */

@@ -91,22 +91,6 @@ void lists_whole(const struct lists_view *w, const uint64_t *planes, const uint6
 		out[i] += more[i];
 }
 
-void lists_distances(const struct lists_view *w, const uint64_t *planes, uint32_t first, uint32_t n, uint32_t *out)
-{
-	const struct quantize_kernels *k = w->v->quantize;
-	uint32_t back = w->code_bytes - w->front_bytes, more[64];
-	k->codes(planes, (const uint64_t *)(const void *)(lists_fronts(w) + (size_t)first * w->front_bytes), n,
-		 w->front_bytes / 8, out, NULL);
-	const char *backs = lists_backs_of_centroids(w) + (size_t)first * back;
-	for (uint32_t i = 0; back && i < n; i += 64) {
-		uint32_t some = n - i < 64 ? n - i : 64;
-		k->codes(lists_back_planes(w, planes), (const uint64_t *)(const void *)(backs + (size_t)i * back), some,
-			 back / 8, more, NULL);
-		for (uint32_t j = 0; j < some; j++)
-			out[i + j] += more[j];
-	}
-}
-
 struct lists_writer *lists_writer_new(const struct vectors *v)
 {
 	struct lists_writer *w = util_zalloc(sizeof(*w));

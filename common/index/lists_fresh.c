@@ -117,8 +117,8 @@ static void pass_block(struct assign *a)
 	lists_retire(a->v, (uint64_t)(a->unit - 1) * VECTORS_UNIT, b->units);
 }
 
-/* A block whose rows are not all in their lists stays. What is in both may die in one of them only, and is not to lie here
- * for long then: searches are told of it, as of any other row that moves. */
+/* A block whose rows are not all in their lists stays. Entries of those that are would outlive their rows, and be saved:
+ * they go, and searches are told, as of any other row that moves. */
 static void leave_block(const struct assign *a)
 {
 	struct block *b = lists_block(&a->f->view, a->unit);
