@@ -39,7 +39,7 @@ enum layout_version {
 	LAYOUT_RINGS = 1,
 	LAYOUT_PENDING = 2,
 	LAYOUT_CACHE = 4,
-	LAYOUT_VECTORS = 4,
+	LAYOUT_VECTORS = 5,
 	LAYOUT_WORDS = 1,
 	LAYOUT_VITALS = 1,
 	LAYOUT_REQUESTS = 1, /* another one is no reason to refuse an upgrade: the segment is made anew */

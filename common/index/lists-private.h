@@ -20,6 +20,10 @@
  * - An entry that exists throughout a search may move from a list that is still to be read to one that was read
  *   before (an update), or its row may (compaction). Every such move is told in `moved`, before what it replaces dies:
  *   a reader looks there last. A reader that sees the old one dead sees the move.
+ * - Rows that come fast do not look for the nearest of many lists: they go into one more, whose centroid is the mean, and
+ *   which every search reads. The background puts them into their lists, a block at a time, and then lets the chain begin
+ *   behind that block. Until it does, and in the block as it was, their entries there lead to them too: a search that has
+ *   read a list before they came into it has taken the fresh list's head before that, and goes from there.
  * - A list that is written anew, or a whole set of lists, is published by one store. What it replaces stays as
  *   it was, no longer written to, for LISTS_LINGER at least; before its memory is used again, `super.reclaimed` moves. A
  *   reader that finds it moved, or the namespace's lists replaced, begins anew. */
@@ -57,14 +61,16 @@ struct lists_shape {
 };
 static inline void lists_shape(uint32_t width, uint32_t count, struct lists_shape *s)
 {
-	s->heads = align_up(sizeof(struct lists), CACHE_LINE);		/* _Atomic u32: first block, unit + 1 */
-	s->steps = s->heads + 4 * (size_t)count;			/* f32: of the centroid's bytes */
-	s->halves = s->steps + 4 * (size_t)count;			/* f32: |c|² / 2 */
-	s->factors = s->halves + 4 * (size_t)count;			/* u32: of the centroid's code, */
-	s->mean = align_up(s->factors + 4 * (size_t)count, CACHE_LINE); /* f32[width] */
-	s->codes = s->mean + 4 * (size_t)width; /* made like a row's, behind the mean; all fronts, then all backs */
+	size_t all = (size_t)count + 1;			       /* with the list of fresh rows */
+	s->heads = align_up(sizeof(struct lists), CACHE_LINE); /* _Atomic u32: first block, unit + 1 */
+	s->steps = s->heads + 4 * all;			       /* f32: of the centroid's bytes */
+	s->halves = s->steps + 4 * all;			       /* f32: |c|² / 2 */
+	s->factors = s->halves + 4 * all;		       /* u32: of the centroid's code, */
+	s->mean = align_up(s->factors + 4 * all, CACHE_LINE);  /* f32[width] */
+	/* made like a row's, behind the mean; all fronts, then all backs; not of the fresh list, which is not ranked */
+	s->codes = s->mean + 4 * (size_t)width;
 	s->centroids = s->codes + align_up((size_t)width / 8 * count, CACHE_LINE); /* u8[width] each */
-	s->bytes = s->centroids + (size_t)width * count;
+	s->bytes = s->centroids + (size_t)width * all;
 }
 
 struct block {		       /* of entries: fronts of codes, factors u32, references u32, backs of codes */
@@ -176,19 +182,29 @@ static inline _Atomic uint32_t *block_refs(const struct lists_view *w, struct bl
 struct tail {	       /* of a list */
 	uint32_t unit; /* + 1 of the last block; 0 = empty */
 	uint32_t entries, dead, blocks;
+	bool closed; /* the next entry begins a block */
 };
 struct ivf { /* lists, and what the writer knows of them */
 	struct lists_view view;
-	uint64_t at; /* offset + 1 */
-	struct tail *tails;
+	uint64_t at;	    /* offset + 1 */
+	struct tail *tails; /* the last one is the fresh list's */
 	uint64_t entries, dead;
+	/* Do rows come fast? A window of rows is told by the clock. */
+	int64_t window_us;
+	uint32_t window;
+	bool fast;
 	uint64_t look_again;	/* rows of the namespace at which to look whether lists still fit */
 	bool stale;		/* a list is to be written anew */
 	_Atomic bool abandoned; /* being built, and no longer wanted */
 };
+/* The number of the list of fresh rows, and how many entries it has. */
+static inline uint32_t lists_fresh(const struct lists_view *w) { return w->count; }
+static inline uint32_t lists_waiting(const struct ivf *f) { return f->tails[lists_fresh(&f->view)].entries; }
 /* A list that is a quarter dead, or, being one of many, in many small pieces. */
 static inline bool lists_stale(const struct ivf *f, const struct tail *t)
 {
+	if (t == &f->tails[lists_fresh(&f->view)])
+		return false; /* its blocks do not stay */
 	return t->dead > t->entries / 4 + 16 || (f->view.count > 1 && t->blocks > 24);
 }
 /* Where a row's entry is: (unit + 1 of its block) · LISTS_PER_UNIT + index; 0 = it has none. No unit holds so many. */
@@ -243,6 +259,8 @@ struct lists_entry {
 	_Alignas(64) uint8_t code[LIMIT_DIMENSIONS];
 };
 void lists_encode(const struct lists_view *w, const float *x, struct lists_entry *e);
+/* For the list that it names already. */
+void lists_encode_there(const struct lists_view *w, const float *x, struct lists_entry *e);
 /* Are lists ranked by their centroids' codes? */
 static inline bool lists_coded(const struct lists_view *w) { return w->kind == LISTS_BITS && w->count >= 64; }
 /* The query of codes: x (rotated) behind the mean, as planes, those for fronts first; the line of the centroids' estimates.
@@ -267,8 +285,6 @@ static inline const uint64_t *lists_back_planes(const struct lists_view *w, cons
 #define LISTS_TOGETHER 128U
 void lists_whole(const struct lists_view *w, const uint64_t *planes, const uint64_t *const *fronts,
 		 const uint64_t *const *backs, uint32_t n, uint32_t *out);
-/* The distances of n centroids' codes from the first on. */
-void lists_distances(const struct lists_view *w, const uint64_t *planes, uint32_t first, uint32_t n, uint32_t *out);
 /* The code and factors of r, a rest behind a centroid. */
 uint32_t lists_code(const struct lists_view *w, const float *r, uint64_t *code);
 /* Appends; *at_r is where (see LISTS_PER_UNIT). ENOSPC. */
@@ -276,6 +292,17 @@ int must_check lists_append(struct vectors *v, struct ivf *f, const struct lists
 /* After a row was published, and when its chunk is given back. */
 int must_check lists_row_new(struct vectors *v, const struct vectors_ns *n, uint32_t ref,
 			     const struct vectors_row *row);
+/* Is the next row to go into the fresh list? */
+bool lists_comes_fast(const struct vectors *v, struct ivf *f);
+/* Half of what may wait: there is room while the background sees to it. */
+static inline bool lists_fresh_many(const struct vectors *v, const struct ivf *f)
+{
+	return lists_waiting(f) > v->w->stages.fresh_rows / 2;
+}
+/* Are there fresh rows that should be in their lists by now? */
+bool lists_fresh_due(const struct vectors *v, const struct ivf *f);
+/* Puts them there, beside inserts and searches. False: no memory. */
+bool lists_assign(struct vectors *v, uint32_t ns_row, const _Atomic bool *stop);
 void lists_row_dead(struct vectors *v, uint32_t ns_row, uint32_t ref);
 void lists_row_moved(struct vectors *v, uint32_t ns_row, uint32_t from, uint32_t to);
 void lists_chunk_gone(struct vectors *v, uint32_t chunk);

@@ -91,22 +91,6 @@ void lists_whole(const struct lists_view *w, const uint64_t *planes, const uint6
 		out[i] += more[i];
 }
 
-void lists_distances(const struct lists_view *w, const uint64_t *planes, uint32_t first, uint32_t n, uint32_t *out)
-{
-	const struct quantize_kernels *k = w->v->quantize;
-	uint32_t back = w->code_bytes - w->front_bytes, more[64];
-	k->codes(planes, (const uint64_t *)(const void *)(lists_fronts(w) + (size_t)first * w->front_bytes), n,
-		 w->front_bytes / 8, out, NULL);
-	const char *backs = lists_backs_of_centroids(w) + (size_t)first * back;
-	for (uint32_t i = 0; back && i < n; i += 64) {
-		uint32_t some = n - i < 64 ? n - i : 64;
-		k->codes(lists_back_planes(w, planes), (const uint64_t *)(const void *)(backs + (size_t)i * back), some,
-			 back / 8, more, NULL);
-		for (uint32_t j = 0; j < some; j++)
-			out[i + j] += more[j];
-	}
-}
-
 struct lists_writer *lists_writer_new(const struct vectors *v)
 {
 	struct lists_writer *w = util_zalloc(sizeof(*w));
@@ -228,7 +212,7 @@ struct ivf *lists_create(struct vectors *v, uint64_t ns, uint32_t dim, uint32_t 
 	struct ivf *f = util_zalloc(sizeof(*f));
 	f->at = at + 1;
 	AN(lists_view(v, f->at, &f->view));
-	f->tails = util_zalloc(count * sizeof(*f->tails));
+	f->tails = util_zalloc(((size_t)count + 1) * sizeof(*f->tails));
 	return f;
 }
 
@@ -292,7 +276,7 @@ void lists_give_up(struct vectors *v, const struct ivf *f, uint32_t head)
 void lists_retire_all(struct vectors *v, struct ivf **fp)
 {
 	struct ivf *f = *fp;
-	for (uint32_t i = 0; i < f->view.count; i++)
+	for (uint32_t i = 0; i <= lists_fresh(&f->view); i++)
 		lists_give_up(v, f, *lists_head(&f->view, i));
 	lists_retire(v, f->at - 1, f->view.l->units);
 	ivf_free(f);

@@ -164,7 +164,7 @@ KERNEL_RACY static void set_centroid(const struct lists_view *w, uint32_t list, 
 	uint64_t code[LIMIT_DIMENSIONS / 64];
 	uint32_t factors = lists_code(w, rest, code), front = w->front_bytes, back = w->width / 8 - front;
 	char *codes = (char *)w->l + w->s.codes;
-	if (lists_coded(w)) {
+	if (lists_coded(w) && list != lists_fresh(w)) {
 		memcpy(codes + (size_t)list * front, code, front);
 		memcpy(codes + (size_t)front * w->count + (size_t)list * back, (const char *)code + front, back);
 	}
@@ -194,6 +194,8 @@ static bool cluster(struct build *b)
 			c[i] *= unit;
 		set_centroid(&b->f->view, l, c);
 	}
+	if (b->f)
+		set_centroid(&b->f->view, lists_fresh(&b->f->view), b->mean);
 	free(centroids);
 	return b->f != NULL;
 }

@@ -29,7 +29,7 @@ static struct ivf *adopt(struct vectors *v, uint64_t at, uint64_t ns)
 		return NULL;
 	}
 	f->look_again = 2 * f->view.l->built; /* less often than in the life of one writer */
-	f->tails = util_zalloc(f->view.count * sizeof(*f->tails));
+	f->tails = util_zalloc(((size_t)f->view.count + 1) * sizeof(*f->tails));
 	found(v->w->lists, (at - 1) / VECTORS_UNIT, f->view.l->units);
 	return f;
 }
@@ -105,7 +105,8 @@ void lists_recover(struct vectors *v)
 		uint64_t at = v->ns[row].lists;
 		struct ivf *f = at ? adopt(v, at, v->ns[row].ns) : NULL;
 		bool ok = f || !at;
-		for (uint32_t list = 0; ok && f && list < f->view.count; list++)
+		/* The fresh list last: of a row that was on its way, the entry there is one too many. */
+		for (uint32_t list = 0; ok && f && list <= lists_fresh(&f->view); list++)
 			ok = adopt_list(v, f, list);
 		FAULT_POINT(lists_recovering);
 		if (ok)

@@ -26,11 +26,16 @@ struct late { /* an entry that its code's front lets through */
 	const _Atomic uint32_t *ref;
 	float base, factor, ranked, front;
 };
+struct best {
+	float score;
+	uint32_t ref;
+	uint64_t gen; /* of the chunk: another row may stand there in the next one */
+};
 struct hunt {
 	const struct lists_view *w;
 	struct lists_search *s;
 	struct vectors_asked *a;
-	float *best; /* a heap of the k best scores so far, the worst first */
+	struct best *best; /* a heap of the k best so far, the worst first */
 	size_t nbest, k;
 	float floor;	   /* cosine that a row needs to be worth anything */
 	float least, most; /* norms */
@@ -38,6 +43,7 @@ struct hunt {
 	size_t nwants;
 	struct lists_ranking rank;
 	uint32_t taken; /* of the lists that it gathered */
+	uint32_t fresh; /* the first block of the fresh list, as it was before any other list was read */
 	/* the query for codes of bits */
 	uint64_t *planes;
 	float rest; /* |q − m| */
@@ -80,27 +86,27 @@ static struct want want_pop(struct want *h, size_t *n)
 
 /* ---- the best so far ---- */
 
-static void note_score(struct hunt *h, float score)
+static void note_score(struct hunt *h, struct best x)
 {
 	size_t i;
 	if (h->nbest < h->k) {
-		for (i = h->nbest++; i && h->best[(i - 1) / 2] > score; i = (i - 1) / 2)
+		for (i = h->nbest++; i && h->best[(i - 1) / 2].score > x.score; i = (i - 1) / 2)
 			h->best[i] = h->best[(i - 1) / 2];
-		h->best[i] = score;
-	} else if (score > h->best[0]) {
+		h->best[i] = x;
+	} else if (x.score > h->best[0].score) {
 		i = 0;
 		for (size_t c; (c = 2 * i + 1) < h->k; i = c) {
-			c += c + 1 < h->k && h->best[c + 1] < h->best[c];
-			if (!(h->best[c] < score))
+			c += c + 1 < h->k && h->best[c + 1].score < h->best[c].score;
+			if (!(h->best[c].score < x.score))
 				break;
 			h->best[i] = h->best[c];
 		}
-		h->best[i] = score;
+		h->best[i] = x;
 	} else {
 		return;
 	}
 	if (h->nbest == h->k) {
-		float floor = vectors_ask_floor(h->a, h->best[0], h->least, h->most);
+		float floor = vectors_ask_floor(h->a, h->best[0].score, h->least, h->most);
 		h->floor = floor > h->floor ? floor : h->floor;
 	}
 }
@@ -163,6 +169,15 @@ static void remember(struct hunt *h, const struct want *w, float cosine)
 		f[at] = (struct lists_found){w->ref, cosine, w->ranked, w->estimate, w->factor, w->front};
 }
 
+/* While fresh rows are put into their lists, one may be met in both. */
+static bool met(const struct hunt *h, uint32_t ref, uint64_t gen)
+{
+	bool is = false;
+	for (size_t i = 0; h->fresh && i < h->nbest; i++)
+		is |= h->best[i].ref == ref && h->best[i].gen == gen;
+	return is;
+}
+
 /* The score first: what else there is to know of a row lies in other pages, and is never asked of most. */
 static void compare(struct hunt *h, const struct want *w, const struct row_view *r)
 {
@@ -175,7 +190,8 @@ static void compare(struct hunt *h, const struct want *w, const struct row_view 
 	}
 	vectors_ask_rows(h->a, r->base, &r->s, r->row, 1, &hit.score);
 	h->s->trace.rows++;
-	if (!(hit.score >= h->a->q->min_score) || (h->nbest == h->k && !(hit.score >= h->best[0])))
+	if (!(hit.score >= h->a->q->min_score) || (h->nbest == h->k && !(hit.score >= h->best[0].score)) ||
+	    met(h, w->ref, r->gen))
 		return;
 	hit.id = vectors_load_id(r->base, &r->s, r->row);
 	hit.version = vectors_load_version(r->base, &r->s, r->row);
@@ -184,7 +200,7 @@ static void compare(struct hunt *h, const struct want *w, const struct row_view 
 	if (!good || atomic_load_explicit(&r->c->gen, memory_order_relaxed) != r->gen)
 		return;		   /* given back: the row had died, or moved, which `moved` tells */
 	remember(h, w, hit.score); /* learning asks by cosine */
-	note_score(h, hit.score);
+	note_score(h, (struct best){hit.score, w->ref, r->gen});
 	vectors_top_push(h->s->top, &hit);
 }
 
@@ -342,10 +358,10 @@ static const void *first_codes(const struct hunt *h, uint32_t list)
 	return codes_at(h, atomic_load_explicit(lists_head(h->w, list), memory_order_relaxed));
 }
 
-/* `next` is read afterwards, if not NULL; `begun`: it was told so of this one. */
-static void scan_list(struct hunt *h, const struct lists_near *near, const void *next, bool begun)
+/* From that block on. `next` is read afterwards, if not NULL; `begun`: it was told so of this one. */
+static void scan_list(struct hunt *h, const struct lists_near *near, uint32_t unit, const void *next, bool begun)
 {
-	uint32_t unit = atomic_load_explicit(lists_head(h->w, near->list), memory_order_acquire), hops = 0;
+	uint32_t hops = 0;
 	while (unit) {
 		uint32_t capacity = 0;
 		struct block *b = lists_block_read(h->w, unit, &capacity);
@@ -403,9 +419,21 @@ static void read_lists(struct hunt *h, struct lists_near *lists, size_t n)
 	for (size_t i = 0; i < n && !h->lost; i++) {
 		const void *next = i + 1 < n ? starts[i + 1] : NULL;
 		lists_ask_centroids(h->w, h->a, lists[i].list, 1, &lists[i].exact);
-		scan_list(h, &lists[i], next, i && starts[i]);
+		scan_list(h, &lists[i], atomic_load_explicit(lists_head(h->w, lists[i].list), memory_order_acquire),
+			  next, i && starts[i]);
 	}
 	h->s->trace.probed += (uint32_t)n;
+	compare_all(h);
+}
+
+/* Whatever the query is, and however it is ranked: behind the first of the others, which tells what is good. */
+static void read_fresh(struct hunt *h)
+{
+	struct lists_near near = {.ranked = INFINITY, .list = lists_fresh(h->w)};
+	if (!h->fresh || h->lost)
+		return;
+	lists_ask_centroids(h->w, h->a, near.list, 1, &near.exact);
+	scan_list(h, &near, h->fresh, NULL, false);
 	compare_all(h);
 }
 
@@ -416,6 +444,7 @@ static void hunt_lists(struct hunt *h)
 	struct lists_near together[MOST_LISTS];
 	together[0] = lists_nearest(&h->rank);
 	read_lists(h, together, 1);
+	read_fresh(h);
 	lists_gather(&h->rank, together[0].list, h->s->probes ? -INFINITY : h->floor - h->s->margin);
 	do {
 		for (n = 0; n < most && left && take_next(h, &together[n]); n++)
@@ -472,16 +501,18 @@ bool lists_search(const struct lists_view *w, struct lists_search *s)
 	if (q->min_score > -INFINITY)
 		h.floor = vectors_ask_floor(s->a, q->min_score, h.least, h.most) - 1e-3F; /* it may be just that */
 	size_t planes = QUANTIZE_PLANES * (size_t)w->width / 8;
-	char *room = util_alloc(planes + sizeof(float) * h.k + sizeof(struct want) * PENDING +
+	char *room = util_alloc(planes + sizeof(struct best) * h.k + sizeof(struct want) * PENDING +
 				(sizeof(float) + 2 * sizeof(struct lists_near)) * (w->count + 1));
 	h.planes = (uint64_t *)(void *)room;
-	h.wants = (struct want *)(void *)(room + planes);
+	h.best = (struct best *)(void *)(room + planes);
+	h.wants = (struct want *)(void *)(h.best + h.k);
 	h.rank = (struct lists_ranking){.w = w, .a = s->a, .planes = h.planes};
 	h.rank.near = (struct lists_near *)(void *)(h.wants + PENDING);
 	h.rank.cosines = (float *)(h.rank.near + 2 * (w->count + 1));
 	h.rank.dist = (uint32_t *)(void *)h.rank.cosines;
-	h.best = h.rank.cosines + w->count + 1;
+	/* What takes another's place is told from here on; where it went before is in what is read from here on. */
 	uint64_t moves = atomic_load_explicit(&w->l->moves, memory_order_acquire);
+	h.fresh = atomic_load_explicit(lists_head(w, lists_fresh(w)), memory_order_acquire);
 	s->trace.lists = w->count;
 	if (w->kind == LISTS_BITS)
 		h.rest = lists_ask(w, s->a->rotated, h.planes, &h.line);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "fault.h"
+#include "kernels-private.h"
 #include "kmeans.h"
 #include "lists-private.h"
 #include "vocabulary.h"
@@ -31,24 +32,70 @@ static void ask_centroids(const struct lists_view *w, const int8_t *q, float ste
 		out[i] = step * lists_steps(w)[first + i] * (float)(dots[i] - 128 * sum) - lists_halves(w)[first + i];
 }
 
+/* Lists that may be near by the fronts of their centroids' codes, of which the rest is looked at next. */
+struct shorter {
+	const struct lists_view *w;
+	const uint64_t *planes;
+	struct quantize_line line;
+	struct near *out; /* the nearest by their whole codes */
+	uint32_t n, nmay;
+	uint32_t may[LISTS_TOGETHER];
+};
+
+KERNEL_RACY static void rank_whole(struct shorter *s)
+{
+	const struct lists_view *w = s->w;
+	uint32_t dist[LISTS_TOGETHER], back = w->code_bytes - w->front_bytes;
+	const uint64_t *fronts[LISTS_TOGETHER], *backs[LISTS_TOGETHER];
+	for (uint32_t i = 0; i < s->nmay; i++) {
+		const char *p = lists_backs_of_centroids(w) + (size_t)s->may[i] * back;
+		fronts[i] = (const uint64_t *)(const void *)(lists_fronts(w) + (size_t)s->may[i] * w->front_bytes);
+		backs[i] = (const uint64_t *)(const void *)p;
+	}
+	lists_whole(w, s->planes, fronts, backs, s->nmay, dist);
+	for (uint32_t i = 0; i < s->nmay; i++) {
+		uint32_t list = s->may[i], both = lists_factors(w)[list];
+		float rest = quantize_half(both) * (s->line.add + s->line.mul * (float)dist[i]);
+		float near = s->line.base + quantize_half(both >> 16) + rest - lists_halves(w)[list];
+		s->n = near_keep(s->out, s->n, SHORT_LIST, near, list);
+	}
+	s->nmay = 0;
+}
+
+#define FRONT_OFF 2.0F /* by which a list's front may be worse than the best one's, as in lists_near.c */
+
 /* The lists that are nearest by their centroids' codes. */
-static uint32_t short_list(const struct lists_view *w, const float *x, struct near out[SHORT_LIST])
+KERNEL_RACY static uint32_t short_list(const struct lists_view *w, const float *x, struct near out[SHORT_LIST])
 {
 	uint64_t planes[QUANTIZE_PLANES * LIMIT_DIMENSIONS / 64];
-	uint32_t dist[512], index[512 + 16], n = 0;
-	float estimate[512 + 16];
-	struct quantize_line line;
-	lists_ask(w, x, planes, &line);
+	uint32_t dist[512], index[512 + 16];
+	float estimate[512 + 16], best = -INFINITY, off = 0;
+	struct shorter s = {.w = w, .planes = planes, .out = out};
+	float rest = lists_ask(w, x, planes, &s.line);
+	const struct quantize_line line = lists_front_line(w, &s.line);
 	for (uint32_t l = 0; l < w->count; l += 512) {
-		uint32_t some = w->count - l < 512 ? w->count - l : 512;
-		lists_distances(w, planes, l, some, dist);
-		quantize_get()->select(dist, lists_factors(w) + l, some, &line, index, estimate);
+		uint32_t some = w->count - l < 512 ? w->count - l : 512, top = UINT32_MAX;
+		w->v->quantize->upper(planes,
+				      (const uint64_t *)(const void *)(lists_fronts(w) + (size_t)l * w->front_bytes),
+				      some, w->front_bytes / 8, dist, NULL);
+		w->v->quantize->select(dist, lists_factors(w) + l, some, &line, index, estimate);
 		for (uint32_t i = 0; i < some; i++) {
-			float near = estimate[i] - lists_halves(w)[l + i];
-			n = near_keep(out, n, SHORT_LIST, near, l + i);
+			estimate[i] -= lists_halves(w)[l + i];
+			top = estimate[i] > best ? i : top;
+			best = estimate[i] > best ? estimate[i] : best;
+		}
+		if (top != UINT32_MAX)
+			off = FRONT_OFF * sqrtf(lists_share(w)) * rest * quantize_half(lists_factors(w)[l + top]);
+		for (uint32_t i = 0; i < some; i++) {
+			if (!(estimate[i] >= best - off))
+				continue;
+			s.may[s.nmay++] = l + i;
+			if (s.nmay == LISTS_TOGETHER)
+				rank_whole(&s);
 		}
 	}
-	return n;
+	rank_whole(&s);
+	return s.n;
 }
 
 static uint32_t nearest(const struct lists_view *w, const float *x)
@@ -117,6 +164,11 @@ static void encode_bytes(const struct lists_view *w, const float *x, struct list
 void lists_encode(const struct lists_view *w, const float *x, struct lists_entry *e)
 {
 	e->list = nearest(w, x);
+	lists_encode_there(w, x, e);
+}
+
+void lists_encode_there(const struct lists_view *w, const float *x, struct lists_entry *e)
+{
 	if (w->kind == LISTS_BITS)
 		encode_bits(w, x, e);
 	else
@@ -127,6 +179,7 @@ void lists_encode(const struct lists_view *w, const float *x, struct lists_entry
 
 #define UNITS_ROWS (1U << VECTORS_ORDER_ROWS)
 #define LEAST_ENTRIES 8
+#define FRESH_ENTRIES 128 /* of a block of the fresh list, which is given up as a whole */
 
 static uint32_t units_for(const struct lists_view *w, uint32_t entries)
 {
@@ -135,8 +188,10 @@ static uint32_t units_for(const struct lists_view *w, uint32_t entries)
 }
 
 /* A list's next block has about an eighth of what it holds already. */
-static uint32_t wanted_units(const struct lists_view *w, uint32_t entries)
+static uint32_t wanted_units(const struct lists_view *w, uint32_t list, uint32_t entries)
 {
+	if (list == lists_fresh(w))
+		return units_for(w, FRESH_ENTRIES);
 	return units_for(w, entries / 8 > LEAST_ENTRIES ? entries / 8 : LEAST_ENTRIES);
 }
 
@@ -162,6 +217,7 @@ static bool add_block(struct vectors *v, const struct lists_view *w, uint32_t li
 	atomic_store_explicit(last ? &last->next : head, unit, memory_order_release);
 	FAULT_POINT(lists_block_linked);
 	t->unit = unit;
+	t->closed = false;
 	t->blocks++;
 	return true;
 }
@@ -183,8 +239,8 @@ int lists_append(struct vectors *v, struct ivf *f, const struct lists_entry *e, 
 	const struct lists_view *w = &f->view;
 	struct tail *t = &f->tails[e->list];
 	struct block *b = t->unit ? lists_block(w, t->unit) : NULL;
-	if (!b || b->count == b->capacity) {
-		if (!add_block(v, w, e->list, wanted_units(w, t->entries), t, lists_head(w, e->list)))
+	if (!b || b->count == b->capacity || t->closed) {
+		if (!add_block(v, w, e->list, wanted_units(w, e->list, t->entries), t, lists_head(w, e->list)))
 			return ENOSPC;
 		b = lists_block(w, t->unit);
 	}
@@ -261,7 +317,11 @@ int lists_row_new(struct vectors *v, const struct vectors_ns *n, uint32_t ref, c
 	const struct vectors_chunk *c = &v->chunks[vectors_ref_chunk(ref)];
 	const char *base = vectors_own(v, c, &s);
 	vectors_form_rotated(v, base, &s, c->dim, vectors_ref_row(ref), x);
-	lists_encode(&f->view, x, &e);
+	e.list = lists_fresh(&f->view);
+	if (lists_comes_fast(v, f))
+		lists_encode_there(&f->view, x, &e);
+	else
+		lists_encode(&f->view, x, &e);
 	e.ref = ref;
 	return lists_append(v, f, &e, lists_place(v, w->entries, ref));
 }

@@ -36,6 +36,10 @@ struct vectors_stages {
 		VECTORS_RAW_FLOAT16,
 		VECTORS_RAW_FLOAT32,
 	} raw;
+	/* While rows come fast, so many of a namespace wait until they are put into their lists; searches read all of them. 0:
+	 * none does. */
+	uint32_t fresh_rows;
+	bool fresh_first; /* they wait, however fast they come: for tests */
 	bool patient;	  /* while a namespace grows fast, its lists are made for four times the rows, not twice */
 	bool spill_first; /* rows go to the file, if there is one, while there is memory: for tests and measurements */
 };

@@ -202,15 +202,15 @@ static uint32_t save_block(struct saving *s, const struct lists_view *w, uint32_
 static bool save_lists(struct saving *s, const struct lists_view *w)
 {
 	const char *from = (const char *)w->l;
-	uint32_t *heads = util_alloc(w->count * sizeof(*heads));
-	size_t behind = w->s.heads + w->count * sizeof(*heads);
-	for (uint32_t i = 0; i < w->count; i++)
+	uint32_t all = w->count + 1, *heads = util_alloc(all * sizeof(*heads));
+	size_t behind = w->s.heads + all * sizeof(*heads);
+	for (uint32_t i = 0; i < all; i++)
 		heads[i] = atomic_load_explicit(lists_head(w, i), memory_order_acquire);
 	uint64_t at = (uint64_t)(from - s->v->base);
 	bool ok = image_add_shared(s->w, IMAGE_VECTORS, at, from, w->s.heads) &&
-		  put(s, from + w->s.heads, heads, w->count * sizeof(*heads)) &&
+		  put(s, from + w->s.heads, heads, all * sizeof(*heads)) &&
 		  image_add_shared(s->w, IMAGE_VECTORS, at + behind, from + behind, w->s.bytes - behind);
-	for (uint32_t i = 0; i < w->count && ok && !atomic_load(s->stop); i++) {
+	for (uint32_t i = 0; i < all && ok && !atomic_load(s->stop); i++) {
 		uint32_t unit = heads[i];
 		while (unit && unit != UINT32_MAX)
 			unit = save_block(s, w, unit);

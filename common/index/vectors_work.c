@@ -63,10 +63,13 @@ void vectors_work_hint(struct vectors *v, const struct vectors_ns *n)
 	uint32_t row = (uint32_t)(n - v->ns);
 	const struct ivf *f = v->w->lists->of[row];
 	uint32_t open = v->w->open[row];
-	bool due = f ? f->stale || n->live >= f->look_again : open && vectors_grown(v, n, v->chunks[open - 1].dim);
+	bool due = f ? f->stale || n->live >= f->look_again || lists_waiting(f)
+		     : open && vectors_grown(v, n, v->chunks[open - 1].dim);
 	if (!due)
 		return;
 	struct work *w = get(v);
+	if (w->noted[row] && f && lists_fresh_many(v, f)) /* what was put off need not wait longer */
+		atomic_store_explicit(&v->w->due, true, memory_order_relaxed);
 	if (w->noted[row] || (w->retry_ms[row] && clock_mono_us() / 1000 < w->retry_ms[row]))
 		return;
 	if (w->n == w->cap) {
@@ -149,7 +152,7 @@ static bool rewrite_stale(struct vectors *v, uint32_t row)
 	for (uint32_t list = 0; ok; list++) {
 		pthread_mutex_lock(&v->w->lock);
 		struct ivf *f = v->w->lists->of[row];
-		bool more = f && list < f->view.count;
+		bool more = f && f->stale && list < f->view.count;
 		if (!more && f)
 			f->stale = false;
 		if (more && f->view.count > 1 && lists_stale(f, &f->tails[list]))
@@ -178,7 +181,7 @@ static bool in_burst(struct vectors *v, uint32_t row, uint64_t live)
 	return g->burst;
 }
 
-enum task { NOTHING, LATER, CONVERT, BUILD, REWRITE, LEARN };
+enum task { NOTHING, LATER, CONVERT, BUILD, ASSIGN, REWRITE, LEARN };
 
 static enum task decide(struct vectors *v, struct vectors_ns *n, uint32_t *dim_r, uint32_t *count_r)
 {
@@ -200,9 +203,16 @@ static enum task decide(struct vectors *v, struct vectors_ns *n, uint32_t *dim_r
 	bool worn = f && f->view.count == 1 && f->stale && f->dead > f->entries / 4 + 16;
 	if (!f || worn || (grown && live >= BURST * f->view.l->built))
 		return BUILD;
-	if ((grown || live >= f->look_again) && in_burst(v, row, live))
-		return f->stale ? REWRITE : LATER;
-	return grown ? BUILD : f->stale ? REWRITE : live >= f->look_again ? LEARN : NOTHING;
+	bool burst = (grown || live >= f->look_again) && in_burst(v, row, live);
+	if (grown && !burst)
+		return BUILD;
+	if (lists_fresh_due(v, f))
+		return ASSIGN;
+	if (f->stale)
+		return REWRITE;
+	if (burst || lists_waiting(f))
+		return LATER;
+	return live >= f->look_again ? LEARN : NOTHING;
 }
 
 static bool do_task(struct vectors *v, uint32_t row, enum task task, uint32_t dim, uint32_t count)
@@ -211,6 +221,8 @@ static bool do_task(struct vectors *v, uint32_t row, enum task task, uint32_t di
 	switch (task) {
 	case CONVERT: return convert(v, &v->ns[row], &w->stop);
 	case BUILD: return lists_build(v, &v->ns[row], dim, count, &w->stop);
+	/* New entries make lists stale, and there may be no end of rows that are due. */
+	case ASSIGN: return lists_assign(v, row, &w->stop) && rewrite_stale(v, row);
 	case REWRITE: return rewrite_stale(v, row);
 	case LEARN: lists_relearn(v, &v->ns[row], &w->stop); break;
 	case LATER:

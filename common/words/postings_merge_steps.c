@@ -57,7 +57,7 @@ static bool load_front(const struct postings_input *in, struct front *f)
 	if (in->term == in->w.head.terms)
 		return false;
 	f->key = postings_load64(postings_area(&in->w, AREA_KEYS) + 8 * (size_t)in->term);
-	postings_term_load(&in->w, in->term, &f->t);
+	memcpy(&f->t, postings_area(&in->w, AREA_TERMS) + in->term * sizeof(f->t), sizeof(f->t));
 	f->rest = f->t.len > 8 ? postings_term_rest(&in->w, &f->t, f->text + 8) : 0;
 	return true;
 }
@@ -70,10 +70,44 @@ static int compare(const struct front *a, const struct front *b)
 	return c ? c : (a->rest > b->rest) - (a->rest < b->rest);
 }
 
-/* Those of the input that are alive, behind the n that are there. */
-static uint32_t gather(struct postings_merge *m, struct postings_input *in, uint32_t n)
+static uint32_t varint(const uint8_t **p, const uint8_t *end)
+{
+	uint32_t v = 0;
+	for (unsigned shift = 0; *p < end && shift < 35; shift += 7) {
+		uint8_t c = *(*p)++;
+		v |= (uint32_t)(c & 0x7f) << shift;
+		if (!(c & 0x80))
+			break;
+	}
+	return v;
+}
+
+/* Of a list of one block, as nearly all of small segments are. What makes no sense ends it. */
+static uint32_t gather_few(struct postings_merge *m, const struct postings_input *in, const struct postings_term *t,
+			   uint32_t n)
+{
+	const uint8_t *p = (const uint8_t *)postings_area(&in->w, AREA_LISTS) + t->list, *end = p + t->bytes;
+	uint32_t at = UINT32_MAX, room = in->w.head.at[AREA_WORDS] - in->w.head.at[AREA_LISTS];
+	if (t->list > room || t->bytes > room - t->list)
+		return n;
+	for (uint32_t i = 0; i < t->df && p < end; i++) {
+		uint32_t v = varint(&p, end), next = at + (v >> 1) + 1, tf = v & 1 ? varint(&p, end) + 2 : 1;
+		if (next >= in->w.head.docs || (next <= at && at != UINT32_MAX))
+			break;
+		at = next;
+		m->doc[n] = in->docs[at];
+		m->tf[n] = tf;
+		n += in->docs[at] != POSTINGS_NONE;
+	}
+	return n;
+}
+
+/* Those of the input that are alive, behind the n that are there. Nobody writes to it but who merges. */
+static uint32_t gather(struct postings_merge *m, struct postings_input *in, const struct postings_term *t, uint32_t n)
 {
 	struct postings_cursor *c = &m->cursor;
+	if (t->df <= POSTINGS_BLOCK)
+		return gather_few(m, in, t, n);
 	for (postings_cursor_open(c, &in->w, in->term); c->doc != POSTINGS_NONE; postings_cursor_next(c)) {
 		uint32_t doc = in->docs[c->doc];
 		if (doc == POSTINGS_NONE)
@@ -84,13 +118,16 @@ static uint32_t gather(struct postings_merge *m, struct postings_input *in, uint
 	return n;
 }
 
-/* The smallest term of all inputs, with all that have it. */
-static void one_term(struct postings_merge *m, struct front *f, bool *more, uint32_t *budget)
+/* The smallest term of all inputs, with all that have it. key: beside each other, as most terms differ in them. */
+static void one_term(struct postings_merge *m, struct front *f, bool *more, uint64_t *key, uint32_t *budget)
 {
 	size_t same[POSTINGS_INPUTS], nsame = 0;
 	uint32_t n = 0;
+	uint64_t least = UINT64_MAX;
+	for (size_t i = 0; i < m->ninputs; i++)
+		least = key[i] < least ? key[i] : least;
 	for (size_t i = 0; i < m->ninputs; i++) {
-		int c = !more[i] ? 1 : nsame ? compare(&f[i], &f[same[0]]) : -1;
+		int c = !more[i] || key[i] != least ? 1 : nsame ? compare(&f[i], &f[same[0]]) : -1;
 		if (c > 0)
 			continue;
 		if (c < 0)
@@ -102,7 +139,7 @@ static void one_term(struct postings_merge *m, struct front *f, bool *more, uint
 	struct span text = {x->text, x->t.len};
 	memcpy(x->text, &first, sizeof(first));
 	for (size_t i = 0; i < nsame; i++)
-		n = gather(m, &m->in[same[i]], n);
+		n = gather(m, &m->in[same[i]], &f[same[i]].t, n);
 	uint32_t number = n ? m->out.head.terms : POSTINGS_NONE;
 	if (n)
 		postings_image_term(&m->out, text, m->doc, m->tf, n);
@@ -110,6 +147,7 @@ static void one_term(struct postings_merge *m, struct front *f, bool *more, uint
 		struct postings_input *in = &m->in[same[i]];
 		in->terms[in->term++] = number;
 		more[same[i]] = load_front(in, &f[same[i]]);
+		key[same[i]] = more[same[i]] ? f[same[i]].key : UINT64_MAX;
 	}
 	spend(budget, n + 4 + (uint32_t)m->ninputs);
 }
@@ -118,10 +156,13 @@ static void step_terms(struct postings_merge *m, uint32_t *budget)
 {
 	struct front f[POSTINGS_INPUTS];
 	bool more[POSTINGS_INPUTS], any = false;
-	for (size_t i = 0; i < m->ninputs; i++)
+	uint64_t key[POSTINGS_INPUTS];
+	for (size_t i = 0; i < m->ninputs; i++) {
 		any |= more[i] = load_front(&m->in[i], &f[i]);
+		key[i] = more[i] ? f[i].key : UINT64_MAX;
+	}
 	while (*budget && any) {
-		one_term(m, f, more, budget);
+		one_term(m, f, more, key, budget);
 		any = false;
 		for (size_t i = 0; i < m->ninputs; i++)
 			any |= more[i];

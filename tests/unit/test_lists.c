@@ -7,11 +7,18 @@
 
 enum { MANY = LISTS_MAX };
 static const _Atomic bool go_on;
+static uint32_t fresh; /* so many rows wait to be put into lists */
+
+static void low(struct vectors *v, enum vectors_raw raw)
+{
+	vectors_stages_set(
+		v, &(struct vectors_stages){.flat_rows = 200, .raw = raw, .fresh_rows = fresh, .fresh_first = true});
+}
 
 static struct vectors *open_low(uint64_t bytes, enum vectors_raw raw, int *fd_r)
 {
 	struct vectors *v = model_open(bytes, fd_r);
-	vectors_stages_set(v, &(struct vectors_stages){.flat_rows = 200, .raw = raw});
+	low(v, raw);
 	return v;
 }
 
@@ -266,8 +273,15 @@ static void reopen(struct vectors **v, int fd, enum vectors_raw raw)
 	vectors_close(v); /* as a kill leaves it: nothing is written at the end */
 	*v = vectors_open(fd, true);
 	assert_non_null(*v);
-	vectors_stages_set(*v, &(struct vectors_stages){.flat_rows = 200, .raw = raw});
+	low(*v, raw);
 	assert_true(vectors_bytes(*v) <= bytes + (256 << 10));
+}
+
+static uint32_t waiting(const struct vectors *v, uint64_t ns)
+{
+	const struct vectors_ns *n = vectors_ns_find(v, ns);
+	const struct ivf *f = n ? v->w->lists->of[n - v->ns] : NULL;
+	return f ? lists_waiting(f) : 0;
 }
 
 static bool step(struct vectors *v, struct model *m, uint64_t *version)
@@ -289,7 +303,7 @@ static void churn(uint64_t limit, enum vectors_raw raw, uint32_t rounds, bool fu
 {
 	struct model m;
 	uint64_t version = 0;
-	uint32_t by_lists = 0, refused = 0;
+	uint32_t by_lists = 0, refused = 0, waited = 0;
 	int fd;
 	struct vectors *v = open_low(limit, raw, &fd);
 	model_init(&m, IDS);
@@ -297,6 +311,9 @@ static void churn(uint64_t limit, enum vectors_raw raw, uint32_t rounds, bool fu
 		for (uint32_t i = 0, n = model_next() % 800; i < n; i++)
 			assert_true(step(v, &m, &version));
 		refused += !vectors_complete(v, 2);
+		waited += waiting(v, 2) > 0;
+		assert_true(waiting(v, 2) <= fresh);
+		check_all(v, &m);
 		for (uint32_t n = model_next() % 4; n && vectors_work(v); n--)
 			;
 		check_all(v, &m);
@@ -307,7 +324,7 @@ static void churn(uint64_t limit, enum vectors_raw raw, uint32_t rounds, bool fu
 			drop(v, &m, 1 + model_next() % 3);
 		check_all(v, &m);
 	}
-	assert_true(by_lists > 0 && (!full || refused > 0));
+	assert_true(by_lists > 0 && (!full || refused > 0) && (waited > 0) == (fresh > 0));
 	for (uint64_t ns = 1; ns <= 3; ns++)
 		drop(v, &m, ns);
 	lists_reclaim(v, true);
@@ -326,6 +343,100 @@ static void test_churn_at_the_limit(void **state)
 {
 	(void)state;
 	churn(768 << 10, VECTORS_RAW_AUTO, 60, true);
+}
+
+/* Rows wait for their lists, are updated, removed and dropped while they do, and outlive the writer. */
+static void test_churn_of_fresh_rows(void **state)
+{
+	(void)state;
+	fresh = 300;
+	churn(32 << 20, VECTORS_RAW_AUTO, 40, false);
+	churn(32 << 20, VECTORS_RAW_FLOAT32, 20, false);
+	churn(768 << 10, VECTORS_RAW_AUTO, 60, true);
+	fresh = 0;
+}
+
+/* Half of the rows wait: what a search finds is the same. Then they are where they would have been put at once. */
+static void check_fresh(uint32_t dim)
+{
+	static float x[1536];
+	struct model m;
+	int fd;
+	struct vectors *v = open_low(32 << 20, VECTORS_RAW_AUTO, &fd);
+	model_init(&m, ROWS);
+	for (uint32_t i = 0; i < ROWS; i++) {
+		if (i == ROWS * 5 / 8)
+			work(v);
+		clustered(x, dim, i % 16, true);
+		assert_int_equal(put(v, &m, i, 1, 1, dim, x, 0), 0);
+	}
+	struct ivf *f = v->w->lists->of[0];
+	assert_int_equal(lists_waiting(f), ROWS * 3 / 8);
+	for (int metric = VECTORS_COSINE; metric <= VECTORS_L2; metric++)
+		check_metric(v, &m, VECTORS_RAW_AUTO, dim, (enum vectors_metric)metric);
+	for (uint32_t i = 0; i < 10; i++) { /* the first of them is the best for itself */
+		struct vectors_hit hit;
+		struct vectors_query q = {
+			.ns = 1, .dim = dim, .x = m.e[ROWS - 1 - i].x, .k = 1, .min_score = -INFINITY};
+		assert_int_equal(vectors_search(v, &q, &hit, NULL), 1);
+		assert_int_equal(model_number(&hit.id), ROWS - 1 - i);
+	}
+	assert_true(lists_assign(v, 0, &go_on));
+	assert_true(v->w->lists->of[0] == f && !lists_waiting(f) && !*lists_head(&f->view, lists_fresh(&f->view)));
+	assert_int_equal(f->entries, ROWS);
+	assert_int_equal(f->dead, 0);
+	for (uint32_t i = 0; i < ROWS; i++) {
+		float row[1536];
+		struct vectors_shape s;
+		struct lists_entry e;
+		struct uuid id = model_id(i);
+		uint32_t ref = vectors_map_find(v, &id), unit = 0;
+		const struct vectors_chunk *c = &v->chunks[vectors_ref_chunk(ref)];
+		vectors_form_rotated(v, vectors_own(v, c, &s), &s, c->dim, vectors_ref_row(ref), row);
+		lists_encode(&f->view, row, &e);
+		uint32_t at = *lists_place(v, v->w->lists->entries, ref);
+		for (unit = at / LISTS_PER_UNIT; !v->w->lists->starts[unit - 1]; unit--)
+			;
+		assert_int_equal(lists_block(&f->view, unit)->list, e.list);
+	}
+	for (int metric = VECTORS_COSINE; metric <= VECTORS_L2; metric++)
+		check_metric(v, &m, VECTORS_RAW_AUTO, dim, (enum vectors_metric)metric);
+	close_all(&v, fd, &m);
+}
+
+static void test_fresh_rows(void **state)
+{
+	(void)state;
+	fresh = ROWS;
+	check_fresh(64);
+	check_fresh(300);
+	check_fresh(1536);
+	fresh = 0;
+}
+
+/* No more than so many: the next ones are put into their lists at once. */
+static void test_fresh_rows_are_few(void **state)
+{
+	(void)state;
+	static float x[300];
+	struct model m;
+	int fd;
+	fresh = 50;
+	struct vectors *v = open_low(32 << 20, VECTORS_RAW_AUTO, &fd);
+	model_init(&m, ROWS);
+	for (uint32_t i = 0; i < ROWS; i++) {
+		if (i == ROWS / 2)
+			work(v);
+		clustered(x, 300, i % 16, true);
+		assert_int_equal(put(v, &m, i, 1, 1, 300, x, 0), 0);
+	}
+	assert_int_equal(waiting(v, 1), 50);
+	for (int metric = VECTORS_COSINE; metric <= VECTORS_L2; metric++)
+		check_metric(v, &m, VECTORS_RAW_AUTO, 300, (enum vectors_metric)metric);
+	work(v);
+	assert_int_equal(waiting(v, 1), 0);
+	fresh = 0;
+	close_all(&v, fd, &m);
 }
 
 /* ---- filters ---- */
@@ -777,6 +888,8 @@ int main(int argc, char **argv)
 	    cmocka_unit_test(test_rows_without_lists), cmocka_unit_test(test_two_dimensions),
 	    cmocka_unit_test(test_due),		    cmocka_unit_test(test_stop),
 	    cmocka_unit_test(test_kmeans_finds),    cmocka_unit_test(test_kmeans_degenerate),
+	    cmocka_unit_test(test_churn_of_fresh_rows), cmocka_unit_test(test_fresh_rows),
+	    cmocka_unit_test(test_fresh_rows_are_few),
 	    cmocka_unit_test(test_few_rows),	    cmocka_unit_test(test_what_rows_need),
 	    cmocka_unit_test(test_blocks_are_full), cmocka_unit_test(test_fronts_lose_little),
 	};

@@ -8,7 +8,15 @@
 enum { DIM_MAX = 300 };
 
 static uint32_t dim = 40; /* 300: codes of lists are bits */
-static bool lists;
+static bool lists, fresh; /* fresh: rows wait to be put into them */
+
+static void stages(struct vectors *v)
+{
+	vectors_stages_set(v, &(struct vectors_stages){.flat_rows = 100,
+						       .raw = VECTORS_RAW_FLOAT32,
+						       .fresh_rows = fresh ? 150 : 0,
+						       .fresh_first = true});
+}
 
 static void vector_of(uint32_t id, uint64_t version, float x[DIM_MAX])
 {
@@ -92,7 +100,7 @@ static void writer(int fd, struct board *b)
 	struct vectors *v = vectors_open(fd, true);
 	AN(v);
 	if (lists)
-		vectors_stages_set(v, &(struct vectors_stages){.flat_rows = 100, .raw = VECTORS_RAW_FLOAT32});
+		stages(v);
 	for (uint32_t i = 0; i < PERMANENT; i++) {
 		struct uuid id = model_id(i);
 		AN(board_allows(b, i, vectors_version(v, &id)));
@@ -211,7 +219,7 @@ static void beside(int writes)
 	pthread_t threads[2], worker;
 	struct shared s = {.v = model_open(4 << 20, &fd)};
 	if (lists)
-		vectors_stages_set(s.v, &(struct vectors_stages){.flat_rows = 100, .raw = VECTORS_RAW_FLOAT32});
+		stages(s.v);
 	s.b = board_new(s.v);
 	if (lists)
 		assert_int_equal(pthread_create(&worker, NULL, working, &s), 0);
@@ -255,6 +263,13 @@ static void test_killed_writer_lists(void **state)
 	lists = false;
 }
 
+static void test_killed_writer_fresh(void **state)
+{
+	fresh = true;
+	test_killed_writer_lists(state);
+	fresh = false;
+}
+
 static void test_threads(void **state)
 {
 	(void)state;
@@ -272,11 +287,21 @@ static void test_threads_lists(void **state)
 	lists = false;
 }
 
+static void test_threads_fresh(void **state)
+{
+	fresh = true;
+	test_threads_lists(state);
+	fresh = false;
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(test_killed_writer),
-					   cmocka_unit_test(test_killed_writer_lists), cmocka_unit_test(test_threads),
-					   cmocka_unit_test(test_threads_lists)};
+					   cmocka_unit_test(test_killed_writer_lists),
+					   cmocka_unit_test(test_threads),
+					   cmocka_unit_test(test_threads_lists),
+					   cmocka_unit_test(test_killed_writer_fresh),
+					   cmocka_unit_test(test_threads_fresh)};
 	cmocka_set_test_filter(argc > 1 ? argv[1] : NULL);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -156,6 +156,39 @@ static void test_round_trip(void **state)
 	check_round_trip(VECTORS_RAW_FLOAT32, false);
 }
 
+/* Rows that wait for their lists are saved as such, and come back as such. */
+static void test_fresh_round_trip(void **state)
+{
+	(void)state;
+	int fd, fd2;
+	struct vectors_stages stages = {
+		.flat_rows = 200, .raw = VECTORS_RAW_INT8, .fresh_rows = 400, .fresh_first = true};
+	struct vectors *v = model_open(32 << 20, &fd), *w = model_open(48 << 20, &fd2);
+	vectors_stages_set(v, &stages);
+	vectors_stages_set(w, &stages);
+	fill(v, 0, 1500);
+	work(v);
+	fill(v, 5000, 300);
+	for (uint32_t i = 5000; i < 5300; i += 7) {
+		struct uuid id = model_id(i);
+		vectors_remove(v, &id, 10);
+	}
+	assert_int_equal(lists_waiting(v->w->lists->of[0]), 300);
+	assert_int_equal(save(v), 0);
+	assert_int_equal(load(w, fd2), 0);
+	assert_int_equal(lists_waiting(w->w->lists->of[0]), 300);
+	assert_int_equal(vectors_count(w, 0), vectors_count(v, 0));
+	same(v, w, true);
+	assert_true(vectors_work_due(w));
+	work(w);
+	assert_int_equal(lists_waiting(w->w->lists->of[0]), 0);
+	assert_int_equal(w->w->lists->of[0]->entries - w->w->lists->of[0]->dead, vectors_count(w, 0));
+	fill(w, 6000, 300);
+	assert_int_equal(vectors_count(w, 0), vectors_count(v, 0) + 300);
+	close_all(&v, fd);
+	close_all(&w, fd2);
+}
+
 static void test_empty(void **state)
 {
 	(void)state;
@@ -487,10 +520,15 @@ static void test_memory_comes_first(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_round_trip),	cmocka_unit_test(test_empty),
-		cmocka_unit_test(test_damage),		cmocka_unit_test(test_misfit),
-		cmocka_unit_test(test_killed_loader),	cmocka_unit_test(test_dead_rows_are_not_in_the_file),
-		cmocka_unit_test(test_beside_a_writer), cmocka_unit_test(test_memory_comes_first),
+		cmocka_unit_test(test_round_trip),
+		cmocka_unit_test(test_empty),
+		cmocka_unit_test(test_fresh_round_trip),
+		cmocka_unit_test(test_damage),
+		cmocka_unit_test(test_misfit),
+		cmocka_unit_test(test_killed_loader),
+		cmocka_unit_test(test_dead_rows_are_not_in_the_file),
+		cmocka_unit_test(test_beside_a_writer),
+		cmocka_unit_test(test_memory_comes_first),
 	};
 	return cmocka_run_group_tests(tests, image_setup, image_teardown);
 }

@@ -19,7 +19,7 @@ enum { DIM = 12, IDS = 120, LIMIT = 1 << 20, LISTED = 100 };
 #define EVERY 1 /* state is judged */
 #endif
 
-static const struct vectors_stages early = {.flat_rows = 40, .raw = VECTORS_RAW_FLOAT32};
+static struct vectors_stages early = {.flat_rows = 40, .raw = VECTORS_RAW_FLOAT32, .fresh_first = true};
 
 static void vector_of(uint32_t id, uint64_t version, float x[DIM])
 {
@@ -469,6 +469,105 @@ static void test_listed_recovery(void **state)
 	run_lists(v, fd, NULL, &e);
 }
 
+/* ---- rows that wait to be put into their lists ---- */
+
+enum { FRESH = 24 };
+
+/* Of the rows in lists the last ones wait; they were updated, so as not to be as they were in the lists. */
+static struct vectors *start_fresh(int *fd_r, struct expect *e)
+{
+	struct vectors *v = start_lists(fd_r, e);
+	early.fresh_rows = IDS;
+	vectors_stages_set(v, &early);
+	fill(v, 1, LISTED - FRESH, LISTED, 2);
+	expect_range(e, LISTED - FRESH, LISTED, 2, 2);
+	assert_int_equal(lists_waiting(v->w->lists->of[0]), FRESH);
+	verify(v, e, "fresh rows");
+	return v;
+}
+
+static void run_fresh(struct vectors *v, int fd, operation *op, const struct expect *e)
+{
+	run_lists(v, fd, op, e);
+	early.fresh_rows = 0;
+}
+
+/* A new one, one that was in a list, one that waits already; one that waits goes. */
+static void op_fresh_writes(struct vectors *v)
+{
+	AN(insert(v, 1, LISTED, 1) == 0);
+	AN(insert(v, 1, 3, 2) == 0);
+	AN(insert(v, 1, LISTED - 1, 3) == 0);
+	remove_id(v, LISTED - 2);
+	AN(lists_waiting(v->w->lists->of[0]) > FRESH); /* or this tests nothing */
+}
+
+static void test_fresh_writes(void **state)
+{
+	(void)state;
+	struct expect e;
+	int fd;
+	struct vectors *v = start_fresh(&fd, &e);
+	expect_range(&e, LISTED, LISTED + 1, 0, 1);
+	expect_range(&e, 3, 4, 1, 2);
+	expect_range(&e, LISTED - 1, LISTED, 2, 3);
+	expect_range(&e, LISTED - 2, LISTED - 1, 0, 2);
+	run_fresh(v, fd, op_fresh_writes, &e);
+}
+
+static void op_assign(struct vectors *v)
+{
+	static const _Atomic bool go_on; /* false */
+	AN(lists_assign(v, 0, &go_on) && !lists_waiting(v->w->lists->of[0]));
+	lists_reclaim(v, true);
+}
+
+static void test_fresh_assigned(void **state)
+{
+	(void)state;
+#if !defined(__x86_64__)
+	skip(); /* run_over() has no breakpoints here */
+#endif
+	struct expect e;
+	int fd;
+	struct vectors *v = start_fresh(&fd, &e);
+	run_fresh(v, fd, op_assign, &e);
+}
+
+static void test_fresh_drop(void **state)
+{
+	(void)state;
+	struct expect e;
+	int fd;
+	struct vectors *v = start_fresh(&fd, &e);
+	expect_range(&e, 0, LISTED, 0, 2);
+	e.lists = false;
+	run_fresh(v, fd, op_drop, &e);
+}
+
+/* Recovery, which is killed itself, of rows of which some have a second entry already. */
+static void test_fresh_recovery(void **state)
+{
+	(void)state;
+	struct expect e;
+	int fd;
+	struct vectors *v = start_fresh(&fd, &e);
+	struct ivf *f = v->w->lists->of[0];
+	for (uint32_t id = LISTED - FRESH; id < LISTED; id += 2) {
+		struct uuid u = model_id(id);
+		uint32_t ref = vectors_map_find(v, &u), at;
+		struct lists_entry entry;
+		float x[64];
+		struct vectors_shape s;
+		const struct vectors_chunk *c = &v->chunks[vectors_ref_chunk(ref)];
+		vectors_form_rotated(v, vectors_own(v, c, &s), &s, DIM, vectors_ref_row(ref), x);
+		lists_encode(&f->view, x, &entry);
+		entry.ref = ref;
+		assert_int_equal(lists_append(v, f, &entry, &at), 0);
+	}
+	run_fresh(v, fd, NULL, &e);
+}
+
 /* ---- the writer acts in the middle of a search ---- */
 
 static struct {
@@ -625,6 +724,60 @@ static void test_listed_overtaken(void **state)
 	}
 }
 
+static void op_assign_and_reuse(struct vectors *v)
+{
+	op_assign(v);
+	fill(v, 2, 1000, 1000 + IDS, 7); /* into what was given back */
+}
+
+static void op_assign_and_update(struct vectors *v)
+{
+	static const _Atomic bool go_on; /* false */
+	AN(lists_assign(v, 0, &go_on));
+	fill(v, 1, 0, LISTED, 3);
+}
+
+static void op_assign_and_move(struct vectors *v)
+{
+	static const _Atomic bool go_on; /* false */
+	AN(lists_assign(v, 0, &go_on));
+	op_move(v);
+	lists_reclaim(v, true);
+}
+
+/* Nobody but who gives memory back again makes a search begin anew: it finds them in what it has read, or is to read. */
+static void op_assign_only(struct vectors *v)
+{
+	static const _Atomic bool go_on; /* false */
+	AN(lists_assign(v, 0, &go_on));
+}
+
+static void test_fresh_overtaken(void **state)
+{
+	(void)state;
+	static const struct {
+		operation *op;
+		uint64_t low, high, fresh; /* fresh: the least of those that wait */
+	} acts[] = {{op_assign_only, 1, 2, 2},	     {op_assign, 1, 2, 2},	    {op_assign_and_reuse, 1, 2, 2},
+		    {op_assign_and_update, 1, 3, 2}, {op_assign_and_move, 1, 2, 2}, {op_update_listed, 1, 2, 2},
+		    {op_rebuild, 1, 2, 2},	     {op_reuse_listed, 0, 2, 0}};
+	for (size_t i = 0; i < ARRAY_LEN(acts); i++) {
+		for (unsigned at = 0; at < MOMENTS; at++) {
+			struct expect e;
+			int fd;
+			struct vectors *v = start_fresh(&fd, &e);
+			expect_range(&e, 0, LISTED, acts[i].low, acts[i].high);
+			expect_range(&e, LISTED - FRESH, LISTED, acts[i].fresh, acts[i].high);
+			e.lists = acts[i].op == op_assign_only;
+			search_while(v, fd, at, acts[i].op, &e);
+			vectors_close(&v);
+			close(fd);
+			listed = false;
+			early.fresh_rows = 0;
+		}
+	}
+}
+
 /* A writer has died in the midst of writes; its successor begins while we search. */
 static struct vectors *successor;
 static int successor_fd;
@@ -669,7 +822,9 @@ int main(int argc, char **argv)
 	    cmocka_unit_test(test_listed_compaction), cmocka_unit_test(test_listed_build),
 	    cmocka_unit_test(test_listed_rewrite), cmocka_unit_test(test_listed_drop),
 	    cmocka_unit_test(test_listed_recovery), cmocka_unit_test(test_listed_overtaken),
-	    cmocka_unit_test(test_listed_recovered_meanwhile),
+	    cmocka_unit_test(test_listed_recovered_meanwhile), cmocka_unit_test(test_fresh_writes),
+	    cmocka_unit_test(test_fresh_assigned), cmocka_unit_test(test_fresh_drop),
+	    cmocka_unit_test(test_fresh_recovery), cmocka_unit_test(test_fresh_overtaken),
 	};
 	/* clang-format on */
 	/* Large zeroed tables come from mmap then, not from a memset that takes a million steps. */

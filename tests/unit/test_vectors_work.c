@@ -78,6 +78,46 @@ static void test_calm(void **state)
 	close(fd);
 }
 
+/* While rows come fast, those that wait are put into lists when they are many; and all of them when no more come. */
+static void test_fresh(void **state)
+{
+	(void)state;
+	int fd;
+	struct vectors *v = model_open(16 << 20, &fd);
+	vectors_stages_set(v, &(struct vectors_stages){.flat_rows = 200,
+						       .raw = VECTORS_RAW_INT8,
+						       .patient = true,
+						       .fresh_rows = 100,
+						       .fresh_first = true});
+	fill(v, 1, 0, 1000);
+	work(v);
+	struct ivf *f = v->w->lists->of[0];
+	fill(v, 1, 1000, 1030);
+	assert_int_equal(lists_waiting(f), 30);
+	f->fast = true; /* whatever this machine takes for it */
+	f->window_us = INT64_MAX / 2;
+	f->window = 1;
+	assert_true(vectors_work_due(v));
+	assert_false(vectors_work(v));
+	assert_int_equal(lists_waiting(f), 30);
+	assert_true(vectors_work_later(v) && !vectors_work_due(v));
+	fill(v, 1, 1030, 1051); /* more than half of what may wait; fewer than a window has */
+	assert_true(vectors_work_due(v));
+	work(v);
+	assert_int_equal(lists_waiting(f), 0);
+	fill(v, 1, 1051, 1060);
+	f->window_us = INT64_MAX / 2;
+	assert_false(vectors_work(v));
+	assert_int_equal(lists_waiting(f), 9);
+	f->window_us = 1; /* long ago */
+	assert_true(vectors_work_later(v));
+	assert_true(vectors_work(v));
+	assert_int_equal(lists_waiting(f), 0);
+	assert_true(v->w->lists->of[0] == f);
+	vectors_close(&v);
+	close(fd);
+}
+
 /* One that is put off keeps nothing from the others. */
 static void test_others(void **state)
 {
@@ -103,6 +143,7 @@ int main(void)
 		cmocka_unit_test(test_burst),
 		cmocka_unit_test(test_calm),
 		cmocka_unit_test(test_others),
+		cmocka_unit_test(test_fresh),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -19,6 +19,7 @@
 
 #define TMPFS_MAGIC 0x01021994
 #define OVERLAY_MAGIC 0x794c7630
+#define FRESH_ROWS 8192 /* as many codes as a search reads of lists, and half a MiB */
 #define FIRST_SEGMENT_BYTES (8u << 20)
 
 static struct sync sync_state;
@@ -125,6 +126,7 @@ static void set_stages(struct sync *s)
 	const struct conf *c = s->w->conf;
 	struct vectors_stages stages = {.exact_bytes = (uint64_t)conf_int(c, CONF_VECTORS_EXACT_BYTES),
 					.flat_rows = (uint64_t)conf_int(c, CONF_VECTORS_FLAT_ROWS),
+					.fresh_rows = FRESH_ROWS,
 					.patient = true};
 	for (size_t i = 0; i < ARRAY_LEN(raws); i++)
 		if (strcmp(conf_str(c, CONF_VECTORS_RAW), raws[i]) == 0)
