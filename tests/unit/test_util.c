@@ -136,6 +136,24 @@ static void test_buf_replace(void **state)
 	}
 }
 
+static void test_buf_addu(void **state)
+{
+	(void)state;
+	struct buf b = {0}, want = {0};
+	for (uint64_t n = 1, i = 0; i < 200; i++, n = i % 3 ? n * 10 + i % 10 : n / 2) {
+		buf_addu(&b, n);
+		buf_addu(&b, n - 1);
+		buf_printf(&want, "%llu%llu", (unsigned long long)n, (unsigned long long)(n - 1));
+	}
+	buf_addu(&b, 0);
+	buf_addu(&b, UINT64_MAX);
+	buf_adds(&want, "018446744073709551615");
+	assert_int_equal(b.len, want.len);
+	assert_memory_equal(b.p, want.p, b.len);
+	buf_free(&b);
+	buf_free(&want);
+}
+
 static void test_buf(void **state)
 {
 	(void)state;
@@ -347,7 +365,8 @@ int main(void)
 	/* clang-format off */
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_utf8_code_points), cmocka_unit_test(test_utf8_overlong),
-		cmocka_unit_test(test_utf8_offsets), cmocka_unit_test(test_utf8_scrub), cmocka_unit_test(test_buf), cmocka_unit_test(test_buf_replace),
+		cmocka_unit_test(test_utf8_offsets), cmocka_unit_test(test_utf8_scrub), cmocka_unit_test(test_buf), cmocka_unit_test(test_buf_addu),
+		cmocka_unit_test(test_buf_replace),
 		cmocka_unit_test(test_checked_sizes), cmocka_unit_test(test_assertion),
 		cmocka_unit_test(test_log_text), cmocka_unit_test(test_log_json),
 		cmocka_unit_test(test_log_limited), cmocka_unit_test(test_shm),

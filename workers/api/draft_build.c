@@ -72,7 +72,9 @@ static void write_body(const struct draft *d, struct span ns_name, uint64_t vers
 		out_uuid(b, "supersedes", &d->supersedes);
 	if (d->has_superseded_by)
 		out_uuid(b, "superseded_by", &d->superseded_by);
-	buf_printf(b, ",\"version\":%llu}", (unsigned long long)version);
+	buf_adds(b, ",\"version\":");
+	buf_addu(b, version);
+	buf_addc(b, '}');
 }
 
 void draft_memory(const struct draft *d, struct span ns_name, uint64_t version, struct buf *body, struct memory *m_r)

@@ -17,6 +17,7 @@ bool memories_get_fast(struct api *a, struct http_request *r);
 
 /* Appends "durability":"…" to the reply. stored false: nothing was, and it says where all that was read is by now. */
 void memories_durability(struct call *c, bool stored);
+void memories_etag(struct buf *head, uint64_t version);
 
 bool memories_not_found(struct call *c); /* the problem; false */
 

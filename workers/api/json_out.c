@@ -62,11 +62,38 @@ void json_out_time(struct buf *b, int64_t us)
 	buf_addc(b, '"');
 }
 
+/* A number of at most six digits, which is what a person wrote: 0.5. Exactly k / 10^n, both of which a double holds exactly, so
+ * the quotient is the double nearest to that text, and %.6g would print no other. False: it is none of these. */
+static bool short_double(struct buf *b, double d)
+{
+	char text[16], *p = text + sizeof(text);
+	double scale = 1;
+	if (!(d >= 0.0001 && d < 1e6))
+		return false;
+	for (int n = 0; n <= 6 && d * scale < 1e6; n++, scale *= 10) {
+		uint64_t k = (uint64_t)(d * scale + 0.5);
+		if ((double)k / scale != d || k > 999999)
+			continue;
+		for (int i = 0; i < n; i++, k /= 10)
+			*--p = (char)('0' + k % 10);
+		if (n)
+			*--p = '.';
+		do
+			*--p = (char)('0' + k % 10);
+		while (k /= 10);
+		buf_add(b, p, (size_t)(text + sizeof(text) - p));
+		return true;
+	}
+	return false;
+}
+
 void json_out_double(struct buf *b, double d)
 {
 	char text[40];
 	if (!isfinite(d))
 		d = 0;
+	if (short_double(b, d))
+		return;
 	for (int digits = 6; digits <= 17; digits++) {
 		snprintf(text, sizeof(text), "%.*g", digits, d);
 		if (strtod(text, NULL) == d)

@@ -39,7 +39,7 @@ static bool load(struct call *c, struct reader *rd, bool deleted_too, struct hel
 		problem(c, 412, "version-conflict",
 			"If-Match: the memory is at version %llu; read it again and decide anew",
 			(unsigned long long)h->m.version);
-		buf_printf(&c->reply.head, "ETag: \"%llu\"\r\n", (unsigned long long)h->m.version);
+		memories_etag(&c->reply.head, h->m.version);
 		ok = false;
 	}
 	if (!ok)
@@ -55,6 +55,13 @@ static const char *found_durability(const struct call *c)
 	return atomic_load(&c->api->plant->flushed_seq) >= applied ? "store" : "journal";
 }
 
+void memories_etag(struct buf *head, uint64_t version)
+{
+	buf_adds(head, "ETag: \"");
+	buf_addu(head, version);
+	buf_adds(head, "\"\r\n");
+}
+
 void memories_durability(struct call *c, bool stored)
 {
 	struct buf *b = &c->reply.body;
@@ -68,7 +75,7 @@ static void reply_memory(struct call *c, const struct memory *m, int status, boo
 {
 	struct buf *b = &c->reply.body;
 	c->reply.status = status;
-	buf_printf(&c->reply.head, "ETag: \"%llu\"\r\n", (unsigned long long)m->version);
+	memories_etag(&c->reply.head, m->version);
 	buf_add(b, m->body.p, m->body.len - 1);
 	buf_addc(b, ',');
 	memories_durability(c, stored);

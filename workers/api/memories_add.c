@@ -285,8 +285,11 @@ static void reply_bulk(struct attempt *t)
 	for (size_t i = 0; i < t->a->n; i++) {
 		const struct result *r = &t->results[i];
 		uuid_format(&r->held.m.id, id);
-		buf_printf(b, "%s{\"id\":\"%.*s\",\"version\":%llu,\"created\":%s,\"created_at\":", i ? "," : "",
-			   UUID_TEXT, id, (unsigned long long)r->held.m.version, r->created ? "true" : "false");
+		buf_adds(b, i ? ",{\"id\":\"" : "{\"id\":\"");
+		buf_add(b, id, sizeof(id));
+		buf_adds(b, "\",\"version\":");
+		buf_addu(b, r->held.m.version);
+		buf_adds(b, r->created ? ",\"created\":true,\"created_at\":" : ",\"created\":false,\"created_at\":");
 		json_out_time(b, r->held.m.created_us);
 		if (r->held.m.external_id.len) {
 			buf_adds(b, ",\"external_id\":");
@@ -300,8 +303,10 @@ static void reply_bulk(struct attempt *t)
 
 static void single_headers(struct call *c, const char *id, uint64_t version)
 {
-	buf_printf(&c->reply.head, "ETag: \"%llu\"\r\nLocation: /v1/memories/%.*s\r\n", (unsigned long long)version,
-		   UUID_TEXT, id);
+	memories_etag(&c->reply.head, version);
+	buf_adds(&c->reply.head, "Location: /v1/memories/");
+	buf_add(&c->reply.head, id, UUID_TEXT);
+	buf_adds(&c->reply.head, "\r\n");
 }
 
 static void reply_single(struct attempt *t)
@@ -312,7 +317,7 @@ static void reply_single(struct attempt *t)
 	char id[UUID_TEXT];
 	uuid_format(&m->id, id);
 	buf_add(b, m->body.p, m->body.len - 1);
-	buf_printf(b, ",\"created\":%s,", r->created ? "true" : "false");
+	buf_adds(b, r->created ? ",\"created\":true," : ",\"created\":false,");
 	memories_durability(t->c, r->stored);
 	buf_addc(b, '}');
 	single_headers(t->c, id, m->version);

@@ -126,7 +126,7 @@ static void answer(struct call *c, const struct tier_item *v, const char *error)
 		return;
 	}
 	requests_note_namespace(c, name_of(c->api, v->meta.ns));
-	buf_printf(&c->reply.head, "ETag: \"%llu\"\r\n", (unsigned long long)v->meta.version);
+	memories_etag(&c->reply.head, v->meta.version);
 	cache_status(&c->reply.head, v);
 	c->reply.status = 304;
 	if (inm.p && call_etag_matches(inm, v->meta.version, true))
