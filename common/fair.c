@@ -1,6 +1,7 @@
 #include "fair.h"
 
 #include <stdlib.h>
+#include <sys/random.h>
 
 #define BUCKETS 1024
 
@@ -19,15 +20,23 @@ struct fair {
 	struct fair_item *oldest, *newest;
 	struct fair_flow *parked_first, *parked_last;
 	size_t nparked;
+	uint64_t seed; /* who chooses keys does not choose buckets */
 };
 
-struct fair *fair_new(void) { return util_zalloc(sizeof(struct fair)); }
+struct fair *fair_new(void)
+{
+	struct fair *f = util_zalloc(sizeof(*f));
+	AN(getrandom(&f->seed, sizeof(f->seed), 0) == sizeof(f->seed));
+	return f;
+}
 
 /* ---- flows ---- */
 
 static struct fair_flow **slot(const struct fair *f, uint64_t key)
 {
-	struct fair_flow *const *at = &f->bucket[(key * 0x9e3779b97f4a7c15ull) >> 54];
+	uint64_t hash = (key ^ f->seed) * 0x9e3779b97f4a7c15ull;
+	hash = (hash ^ hash >> 32) * 0xbf58476d1ce4e5b9ull;
+	struct fair_flow *const *at = &f->bucket[hash >> 54];
 	while (*at && (*at)->key != key)
 		at = (struct fair_flow *const *)&(*at)->chain;
 	return (struct fair_flow **)(uintptr_t)at;
@@ -58,8 +67,12 @@ static void drop_parked(struct fair *f, struct fair_flow *w)
 /* It has nothing more. What it had ahead of its turn is remembered until the others have had as much. */
 static void park(struct fair *f, struct fair_flow *w)
 {
-	while (f->parked_first && (f->parked_first->start <= f->now || f->nparked >= FAIR_PARKED))
+	while (f->parked_first && (f->parked_first->start <= f->now || f->nparked >= FAIR_PARKED)) {
+		/* A lead that is forgotten is everybody's who comes: else who is remembered waits for ever behind ever new ones. */
+		if (f->parked_first->start > f->now)
+			f->now = f->parked_first->start;
 		drop_parked(f, f->parked_first);
+	}
 	if (w->start <= f->now) {
 		forget(f, w);
 		return;

@@ -45,7 +45,7 @@ void http_conn_close(struct http_conn *c)
 	c->fd = -1;
 	c->reading = c->writing = false;
 	c->rx = HTTP_RX_OFF;
-	http_ready_leave(c);
+	(void)http_ready_leave(c);
 	http_wheel_remove(c);
 	http_io_out_give(c);
 	http_io_charge(c);
@@ -127,7 +127,6 @@ static bool incomplete(const struct http_conn *c)
 static bool read_once(struct http_conn *c)
 {
 	bool head = c->rx == HTTP_RX_HEAD || c->rx == HTTP_RX_WAIT;
-	http_ready_leave(c);
 	ssize_t n = http_io_fill(c);
 	if (n > 0) {
 		if (head) {
@@ -290,10 +289,8 @@ void http_conn_settle(struct http_conn *c)
 void http_conn_turn(struct http_conn *c)
 {
 	http_step_run(c);
-	if (c->more && c->reading && !http_ready_wait(c)) {
-		c->waited_us = 0;
+	if (c->more && c->reading && !http_ready_wait(c))
 		read_once(c);
-	}
 	http_conn_settle(c);
 }
 
@@ -303,6 +300,7 @@ void http_conn_read(struct http_conn *c, int64_t waited_us)
 	if (c->tls) /* reading may mean writing, which has a deadline */
 		http_server_now(c->s);
 	read_once(c);
+	c->waited_us = 0;
 	http_conn_settle(c);
 }
 
@@ -373,8 +371,8 @@ void http_conn_timeout(struct http_conn *c)
 		http_conn_cut(c);
 		return;
 	}
-	if (http_ready_waits(c)) {
-		http_conn_read(c, c->waited_us);
+	if (http_ready_waits(c) && c->phase == HTTP_PH_IDLE) { /* it came in time */
+		http_conn_read(c, http_ready_leave(c));
 		return;
 	}
 	if (c->lingering || (c->phase == HTTP_PH_IDLE && !c->over)) {
@@ -399,8 +397,8 @@ void http_conn_drain(struct http_conn *c)
 {
 	if (c->dead || c->rx != HTTP_RX_HEAD || c->sink)
 		return;
-	if (c->in_pos == c->in_len && !http_out_pending(c) && c->reading)
-		read_once(c);
+	if (http_ready_waits(c) || (c->in_pos == c->in_len && !http_out_pending(c) && c->reading))
+		http_conn_read(c, http_ready_leave(c));
 	http_conn_settle(c);
 	if (!c->dead && promised(c) && c->phase == HTTP_PH_IDLE) {
 		c->in_deadline = c->s->now_ms + HTTP_LINGER_MS;

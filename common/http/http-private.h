@@ -70,8 +70,9 @@ struct http_request {
 	uint32_t extension_bytes, trailer_bytes, trailers;
 	uint16_t refuse; /* status a parser callback wants */
 	const char *why;
-	int64_t began_ns; /* its first byte was read */
-	uint16_t route;	  /* stats.h, and 1; 0: not to be timed */
+	int64_t began_ns;  /* its first byte was read */
+	int64_t waited_us; /* before that */
+	uint16_t route;	   /* stats.h, and 1; 0: not to be timed */
 	uint16_t n_fields;
 	uint8_t minor, id_len;
 	bool has_host, expect_continue, keep, chunked, head_done, body_done, body_own;
@@ -149,7 +150,7 @@ struct http_conn {
 	int64_t o_since;		   /* out_deadline when it came to the end of that list */
 	struct fair_item ready;		   /* it waits to be read */
 	uint64_t flow;			   /* whose its last request was; 0: nobody's that is known */
-	int64_t waited_us;		   /* before its last read */
+	int64_t waited_us;		   /* before the read at hand */
 };
 
 struct http_listener {
@@ -285,8 +286,8 @@ void http_tls_flush(struct http_conn *c);
 size_t must_check http_tls_send(struct http_conn *c, const char *p, size_t n);
 
 /* ready.c */
-bool http_ready_wait(struct http_conn *c); /* there is a crowd: it waits for its turn to be read */
-void http_ready_leave(struct http_conn *c);
+bool http_ready_wait(struct http_conn *c);     /* there is a crowd: it waits for its turn to be read */
+int64_t http_ready_leave(struct http_conn *c); /* how long it has waited, µs; 0: it did not */
 void http_ready_on_slice(evutil_socket_t fd, short what, void *arg);
 static inline bool http_ready_waits(const struct http_conn *c) { return c->ready.flow != NULL; }
 

@@ -3,8 +3,8 @@
  * A round of the loop hands us the sockets in the order in which they became readable: with thousands of them who has many
  * connections keeps away who has one, before anybody has looked at a single byte. So in a crowd a socket is only noted,
  * and those noted are read in an order that is fair (fair.h) to the flows that their connections were used for last; in
- * slices, so that meanwhile the loop sees what comes, and whatever else it is for. What a connection has begun to send is
- * read at once: it holds memory already. */
+ * slices, so that meanwhile the loop sees what comes, and whatever else it is for. Bodies are read at once: they hold memory
+ * already. */
 #include "clock.h"
 #include "http/http-private.h"
 
@@ -26,7 +26,7 @@ bool http_ready_wait(struct http_conn *c)
 	struct http_server *s = c->s;
 	if (http_ready_waits(c))
 		return true;
-	if (c->rx != HTTP_RX_HEAD || c->in_pos != c->in_len || c->sink || s->close_idle || !crowded(s))
+	if (c->rx != HTTP_RX_HEAD || c->sink || s->close_idle || !crowded(s))
 		return false;
 	if (!fair_items(s->ready))
 		event_active(s->ev_ready, EV_TIMEOUT, 1); /* behind all that waits in this round */
@@ -34,10 +34,12 @@ bool http_ready_wait(struct http_conn *c)
 	return true;
 }
 
-void http_ready_leave(struct http_conn *c)
+int64_t http_ready_leave(struct http_conn *c)
 {
-	if (http_ready_waits(c))
-		fair_remove(c->s->ready, &c->ready);
+	if (!http_ready_waits(c))
+		return 0;
+	fair_remove(c->s->ready, &c->ready);
+	return clock_mono_us() - c->ready.since_us;
 }
 
 void http_ready_on_slice(evutil_socket_t fd, short what, void *arg)

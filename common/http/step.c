@@ -256,6 +256,7 @@ static void head_begins(struct http_conn *c, uint32_t len)
 {
 	c->r = http_request_take(c);
 	c->r->began_ns = c->began_ns;
+	c->r->waited_us = c->waited_us;
 	c->r->head_len = len;
 }
 

@@ -35,7 +35,7 @@ int64_t http_real_us(const struct http_request *r)
 }
 
 int64_t http_began_ns(const struct http_request *r) { return r->began_ns; }
-int64_t http_waited_us(const struct http_request *r) { return r->c->waited_us; }
+int64_t http_waited_us(const struct http_request *r) { return r->waited_us; }
 
 void http_time_as(struct http_request *r, unsigned route)
 {

@@ -299,6 +299,7 @@ static bool finish(struct build *b)
 	if (!encode_rows(b))
 		return false;
 	lock(b);
+	b->f->abandoned |= !b->n->live; /* dropped before there was anything to abandon */
 	bool ok = !given_up(b);
 	while (ok && (n = collect(b, refs))) {
 		encode(b, refs, n);

@@ -32,6 +32,7 @@ bool lists_fresh_due(const struct vectors *v, const struct ivf *f)
 struct assign {
 	struct vectors *v;
 	struct ivf *f;
+	struct lists_view view; /* its own copy: the lists may go while rows are encoded */
 	uint32_t ns_row;
 	uint32_t unit, last; /* the block, and the one that is the last, + 1 */
 	uint32_t entry[SLICE], n;
@@ -141,7 +142,7 @@ static bool assign_block(struct assign *a)
 		more = stand(a) && load(a, &next);
 		pthread_mutex_unlock(lock);
 		for (uint32_t i = 0; i < a->n && more; i++)
-			lists_encode(&a->f->view, a->x + i * a->f->view.width, &a->e[i]);
+			lists_encode(&a->view, a->x + i * a->view.width, &a->e[i]);
 		pthread_mutex_lock(lock);
 		if (more && stand(a))
 			ok = append(a);
@@ -163,9 +164,10 @@ bool lists_assign(struct vectors *v, uint32_t ns_row, const _Atomic bool *stop)
 	pthread_mutex_lock(&v->w->lock);
 	a.f = v->w->lists->of[ns_row];
 	a.last = a.f ? a.f->tails[lists_fresh(&a.f->view)].unit : 0;
-	struct lists_view w = a.f ? a.f->view : (struct lists_view){0};
+	if (a.f)
+		a.view = a.f->view;
 	pthread_mutex_unlock(&v->w->lock);
-	a.x = util_alloc((size_t)SLICE * (w.width + 1) * sizeof(float));
+	a.x = util_alloc((size_t)SLICE * (a.view.width + 1) * sizeof(float));
 	a.e = aligned_alloc(CACHE_LINE, SLICE * sizeof(*a.e));
 	AN(a.e);
 	while (ok && more && a.last && a.unit != a.last && !atomic_load_explicit(stop, memory_order_relaxed)) {

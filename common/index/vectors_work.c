@@ -190,7 +190,7 @@ static enum task decide(struct vectors *v, struct vectors_ns *n, uint32_t *dim_r
 	const struct ivf *f = w->lists->of[row];
 	uint64_t live = n->live;
 	if (!open)
-		return NOTHING;
+		return !f || !lists_waiting(f) ? NOTHING : lists_fresh_due(v, f) ? ASSIGN : LATER;
 	uint32_t dim = *dim_r = f ? f->view.l->dim : v->chunks[open - 1].dim;
 	*count_r = wanted_lists(v, live);
 	if (!f && !vectors_grown(v, n, dim))
@@ -222,7 +222,10 @@ static bool do_task(struct vectors *v, uint32_t row, enum task task, uint32_t di
 	case CONVERT: return convert(v, &v->ns[row], &w->stop);
 	case BUILD: return lists_build(v, &v->ns[row], dim, count, &w->stop);
 	/* New entries make lists stale, and there may be no end of rows that are due. */
-	case ASSIGN: return lists_assign(v, row, &w->stop) && rewrite_stale(v, row);
+	case ASSIGN: {
+		bool ok = lists_assign(v, row, &w->stop);
+		return rewrite_stale(v, row) && ok; /* it gives memory back */
+	}
 	case REWRITE: return rewrite_stale(v, row);
 	case LEARN: lists_relearn(v, &v->ns[row], &w->stop); break;
 	case LATER:
@@ -240,28 +243,32 @@ bool vectors_work(struct vectors *v)
 	lists_reclaim(v, false);
 	struct work *w = get(v);
 	int64_t now = clock_mono_us() / 1000;
-	size_t i = w->n;
-	while (i && task <= LATER && !atomic_load(&w->stop)) {
-		row = w->due[--i];
-		task = now < w->retry_ms[row] ? NOTHING : decide(v, &v->ns[row], &dim, &count);
-		if (task == LATER)
+	size_t i = 0; /* first come, first served: one that is always due must not keep the others waiting */
+	while (i < w->n && task <= LATER && !atomic_load(&w->stop)) {
+		row = w->due[i];
+		task = now < w->retry_ms[row] ? LATER : decide(v, &v->ns[row], &dim, &count);
+		if (task == LATER) {
+			i++;
 			continue;
-		w->due[i] = w->due[--w->n];
+		}
+		memmove(&w->due[i], &w->due[i + 1], (--w->n - i) * sizeof(*w->due));
 		w->noted[row] = 0;
 	}
-	atomic_store_explicit(&v->w->due, i > 0, memory_order_relaxed);
+	atomic_store_explicit(&v->w->due, i < w->n, memory_order_relaxed);
 	atomic_store_explicit(&v->w->later, w->n || v->w->lists->limbo_n, memory_order_relaxed);
 	pthread_mutex_unlock(&v->w->lock);
 	if (task <= LATER)
 		return false;
 	bool ok = do_task(v, row, task, dim, count);
 	pthread_mutex_lock(&v->w->lock);
-	if (!ok && !atomic_load(&w->stop)) {
+	if (!ok && v->ns[row].live && !atomic_load(&w->stop)) { /* else it was dropped meanwhile */
 		static struct log_limit limit;
 		log_warn_limited(&limit, 600,
 				 "vectors.max_bytes leaves no room for the lists of a namespace of %llu vectors: "
 				 "searches there compare more than they need; raise it",
 				 (unsigned long long)v->ns[row].live);
+		w->retry_ms[row] = 0;
+		vectors_work_hint(v, &v->ns[row]);
 		w->retry_ms[row] = now + RETRY_MS;
 	} else {
 		vectors_work_hint(v, &v->ns[row]);

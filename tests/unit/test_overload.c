@@ -142,6 +142,33 @@ static void flows_are_forgotten(void **state)
 	fair_free(&f);
 }
 
+/* Who was served and comes back waits for his turn, not for the end of newcomers: one who calls himself something else each time,
+ * or more clients than are remembered. */
+static void newcomers_do_not_starve(void **state)
+{
+	static struct fair_item others[20];
+	struct fair *f = fair_new();
+	struct fair_item mine;
+	unsigned popped = 0;
+	uint64_t key = 1000;
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(others); i++)
+		fair_push(f, &others[i], key++, 1, 0);
+	for (int again = 0; again < 20; again++) {
+		fair_push(f, &mine, 1, 1, 0);
+		for (popped = 0;; popped++) {
+			struct fair_item *i = fair_pop(f);
+			assert_true(popped < 3 * FAIR_PARKED);
+			if (i == &mine)
+				break;
+			fair_push(f, i, key++, 1, 0);
+		}
+	}
+	while (fair_pop(f))
+		;
+	fair_free(&f);
+}
+
 /* ---- standing queues ---- */
 
 static void bursts_are_no_standing_queue(void **state)
@@ -603,6 +630,7 @@ int main(void)
 		cmocka_unit_test(shares_are_of_cost),
 		cmocka_unit_test(items_come_out_as_they_went_in),
 		cmocka_unit_test(flows_are_forgotten),
+		cmocka_unit_test(newcomers_do_not_starve),
 		cmocka_unit_test(bursts_are_no_standing_queue),
 		cmocka_unit_test(concurrency_follows_latency),
 		cmocka_unit_test(who_does_not_use_it_gets_no_more),

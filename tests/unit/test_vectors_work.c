@@ -1,4 +1,7 @@
 /* When the background does something for the vector index: while a namespace grows fast, later. */
+#include <pthread.h>
+#include <unistd.h>
+
 #include "index/lists-private.h"
 #include "vectors_model.h"
 
@@ -118,6 +121,72 @@ static void test_fresh(void **state)
 	close(fd);
 }
 
+static const struct ivf *lists_of(const struct vectors *v, uint64_t ns)
+{
+	const struct vectors_ns *n = vectors_ns_find(v, ns);
+	return n ? v->w->lists->of[n - v->ns] : NULL;
+}
+
+static void *working(void *v)
+{
+	while (vectors_work(v))
+		;
+	return NULL;
+}
+
+/* Rows are encoded without the lock: their namespace, and its lists, may go meanwhile. */
+static void test_drop_beside(void **state)
+{
+	(void)state;
+	int fd;
+	struct vectors *v = model_open(16 << 20, &fd);
+	vectors_stages_set(v,
+			   &(struct vectors_stages){
+				   .flat_rows = 200, .raw = VECTORS_RAW_INT8, .fresh_rows = 5000, .fresh_first = true});
+	for (uint32_t n = 0; n < 30; n++) {
+		pthread_t thread;
+		fill(v, 1, 0, 1000);
+		work(v);
+		uint32_t more = n % 3 ? 900 : 2600; /* they are put into their lists; or lists are made anew */
+		fill(v, 1, 1000, 1000 + more);
+		assert_int_equal(lists_waiting(lists_of(v, 1)), more);
+		assert_int_equal(pthread_create(&thread, NULL, working, v), 0);
+		usleep(n * 50);
+		vectors_drop(v, 1);
+		fill(v, 2, 4000, 4010); /* memory that was given back is used again */
+		pthread_join(thread, NULL);
+		vectors_drop(v, 2);
+		lists_reclaim(v, true);
+		assert_int_equal(vectors_bytes(v), 0);
+	}
+	vectors_close(&v);
+	close(fd);
+}
+
+/* One that is always due is not all that is looked at: who came first goes first. */
+static void test_in_turns(void **state)
+{
+	(void)state;
+	int fd;
+	struct vectors *v = model_open(16 << 20, &fd);
+	vectors_stages_set(v,
+			   &(struct vectors_stages){
+				   .flat_rows = 200, .raw = VECTORS_RAW_INT8, .fresh_rows = 100, .fresh_first = true});
+	fill(v, 1, 0, 1000);
+	work(v);
+	fill(v, 1, 1000, 1090);
+	fill(v, 2, 2000, 3000); /* has no lists */
+	uint32_t next = 3000;
+	for (int pieces = 0; !lists_of(v, 2); pieces++) {
+		assert_true(pieces < 10);
+		assert_true(vectors_work(v));
+		fill(v, 1, next, next + 90); /* it is due again */
+		next += 90;
+	}
+	vectors_close(&v);
+	close(fd);
+}
+
 /* One that is put off keeps nothing from the others. */
 static void test_others(void **state)
 {
@@ -140,10 +209,8 @@ static void test_others(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_burst),
-		cmocka_unit_test(test_calm),
-		cmocka_unit_test(test_others),
-		cmocka_unit_test(test_fresh),
+		cmocka_unit_test(test_burst), cmocka_unit_test(test_calm),	  cmocka_unit_test(test_others),
+		cmocka_unit_test(test_fresh), cmocka_unit_test(test_drop_beside), cmocka_unit_test(test_in_turns),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 #define HANDED_UNIT 4096
-#define HANDED_FIRST 256 /* units, and never fewer */
+#define HANDED_FIRST 256 /* units, and never fewer while one flow has it to itself */
 #define HANDED_SHARED 96 /* while several flows take turns: who has one to write waits behind what was handed over */
 #define HANDED_MOST 2048 /* what the ring holds */
 

@@ -65,6 +65,7 @@ bool memories_get_fast(struct api *a, struct http_request *r)
 		trace = traces_hit(a, r, meta.ns, (size_t)n, end_us - now_us, head + head_len);
 		head_len += strlen(head + head_len);
 	}
+	http_flow(r, meta.ns);
 	requests_note_hit(a, r, who, meta.ns, (size_t)n, now_us, end_us, trace);
 	http_reply_spans(r, 200, SPAN_LIT("application/json"), (struct span){head, head_len}, a->scratch, (size_t)n);
 	return true;

@@ -146,7 +146,8 @@ static int64_t latest(const struct overload *o)
 /* Shares are counted over rounds that are short because of a crowd (ready.c), for as long as there is one. */
 static void shares_anew(struct overload *o, const struct lane_conf *k, int64_t began_us)
 {
-	if (http_server_waiting(o->api->http) && began_us - o->counted_us < k->interval_us)
+	int64_t since = began_us - o->counted_us;
+	if (http_server_waiting(o->api->http) && since >= 0 && since < k->interval_us)
 		return;
 	if (o->served)
 		memset(o->flow, 0, sizeof(o->flow));
@@ -209,7 +210,9 @@ bool overload_admits_late(struct call *c)
 		return true;
 	struct lane_conf k = overload_lane_conf(c->api);
 	int64_t limit = lane_limit(&(struct lane){.conf = k}, c->wait.class) / LOOP_SHARE;
-	if (o->served < k.free || o->late_us <= limit || (o->late_us <= 2 * limit && !served_enough(o, c->flow))) {
+	size_t waiting = http_server_waiting(o->api->http);
+	if ((waiting ? waiting : o->served) < k.free || o->late_us <= limit ||
+	    (o->late_us <= 2 * limit && !served_enough(o, c->flow))) {
 		count_served(o, c->flow);
 		return true;
 	}
