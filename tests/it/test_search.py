@@ -49,14 +49,16 @@ def test_vector_search_is_exact(shared, ns):
 
 
 def test_without_an_embedder_words_answer_and_say_so(make):
+    def degraded(r):  # a server that shares its processors may be late with its feed, which is not what this asks
+        return [d for d in r["degraded"] if d != "feed"]
     o = make(sets=["embedder.kind=none"])
     o.add("Ada likes tea")
     for mode in ("hybrid", "vector"):
         r = o.post("/v1/memories/search", {"query": "tea", "mode": mode}).json
-        assert r["degraded"] == ["vector"] and [m["content"] for m in r["results"]] == ["Ada likes tea"], (mode, r)
-    assert o.post("/v1/memories/search", {"query": "tea", "mode": "text"}).json["degraded"] == []
+        assert degraded(r) == ["vector"] and [m["content"] for m in r["results"]] == ["Ada likes tea"], (mode, r)
+    assert degraded(o.post("/v1/memories/search", {"query": "tea", "mode": "text"}).json) == []
     o.add("north", namespace="own", embedding=[0, 1])
-    assert o.post("/v1/memories/search", {"namespace": "own", "embedding": [0, 1]}).json["degraded"] == []
+    assert degraded(o.post("/v1/memories/search", {"namespace": "own", "embedding": [0, 1]}).json) == []
 
 
 def test_spaces_never_mix(shared, ns):

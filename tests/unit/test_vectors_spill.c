@@ -139,7 +139,8 @@ static void test_memory_first(void **state)
 	assert_true(vectors_complete(p.v, 1));
 	assert_int_equal(vectors_count(p.v, 1), N);
 	struct uuid u = model_id(N);
-	lists_reclaim(p.v, true); /* what rests for readers' sake counts as taken; how much that is depends on the time */
+	lists_reclaim(p.v,
+		      true); /* what rests for readers' sake counts as taken; how much that is depends on the time */
 	fill(p.v, 2, N, N + 10); /* few: they are compared row by row */
 	assert_false(p.v->chunks[vectors_ref_chunk(vectors_map_find(p.v, &u))].form & VECTORS_SPILLED);
 	vectors_drop(p.v, 1);
