@@ -148,7 +148,9 @@ class Chaos:
         self.violations += w.failures + [x for t in shared for x in t.failures]
         for o in f:
             until(lambda: flushed(o), 60)
-            if o.get("/readyz").json["degraded"]:
+            try:  # what follows the store follows it again a little after the flush
+                until(lambda: not o.get("/readyz").json["degraded"], 30)
+            except AssertionError:
                 self.violations.append(f"still {o.get('/readyz')}")
         f.followed(60)
         self.checksums = {}
