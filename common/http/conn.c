@@ -399,7 +399,8 @@ void http_conn_drain(struct http_conn *c)
 		return;
 	if (http_ready_waits(c) || (c->in_pos == c->in_len && !http_out_pending(c) && c->reading))
 		http_conn_read(c, http_ready_leave(c));
-	http_conn_settle(c);
+	else
+		http_conn_settle(c);
 	if (!c->dead && promised(c) && c->phase == HTTP_PH_IDLE) {
 		c->in_deadline = c->s->now_ms + HTTP_LINGER_MS;
 		http_wheel_set(c);

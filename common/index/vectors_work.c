@@ -261,17 +261,15 @@ bool vectors_work(struct vectors *v)
 		return false;
 	bool ok = do_task(v, row, task, dim, count);
 	pthread_mutex_lock(&v->w->lock);
+	w->retry_ms[row] = 0;
+	vectors_work_hint(v, &v->ns[row]);
 	if (!ok && v->ns[row].live && !atomic_load(&w->stop)) { /* else it was dropped meanwhile */
 		static struct log_limit limit;
 		log_warn_limited(&limit, 600,
 				 "vectors.max_bytes leaves no room for the lists of a namespace of %llu vectors: "
 				 "searches there compare more than they need; raise it",
 				 (unsigned long long)v->ns[row].live);
-		w->retry_ms[row] = 0;
-		vectors_work_hint(v, &v->ns[row]);
 		w->retry_ms[row] = now + RETRY_MS;
-	} else {
-		vectors_work_hint(v, &v->ns[row]);
 	}
 	pthread_mutex_unlock(&v->w->lock);
 	return true;

@@ -266,7 +266,17 @@ bool postings_phrase_has(const struct postings_view *w, uint32_t doc, const stru
 /* Bounds of a document's words; empty when they make no sense. */
 void postings_doc_words(const struct postings_view *w, uint32_t doc, const char **p_r, const char **end_r);
 /* A varint; 0 beyond the end. Bytes are loaded one by one. */
-uint32_t postings_varint(const char **p, const char *end);
+static inline uint32_t postings_varint(const char **p, const char *end)
+{
+	uint32_t v = 0;
+	for (unsigned shift = 0; *p < end && shift < 35; shift += 7) {
+		uint8_t c = atomic_load_explicit((const _Atomic uint8_t *)(const void *)(*p)++, memory_order_relaxed);
+		v |= (uint32_t)(c & 0x7f) << shift;
+		if (!(c & 0x80))
+			break;
+	}
+	return v;
+}
 
 /* ---- a word's postings in a segment, block by block (postings_cursor.c) ---- */
 struct postings_cursor {

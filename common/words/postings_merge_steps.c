@@ -70,28 +70,17 @@ static int compare(const struct front *a, const struct front *b)
 	return c ? c : (a->rest > b->rest) - (a->rest < b->rest);
 }
 
-static uint32_t varint(const uint8_t **p, const uint8_t *end)
-{
-	uint32_t v = 0;
-	for (unsigned shift = 0; *p < end && shift < 35; shift += 7) {
-		uint8_t c = *(*p)++;
-		v |= (uint32_t)(c & 0x7f) << shift;
-		if (!(c & 0x80))
-			break;
-	}
-	return v;
-}
-
 /* Of a list of one block, as nearly all of small segments are. What makes no sense ends it. */
 static uint32_t gather_few(struct postings_merge *m, const struct postings_input *in, const struct postings_term *t,
 			   uint32_t n)
 {
-	const uint8_t *p = (const uint8_t *)postings_area(&in->w, AREA_LISTS) + t->list, *end = p + t->bytes;
+	const char *p = postings_area(&in->w, AREA_LISTS) + t->list, *end = p + t->bytes;
 	uint32_t at = UINT32_MAX, room = in->w.head.at[AREA_WORDS] - in->w.head.at[AREA_LISTS];
 	if (t->list > room || t->bytes > room - t->list)
 		return n;
 	for (uint32_t i = 0; i < t->df && p < end; i++) {
-		uint32_t v = varint(&p, end), next = at + (v >> 1) + 1, tf = v & 1 ? varint(&p, end) + 2 : 1;
+		uint32_t v = postings_varint(&p, end), next = at + (v >> 1) + 1;
+		uint32_t tf = v & 1 ? postings_varint(&p, end) + 2 : 1;
 		if (next >= in->w.head.docs || (next <= at && at != UINT32_MAX))
 			break;
 		at = next;

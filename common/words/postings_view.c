@@ -127,18 +127,6 @@ uint32_t postings_term_find(const struct postings_view *w, struct span text, uin
 
 /* ---- the words of a document ---- */
 
-uint32_t postings_varint(const char **p, const char *end)
-{
-	uint32_t v = 0;
-	for (unsigned shift = 0; *p < end && shift < 35; shift += 7) {
-		uint8_t c = atomic_load_explicit((const _Atomic uint8_t *)(const void *)(*p)++, memory_order_relaxed);
-		v |= (uint32_t)(c & 0x7f) << shift;
-		if (!(c & 0x80))
-			break;
-	}
-	return v;
-}
-
 void postings_doc_words(const struct postings_view *w, uint32_t doc, const char **p, const char **end)
 {
 	const char *starts = postings_area(w, AREA_STARTS) + 4 * (size_t)doc, *words = postings_area(w, AREA_WORDS);

@@ -267,8 +267,8 @@ static void get_with_vector(struct call *c, struct reader *rd)
 		requests_note_namespace(c, h.m.ns_name);
 		bool same = inm.p && call_etag_matches(inm, h.m.version, true);
 		c->reply.status = same ? 304 : 200;
-		buf_printf(&c->reply.head, "ETag: \"%llu\"\r\nCache-Status: orchestra; fwd=bypass\r\n",
-			   (unsigned long long)h.m.version);
+		memories_etag(&c->reply.head, h.m.version);
+		buf_adds(&c->reply.head, "Cache-Status: orchestra; fwd=bypass\r\n");
 		if (!same) {
 			buf_add(&c->reply.body, h.m.body.p, h.m.body.len);
 			list_vector(&c->reply.body, &h.m);
