@@ -44,8 +44,8 @@ enum layout_version {
 	LAYOUT_VITALS = 1,
 	LAYOUT_REQUESTS = 1, /* another one is no reason to refuse an upgrade: the segment is made anew */
 	LAYOUT_SPANS = 1,    /* the same */
-	LAYOUT_JOURNAL = 1,
-	LAYOUT_CONTROL = 1, /* imsg.h with the messages of vocabulary.h */
+	LAYOUT_JOURNAL = 2,  /* 2: vectors may be packed (packed.h); segments of 1 are read as well */
+	LAYOUT_CONTROL = 1,  /* imsg.h with the messages of vocabulary.h */
 };
 
 /* Environment: only these two; everything else that a worker needs is in FD_CONF. */

@@ -244,6 +244,7 @@ size_t fair_items_of(const struct fair *f, uint64_t key)
 	return w ? w->n : 0;
 }
 
+struct fair_item *fair_first(const struct fair *f) { return f->nheap ? f->heap[0]->first : NULL; }
 struct fair_item *fair_oldest(const struct fair *f) { return f->oldest; }
 struct fair_item *fair_newer(const struct fair_item *i) { return i->newer; }
 struct fair_item *fair_before(const struct fair_item *i) { return i->prev; }

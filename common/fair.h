@@ -33,6 +33,7 @@ void fair_settle(struct fair *f, uint64_t key, int64_t delta);
 size_t fair_items(const struct fair *f);
 size_t fair_flows(const struct fair *f); /* that wait */
 size_t fair_items_of(const struct fair *f, uint64_t key);
+struct fair_item *fair_first(const struct fair *f);	 /* what fair_pop() would take */
 struct fair_item *fair_oldest(const struct fair *f);	 /* it came first of all */
 struct fair_item *fair_newer(const struct fair_item *i); /* the next to come */
 /* The newest item of the flow with the most of them. */

@@ -8,6 +8,15 @@ _Static_assert(sizeof(((struct plant_namespace *)0)->embedder) == RECORD_EMBEDDE
 /* Rows are made by one writer and never move: a reader that sees `ns` (acquire) sees the name that
  * was written before it (release). Linear probing; a free row (ns 0) ends a search, and rows are never
  * freed, so a probe that passes a row once passes it for ever. */
+bool plant_overloaded(const struct plant *p)
+{
+	uint64_t standing = 0;
+	for (unsigned s = 0; s < SLOT_COUNT; s++)
+		for (unsigned i = STAT_OVERLOAD_STANDING_READERS; i <= STAT_OVERLOAD_STANDING_LOOP; i++)
+			standing |= atomic_load_explicit(&p->worker[s].stats.v[i], memory_order_relaxed);
+	return standing;
+}
+
 static size_t home(uint64_t ns) { return (size_t)ns & (PLANT_NAMESPACES - 1); }
 
 struct plant_namespace *plant_find(struct plant *p, uint64_t ns)

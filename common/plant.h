@@ -190,10 +190,18 @@ struct plant {
 	struct plant_redis redis;
 };
 
+/* Does some worker refuse requests at the moment, because a queue is standing? */
+bool plant_overloaded(const struct plant *p);
+
 /* The row of a namespace or NULL (lock-free; never returns a free row). */
 struct plant_namespace *plant_find(struct plant *p, uint64_t ns);
 /* Is there a namespace of this number? Neither one that was dropped nor one that never was. */
 bool plant_exists(struct plant *p, uint64_t ns);
+/* The store has told which namespaces there are: before, that there is no row says nothing. */
+static inline bool plant_store_known(struct plant *p)
+{
+	return atomic_load_explicit(&p->store_known, memory_order_acquire);
+}
 /* sync only: the row of `name`, made when missing. NULL: the table is full. */
 struct plant_namespace *plant_make(struct plant *p, struct span name);
 

@@ -1,5 +1,6 @@
 #include "record.h"
 #include "clock.h"
+#include "packed.h"
 #include "vocabulary.h"
 
 #define XXH_INLINE_ALL
@@ -36,7 +37,8 @@ struct wire {
 	float importance;
 	uint32_t dim;
 	uint32_t len[TEXTS];
-}; /* behind it: the vector, then the texts in order */
+};				/* behind it: the vector, then the texts in order */
+#define WIRE_PACKED 0x80000000u /* in dim: the vector is packed (packed.h) */
 _Static_assert(sizeof(struct wire) % 4 == 0, "the vector behind it stays aligned");
 
 static void texts(struct memory *m, struct span *out[TEXTS])
@@ -67,10 +69,21 @@ static void pad(struct buf *b, size_t start)
 	buf_add(b, zeros, align_up(b->len - start, 8) - (b->len - start));
 }
 
+/* As it lies in the record; room: for a packed one. */
+static struct span vector_bytes(const struct memory *m, char *room)
+{
+	if (m->packed.len || !m->embedding || !m->dim)
+		return m->packed;
+	size_t packed = packed_make(m->embedding, m->dim, room);
+	return packed ? (struct span){room, packed} : (struct span){(const char *)m->embedding, m->dim * sizeof(float)};
+}
+
 void txn_op_put(struct txn_builder *t, const struct memory *m)
 {
 	struct memory copy = *m;
 	struct span *text[TEXTS];
+	char room[PACKED_MAX(LIMIT_DIMENSIONS)];
+	struct span vector = vector_bytes(m, room);
 	struct wire w = {.id = m->id,
 			 .ns = m->ns,
 			 .version = m->version,
@@ -82,8 +95,10 @@ void txn_op_put(struct txn_builder *t, const struct memory *m)
 			 .content_hash = m->content_hash,
 			 .flags = m->flags,
 			 .importance = m->importance,
-			 .dim = m->embedding ? m->dim : 0};
-	size_t len = sizeof(w) + w.dim * sizeof(float);
+			 .dim = vector.len ? m->dim : 0};
+	size_t len = sizeof(w) + vector.len;
+	if (vector.len < w.dim * sizeof(float))
+		w.dim |= WIRE_PACKED;
 	texts(&copy, text);
 	for (int i = 0; i < TEXTS; i++) {
 		w.len[i] = (uint32_t)text[i]->len;
@@ -91,7 +106,7 @@ void txn_op_put(struct txn_builder *t, const struct memory *m)
 	}
 	begin_op(t, OP_PUT, len);
 	buf_add(t->b, &w, sizeof(w));
-	buf_add(t->b, m->embedding, w.dim * sizeof(float));
+	buf_add(t->b, vector.p, vector.len);
 	for (int i = 0; i < TEXTS; i++)
 		buf_add(t->b, text[i]->p, text[i]->len);
 	pad(t->b, t->start);
@@ -107,11 +122,13 @@ bool memory_decode(const void *body, size_t len, struct memory *m)
 	if (len < sizeof(copy))
 		return false;
 	memcpy(&copy, body, sizeof(copy));
-	if (w->dim > LIMIT_DIMENSIONS || w->len[NS_NAME] > LIMIT_NAMESPACE || w->len[EMBEDDER] > RECORD_EMBEDDER_MAX)
+	uint32_t dim = w->dim & ~WIRE_PACKED;
+	if (dim > LIMIT_DIMENSIONS || w->len[NS_NAME] > LIMIT_NAMESPACE || w->len[EMBEDDER] > RECORD_EMBEDDER_MAX)
 		return false;
 	const char *p = (const char *)body + sizeof(copy), *end = (const char *)body + len;
-	size_t vector = w->dim * sizeof(float);
-	if ((size_t)(end - p) < vector)
+	bool packed = w->dim & WIRE_PACKED;
+	size_t vector = packed ? packed_bytes(p, (size_t)(end - p), dim) : dim * sizeof(float);
+	if ((packed && !vector) || (size_t)(end - p) < vector)
 		return false;
 	*m = (struct memory){.id = w->id,
 			     .ns = w->ns,
@@ -124,8 +141,9 @@ bool memory_decode(const void *body, size_t len, struct memory *m)
 			     .content_hash = w->content_hash,
 			     .flags = w->flags,
 			     .importance = w->importance,
-			     .dim = w->dim,
-			     .embedding = w->dim ? (const float *)(const void *)p : NULL};
+			     .dim = dim,
+			     .packed = {packed ? p : NULL, packed ? vector : 0},
+			     .embedding = dim && !packed ? (const float *)(const void *)p : NULL};
 	p += vector;
 	texts(m, text);
 	for (int i = 0; i < TEXTS; i++) {
@@ -135,6 +153,13 @@ bool memory_decode(const void *body, size_t len, struct memory *m)
 		p += w->len[i];
 	}
 	return p == end;
+}
+
+const float *memory_vector(const struct memory *m, float *x)
+{
+	if (!m->packed.len)
+		return m->dim ? m->embedding : NULL;
+	return packed_read(m->packed, m->dim, x) ? x : NULL;
 }
 
 size_t memory_quota_bytes(const struct memory *m) { return m->body.len + m->dim * sizeof(float); }

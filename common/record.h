@@ -36,7 +36,10 @@ struct memory {
 	struct span ns_name, content, kind, user_id, agent_id, session_id, external_id; /* empty = absent */
 	struct span embedder; /* id of the space the vector lives in; empty = no vector */
 	struct span body;
-	const float *embedding; /* dim floats, 4-byte aligned, or NULL */
+	/* With dim > 0 one of the two: dim floats, 4-byte aligned, or packed (packed.h), as memory_decode() finds most
+	 * vectors of our embedder. memory_vector() reads either. */
+	const float *embedding;
+	struct span packed;
 	uint32_t dim;
 	int64_t replaces_bytes; /* quota bytes of the live version that this replaces; -1 = none */
 };
@@ -161,6 +164,8 @@ bool must_check txn_open(struct txn_reader *r, const void *data, size_t len);
 bool txn_next(struct txn_reader *r, const struct op_head **op_r, const void **body_r);
 /* Decodes the body of an OP_PUT. False: malformed. */
 bool must_check memory_decode(const void *body, size_t len, struct memory *m_r);
+/* The vector: dim floats, m's own or unpacked to x (room for m->dim). NULL: it has none, or it is damaged. */
+const float *memory_vector(const struct memory *m, float *x);
 /* Bytes that a memory counts for a namespace's quota: content + metadata JSON + vector. */
 size_t memory_quota_bytes(const struct memory *m);
 

@@ -46,6 +46,7 @@ void http_conn_close(struct http_conn *c)
 	c->reading = c->writing = false;
 	c->rx = HTTP_RX_OFF;
 	(void)http_ready_leave(c);
+	http_hold_forget(c);
 	http_wheel_remove(c);
 	http_io_out_give(c);
 	http_io_charge(c);
@@ -200,7 +201,7 @@ static void set_reading(struct http_conn *c)
 {
 	bool want = !c->eof;
 	if (c->rx == HTTP_RX_HEAD)
-		want &= http_out_pending(c) <= HTTP_OUT_HIGH;
+		want &= http_out_pending(c) <= HTTP_OUT_HIGH && !(c->held_ms && c->in_len > c->in_pos);
 	else if (c->rx == HTTP_RX_WAIT)
 		want &= !c->in || c->in_cap < HTTP_IN_SIZE || c->in_len - (c->in_pos - c->pin) < c->in_cap;
 	else if (c->rx != HTTP_RX_OFF)
@@ -282,7 +283,7 @@ void http_conn_settle(struct http_conn *c)
 	http_wheel_set(c);
 	/* Others first. What rested because of output that has gone out since is waited for by nobody: no event tells of it. */
 	if ((c->more && c->reading && !http_ready_waits(c)) ||
-	    (c->rested && !c->writing && http_out_pending(c) <= HTTP_OUT_HIGH))
+	    (c->rested && !c->writing && !c->held_ms && http_out_pending(c) <= HTTP_OUT_HIGH))
 		http_server_queue(c);
 }
 
@@ -369,6 +370,10 @@ void http_conn_timeout(struct http_conn *c)
 
 	if (c->out_deadline <= now) {
 		http_conn_cut(c);
+		return;
+	}
+	if (c->held_ms) { /* for longer than the connection may idle */
+		http_hold_end(c);
 		return;
 	}
 	if (http_ready_waits(c) && c->phase == HTTP_PH_IDLE) { /* it came in time */

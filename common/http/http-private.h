@@ -72,6 +72,7 @@ struct http_request {
 	const char *why;
 	int64_t began_ns;  /* its first byte was read */
 	int64_t waited_us; /* before that */
+	unsigned hold_ms;  /* so long its answer is to wait */
 	uint16_t route;	   /* stats.h, and 1; 0: not to be timed */
 	uint16_t n_fields;
 	uint8_t minor, id_len;
@@ -132,7 +133,7 @@ struct http_conn {
 	bool more; /* edge-triggered: there may be unread bytes that no event will report */
 	bool hup;  /* the peer has closed its side: read until the end */
 	bool running, queued, reading, writing, paused, eof, dead, broken, closing, lingering, unread, served;
-	bool rested; /* no head was looked for, as too much output waits */
+	bool rested; /* no head was looked for, as too much output waits, or what there is is held back */
 	bool unix_peer, loopback, has_uid;
 	uint8_t memo;	      /* where its header section is, if it is the same again, */
 	uint64_t memo_serial; /* and is still that one; 0: it has shown none */
@@ -149,6 +150,8 @@ struct http_conn {
 	struct http_conn *o_next, *o_prev; /* holders of unsent output */
 	int64_t o_since;		   /* out_deadline when it came to the end of that list */
 	struct fair_item ready;		   /* it waits to be read */
+	int64_t held_ms;		   /* its output waits until then; 0: it does not */
+	struct http_conn *h_next, *h_prev; /* of those */
 	uint64_t flow;			   /* whose its last request was; 0: nobody's that is known */
 	int64_t waited_us;		   /* before the read at hand */
 };
@@ -196,6 +199,9 @@ struct http_server {
 	uint64_t memo_serial;
 	struct fair *ready; /* connections that wait to be read; by flow */
 	struct event *ev_ready;
+	struct http_conn *hold_first, *hold_last; /* whose output is held back */
+	unsigned n_held;
+	struct event *ev_hold;
 };
 
 /* scan.c */
@@ -264,7 +270,8 @@ bool http_io_make_room(struct http_conn *c);
 void http_io_grow(struct http_conn *c); /* only without a request: it moves everything */
 void http_io_in_give(struct http_conn *c);
 void http_io_out_give(struct http_conn *c);
-void http_io_charge(struct http_conn *c); /* after a flush: brings s->unsent and its list up to date */
+void http_io_out_park(struct http_conn *c); /* what waits moves to memory of its own size */
+void http_io_charge(struct http_conn *c);   /* after a flush: brings s->unsent and its list up to date */
 void http_io_park(struct http_conn *c);
 void http_io_pools_free(struct http_server *s);
 void http_io_sent(struct http_conn *c, size_t n); /* this much of the output is on its way */
@@ -290,6 +297,13 @@ bool http_ready_wait(struct http_conn *c);     /* there is a crowd: it waits for
 int64_t http_ready_leave(struct http_conn *c); /* how long it has waited, µs; 0: it did not */
 void http_ready_on_slice(evutil_socket_t fd, short what, void *arg);
 static inline bool http_ready_waits(const struct http_conn *c) { return c->ready.flow != NULL; }
+
+/* hold.c */
+void http_hold_begin(struct http_conn *c, unsigned ms); /* its output is held back */
+void http_hold_forget(struct http_conn *c);
+void http_hold_end(struct http_conn *c); /* sends it, and goes on */
+void http_hold_end_all(struct http_server *s);
+void http_hold_on_timer(evutil_socket_t fd, short what, void *arg);
 
 /* wheel.c */
 void http_wheel_set(struct http_conn *c);

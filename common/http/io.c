@@ -61,6 +61,16 @@ void http_io_out_give(struct http_conn *c)
 	c->out_cap = c->out_len = c->out_off = 0;
 }
 
+void http_io_out_park(struct http_conn *c)
+{
+	size_t len = http_out_pending(c);
+	char *p = util_alloc(len);
+	memcpy(p, c->out + c->out_off, len);
+	http_io_out_give(c);
+	c->out = p;
+	c->out_cap = c->out_len = len;
+}
+
 /* ---- unsent output of all connections ---- */
 
 static void holder_remove(struct http_conn *c)
@@ -82,7 +92,9 @@ static void holder_append(struct http_conn *c)
 
 void http_io_charge(struct http_conn *c)
 {
-	size_t holds = http_out_pending(c) ? c->out_cap : 0;
+	size_t holds = http_out_pending(c) && !c->held_ms
+			       ? c->out_cap
+			       : 0; /* what is held back is small, and not the client's fault */
 	if (!holds && !c->out_charged)
 		return;
 	if (c->out_charged && (!holds || c->o_since != c->out_deadline))
@@ -252,7 +264,7 @@ void http_io_blocked(struct http_conn *c)
 void http_io_flush(struct http_conn *c)
 {
 	size_t pending = http_out_pending(c);
-	if (!pending || c->dead)
+	if (!pending || c->dead || c->held_ms)
 		return;
 	if (c->sink) {
 		buf_add(c->sink, c->out + c->out_off, pending);

@@ -42,6 +42,17 @@ int64_t http_ready_leave(struct http_conn *c)
 	return clock_mono_us() - c->ready.since_us;
 }
 
+/* Among thousands none has been touched for a while: what reading it begins with comes while another is read. */
+static void warm(const struct http_server *s)
+{
+	const struct fair_item *i = fair_first(s->ready);
+	if (!i)
+		return;
+	const char *p = (const char *)i - offsetof(struct http_conn, ready);
+	for (size_t at = 0; at < sizeof(struct http_conn); at += CACHE_LINE)
+		__builtin_prefetch(p + at, 1);
+}
+
 void http_ready_on_slice(evutil_socket_t fd, short what, void *arg)
 {
 	static const struct timeval soon = {0, 0};
@@ -49,8 +60,10 @@ void http_ready_on_slice(evutil_socket_t fd, short what, void *arg)
 	struct fair_item *i;
 	int64_t now = clock_mono_us(), end = now + SLICE_US;
 	(void)fd, (void)what;
-	for (; now < end && (i = fair_pop(s->ready)); now = clock_mono_us())
+	for (; now < end && (i = fair_pop(s->ready)); now = clock_mono_us()) {
+		warm(s);
 		http_conn_read(conn_of(i), now - i->since_us);
+	}
 	if (fair_items(s->ready)) /* the loop looks at the sockets first */
 		AN(event_add(s->ev_ready, &soon) == 0);
 }

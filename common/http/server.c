@@ -282,7 +282,8 @@ struct http_server *http_server_new(struct event_base *base, const struct http_l
 		s->ev_tick = evtimer_new(base, http_wheel_on_tick, s);
 		s->ev_accept = evtimer_new(base, on_accept_again, s);
 		s->ev_ready = evtimer_new(base, http_ready_on_slice, s);
-		AN(s->ev_turn && s->ev_tick && s->ev_accept && s->ev_ready);
+		s->ev_hold = evtimer_new(base, http_hold_on_timer, s);
+		AN(s->ev_turn && s->ev_tick && s->ev_accept && s->ev_ready && s->ev_hold);
 	}
 	return s;
 }
@@ -340,6 +341,7 @@ void http_server_drain(struct http_server *s)
 	s->draining = true;
 	http_server_now(s);
 	stop_accepting(s);
+	http_hold_end_all(s);
 }
 
 void http_server_close_idle(struct http_server *s)
@@ -379,6 +381,7 @@ void http_server_free(struct http_server **sp)
 		event_free(s->ev_tick);
 		event_free(s->ev_accept);
 		event_free(s->ev_ready);
+		event_free(s->ev_hold);
 	}
 	free_server(s);
 }

@@ -25,6 +25,7 @@ static void request_done(struct http_conn *c)
 	bool cut = r->aborted && !r->gone, complete = c->rx == HTTP_RX_WAIT;
 	/* Not http_step_keeps(): a drain that began after the answer's head was written has not been announced in it. */
 	bool keep = can_keep(c);
+	unsigned hold_ms = !cut && !c->dead && !r->gone ? r->hold_ms : 0;
 
 	if (r->route && !r->gone && !c->dead)
 		http_timing_done(c, r);
@@ -44,6 +45,8 @@ static void request_done(struct http_conn *c)
 		c->rx = complete ? HTTP_RX_HEAD : HTTP_RX_SKIP;
 	}
 	c->phase = HTTP_PH_NONE;
+	if (hold_ms)
+		http_hold_begin(c, hold_ms);
 }
 
 /* ---- steps: each returns false when it cannot go on without more input, output or handler ---- */
@@ -293,7 +296,7 @@ static bool step_head(struct http_conn *c)
 {
 	const char *why = NULL;
 
-	if (http_out_pending(c) > HTTP_OUT_HIGH) {
+	if (http_out_pending(c) > HTTP_OUT_HIGH || c->held_ms) {
 		c->rested = true; /* a client that does not read its answers gets no more of them */
 		return false;
 	}

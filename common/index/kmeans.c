@@ -21,7 +21,7 @@ struct run {
 	float *slice_halves;	   /* and of the slice */
 	uint32_t *of;		   /* per row: its centroid */
 	uint32_t *members;
-	const _Atomic bool *stop;
+	struct turn *turn;
 	uint64_t random;
 };
 
@@ -154,7 +154,9 @@ static bool rounds(struct run *r, uint32_t count)
 	for (uint32_t round = 0; round < count; round++) {
 		quantise(r);
 		for (size_t i = 0; i < r->n; i++) {
-			if (i % 256 == 0 && atomic_load_explicit(r->stop, memory_order_relaxed))
+			if (i % 256 == 0)
+				turn_rest(r->turn);
+			if (i % 256 == 0 && turn_over(r->turn))
 				return false;
 			r->of[i] = nearest(r, r->rows + i * r->stride);
 		}
@@ -163,7 +165,7 @@ static bool rounds(struct run *r, uint32_t count)
 	return true;
 }
 
-bool kmeans(const int8_t *rows, size_t n, uint32_t width, uint32_t k, float *out, const _Atomic bool *stop)
+bool kmeans(const int8_t *rows, size_t n, uint32_t width, uint32_t k, float *out, struct turn *turn)
 {
 	struct run r = {.rows = rows,
 			.n = n,
@@ -171,7 +173,7 @@ bool kmeans(const int8_t *rows, size_t n, uint32_t width, uint32_t k, float *out
 			.width = width > SLICE ? SLICE : width,
 			.k = k,
 			.centroids = out,
-			.stop = stop,
+			.turn = turn,
 			.random = 0x9e3779b97f4a7c15ull};
 	AN(n >= k && k);
 	r.bytes = util_alloc((size_t)k * width);

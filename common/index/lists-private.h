@@ -29,6 +29,7 @@
  *   reader that finds it moved, or the namespace's lists replaced, begins anew. */
 #ifndef ORC_LISTS_PRIVATE_H
 #define ORC_LISTS_PRIVATE_H
+#include "turn.h"
 #include "vectors-private.h"
 
 #define LISTS_LINGER_MS 1000
@@ -302,7 +303,7 @@ static inline bool lists_fresh_many(const struct vectors *v, const struct ivf *f
 /* Are there fresh rows that should be in their lists by now? */
 bool lists_fresh_due(const struct vectors *v, const struct ivf *f);
 /* Puts them there, beside inserts and searches. False: no memory. */
-bool lists_assign(struct vectors *v, uint32_t ns_row, const _Atomic bool *stop);
+bool lists_assign(struct vectors *v, uint32_t ns_row, const struct turn *turn);
 void lists_row_dead(struct vectors *v, uint32_t ns_row, uint32_t ref);
 void lists_row_moved(struct vectors *v, uint32_t ns_row, uint32_t from, uint32_t to);
 void lists_chunk_gone(struct vectors *v, uint32_t chunk);
@@ -359,13 +360,13 @@ struct lists_lesson {
 /* Measures on n rows of the namespace what it takes to find the true best of them. Lists that go meanwhile are no harm: then
  * it takes everything. And sets that. */
 void lists_learn(const struct vectors *v, const struct lists_view *w, uint64_t ns, uint32_t dim, const uint32_t *sample,
-		 size_t n, const _Atomic bool *stop, struct lists_lesson out[LISTS_AIMS]);
+		 size_t n, struct turn *turn, struct lists_lesson out[LISTS_AIMS]);
 void lists_learned(struct lists *l, const struct lists_lesson lessons[LISTS_AIMS]);
 /* The same again for lists that are in use, after their namespace has changed. */
-void lists_relearn(struct vectors *v, struct vectors_ns *n, const _Atomic bool *stop);
+void lists_relearn(struct vectors *v, struct vectors_ns *n, struct turn *turn);
 /* Makes lists for a namespace, beside inserts and searches. `n` and its dimension; false: no memory, or stopped. True also
  * when the namespace was dropped meanwhile. */
-bool lists_build(struct vectors *v, struct vectors_ns *n, uint32_t dim, uint32_t count, const _Atomic bool *stop);
+bool lists_build(struct vectors *v, struct vectors_ns *n, uint32_t dim, uint32_t count, struct turn *turn);
 /* After a writer's death, before rows are looked at: which memory is lists'; what makes no sense is dropped. Then: entries
  * for rows that lack one. */
 void lists_recover(struct vectors *v);

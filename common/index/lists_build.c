@@ -24,7 +24,7 @@ struct build {
 	struct vectors_ns *n;
 	uint64_t ns;
 	uint32_t dim, width, count;
-	const _Atomic bool *stop;
+	struct turn *turn;
 	/* sample */
 	int8_t *rows;
 	uint32_t *refs;
@@ -43,10 +43,7 @@ struct build {
 static void lock(const struct build *b) { pthread_mutex_lock(&b->v->w->lock); }
 static void unlock(const struct build *b) { pthread_mutex_unlock(&b->v->w->lock); }
 
-static bool given_up(const struct build *b)
-{
-	return atomic_load_explicit(b->stop, memory_order_relaxed) || (b->f && b->f->abandoned);
-}
+static bool given_up(const struct build *b) { return turn_over(b->turn) || (b->f && b->f->abandoned); }
 
 /* ---- walking rows; under the lock ---- */
 
@@ -133,6 +130,7 @@ static bool gather_sample(struct build *b, size_t want)
 	bool more = true;
 	restart(b);
 	while (more && b->nrows < want && !given_up(b)) {
+		turn_rest(b->turn);
 		lock(b);
 		for (uint32_t i = 0; i < SLICE && more && b->nrows < want; i++) {
 			uint32_t ref = next_row(b);
@@ -165,8 +163,8 @@ KERNEL_RACY static void set_centroid(const struct lists_view *w, uint32_t list, 
 	uint32_t factors = lists_code(w, rest, code), front = w->front_bytes, back = w->width / 8 - front;
 	char *codes = (char *)w->l + w->s.codes;
 	if (lists_coded(w) && list != lists_fresh(w)) {
-		memcpy(codes + (size_t)list * front, code, front);
-		memcpy(codes + (size_t)front * w->count + (size_t)list * back, (const char *)code + front, back);
+		shm_copy_in(codes + (size_t)list * front, code, front);
+		shm_copy_in(codes + (size_t)front * w->count + (size_t)list * back, (const char *)code + front, back);
 	}
 	((uint32_t *)(void *)((char *)w->l + w->s.factors))[list] = factors;
 	((float *)(void *)((char *)w->l + w->s.steps))[list] = step;
@@ -180,7 +178,7 @@ static bool cluster(struct build *b)
 	if (b->count == 1)
 		memcpy(centroids, b->mean, b->width * sizeof(float));
 	else
-		ok = kmeans(b->rows, b->nrows, b->width, b->count, centroids, b->stop);
+		ok = kmeans(b->rows, b->nrows, b->width, b->count, centroids, b->turn);
 	lock(b);
 	b->f = ok ? lists_create(b->v, b->ns, b->dim, b->count) : NULL;
 	b->v->w->lists->next = b->f;
@@ -260,6 +258,7 @@ static bool encode_rows(struct build *b)
 		lock(b);
 		n = given_up(b) ? 0 : collect(b, refs);
 		unlock(b);
+		turn_rest(b->turn);
 		encode(b, refs, n);
 		lock(b);
 		ok = !given_up(b) && append(b, n);
@@ -338,10 +337,10 @@ static bool clean_up(struct build *b)
 	return abandoned;
 }
 
-bool lists_build(struct vectors *v, struct vectors_ns *n, uint32_t dim, uint32_t count, const _Atomic bool *stop)
+bool lists_build(struct vectors *v, struct vectors_ns *n, uint32_t dim, uint32_t count, struct turn *turn)
 {
 	struct build b = {
-		.v = v, .n = n, .ns = n->ns, .dim = dim, .width = rotate_width(dim), .count = count, .stop = stop};
+		.v = v, .n = n, .ns = n->ns, .dim = dim, .width = rotate_width(dim), .count = count, .turn = turn};
 	size_t want = (size_t)count * PER_LIST;
 	want = want < 4096 ? 4096 : want;
 	b.rows = util_alloc(want * b.width);
@@ -360,16 +359,16 @@ bool lists_build(struct vectors *v, struct vectors_ns *n, uint32_t dim, uint32_t
 		for (size_t i = 0; i < learned; i++)
 			b.refs[i] = b.refs[i * b.nrows / learned];
 		struct lists_lesson lessons[LISTS_AIMS];
-		lists_learn(v, &b.f->view, b.ns, dim, b.refs, learned, stop, lessons);
+		lists_learn(v, &b.f->view, b.ns, dim, b.refs, learned, turn, lessons);
 		lists_learned(b.f->view.l, lessons);
 		ok = finish(&b);
 	}
 	return clean_up(&b) || ok;
 }
 
-void lists_relearn(struct vectors *v, struct vectors_ns *n, const _Atomic bool *stop)
+void lists_relearn(struct vectors *v, struct vectors_ns *n, struct turn *turn)
 {
-	struct build b = {.v = v, .n = n, .ns = n->ns, .count = 1, .stop = stop};
+	struct build b = {.v = v, .n = n, .ns = n->ns, .count = 1, .turn = turn};
 	struct lists_lesson lessons[LISTS_AIMS];
 	struct ivf **f = &v->w->lists->of[n - v->ns];
 	b.refs = util_alloc(LEARNED * sizeof(*b.refs));
@@ -379,12 +378,12 @@ void lists_relearn(struct vectors *v, struct vectors_ns *n, const _Atomic bool *
 	b.dim = there ? view.l->dim : 0;
 	unlock(&b);
 	if (there && gather_sample(&b, LEARNED))
-		lists_learn(v, &view, b.ns, b.dim, b.refs, b.nrows, stop, lessons);
+		lists_learn(v, &view, b.ns, b.dim, b.refs, b.nrows, turn, lessons);
 	else
 		there = false;
 	lock(&b);
 	/* No other thread makes lists, but the namespace may have been dropped, and its lists with it. */
-	if (there && *f && (*f)->view.l == view.l && !atomic_load(stop))
+	if (there && *f && (*f)->view.l == view.l && !turn_over(turn))
 		lists_learned(view.l, lessons);
 	if (*f)
 		(*f)->look_again = n->live + n->live / LISTS_LOOK_AGAIN + 1;

@@ -157,7 +157,7 @@ static bool assign_block(struct assign *a)
 	return ok;
 }
 
-bool lists_assign(struct vectors *v, uint32_t ns_row, const _Atomic bool *stop)
+bool lists_assign(struct vectors *v, uint32_t ns_row, const struct turn *turn)
 {
 	struct assign a = {.v = v, .ns_row = ns_row};
 	bool ok = true, more = true;
@@ -170,7 +170,7 @@ bool lists_assign(struct vectors *v, uint32_t ns_row, const _Atomic bool *stop)
 	a.x = util_alloc((size_t)SLICE * (a.view.width + 1) * sizeof(float));
 	a.e = aligned_alloc(CACHE_LINE, SLICE * sizeof(*a.e));
 	AN(a.e);
-	while (ok && more && a.last && a.unit != a.last && !atomic_load_explicit(stop, memory_order_relaxed)) {
+	while (ok && more && a.last && a.unit != a.last && !turn_over(turn)) {
 		pthread_mutex_lock(&v->w->lock);
 		more = stand(&a) && take_block(&a);
 		pthread_mutex_unlock(&v->w->lock);

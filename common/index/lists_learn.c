@@ -81,15 +81,17 @@ static float quantile(const float *sorted, size_t n, float share)
 }
 
 void lists_learn(const struct vectors *v, const struct lists_view *w, uint64_t ns, uint32_t dim, const uint32_t *sample,
-		 size_t n, const _Atomic bool *stop, struct lists_lesson out[LISTS_AIMS])
+		 size_t n, struct turn *turn, struct lists_lesson out[LISTS_AIMS])
 {
 	struct lessons l = {0};
 	bool bits = w->kind == LISTS_BITS;
 	l.margins = util_alloc(3 * (n + 1) * (BEST + 1) * sizeof(float));
 	l.slacks = l.margins + (n + 1) * (BEST + 1);
 	l.fronts = l.slacks + (n + 1) * (BEST + 1);
-	for (size_t i = 0; i < n && !atomic_load_explicit(stop, memory_order_relaxed); i++)
+	for (size_t i = 0; i < n && !turn_over(turn); i++) {
+		turn_rest(turn);
 		learn_one(v, w, ns, dim, sample[i], &l);
+	}
 	qsort(l.margins, l.n, sizeof(float), ascending);
 	qsort(l.slacks, l.n, sizeof(float), ascending);
 	qsort(l.fronts, l.n, sizeof(float), ascending);

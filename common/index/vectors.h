@@ -53,6 +53,8 @@ void vectors_work_yield(void);
 bool vectors_work_due(struct vectors *v);   /* may there be any? Any thread; cheap */
 bool vectors_work_later(struct vectors *v); /* will there be some without an insert or a removal? Any thread; cheap */
 void vectors_work_stop(struct vectors *v);
+/* While pressed(arg), pieces that make lists rest three fourths of the time. Before the first piece; any thread may be asked. */
+void vectors_work_pressed(struct vectors *v, bool (*pressed)(const void *arg), const void *arg);
 
 /* Writer. `x` is copied (normalised for cosine). An entry with a version ≤ the indexed one is ignored (returns 0).
  * Errors: ENOSPC = memory limit: the vector is not resident (nor is an older version of it) and vectors_complete()

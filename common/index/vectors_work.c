@@ -28,7 +28,7 @@ struct work {
 	uint8_t *noted; /* per row of namespaces: is among them */
 	int64_t *retry_ms;
 	struct growth *growth;
-	_Atomic bool stop;
+	struct turn turn;
 };
 
 static struct work *get(struct vectors *v)
@@ -90,13 +90,21 @@ void vectors_work_yield(void)
 	(void)setpriority(PRIO_PROCESS, self, getpriority(PRIO_PROCESS, self) + NICER);
 }
 
+void vectors_work_pressed(struct vectors *v, bool (*pressed)(const void *), const void *arg)
+{
+	pthread_mutex_lock(&v->w->lock);
+	get(v)->turn.pressed = pressed;
+	get(v)->turn.arg = arg;
+	pthread_mutex_unlock(&v->w->lock);
+}
+
 bool vectors_work_due(struct vectors *v) { return atomic_load_explicit(&v->w->due, memory_order_relaxed); }
 bool vectors_work_later(struct vectors *v) { return atomic_load_explicit(&v->w->later, memory_order_relaxed); }
 
 void vectors_work_stop(struct vectors *v)
 {
 	pthread_mutex_lock(&v->w->lock);
-	atomic_store(&get(v)->stop, true);
+	atomic_store(&get(v)->turn.stop, true);
 	pthread_mutex_unlock(&v->w->lock);
 }
 
@@ -128,10 +136,11 @@ static bool find_other(const struct vectors *v, const struct vectors_ns *n, uint
 	return false;
 }
 
-static bool convert(struct vectors *v, struct vectors_ns *n, const _Atomic bool *stop)
+static bool convert(struct vectors *v, struct vectors_ns *n, struct turn *turn)
 {
 	bool ok = true;
-	for (bool more = true; ok && more && !atomic_load(stop);) {
+	for (bool more = true; ok && more && !turn_over(turn);) {
+		turn_rest(turn);
 		pthread_mutex_lock(&v->w->lock);
 		uint32_t chunk = 0;
 		more = find_other(v, n, &chunk);
@@ -141,7 +150,7 @@ static bool convert(struct vectors *v, struct vectors_ns *n, const _Atomic bool 
 			ok = vectors_compact_row(v, chunk);
 		pthread_mutex_unlock(&v->w->lock);
 	}
-	return ok && !atomic_load(stop);
+	return ok && !turn_over(turn);
 }
 
 /* ---- lists ---- */
@@ -219,15 +228,15 @@ static bool do_task(struct vectors *v, uint32_t row, enum task task, uint32_t di
 {
 	struct work *w = v->w->work;
 	switch (task) {
-	case CONVERT: return convert(v, &v->ns[row], &w->stop);
-	case BUILD: return lists_build(v, &v->ns[row], dim, count, &w->stop);
+	case CONVERT: return convert(v, &v->ns[row], &w->turn);
+	case BUILD: return lists_build(v, &v->ns[row], dim, count, &w->turn);
 	/* New entries make lists stale, and there may be no end of rows that are due. */
 	case ASSIGN: {
-		bool ok = lists_assign(v, row, &w->stop);
+		bool ok = lists_assign(v, row, &w->turn);
 		return rewrite_stale(v, row) && ok; /* it gives memory back */
 	}
 	case REWRITE: return rewrite_stale(v, row);
-	case LEARN: lists_relearn(v, &v->ns[row], &w->stop); break;
+	case LEARN: lists_relearn(v, &v->ns[row], &w->turn); break;
 	case LATER:
 	case NOTHING: break;
 	}
@@ -244,7 +253,7 @@ bool vectors_work(struct vectors *v)
 	struct work *w = get(v);
 	int64_t now = clock_mono_us() / 1000;
 	size_t i = 0; /* first come, first served: one that is always due must not keep the others waiting */
-	while (i < w->n && task <= LATER && !atomic_load(&w->stop)) {
+	while (i < w->n && task <= LATER && !turn_over(&w->turn)) {
 		row = w->due[i];
 		task = now < w->retry_ms[row] ? LATER : decide(v, &v->ns[row], &dim, &count);
 		if (task == LATER) {
@@ -259,11 +268,12 @@ bool vectors_work(struct vectors *v)
 	pthread_mutex_unlock(&v->w->lock);
 	if (task <= LATER)
 		return false;
+	turn_begin(&w->turn);
 	bool ok = do_task(v, row, task, dim, count);
 	pthread_mutex_lock(&v->w->lock);
 	w->retry_ms[row] = 0;
 	vectors_work_hint(v, &v->ns[row]);
-	if (!ok && v->ns[row].live && !atomic_load(&w->stop)) { /* else it was dropped meanwhile */
+	if (!ok && v->ns[row].live && !turn_over(&w->turn)) { /* else it was dropped meanwhile */
 		static struct log_limit limit;
 		log_warn_limited(&limit, 600,
 				 "vectors.max_bytes leaves no room for the lists of a namespace of %llu vectors: "

@@ -94,6 +94,8 @@ struct seg_name segment_name(enum seg_kind kind, uint64_t n);
 bool segment_parse_name(const char *name, enum seg_kind *kind_r, uint64_t *n_r);
 /* False: the head is damaged. It may still be a head of another number. */
 bool must_check segment_head_valid(const struct seg_head *h);
+/* A head that is whole, of a layout that is not known yet: in all of them magic, layout and crc are where they are here. */
+bool must_check segment_head_newer(const struct seg_head *h);
 /* 0 or errno. */
 int must_check segment_head_write(int fd, const struct seg *g);
 /* openat() by name below a journal's folder: close-on-exec, links not followed, mode 0600, tried again when

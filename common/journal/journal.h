@@ -26,7 +26,7 @@
 #define REC_MAGIC 0x52434552u
 struct seg_head {
 	uint64_t magic;
-	uint32_t layout;    /* 1 */
+	uint32_t layout;    /* LAYOUT_JOURNAL, or an older one */
 	uint32_t crc;	    /* of this struct with crc = 0 */
 	uint64_t segment;   /* number, ascending; also in the file name %016llx.seg */
 	uint64_t first_seq; /* sequence of the first record */

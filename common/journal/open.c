@@ -183,6 +183,22 @@ static bool list_dir(struct journal *j, struct listing *l, char **error_r)
 	return true;
 }
 
+/* What is in there would pass for damage, or for records of another meaning. Nothing is touched. */
+static bool refuse_newer(const struct journal *j, const struct listing *l, char **error_r)
+{
+	for (size_t i = 0; i < l->n; i++) {
+		if (!segment_head_newer(&l->segs[i].head))
+			continue;
+		util_error(
+			error_r,
+			"%s/%s was written by a newer program (layout %u of the journal, this one reads up to %u): start that "
+			"one again, and end it with orchestractl drain once nothing waits for the store any more",
+			j->path, segment_name(KIND_SEG, l->segs[i].number).text, l->segs[i].head.layout, SEG_LAYOUT);
+		return false;
+	}
+	return true;
+}
+
 /* ---- open, close ---- */
 
 static uint64_t whole_pages(uint64_t n)
@@ -260,7 +276,7 @@ struct journal *journal_open(const struct journal_conf *conf, uint64_t after_seq
 	struct listing l = {0};
 	bool reuse = false, ok;
 	*error_r = NULL;
-	ok = open_dir(j, error_r) && list_dir(j, &l, error_r);
+	ok = open_dir(j, error_r) && list_dir(j, &l, error_r) && refuse_newer(j, &l, error_r);
 	if (ok) {
 		int e = replay_run(j, l.segs, l.n, after_seq, fn, arg, &reuse);
 		FAULT_POINT(replay_over);

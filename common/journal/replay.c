@@ -283,7 +283,9 @@ int replay_run(struct journal *j, struct found *f, size_t n, uint64_t after_seq,
 	*reuse_r = false;
 	if (j->nsegs && r.whole && j->segs[j->nsegs - 1].number == f[n - 1].number) {
 		const struct seg *g = &j->segs[j->nsegs - 1];
-		*reuse_r = (g->last_seq ? g->last_seq + 1 : g->first_seq) == j->next_seq;
+		/* Not in one of an older layout: an older program would take what is appended for its own. */
+		*reuse_r = f[n - 1].head.layout == SEG_LAYOUT &&
+			   (g->last_seq ? g->last_seq + 1 : g->first_seq) == j->next_seq;
 	}
 	return 0;
 }

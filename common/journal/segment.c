@@ -55,9 +55,14 @@ static uint32_t head_crc(const struct seg_head *h)
 bool segment_head_valid(const struct seg_head *h)
 {
 	/* Numbers are bounded so that none of the sums made with them can overflow. */
-	return h->magic == SEG_MAGIC && h->layout == SEG_LAYOUT && h->crc == head_crc(h) && h->epoch && h->segment &&
-	       h->segment <= INT64_MAX && h->first_seq && h->first_seq <= INT64_MAX && h->size <= INT64_MAX &&
-	       h->start >= SEG_DATA_START && h->start <= h->size && h->start % 8 == 0;
+	return h->magic == SEG_MAGIC && h->layout && h->layout <= SEG_LAYOUT && h->crc == head_crc(h) && h->epoch &&
+	       h->segment && h->segment <= INT64_MAX && h->first_seq && h->first_seq <= INT64_MAX &&
+	       h->size <= INT64_MAX && h->start >= SEG_DATA_START && h->start <= h->size && h->start % 8 == 0;
+}
+
+bool segment_head_newer(const struct seg_head *h)
+{
+	return h->magic == SEG_MAGIC && h->layout > SEG_LAYOUT && h->crc == head_crc(h);
 }
 
 int segment_head_write(int fd, const struct seg *g)

@@ -11,9 +11,12 @@
 
 #include "cache/cache.h"
 #include "clock.h"
+#include "embed/embed.h"
 #include "journal/journal.h"
+#include "packed.h"
 #include "ring.h"
 #include "shm.h"
+#include "vocabulary.h"
 #include "words/words.h"
 
 enum { KEYS = 60000, HOT = 500, VALUE = 1024, RING = 8 << 20 };
@@ -232,6 +235,51 @@ static void words(void)
 	words_free(&w);
 }
 
+/* ---- vectors as they are kept ---- */
+
+static void vectors(void)
+{
+	static const char *const parts[] = {"we moved the nightly backup", "she prefers tea to coffee",
+					    "the invoice is due",	   "deploys wait for a review",
+					    "he flies to Lisbon",	   "the cache was cold"};
+	enum { TEXTS = 216, DIM = 1536 };
+	static float x[TEXTS][DIM], of_model[DIM], back[DIM];
+	static char packed[TEXTS][PACKED_MAX(DIM)], text[TEXTS][128];
+	static size_t len[TEXTS];
+	const struct embedder *e = embed_hashed();
+	struct span s[TEXTS];
+	uint64_t n = 0;
+	int64_t t[5] = {0}, us[4] = {0};
+	for (unsigned i = 0; i < TEXTS; i++)
+		s[i] = (struct span){text[i], (size_t)snprintf(text[i], sizeof(text[i]), "%s, %s and %s", parts[i % 6],
+							       parts[i / 6 % 6], parts[i / 36])};
+	for (unsigned i = 0; i < DIM; i++)
+		of_model[i] = (float)random_below(1u << 24);
+	do {
+		t[0] = clock_mono_us();
+		if (e->embed(e, s, TEXTS, x[0]) != TEXTS)
+			die("embed");
+		t[1] = clock_mono_us();
+		for (unsigned i = 0; i < TEXTS; i++)
+			len[i] = packed_make(x[i], DIM, packed[i]);
+		t[2] = clock_mono_us();
+		for (unsigned i = 0; i < TEXTS; i++)
+			if (!packed_read((struct span){packed[i], len[i]}, DIM, back))
+				die("unpack");
+		t[3] = clock_mono_us();
+		for (unsigned i = 0; i < TEXTS; i++)
+			if (packed_make(of_model, DIM, packed[0]))
+				die("a model's vector was packed");
+		t[4] = clock_mono_us();
+		for (int i = 0; i < 4; i++)
+			us[i] += t[i + 1] - t[i];
+		n += TEXTS;
+	} while ((double)(us[0] + us[1] + us[2] + us[3]) < seconds * 1e6);
+	static const char *const names[] = {"embed_sentence", "vector_pack", "vector_unpack", "vector_not_packed"};
+	for (int i = 0; i < 4; i++)
+		say(names[i], (double)n * 1e6 / (double)us[i]);
+}
+
 int main(int argc, char **argv)
 {
 	seconds = argc > 1 ? atof(argv[1]) : 0;
@@ -244,6 +292,7 @@ int main(int argc, char **argv)
 	ring("ring_64b", 64);
 	ring("ring_6600b", 6600);
 	words();
+	vectors();
 	journal(argv[2], "journal_append_sync_group_1", 1);
 	journal(argv[2], "journal_append_sync_group_64", 64);
 	journal(argv[2], "journal_append_sync_group_500", 500);

@@ -1,13 +1,15 @@
 /* An open-loop HTTP load: requests come at random times at a given mean rate (Poisson), whether or not earlier ones are
  * answered, as from many clients that know nothing of each other. A latency counts from the time at which the request was
  * meant to be sent, so that a server cannot hide by being slow (no "coordinated omission"). Answers in time are good:
- * 2xx within the deadline. A client waits until its answer comes; what no free connection could be found for within
- * the deadline is given up, and counts as late.
+ * 2xx within the deadline. Each request is a client's, drawn by lot, and each client has one connection: it waits until its
+ * last request is answered, and what it could not send within the deadline is given up, and counts as late. With -p all
+ * connections are one client's, who takes any that is free.
  *
- * usage: oload -r PER_SECOND [-t SECONDS] [-w WARMUP_S] [-c CONNS] [-d DEADLINE_MS] [-m METHOD] [-L FILE] [-S SEED]
+ * usage: oload -r PER_SECOND [-t SECONDS] [-w WARMUP_S] [-c CONNS] [-d DEADLINE_MS] [-m METHOD] [-L FILE] [-S SEED] [-p]
  *              [-H 'Name: value']... HOST:PORT TARGET
  * -L: every line of the file is the body of one request, in turns; with -m GET: the target of one.
- * prints one JSON object; latencies are of 2xx answers unless said otherwise. */
+ * prints one JSON object; latencies are of 2xx answers unless said otherwise. sent_*: how late requests were sent, which is the
+ * client's own doing for as long as it is not short_of_connections (-p: the part of the time in which none was free). */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -27,6 +29,7 @@
 #define IN_SIZE 65536
 #define BUCKETS 4096	 /* log-linear: 64 per power of two of nanoseconds */
 #define QUEUE (1u << 20) /* intended and not sent */
+#define OWN 64		 /* of one client */
 
 struct conn {
 	int fd;
@@ -36,6 +39,8 @@ struct conn {
 	uint64_t due_ns;
 	int status;
 	struct conn *idle;
+	uint64_t due[OWN]; /* what it is to send, the oldest first */
+	unsigned due_at, dues;
 };
 struct text {
 	char *p;
@@ -45,6 +50,7 @@ struct text {
 static struct {
 	double rate, seconds, warmup, deadline_ms;
 	unsigned conns, seed;
+	bool pool;
 	const char *method, *where, *target;
 } o = {.seconds = 5, .warmup = 1, .deadline_ms = 250, .conns = 512, .seed = 1, .method = "POST"};
 
@@ -52,8 +58,10 @@ static struct text *requests;
 static size_t nrequests, next_request;
 static uint64_t queue[QUEUE];
 static size_t q_head, q_len;
-static struct conn *idle;
-static uint64_t ok_hist[BUCKETS], refused_hist[BUCKETS];
+static struct conn *conns, *idle;
+static uint64_t ok_hist[BUCKETS], refused_hist[BUCKETS], sent_hist[BUCKETS];
+static uint64_t short_ns, looked_ns; /* no connection was free for what was due; when that was looked at, */
+static bool was_short;		     /* and was so */
 static uint64_t offered, good, late, refused, busy503, other, abandoned, broken, no_retry;
 static uint64_t begin_ns, end_ns, deadline_ns; /* what is measured was due between */
 static unsigned long long rnd;
@@ -88,12 +96,13 @@ static double quantile_ms(const uint64_t *hist, double q)
 	return 0;
 }
 
-static double gap_ns(void)
+static double draw(void) /* more than 0, 1 at most */
 {
 	rnd = rnd * 6364136223846793005ull + 1442695040888963407ull;
-	double u = (double)((rnd >> 11) + 1) / 9007199254740993.0;
-	return -log(u) / o.rate * 1e9;
+	return (double)((rnd >> 11) + 1) / 9007199254740993.0;
 }
+
+static double gap_ns(void) { return -log(draw()) / o.rate * 1e9; }
 
 static void fail(const char *what)
 {
@@ -122,8 +131,10 @@ static void dial(struct conn *c)
 	epoll_ctl(ep, EPOLL_CTL_ADD, c->fd, &e);
 	c->in_len = c->skip = 0;
 	c->busy = c->head = false;
-	c->idle = idle;
-	idle = c;
+	if (o.pool) {
+		c->idle = idle;
+		idle = c;
+	}
 }
 
 /* Requests are small: a socket whose answers are all read takes one whole. */
@@ -138,21 +149,58 @@ static void send_one(struct conn *c, uint64_t due)
 
 static bool measured(uint64_t due) { return due >= begin_ns && due < end_ns; }
 
+static void send_now(struct conn *c, uint64_t due, uint64_t now)
+{
+	if (measured(due))
+		sent_hist[bucket(now - due)]++;
+	send_one(c, due);
+}
+
+/* What this client is to send next, if it need not wait. */
+static void next_of(struct conn *c, uint64_t now)
+{
+	while (c->dues && !c->busy) {
+		uint64_t due = c->due[c->due_at];
+		c->due_at = (c->due_at + 1) % OWN;
+		c->dues--;
+		if (now - due > deadline_ns)
+			abandoned += measured(due);
+		else
+			send_now(c, due, now);
+	}
+}
+
+static void due_by_lot(uint64_t due, uint64_t now)
+{
+	struct conn *c = &conns[(size_t)((1 - draw()) * o.conns)];
+	if (c->dues == OWN) { /* the oldest of so many */
+		abandoned += measured(c->due[c->due_at]);
+		c->due_at = (c->due_at + 1) % OWN;
+		c->dues--;
+	}
+	c->due[(c->due_at + c->dues++) % OWN] = due;
+	next_of(c, now);
+}
+
 static void finished(struct conn *c, uint64_t now)
 {
 	uint64_t took = now - c->due_ns;
+	bool counts = measured(c->due_ns);
 	c->busy = c->head = false;
-	c->idle = idle;
-	idle = c;
-	if (!measured(c->due_ns))
-		return;
-	if (c->status >= 200 && c->status < 300) {
+	if (o.pool) {
+		c->idle = idle;
+		idle = c;
+	}
+	if (!counts) {
+		;
+	} else if (c->status >= 200 && c->status < 300) {
 		ok_hist[bucket(took)]++;
 		*(took <= deadline_ns ? &good : &late) += 1;
 	} else {
 		*(c->status == 429 ? &refused : c->status == 503 ? &busy503 : &other) += 1;
 		refused_hist[bucket(took)]++;
 	}
+	next_of(c, now);
 }
 
 static void parse_head(struct conn *c, const char *end)
@@ -206,6 +254,10 @@ static void on_event(struct conn *c)
 
 static void send_due(uint64_t now)
 {
+	if (was_short && measured(now))
+		short_ns += now - looked_ns;
+	looked_ns = now;
+	was_short = false;
 	while (q_len) {
 		uint64_t due = queue[q_head];
 		if (now - due > deadline_ns) {
@@ -213,8 +265,9 @@ static void send_due(uint64_t now)
 		} else if (idle) {
 			struct conn *c = idle;
 			idle = c->idle;
-			send_one(c, due);
+			send_now(c, due, now);
 		} else {
+			was_short = true;
 			return;
 		}
 		q_head = (q_head + 1) % QUEUE;
@@ -229,10 +282,14 @@ static void load(void)
 	uint64_t stop = end_ns + deadline_ns + 1000000000u;
 	for (uint64_t now; (now = now_ns()) < stop;) {
 		for (; next <= (double)now && now < end_ns; next += gap_ns()) {
+			offered += measured((uint64_t)next);
+			if (!o.pool) {
+				due_by_lot((uint64_t)next, now);
+				continue;
+			}
 			if (q_len == QUEUE)
 				fail("too many requests wait for a connection");
 			queue[(q_head + q_len++) % QUEUE] = (uint64_t)next;
-			offered += measured((uint64_t)next);
 		}
 		send_due(now);
 		double wait = now < end_ns ? next - (double)now : 1e6;
@@ -282,19 +339,21 @@ static void report(void)
 {
 	printf("{\"rate\":%.1f,\"seconds\":%.2f,\"offered\":%llu,\"good\":%llu,\"goodput\":%.1f,\"late\":%llu,\"refused\":%llu,"
 	       "\"unavailable\":%llu,\"other\":%llu,\"abandoned\":%llu,\"broken\":%llu,\"without_retry_after\":%llu,"
-	       "\"p50_ms\":%.3f,\"p99_ms\":%.3f,\"p999_ms\":%.3f,\"refused_p50_ms\":%.3f,\"refused_p99_ms\":%.3f}\n",
+	       "\"p50_ms\":%.3f,\"p99_ms\":%.3f,\"p999_ms\":%.3f,\"refused_p50_ms\":%.3f,\"refused_p99_ms\":%.3f,"
+	       "\"sent_p50_ms\":%.3f,\"sent_p99_ms\":%.3f,\"short_of_connections\":%.3f}\n",
 	       o.rate, o.seconds, (unsigned long long)offered, (unsigned long long)good, (double)good / o.seconds,
 	       (unsigned long long)late, (unsigned long long)refused, (unsigned long long)busy503,
 	       (unsigned long long)other, (unsigned long long)abandoned, (unsigned long long)broken,
 	       (unsigned long long)no_retry, quantile_ms(ok_hist, 0.5), quantile_ms(ok_hist, 0.99),
-	       quantile_ms(ok_hist, 0.999), quantile_ms(refused_hist, 0.5), quantile_ms(refused_hist, 0.99));
+	       quantile_ms(ok_hist, 0.999), quantile_ms(refused_hist, 0.5), quantile_ms(refused_hist, 0.99),
+	       quantile_ms(sent_hist, 0.5), quantile_ms(sent_hist, 0.99), (double)short_ns / o.seconds / 1e9);
 }
 
 int main(int argc, char **argv)
 {
 	char headers[4096] = "";
 	const char *lines = NULL;
-	for (int c; (c = getopt(argc, argv, "r:t:w:c:d:m:L:S:H:")) != -1;)
+	for (int c; (c = getopt(argc, argv, "r:t:w:c:d:m:L:S:H:p")) != -1;)
 		switch (c) {
 		case 'r': o.rate = atof(optarg); break;
 		case 't': o.seconds = atof(optarg); break;
@@ -303,6 +362,7 @@ int main(int argc, char **argv)
 		case 'd': o.deadline_ms = atof(optarg); break;
 		case 'm': o.method = optarg; break;
 		case 'L': lines = optarg; break;
+		case 'p': o.pool = true; break;
 		case 'S': o.seed = (unsigned)atoi(optarg); break;
 		case 'H':
 			snprintf(headers + strlen(headers), sizeof(headers) - strlen(headers), "%s\r\n", optarg);
@@ -321,7 +381,7 @@ int main(int argc, char **argv)
 		add_request(o.target, headers, NULL, 0);
 	rnd = o.seed * 0x9e3779b97f4a7c15ull + 1;
 	ep = epoll_create1(EPOLL_CLOEXEC);
-	struct conn *conns = calloc(o.conns, sizeof(*conns));
+	conns = calloc(o.conns, sizeof(*conns));
 	for (unsigned i = 0; conns && i < o.conns; i++) {
 		if (!(conns[i].in = malloc(IN_SIZE)))
 			fail("memory");

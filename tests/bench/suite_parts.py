@@ -8,6 +8,10 @@ NAMES = {"l1_get_1kb_60000_random": ("L1 get, 1 KB, 60,000 keys at random", "get
          "ring_64b": ("ring, 64 B", "messages/s", 10e6),
          "ring_6600b": ("ring, 6,600 B", "messages/s", None),
          "words_tsvector_60": ("stems and tsvector of 60 English-like words", "texts/s", 125e3),
+         "embed_sentence": ("built-in embedder, three clauses", "texts/s", None),
+         "vector_pack": ("its vectors packed", "vectors/s", None),
+         "vector_unpack": ("and unpacked", "vectors/s", None),
+         "vector_not_packed": ("a model's vector, found not to be one", "vectors/s", None),
          "journal_append_sync_group_1": ("journal, 6,528 B, groups of 1", "records/s", None),
          "journal_append_sync_group_64": ("journal, 6,528 B, groups of 64", "records/s", None),
          "journal_append_sync_group_500": ("journal, 6,528 B, groups of 500", "records/s", None)}

@@ -20,7 +20,7 @@ from orchestra import Orchestra  # noqa: E402
 
 class Chaos(World):
     def __init__(self, args):
-        super().__init__(Orchestra(sets=args.set), args.clients, args.seed)
+        super().__init__(Orchestra(sets=args.set), args.clients, args.seed, padding=40)  # so that segments of the journal come to their end
         self.args = args
         self.rnd = random.Random(args.seed)
         self.kills, self.recovery = {}, []

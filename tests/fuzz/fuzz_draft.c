@@ -145,6 +145,10 @@ static void check_record(const struct memory *m)
 	AN(txn_open(&r, b.p, b.len) && txn_next(&r, &op, &body) && memory_decode(body, op->len, &read));
 	AN(span_eq(read.body, m->body) && span_eq(read.content, m->content) && read.dim == m->dim &&
 	   read.flags == m->flags);
+	static float room[LIMIT_DIMENSIONS];
+	read.embedding = memory_vector(&read, room); /* as readers do (reader.c) */
+	read.packed = (struct span){NULL, 0};
+	AN(!read.dim || memcmp(read.embedding, m->embedding, read.dim * sizeof(float)) == 0);
 	AN(draft_from_memory(&d, &read));
 	draft_memory(&d, read.ns_name, read.version, &again, &second);
 	AN(span_eq((struct span){again.p, again.len}, m->body));

@@ -1,8 +1,9 @@
 /* Transactions and memories from arbitrary bytes: no read outside the buffer, every operation aligned, and
- * what decodes encodes back to the same bytes. */
+ * what decodes encodes back to the same bytes, but that a vector may be packed then. */
 #include <stdlib.h>
 
 #include "record.h"
+#include "vocabulary.h"
 
 static volatile unsigned sink;
 
@@ -18,9 +19,13 @@ static void touch_memory(const struct memory *m)
 				    &m->session_id, &m->external_id, &m->embedder, &m->body};
 	for (size_t i = 0; i < ARRAY_LEN(all); i++)
 		touch(all[i]->p, all[i]->len);
-	AN(!m->dim == !m->embedding);
+	float room[LIMIT_DIMENSIONS];
+	AN(!m->dim == !(m->embedding || m->packed.len) && !(m->embedding && m->packed.len));
 	AN(((uintptr_t)m->embedding & 3) == 0);
-	touch(m->embedding, m->dim * sizeof(float));
+	touch(m->packed.p, m->packed.len);
+	const float *x = memory_vector(m, room); /* NULL: damaged */
+	if (x)
+		touch(x, m->dim * sizeof(float));
 	AN(memory_quota_bytes(m) >= m->body.len);
 }
 
@@ -40,7 +45,13 @@ static void decode(const void *body, size_t len)
 	txn_op_put(&t, &m);
 	txn_end(&t);
 	AN(txn_open(&r, b.p, b.len) && txn_next(&r, &op, &again));
-	AN(op->len == len && memcmp(again, body, len) == 0);
+	if (m.embedding) { /* which may have been packed now */
+		struct memory packed;
+		float room[LIMIT_DIMENSIONS];
+		AN(memory_decode(again, op->len, &packed) && op->len <= len);
+		AN(memcmp(memory_vector(&packed, room), m.embedding, m.dim * sizeof(float)) == 0);
+	} else
+		AN(op->len == len && memcmp(again, body, len) == 0);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

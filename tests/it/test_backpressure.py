@@ -68,7 +68,7 @@ def test_lag_is_shown(make):
     with Locked(o):
         ids = [o.add(f"waits {i}")["id"] for i in range(3)]
         first = until(lambda: lag(o)[2] > 0.3 and lag(o))
-        assert first[0] == 3 and 18000 < first[1] < 30000
+        assert first[0] == 3 and 1500 < first[1] < 6000  # their vectors are packed
         until(lambda: lag(o)[2] >= first[2] + 0.5)
         status = o.get("/v1/admin/status").json["lag"]
         assert status["records"] == 3 and status["bytes"] == first[1] and status["seconds"] > first[2]

@@ -174,6 +174,13 @@ def test_unknown_paths_and_methods(shared):
                  "/livez/", "/%00", "/v1/namespaces/a/b"):
         assert shared.get(path).status in (400, 404), path
     refused(shared.get("/v1/nothing"), 404, "no-route")
+    for _ in range(3):  # paths as long as each other, of one method: one that streams, one that does not, none; two more
+        assert shared.post("/v1/memories:import", '{"content":"x","namespace":"paths"}\n').status == 200
+        refused(shared.post("/v1/memories/search", {"limit": 0}), 400, "invalid-field")
+        refused(shared.post("/v1/memories:imporz", b""), 404, "no-route")
+        assert "entries" in shared.get("/v1/admin/audit").json
+        assert "entries" not in shared.get("/v1/admin/cache").json
+        refused(shared.get("/v1/admin/cachf"), 404, "no-route")
     refused(shared.get("/v1/memories/not-a-uuid"), 404, "not-found", "UUID")
     refused(shared.get("/v1/memories/" + "x" * 9000), 404, "not-found")
     r = shared.request("PUT", "/v1/memories", b"{}")

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from orchestra import BUILD, SLOW
+from orchestra import BUILD, SLOW, until
 
 
 def run(*args, **kw):
@@ -31,6 +31,28 @@ def test_flags(tmp_path):
     assert run("--check", "--set", f"data.dir={tmp_path}/d").returncode == 0
     pub = run("--check", "--set", "listen.tcp=0.0.0.0:7700")
     assert pub.returncode != 0 and "auth.tokens_file" in pub.stderr + pub.stdout
+
+
+def woken(o):
+    """How often threads of the daemon have gone to sleep, of themselves."""
+    n = 0
+    for pid in (o.process.pid, *o.workers().values()):
+        for tid in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{tid}/status") as f:
+                n += int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", f.read(), re.M)[1])
+    return n
+
+
+def test_idle(make):
+    """Nobody asks, and there is nothing in it: everyone sleeps but for a look a second. (The warmer once saved the nothing that was hot
+    again and again, and the api workers watched how late they were meanwhile: 1,000 wake-ups a second.)"""
+    o = make()
+
+    def few():
+        before = woken(o)
+        time.sleep(2)
+        return woken(o) - before < 120
+    until(few, 30)
 
 
 @pytest.mark.parametrize("name, level, detail, form", [("dev", "debug", "full", "auto"), ("staging", "info", "full", "json"),

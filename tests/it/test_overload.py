@@ -8,6 +8,7 @@ import select
 import signal
 import socket
 import struct
+import threading
 
 import pytest
 
@@ -213,6 +214,51 @@ def test_a_sync_that_does_not_answer(make):
     assert set(statuses(greedy)) == {201, 429}
     stored = {m["content"].rstrip("x") for m in o.list_all(namespace="greedy", limit=200)}
     assert stored == {f"greedy {i} " for i, s in enumerate(statuses(greedy)) if s == 201}
+    until(lambda: well(o), 60)
+    assert [a.answer()[0] for a in adds(o, "greedy", 50)] == [201] * 50
+
+
+def flood(o, stop, answers):
+    """Adds of a greedy client on a few connections, as fast as it can: pipelined, the answers only counted."""
+    body = json.dumps({"content": "flood", "namespace": "greedy", "embedding": [1, 2]})
+    one = f"POST /v1/memories HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+    connections = [socket.create_connection(("127.0.0.1", o.port)) for _ in range(8)]
+    left = {c: b"" for c in connections}
+    for c in connections:
+        c.setblocking(False)
+    while not stop.is_set():
+        readable, writable, _ = select.select(connections, connections, [], 0.1)
+        for c in readable:
+            answers[0] += c.recv(1 << 20).count(b"HTTP/1.1 429")
+        for c in writable:
+            data = left[c] or one * 200
+            left[c] = data[c.send(data):]
+    for c in connections:
+        c.close()
+
+
+def test_a_flood_of_refusals_is_slowed_down(make):
+    """Who sends so much that it takes the loop's time to refuse it waits for his 429; nobody else does."""
+    o = make(sets=[*SHARP, "daemon.stuck_timeout=0 ms"])
+    o.add("here", namespace="modest", embedding=[1, 2])
+    sync, stop, refusals = o.worker("sync"), threading.Event(), [0]
+    os.kill(sync, signal.SIGSTOP)
+    client = threading.Thread(target=flood, args=(o, stop, refusals))
+    try:
+        greedy = adds(o, "greedy", 400)
+        until(lambda: statuses(greedy).count(429) >= 400 - IN_RING - 8, 60)
+        assert metric(o, "overload_held_total") == 0
+        client.start()
+        until(lambda: metric(o, "overload_held_total") > 0, 60)
+        assert len(o.search("here", namespace="modest", mode="text")) == 1
+        before = refusals[0]
+        until(lambda: refusals[0] > before + 1000, 60)  # held back is not withheld
+    finally:
+        stop.set()
+        os.kill(sync, signal.SIGCONT)
+        if client.ident:
+            client.join()
+    until(lambda: None not in statuses(greedy), 60)
     until(lambda: well(o), 60)
     assert [a.answer()[0] for a in adds(o, "greedy", 50)] == [201] * 50
 

@@ -130,7 +130,7 @@ def test_check_looks_as_that_user(o):
     assert r.returncode == 0, r.stdout
     o.start()
     r = subprocess.run([*o.command(), "--check", "--probe"], capture_output=True, text=True)
-    assert r.returncode == 0 and "schema 3" in r.stdout, r.stdout
+    assert r.returncode == 0 and "schema 4" in r.stdout, r.stdout
     for root, _, files in os.walk(o.data):
         assert all(os.lstat(os.path.join(root, x)).st_uid == UID for x in files)
 

@@ -67,7 +67,7 @@ def test_a_fresh_place(place):
 def test_nothing_is_changed(used):
     before = files(used)
     said = used.good()
-    assert "schema 3, can be written" in said and "write and fdatasync of 4096 bytes took" in said
+    assert "schema 4, can be written" in said and "write and fdatasync of 4096 bytes took" in said
     assert files(used) == before
 
 
@@ -143,7 +143,7 @@ def test_stores_that_are_none(used):
     locked.execute("ROLLBACK")
     locked.execute("UPDATE meta SET value=99 WHERE key='schema'")
     locked.close()
-    assert "schema 99, this program knows 3" in used.bad()
+    assert "schema 99, this program knows 4" in used.bad()
     db.write_bytes(b"no database at all, whatever it is called" * 100)
     assert "file is not a database" in used.bad()
     db.unlink()

@@ -155,9 +155,11 @@ def test_who_is_sampled(make, receiver):
 
 def test_a_store_that_is_away(make, receiver):
     """503 because of the store: kept, failed, with the type of its problem; so is the batch that could not be stored."""
-    o = make(sets=[*traced(receiver, "trace.slow=0 ms", ratio=0), "store.kind=postgres", f"store.dsn=host=127.0.0.1 port={free_port()} user=x dbname=x", "store.connect_timeout=200 ms"], start=False)
-    o.start(wait=False)
-    until(lambda: _status(o, "/v1/memories?limit=1") == 503, timeout=20)
+    o = make(sets=[*traced(receiver, "trace.slow=0 ms", ratio=0), "store.kind=postgres", f"store.dsn=host=127.0.0.1 port={free_port()} user=x dbname=x", "store.connect_timeout=200 ms"])
+    assert o.get("/v1/memories?limit=1").status == 503 and o.get("/v1/memories:count").status == 503  # nobody knows that there is nothing
+    for method, path, body in (("GET", "/v1/namespaces", None), ("GET", "/v1/namespaces/n", None), ("PATCH", "/v1/namespaces/n", {"quota_count": 1}), ("POST", "/v1/memories/search", {"query": "x"})):
+        problem = o.request(method, path, body)
+        assert problem.status == 503 and problem.json["type"].endswith(":store-unavailable"), (method, path, problem.body)
     root = until(lambda: next((s for s in receiver.spans if s.kind == 2), None), timeout=20)
     assert root.failed and root.attributes["http.response.status_code"] == 503 and root.attributes["error.type"] and root.flags == 0x100
 

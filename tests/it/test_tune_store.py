@@ -44,7 +44,8 @@ def daemon(lite, rows):
         r = o.post("/v1/memories", {"namespace": "texts", "memories": [{"content": c} for c in ("red apples", "green pears")]})
         assert r.status == 201, r
         for i in range(0, ROWS, 500):
-            r = o.post("/v1/memories", {"namespace": "noise", "memories": [
+            # In the store before the next: of a thousand that wait the flusher makes a COPY, at which PGlite hangs.
+            r = o.post("/v1/memories?wait=store", {"namespace": "noise", "memories": [
                 {"content": f"memory {k}", "embedding": rows[k], "user_id": f"u{k % 3}"} for k in range(i, i + 500)]})
             assert r.status == 201, r
         until(lambda: lite.sql("SELECT count(*) FROM memories") == [[str(ROWS + 4)]], 60)

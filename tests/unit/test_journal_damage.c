@@ -1,5 +1,6 @@
 /* The journal after power cuts, bad disks and bad hands: what is delivered is always right, what is missing
  * is always said. */
+#include "contract.h"
 #include "crc32c.h"
 #include "journal_model.h"
 
@@ -318,6 +319,68 @@ static void salvage_wants_an_epoch(void **state)
 	world_free(w);
 }
 
+static void set_layout(const struct world *w, uint32_t layout)
+{
+	struct seg_head h;
+	size_t len;
+	char *p = slurp(world_segment(w, 1), &len);
+	memcpy(&h, p, sizeof(h));
+	h.layout = layout;
+	h.crc = 0;
+	h.crc = crc32c(0, &h, sizeof(h));
+	memcpy(p, &h, sizeof(h));
+	spit(world_segment(w, 1), p, len);
+	free(p);
+}
+
+static uint32_t layout_of(const struct world *w, uint64_t number)
+{
+	struct seg_head h;
+	size_t len;
+	char *p = slurp(world_segment(w, number), &len);
+	memcpy(&h, p, sizeof(h));
+	free(p);
+	return h.layout;
+}
+
+/* What an older program left is read, and nothing is appended to it; what a newer one left is refused, and stays as it is. */
+static void layouts(void **state)
+{
+	(void)state;
+	struct world *w = world_new(32 * KIB, 32 * KIB, PLENTY);
+	world_fill(w, 20);
+	journal_close(&w->j);
+	set_layout(w, LAYOUT_JOURNAL - 1);
+	world_open(w, 0);
+	world_got(w, 1, 20);
+	assert_null(strstr(w->log, "head"));
+	world_fill(w, 25);
+	world_reopen(w, 0);
+	world_got(w, 1, 25);
+	assert_int_equal(layout_of(w, 1), LAYOUT_JOURNAL - 1);
+	assert_int_equal(layout_of(w, 2), LAYOUT_JOURNAL);
+	journal_close(&w->j);
+	set_layout(w, LAYOUT_JOURNAL + 1);
+	size_t before, after;
+	char *error, *p = slurp(world_segment(w, 1), &before);
+	for (int again = 0; again < 2; again++) {
+		assert_null(journal_open(&w->conf, 0, world_take, w, &error));
+		assert_non_null(strstr(error, "newer program"));
+		free(error);
+	}
+	char *q = slurp(world_segment(w, 1), &after);
+	assert_int_equal(before, after);
+	assert_memory_equal(p, q, before);
+	free(p);
+	free(q);
+	set_layout(w, 0); /* none has that: damage */
+	world_open(w, 0);
+	assert_non_null(strstr(w->log, "head"));
+	world_got(w, 1, 25); /* by the records themselves */
+	journal_close(&w->j);
+	world_free(w);
+}
+
 static void cut_short_in_the_middle(void **state)
 {
 	(void)state;
@@ -464,6 +527,7 @@ int main(void)
 		cmocka_unit_test(damaged_head),
 		cmocka_unit_test(damaged_head_of_a_recycled_segment),
 		cmocka_unit_test(salvage_wants_an_epoch),
+		cmocka_unit_test(layouts),
 		cmocka_unit_test(cut_short_in_the_middle),
 		cmocka_unit_test(random_damage),
 		cmocka_unit_test(foreign_files_are_left_alone),

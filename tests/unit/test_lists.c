@@ -6,7 +6,7 @@
 #include "vectors_model.h"
 
 enum { MANY = LISTS_MAX };
-static const _Atomic bool go_on;
+static struct turn go_on;
 static uint32_t fresh; /* so many rows wait to be put into lists */
 
 static void low(struct vectors *v, enum vectors_raw raw)
@@ -748,6 +748,12 @@ static void test_stop(void **state)
 
 /* ---- clustering ---- */
 
+static bool pressed(const void *arg)
+{
+	++*(unsigned *)(uintptr_t)arg;
+	return true;
+}
+
 static void test_kmeans_finds(void **state)
 {
 	(void)state;
@@ -774,8 +780,13 @@ static void test_kmeans_finds(void **state)
 	}
 	if (off > 20) /* the noise is 2.6; Lloyd's may merge two of eight, not more */
 		fail_msg("rows are %.1f away from their centroids", off);
-	_Atomic bool stop = true;
+	struct turn stop = {.stop = true};
 	assert_false(kmeans(rows, N, W, K, first, &stop));
+	/* With rests it comes to the same. */
+	unsigned asked = 0;
+	struct turn resting = {.pressed = pressed, .arg = &asked};
+	assert_true(kmeans(rows, N, W, K, first, &resting) && asked);
+	assert_memory_equal(first, second, K * W * sizeof(*first));
 }
 
 static void test_kmeans_degenerate(void **state)

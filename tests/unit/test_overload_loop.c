@@ -40,15 +40,29 @@ static int64_t setting(enum conf_key k)
 #include "api/codel.c"
 #include "fair.c"
 #include "api/lane.c"
+#include "api/tarpit.c"
 #include "api/overload.c"
 
 /* ---- the rest of api ---- */
 
 static unsigned refusals;
-void problem(struct call *c, int status, const char *type, const char *fmt, ...)
+void problem_text(struct call *c, int status, const char *type, const char *detail)
 {
-	(void)type, (void)fmt;
+	char want[400];
+	unsigned long long ms;
 	assert_int_equal(status, 429);
+	assert_string_equal(type, "overloaded");
+	assert_int_equal(sscanf(detail, "the api worker itself cannot keep up: it would take %llu ms", &ms), 1);
+	snprintf(
+		want, sizeof(want),
+		"the api worker itself cannot keep up: it would take %llu ms until this is begun, %s wait for %d ms at most "
+		"(overload.target), and this worker is busy with others. Nothing was done. Try again after Retry-After seconds, "
+		"with fewer requests at once",
+		ms, class_texts[c->wait.class],
+		c->wait.class == LANE_READ    ? 40
+		: c->wait.class == LANE_WRITE ? 60
+					      : 20);
+	assert_string_equal(detail, want);
 	c->reply.status = status;
 	refusals++;
 }
@@ -105,6 +119,11 @@ int64_t http_waited_us(const struct http_request *r)
 	return waited_us;
 }
 void http_flow(struct http_request *r, uint64_t flow) { (void)r, (void)flow; }
+bool http_hold(struct http_request *r, unsigned ms)
+{
+	(void)r, (void)ms;
+	return true;
+}
 bool http_gone(const struct http_request *r)
 {
 	(void)r;

@@ -10,7 +10,7 @@
 #include "record.h"
 #include "vocabulary.h"
 
-static float vector[LIMIT_DIMENSIONS];
+static float vector[LIMIT_DIMENSIONS], few[LIMIT_DIMENSIONS]; /* few: of few values, which is packed */
 static char long_text[LIMIT_CONTENT];
 
 static struct memory sample(void)
@@ -56,9 +56,11 @@ static void same(const struct memory *a, const struct memory *b)
 	assert_true(span_eq(a->external_id, b->external_id) && span_eq(a->embedder, b->embedder));
 	assert_true(span_eq(a->body, b->body));
 	assert_int_equal(a->dim, b->dim);
-	assert_true(!a->dim == !b->embedding);
+	float room[LIMIT_DIMENSIONS];
+	const float *x = memory_vector(b, room);
+	assert_true(!a->dim == !x);
 	if (a->dim)
-		assert_memory_equal(a->embedding, b->embedding, a->dim * sizeof(float));
+		assert_memory_equal(a->embedding, x, a->dim * sizeof(float));
 	assert_int_equal(memory_quota_bytes(a), memory_quota_bytes(b));
 }
 
@@ -85,13 +87,13 @@ static void test_memory(void **state)
 	struct memory m = sample(), back;
 	const void *body;
 	for (uint32_t i = 0; i < LIMIT_DIMENSIONS; i++)
-		vector[i] = (float)i * 0.5f;
+		vector[i] = (float)i * 0.5f, few[i] = i % 9 ? 0 : (float)(i % 4);
 	memset(long_text, 'x', sizeof(long_text));
 	for (unsigned i = 0; i < 64; i++) { /* every text length mod 8, dims odd and even, absent parts */
 		m.content = (struct span){long_text, i * 1000 + i};
 		m.kind.len = i % 5 ? 4 : 0;
 		m.dim = i % 7 == 0 ? 0 : i % 7 == 1 ? LIMIT_DIMENSIONS : i;
-		m.embedding = m.dim ? vector : NULL;
+		m.embedding = m.dim ? i % 3 ? vector : few : NULL;
 		m.version = (uint64_t)i << 40;
 		m.replaces_bytes = (int64_t)i * 1000 - 1;
 		size_t len = encode(&b, &m, &body);
@@ -100,6 +102,13 @@ static void test_memory(void **state)
 		assert_true(memory_decode(body, len, &back));
 		assert_int_equal((uintptr_t)back.embedding & 3, 0);
 		same(&m, &back);
+		assert_true(m.embedding != few || m.dim < 16 || back.packed.len);
+		struct buf again = {0};
+		const void *copy;
+		size_t n = encode(&again, &back, &copy); /* as it is: not unpacked in between */
+		assert_int_equal(n, len);
+		assert_memory_equal(copy, body, len);
+		buf_free(&again);
 	}
 	buf_free(&b);
 }
@@ -111,6 +120,7 @@ static void test_memory_cut(void **state)
 	struct buf b = {0};
 	struct memory m = sample(), back;
 	const void *body;
+	m.embedding = few, m.dim = 100;
 	size_t len = encode(&b, &m, &body);
 	for (size_t n = 0; n <= len + 8; n++) {
 		char *exact = calloc(1, n ? n : 1);

@@ -153,10 +153,11 @@ static void resharded(void **state)
 	for (int i = 2; i >= 0; i--)
 		redis_test_do(&node[i], "CLUSTER SETSLOT %d NODE %s", slot, to);
 	assert_true(l2_test_has(t, n));
-	assert_int_equal(refusals(&node[0], "errorstat_MOVED:"), 1);
+	uint64_t moved = refusals(&node[0], "errorstat_MOVED:");
+	assert_true(moved <= 1); /* 0: the map was read again before */
 	for (int i = 0; i < 20; i++)
 		assert_true(l2_test_has(t, n));
-	assert_int_equal(refusals(&node[0], "errorstat_MOVED:"), 1); /* learnt */
+	assert_int_equal(refusals(&node[0], "errorstat_MOVED:"), moved); /* learnt */
 	l2_test_end(t);
 }
 

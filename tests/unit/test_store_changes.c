@@ -200,11 +200,11 @@ static void test_upgrade(void **state)
 	char *before = NULL, *what = NULL;
 	struct store_conf c = {.kind = "sqlite", .dir = world_dir};
 	assert_true(ops->probe(&c, &what));
-	assert_non_null(strstr(what, "schema 1; would be migrated to 3"));
+	assert_non_null(strstr(what, "schema 1; would be migrated to 4"));
 	free(what);
 	reopen();
 	before = picture(store);
-	assert_int_equal(ask(store, "SELECT value FROM meta WHERE key='schema'"), 3);
+	assert_int_equal(ask(store, "SELECT value FROM meta WHERE key='schema'"), 4);
 	assert_int_equal(get(store, 2, true, &m), STORE_OK);
 	assert_int_equal(cursor_of(store), 5);
 	read_feed(4, 10, 10, STORE_NOT_FOUND, NULL);

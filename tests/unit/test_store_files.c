@@ -254,7 +254,7 @@ static void test_schema_version(void **state)
 {
 	(void)state;
 	static const char *const wrong[] = {
-		"4", "1000000", "-1", "-2147483648", "'soon'", "NULL", "9223372036854775807"};
+		"5", "1000000", "-1", "-2147483648", "'soon'", "NULL", "9223372036854775807"};
 	STORE(1, batch_add(one, 1, 1, NS_A));
 	for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
 		char sql[96];
@@ -265,12 +265,12 @@ static void test_schema_version(void **state)
 		if (!strstr(error, "schema"))
 			fail_msg("schema %s: %s", wrong[i], error);
 		if (i == 0)
-			assert_true(strstr(error, "schema 4") && strstr(error, "knows 3") &&
+			assert_true(strstr(error, "schema 5") && strstr(error, "knows 4") &&
 				    strstr(error, "newer program"));
 		free(error);
 		sqlite3 *db;
 		assert_int_equal(sqlite3_open(world_path("store.db"), &db), SQLITE_OK);
-		assert_int_equal(sqlite3_exec(db, "UPDATE meta SET value=3 WHERE key='schema'", NULL, NULL, NULL),
+		assert_int_equal(sqlite3_exec(db, "UPDATE meta SET value=4 WHERE key='schema'", NULL, NULL, NULL),
 				 SQLITE_OK);
 		sqlite3_close(db);
 		reopen();

@@ -55,7 +55,7 @@ static bool take(void *arg, const struct memory *m)
 		assert_true(span_eq(m->content, SPAN(text)));
 		assert_int_equal(m->deleted_us, table[n].deleted_us);
 		assert_true(!!m->embedding == (l->q->with_embedding && n % 3 != 1));
-		assert_true(!m->embedding || m->embedding[3] == (float)(n * 8 + 3) + 0.125f);
+		assert_true(!m->embedding || m->embedding[3] == component(n, 1, 3));
 	}
 	l->at[l->n++] = n;
 	return l->n != l->stop;
@@ -317,7 +317,7 @@ static bool take_indexed(void *arg, const struct store_indexed *x)
 	struct made *m = make(n, 1, NS_A);
 	assert_true(n > p->last && !table[n].deleted_us && x->version == 1 && x->dim == (n % 3 != 1 ? 8 : 0));
 	assert_true(x->ns == record_ns(SPAN(table[n].beta ? NS_B : NS_A)) && x->expires_us == table[n].expires_us);
-	assert_true(x->dim ? x->x[0] == (float)(n * 8) + 0.125f : !x->x);
+	assert_true(x->dim ? x->x[0] == component(n, 1, 0) : !x->x);
 	assert_true(span_eq(x->content, m->m.content));
 	made_free(m);
 	p->last = n;

@@ -110,7 +110,7 @@ static void writer(int fd, struct board *b)
 		if (lists && step % 256 == 0 && !vectors_work(v)) {
 			struct vectors_ns *n = vectors_ns_find(v, NS_MAIN);
 			struct ivf *f = v->w->lists->of[n - v->ns];
-			static const _Atomic bool go_on;
+			static struct turn go_on;
 			for (uint32_t list = 0; f && list < f->view.count; list++)
 				AN(lists_rewrite(v, f, list));
 			if (step % 1024 == 0)
@@ -144,10 +144,13 @@ static uint32_t after_us(void)
 	return (model_next() % 4 ? model_next() % 3000 : model_next() % 600) * (lists ? 4 : 1);
 }
 
+/* Bytes. What a reader may still look at is nobody's, so that one whose turn on a busy machine does not come keeps much from use. */
+static uint64_t room(void) { return lists ? 32 << 20 : 4 << 20; }
+
 static void kill_writers(int few)
 {
 	int fd, rounds = getenv("VECTORS_ROUNDS") ? atoi(getenv("VECTORS_ROUNDS")) : few;
-	struct vectors *v = model_open(4 << 20, &fd);
+	struct vectors *v = model_open(room(), &fd);
 	struct board *b = board_new(v);
 	vectors_close(&v);
 	kill_again_and_again(fd, b, rounds, writer, reader, after_us);
@@ -177,7 +180,7 @@ struct shared {
 	struct board *b;
 	_Atomic(const char *) wrong;
 	_Atomic uint32_t pieces;
-	_Atomic bool stopped;
+	struct turn turn;
 };
 
 static void *working(void *arg)
@@ -194,7 +197,7 @@ static void *working(void *arg)
 		lists_reclaim(s->v, true);
 		pthread_mutex_unlock(&s->v->w->lock);
 		/* as if the namespace had doubled: lists again */
-		if (f && lists_build(s->v, &s->v->ns[n - s->v->ns], dim, 1 + round * 7 % 32, &s->stopped))
+		if (f && lists_build(s->v, &s->v->ns[n - s->v->ns], dim, 1 + round * 7 % 32, &s->turn))
 			atomic_fetch_add(&s->pieces, 1);
 		else if (f)
 			atomic_store(&s->wrong, "lists cannot be built");
@@ -217,7 +220,7 @@ static void beside(int writes)
 {
 	int fd;
 	pthread_t threads[2], worker;
-	struct shared s = {.v = model_open(4 << 20, &fd)};
+	struct shared s = {.v = model_open(room(), &fd)};
 	if (lists)
 		stages(s.v);
 	s.b = board_new(s.v);

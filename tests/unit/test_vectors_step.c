@@ -517,7 +517,7 @@ static void test_fresh_writes(void **state)
 
 static void op_assign(struct vectors *v)
 {
-	static const _Atomic bool go_on; /* false */
+	static struct turn go_on;
 	AN(lists_assign(v, 0, &go_on) && !lists_waiting(v->w->lists->of[0]));
 	lists_reclaim(v, true);
 }
@@ -666,7 +666,7 @@ static void op_update_listed(struct vectors *v) { fill(v, 1, 0, LISTED, 2); }
 
 static void op_rebuild(struct vectors *v)
 {
-	static const _Atomic bool go_on; /* false */
+	static struct turn go_on;
 	fill(v, 1, 0, 60, 2);
 	AN(lists_build(v, vectors_ns_find(v, 1), DIM, 8, &go_on));
 	lists_reclaim(v, true);
@@ -732,14 +732,14 @@ static void op_assign_and_reuse(struct vectors *v)
 
 static void op_assign_and_update(struct vectors *v)
 {
-	static const _Atomic bool go_on; /* false */
+	static struct turn go_on;
 	AN(lists_assign(v, 0, &go_on));
 	fill(v, 1, 0, LISTED, 3);
 }
 
 static void op_assign_and_move(struct vectors *v)
 {
-	static const _Atomic bool go_on; /* false */
+	static struct turn go_on;
 	AN(lists_assign(v, 0, &go_on));
 	op_move(v);
 	lists_reclaim(v, true);
@@ -748,7 +748,7 @@ static void op_assign_and_move(struct vectors *v)
 /* Nobody but who gives memory back again makes a search begin anew: it finds them in what it has read, or is to read. */
 static void op_assign_only(struct vectors *v)
 {
-	static const _Atomic bool go_on; /* false */
+	static struct turn go_on;
 	AN(lists_assign(v, 0, &go_on));
 }
 

@@ -177,9 +177,12 @@ bool call_may(const struct call *c, unsigned right, struct span ns);
 /* ---- problems (problem.c): RFC 9457 ---- */
 /* Makes call->reply a problem: `type` is the last part of its URI. detail names field, limit, remedy. */
 void problem(struct call *c, int status, const char *type, const char *fmt, ...) printf_like(4, 5);
+void problem_text(struct call *c, int status, const char *type, const char *detail); /* detail: as it is, UTF-8 */
 void problem_write(struct buf *b, int status, const char *type, const char *detail, struct span request_id);
 void problem_later(struct call *c, uint32_t seconds);	  /* the problem that is set is over in so many: Retry-After */
 void problem_store(struct call *c, const char *internal); /* 503: the store cannot be read */
+/* 404; 503 while the store was never reached, as which namespaces there are is not known. */
+void problem_no_namespace(struct call *c);
 void problem_starting(struct call *c);
 
 /* ---- JSON text (json_out.c) ---- */

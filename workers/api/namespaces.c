@@ -42,6 +42,11 @@ void namespaces_list(struct call *c)
 	struct plant *p = c->api->plant;
 	struct buf *b = &c->reply.body;
 	bool first = true;
+	if (!plant_store_known(p)) {
+		problem_no_namespace(c);
+		call_reply(c);
+		return;
+	}
 	buf_adds(b, "{\"namespaces\":[");
 	for (size_t i = 0; i < PLANT_NAMESPACES; i++) {
 		struct plant_namespace *r = &p->namespaces[i];
@@ -64,7 +69,7 @@ void namespaces_get(struct call *c)
 	if (!call_may(c, AUTH_READ, SPAN(c->name))) {
 		problem(c, 403, "namespace-forbidden", "namespace: this credential may not read it");
 	} else if (!r) {
-		problem(c, 404, "not-found", "no such namespace");
+		problem_no_namespace(c);
 	} else {
 		write_row(&c->reply.body, r);
 		c->reply.status = 200;
@@ -184,7 +189,7 @@ static enum verdict change_evaluate(struct call *c, struct reader *rd)
 		return CALL_REPLY;
 	}
 	if (!n->create && !r) {
-		problem(c, 404, "not-found", "no such namespace");
+		problem_no_namespace(c);
 		return CALL_REPLY;
 	}
 	if (r && n->language_set && n->language != language_of(r)) {
@@ -267,7 +272,7 @@ static enum verdict drop_evaluate(struct call *c, struct reader *rd)
 	uint64_t read_seq = call_read_seq(c);
 	struct plant_namespace *r = live(c, SPAN(c->name));
 	if (!r) {
-		problem(c, 404, "not-found", "no such namespace");
+		problem_no_namespace(c);
 		return CALL_REPLY;
 	}
 	size_t n = atomic_load(&r->count);

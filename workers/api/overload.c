@@ -7,6 +7,7 @@
 #include "clock.h"
 #include "handlers.h"
 #include "requests.h"
+#include "tarpit.h"
 
 #define LARGE_BODY 65536
 #define LARGE_PAGE 500
@@ -24,6 +25,7 @@ struct overload {
 	uint64_t random;
 	/* the loop's round */
 	struct codel loop;
+	struct tarpit tarpit;
 	int64_t round_us, round_late_us; /* when it began; the latest that a request in it came */
 	int64_t late_us;		 /* how late the request is that is looked at */
 	int64_t counted_us;		 /* since when shares are counted */
@@ -32,6 +34,7 @@ struct overload {
 		uint32_t n;
 	} flow[ROUND_FLOWS];
 	uint32_t served, flows;
+	struct buf detail; /* of the refusal at hand; kept for its room */
 };
 
 struct lane_conf overload_lane_conf(const struct api *a)
@@ -126,12 +129,24 @@ void overload_refuse(struct call *c, enum overload_queue q, enum overload_why wh
 	struct lane_conf conf = overload_lane_conf(a);
 	int64_t limit = lane_limit(&(struct lane){.conf = conf}, k);
 	count_refusal(a, k, q, why);
-	problem(c, 429, "overloaded",
-		"%s cannot keep up: it would take %lld ms until this is begun, %s wait for %lld ms at most "
-		"(overload.target), and %s. Nothing was done. Try again after Retry-After seconds, with fewer requests at once",
-		queue_texts[q], (long long)delay_us / 1000, class_texts[k], (long long)limit / 1000,
-		q == OVERLOAD_LOOP ? "this worker is busy with others" : what[why]);
+	struct buf *b = &a->overload->detail; /* printf would be a tenth of all that a refusal takes in user space */
+	b->len = 0;
+	buf_adds(b, queue_texts[q]);
+	buf_adds(b, " cannot keep up: it would take ");
+	buf_addu(b, delay_us > 0 ? (uint64_t)delay_us / 1000 : 0);
+	buf_adds(b, " ms until this is begun, ");
+	buf_adds(b, class_texts[k]);
+	buf_adds(b, " wait for ");
+	buf_addu(b, (uint64_t)limit / 1000);
+	buf_adds(b, " ms at most (overload.target), and ");
+	buf_adds(b, q == OVERLOAD_LOOP ? "this worker is busy with others" : what[why]);
+	buf_adds(b, ". Nothing was done. Try again after Retry-After seconds, with fewer requests at once");
+	buf_addc(b, 0);
+	problem_text(c, 429, "overloaded", b->p);
 	problem_later(c, retry_after(a->overload, delay_us));
+	unsigned hold_ms = (unsigned)(tarpit_hold(&a->overload->tarpit, c->flow) / 1000);
+	if (hold_ms && http_hold(c->req, hold_ms))
+		stats_add(a->w->stats, STAT_OVERLOAD_HELD, 1);
 }
 
 /* ---- the loop ---- */
@@ -161,6 +176,9 @@ static void begin_round(struct overload *o, const struct lane_conf *k, int64_t b
 	bool gap = began_us - o->round_us > late + k->interval_us / 2; /* a while without any but hits */
 	codel_look(&o->loop, k->target_us / LOOP_SHARE, k->interval_us, now_us, late, gap);
 	o->standing[OVERLOAD_LOOP] = o->loop.standing && k->on;
+	tarpit_look(&o->tarpit, conf_int(o->api->w->conf, CONF_OVERLOAD_HOLD), k->interval_us, now_us);
+	if (o->standing[OVERLOAD_LOOP])
+		overload_show(o->api, OVERLOAD_LOOP, NULL, 0);
 	o->round_us = began_us;
 	o->round_late_us = 0;
 	shares_anew(o, k, began_us);
@@ -234,8 +252,6 @@ bool overload_admits(struct call *c)
 		writes_turn(a->writes);
 		requests_enter(c->req); /* lines of the log are ours again: those who were answered have left it */
 	}
-	if (o->standing[OVERLOAD_LOOP])
-		overload_show(a, OVERLOAD_LOOP, NULL, 0);
 	if (k == LANE_URGENT || k == LANE_READ)
 		return true;
 	if (!overload_admits_late(c))
@@ -336,6 +352,7 @@ void overload_free(struct overload **op)
 	if (!o)
 		return;
 	event_free(o->tick);
+	buf_free(&o->detail);
 	free(o);
 	*op = NULL;
 }
@@ -350,12 +367,6 @@ static uint64_t sum(const struct plant *p, unsigned stat, bool most)
 		n = most ? (v > n ? v : n) : n + v;
 	}
 	return n;
-}
-
-bool overload_anywhere(const struct plant *p)
-{
-	return sum(p, STAT_OVERLOAD_STANDING_READERS, false) + sum(p, STAT_OVERLOAD_STANDING_WRITES, false) +
-	       sum(p, STAT_OVERLOAD_STANDING_LOOP, false);
 }
 
 void overload_status(const struct plant *p, struct buf *b)

@@ -31,9 +31,7 @@ void overload_gone(struct call *c);
 void overload_show(struct api *a, enum overload_queue q, const struct lane *l, int64_t now_us);
 
 int64_t overload_delay(const struct api *a, enum overload_queue q); /* of this worker, as it was shown last */
-/* Some worker refuses at the moment. */
-bool overload_anywhere(const struct plant *p);
-void overload_status(const struct plant *p, struct buf *b); /* field of the status */
+void overload_status(const struct plant *p, struct buf *b);	    /* field of the status */
 /* A gauge that is no sum over the workers, but the longest delay of any; and that one, µs. */
 bool overload_own_metric(size_t stat);
 uint64_t overload_delay_us(const struct plant *p, size_t stat);

@@ -63,7 +63,7 @@ static void degraded(struct api *a, uint32_t state, struct buf *b)
 						    : "store",
 		tiers_feed_heard(&a->shared) || !atomic_load(&a->plant->feed_us) ? NULL : "feed",
 		redis && breaker_state(redis) != BREAKER_CLOSED ? "redis" : NULL,
-		overload_anywhere(a->plant) ? "overload" : NULL,
+		plant_overloaded(a->plant) ? "overload" : NULL,
 	};
 	bool first = true;
 	buf_adds(b, "\"degraded\":[");

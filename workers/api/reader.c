@@ -112,14 +112,17 @@ void held_copy(struct held *h, const struct memory *m)
 	struct memory c = *m;
 	struct span *spans[] = {&c.ns_name,    &c.content,     &c.kind,	    &c.user_id, &c.agent_id,
 				&c.session_id, &c.external_id, &c.embedder, &c.body};
-	size_t n = m->embedding ? m->dim * sizeof(float) : 0, vector = n;
+	size_t n = m->embedding || m->packed.len ? m->dim * sizeof(float) : 0, vector = n;
 	for (size_t i = 0; i < ARRAY_LEN(spans); i++)
 		n += spans[i]->len;
 	h->bytes = util_alloc(n + 1);
 	char *at = h->bytes;
 	if (vector) {
-		memcpy(at, m->embedding, vector);
-		c.embedding = (const float *)(const void *)at;
+		float *x = (float *)(void *)at;
+		c.embedding = memory_vector(m, x);
+		if (c.embedding && c.embedding != x)
+			c.embedding = memcpy(x, c.embedding, vector);
+		c.packed = (struct span){NULL, 0};
 		at += vector;
 	}
 	for (size_t i = 0; i < ARRAY_LEN(spans); i++)
@@ -158,13 +161,18 @@ static char *pending_bytes(struct reader *r, const struct pending_entry *e)
 static bool pending_memory(struct reader *r, const struct pending_entry *e, struct held *h)
 {
 	char *bytes = pending_bytes(r, e);
-	if (bytes && memory_decode(bytes, e->len, &h->m) && uuid_cmp(&h->m.id, &e->id) == 0 &&
-	    h->m.version == e->version) {
+	struct memory m;
+	bool found = bytes && memory_decode(bytes, e->len, &m) && uuid_cmp(&m.id, &e->id) == 0 &&
+		     m.version == e->version;
+	if (found && !m.packed.len) {
+		h->m = m;
 		h->bytes = bytes;
 		return true;
 	}
+	if (found)
+		held_copy(h, &m);
 	free(bytes);
-	return false;
+	return found;
 }
 
 bool reader_pending_memory(struct reader *r, const struct pending_entry *e, struct held *h)

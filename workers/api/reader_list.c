@@ -94,11 +94,18 @@ static bool on_row(void *arg, const struct memory *row)
 	return emit(m, row);
 }
 
+/* That no row says so means that there is no such namespace once the store has told which there are; before, it is asked. */
+static bool no_namespace(const struct reader *r, uint64_t ns)
+{
+	struct plant *p = r->shared->plant;
+	return !plant_exists(p, ns) && plant_store_known(p);
+}
+
 enum read_rc reader_list(struct reader *r, const struct store_list *q, store_visit_fn *fn, void *arg)
 {
 	struct merge m = {.q = q, .fn = fn, .arg = arg};
 	struct store_list rows = *q;
-	if (!plant_exists(r->shared->plant, q->ns))
+	if (no_namespace(r, q->ns))
 		return READ_OK;
 	overlay_load(r, q, &m.o); /* pending before store */
 	if (reader_trouble(r) != READ_OK) {
@@ -135,7 +142,7 @@ enum read_rc reader_count(struct reader *r, const struct store_list *q, uint64_t
 {
 	*n = 0;
 	if (!pending_count(r->shared->pending)) {
-		if (!plant_exists(r->shared->plant, q->ns))
+		if (no_namespace(r, q->ns))
 			return READ_OK;
 		unsigned step = trace_enter(TRACE_STORE);
 		if (reader_asked(step, reader_store(r) ? r->shared->ops->count(r->store, q, n) : STORE_AWAY) ==

@@ -115,7 +115,7 @@ static bool may_match(size_t i, struct span path)
 	return path.len >= n && path.p[n - 1] == pat[n - 1] && memcmp(path.p, pat, n) == 0;
 }
 
-static struct match find_route(enum http_method method, struct span path)
+static struct match search_route(enum http_method method, struct span path)
 {
 	struct match best = {.route = NULL};
 	bool meant = false; /* a pattern matches the path as it is meant */
@@ -138,6 +138,34 @@ static struct match find_route(enum http_method method, struct span path)
 		}
 	}
 	return best;
+}
+
+/* The route that a path without placeholders was found to have, by method and length. On the loop: what is refused costs little
+ * else than the looking. */
+#define KNOWN_LENGTHS 32
+static const struct route *known[HTTP_M_OTHER][KNOWN_LENGTHS];
+
+static const struct route *known_route(enum http_method method, struct span path)
+{
+	const struct route *r = method < HTTP_M_OTHER && path.len && path.len < KNOWN_LENGTHS ? known[method][path.len]
+											      : NULL;
+	return r && memcmp(r->pattern, path.p, path.len) == 0 ? r : NULL;
+}
+
+static void note_route(enum http_method method, struct span path, const struct route *r)
+{
+	if (r && method < HTTP_M_OTHER && path.len < KNOWN_LENGTHS && !strchr(r->pattern, '{'))
+		known[method][path.len] = r;
+}
+
+static struct match find_route(enum http_method method, struct span path)
+{
+	const struct route *r = known_route(method, path);
+	if (r)
+		return (struct match){.route = r, .path_known = true};
+	struct match m = search_route(method, path);
+	note_route(method, path, m.route);
+	return m;
 }
 
 /* ---- admission ---- */
@@ -328,9 +356,12 @@ enum {
 #undef ROUTE
 };
 
-static bool may_stream(struct span path)
+static bool may_stream(enum http_method method, struct span path)
 {
+	const struct route *r = known_route(method, path);
 	struct match m;
+	if (r)
+		return r->streams_body;
 	for (size_t i = 0; i < ROUTES; i++)
 		if (routes[i].streams_body && may_match(i, path) && pattern_matches(routes[i].pattern, path, &m))
 			return true;
@@ -339,7 +370,7 @@ static bool may_stream(struct span path)
 
 void router_head(void *arg, struct http_request *r, bool *stream_r)
 {
-	if (!(STREAMING & 1 << http_method(r)) || !may_stream(http_path(r)))
+	if (!(STREAMING & 1 << http_method(r)) || !may_stream(http_method(r), http_path(r)))
 		return;
 	struct match m = find_route(http_method(r), http_path(r));
 	if (!m.route || !m.route->streams_body)

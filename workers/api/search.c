@@ -415,7 +415,10 @@ static void search_read(struct call *c, struct reader *rd)
 	stats_add_shared(c->api->w->stats, STAT_SEARCHES, 1);
 	const struct plant_namespace *row = plant_find(c->api->plant, record_ns(s->ns));
 	if (!row || !atomic_load_explicit(&row->exists, memory_order_acquire)) {
-		write_answer(c, s, &l); /* nothing was ever stored there */
+		if (plant_store_known(c->api->plant))
+			write_answer(c, s, &l); /* nothing was ever stored there */
+		else
+			problem_no_namespace(c);
 		return;
 	}
 	search_cache_begin(s, row);

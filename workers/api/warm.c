@@ -130,7 +130,7 @@ static bool read_wish(struct call *c, json_t *root, struct wish *w)
 static bool build(struct call *c, const struct wish *w, struct buf *line)
 {
 	if (w->ns.len && !plant_exists(c->api->plant, record_ns(w->ns))) {
-		problem(c, 404, "not-found", "no such namespace");
+		problem_no_namespace(c);
 		return false;
 	}
 	if (w->ns.len)

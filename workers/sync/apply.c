@@ -96,14 +96,16 @@ static void pend_txn(struct sync *s, uint64_t seq, uint64_t segment, uint64_t of
 
 static void index_put(struct sync *s, const struct memory *m)
 {
+	float unpacked[LIMIT_DIMENSIONS];
+	const float *x = memory_vector(m, unpacked);
 	index_memory(s, &(struct indexable){.ns = m->ns,
 					    .id = m->id,
 					    .version = m->version,
 					    .expires_us = m->expires_us,
 					    .found = !m->deleted_us && !(m->flags & MEMORY_SUPERSEDED),
 					    .content = m->content,
-					    .dim = m->dim,
-					    .x = m->embedding});
+					    .dim = x ? m->dim : 0,
+					    .x = x});
 	if (m->deleted_us) {
 		cache_remove(s->cache, CACHE_MEMORY, &m->id);
 		return;

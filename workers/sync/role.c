@@ -117,6 +117,8 @@ void sync_fail(struct sync *s, enum plant_sync state, const char *fmt, ...)
 
 /* ---- birth ---- */
 
+static bool pressed(const void *plant) { return plant_overloaded(plant); }
+
 static void set_stages(struct sync *s)
 {
 	static const char *const raws[] = {[VECTORS_RAW_AUTO] = "auto",
@@ -132,6 +134,7 @@ static void set_stages(struct sync *s)
 		if (strcmp(conf_str(c, CONF_VECTORS_RAW), raws[i]) == 0)
 			stages.raw = (enum vectors_raw)i;
 	vectors_stages_set(s->vectors, &stages);
+	vectors_work_pressed(s->vectors, pressed, s->plant);
 }
 
 static void open_segments(struct sync *s)

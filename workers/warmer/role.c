@@ -139,10 +139,11 @@ static void on_done(evutil_socket_t fd, short what, void *arg)
 		save_and_leave(m);
 		return;
 	}
-	/* What was just warmed is worth knowing should we be killed. */
-	if (atomic_load(&m->plant->warm.saved_us) < atomic_load(&m->plant->warm.ended_us) &&
-	    conf_int(m->w->conf, CONF_WARMER_SAVE_EVERY))
+	/* What was just warmed is worth knowing should we be killed: saved once, even if there was nothing or it failed. */
+	int64_t ended_us = atomic_load(&m->plant->warm.ended_us);
+	if (ended_us && ended_us != m->warmed_us && conf_int(m->w->conf, CONF_WARMER_SAVE_EVERY))
 		on_save(-1, 0, m);
+	m->warmed_us = ended_us;
 }
 
 static void warmer_drain(struct worker *w)

@@ -102,7 +102,8 @@ static bool take_row(void *arg, const struct memory *row)
 	w->last = row->id;
 	w->have_last = true;
 	w->max--;
-	if (!row->deleted_us && row->body.len <= BODY_MAX) {
+	bool expired = row->expires_us && row->expires_us <= clock_real_us();
+	if (!row->deleted_us && !expired && row->body.len <= BODY_MAX) {
 		struct copy *c = &w->copies[w->n];
 		*c = (struct copy){.id = row->id,
 				   .meta = cache_policy_memory(&w->m->policy, row->ns, row->version, row->expires_us),

@@ -69,6 +69,7 @@ struct warmer {
 	_Atomic bool leaving; /* what is cancelled is a successor's to do */
 	int64_t leave_us;     /* clock_mono_us(): to be gone by then */
 	int64_t next_every_us, next_at_us;
+	int64_t warmed_us; /* end of the warming that was last followed by a save */
 };
 
 /* ---- work.c ---- */

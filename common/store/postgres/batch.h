@@ -70,6 +70,7 @@ struct pg_batch {
 	uint64_t revision; /* of the last commit; 0: it changed nothing that others read */
 	struct pg_params params;
 	struct buf words;
+	float vector[LIMIT_DIMENSIONS]; /* unpacked */
 };
 
 void pg_batch_clear(struct pg_batch *b); /* the spaces' names stay */

@@ -132,7 +132,7 @@ void pg_write_memory(struct store *s, struct pg_entry *e, const struct memory *m
 	pg_param_int4(p, (int32_t)memory_quota_bytes(m));
 	pg_param_text_or_null(p, m->embedder);
 	pg_param_int4(p, (int32_t)m->dim);
-	pg_param_embedding(p, &s->schema, m->dim, m->embedding);
+	pg_param_embedding(p, &s->schema, m->dim, memory_vector(m, s->batch->vector));
 	s->batch->words.len = 0;
 	words_language(s->words, s->batch->spaces[e->space].language);
 	words_tsvector(s->words, m->content, &s->batch->words);

@@ -28,9 +28,9 @@ enum store_rc sq_nearest(struct store *s, const struct store_nearest *q, struct 
 	int rc = SQLITE_ERROR;
 	while (st && (rc = sqlite3_step(st)) == SQLITE_ROW) {
 		struct uuid id = sq_uuid(st, 0);
-		if ((size_t)sqlite3_column_bytes(st, 2) == q->dim * sizeof(float) &&
-		    !(q->hidden && q->hidden(q->hidden_arg, &id)))
-			hits_cosine_offer(&c, &id, (uint64_t)sqlite3_column_int64(st, 1), sqlite3_column_blob(st, 2));
+		const float *x = q->hidden && q->hidden(q->hidden_arg, &id) ? NULL : sq_vector(s, st, 2, q->dim);
+		if (x)
+			hits_cosine_offer(&c, &id, (uint64_t)sqlite3_column_int64(st, 1), x);
 	}
 	enum store_rc r = rc == SQLITE_DONE ? STORE_OK : sq_fail(s);
 	sqlite3_finalize(st);

@@ -6,7 +6,7 @@
 
 #include "sqlite-private.h"
 
-#define SCHEMA_VERSION 3
+#define SCHEMA_VERSION 4
 /* Of a row of namespaces. Settings are ours; one that somebody has damaged must not take the whole list with it. */
 #define SQ_LANGUAGE "CASE WHEN json_valid(settings) THEN settings->>'language' END"
 
@@ -46,6 +46,8 @@ static const char *const migrations[SCHEMA_VERSION] = {
 	/* Words of namespaces that are not English: stems that we have made (stems.c), as they are. */
 	"CREATE VIRTUAL TABLE stems USING fts5(content, scope, content='', tokenize='ascii');"
 	"CREATE VIRTUAL TABLE stems_df USING fts5vocab('stems', 'col');",
+	/* A vector may be packed (packed.h), which older programs cannot read. Those that are there stay as they are. */
+	"",
 };
 
 /* clang-format off */
@@ -315,6 +317,7 @@ void sq_close(struct store *s)
 	sqlite3_close_v2(s->db);
 	words_free(&s->words);
 	buf_free(&s->stems);
+	free(s->unpacked);
 	buf_free(&s->changes.data);
 	free(s);
 }

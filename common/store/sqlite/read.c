@@ -1,7 +1,9 @@
 /* The readers' side. */
 #include <stdlib.h>
 
+#include "packed.h"
 #include "sqlite-private.h"
+#include "vocabulary.h"
 
 void sq_memory(sqlite3_stmt *st, struct memory *m)
 {
@@ -73,6 +75,16 @@ void sq_content(struct span body, struct buf *b)
 
 /* ---- one memory, or those that a statement yields ---- */
 
+const float *sq_vector(struct store *s, sqlite3_stmt *st, int column, uint32_t dim)
+{
+	struct span x = {sqlite3_column_blob(st, column), (size_t)sqlite3_column_bytes(st, column)};
+	if (!dim || dim > LIMIT_DIMENSIONS || x.len == dim * sizeof(float))
+		return dim && x.len == dim * sizeof(float) ? (const float *)(const void *)x.p : NULL;
+	if (!s->unpacked)
+		s->unpacked = util_alloc(LIMIT_DIMENSIONS * sizeof(float));
+	return packed_read(x, dim, s->unpacked) ? s->unpacked : NULL;
+}
+
 /* vector_column: where x stands, 0 = not selected. */
 static enum store_rc visit(struct store *s, sqlite3_stmt *st, int vector_column, store_visit_fn *fn, void *arg)
 {
@@ -86,8 +98,8 @@ static enum store_rc visit(struct store *s, sqlite3_stmt *st, int vector_column,
 		sq_memory(st, &m);
 		sq_content(m.body, &content);
 		m.content = (struct span){content.p, content.len};
-		if (vector_column && m.dim && (size_t)sqlite3_column_bytes(st, vector_column) == m.dim * sizeof(float))
-			m.embedding = sqlite3_column_blob(st, vector_column);
+		if (vector_column)
+			m.embedding = sq_vector(s, st, vector_column, m.dim);
 		n++;
 		bool more = fn(arg, &m);
 		buf_free(&content);
@@ -393,7 +405,7 @@ static enum store_rc namespaces(struct store *s, void (*fn)(void *, const struct
 	return rc == SQLITE_DONE ? STORE_OK : sq_fail(s);
 }
 
-static bool visit_indexed(sqlite3_stmt *st, struct buf *content, store_indexed_fn *fn, void *arg)
+static bool visit_indexed(struct store *s, sqlite3_stmt *st, struct buf *content, store_indexed_fn *fn, void *arg)
 {
 	struct store_indexed x = {.id = sq_uuid(st, 0),
 				  .ns = (uint64_t)sqlite3_column_int64(st, 1),
@@ -403,10 +415,8 @@ static bool visit_indexed(sqlite3_stmt *st, struct buf *content, store_indexed_f
 	content->len = 0;
 	sq_content(sq_text(st, 6), content);
 	x.content = (struct span){content->p, content->len};
-	if (dim && (size_t)sqlite3_column_bytes(st, 5) == dim * sizeof(float)) {
-		x.dim = dim;
-		x.x = sqlite3_column_blob(st, 5);
-	}
+	x.x = sq_vector(s, st, 5, dim);
+	x.dim = x.x ? dim : 0;
 	return fn(arg, &x);
 }
 
@@ -421,7 +431,7 @@ static enum store_rc indexed(struct store *s, const struct uuid *after, size_t m
 	sq_bind_uuid(st, 1, after ? after : &first);
 	sqlite3_bind_int64(st, 2, (int64_t)max);
 	while ((rc = sqlite3_step(st)) == SQLITE_ROW) {
-		if (!visit_indexed(st, &content, fn, arg)) {
+		if (!visit_indexed(s, st, &content, fn, arg)) {
 			rc = SQLITE_DONE;
 			break;
 		}

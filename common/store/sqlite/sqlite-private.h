@@ -85,6 +85,7 @@ struct store {
 	struct sq_noted changes;       /* writer */
 	struct words *words;	       /* made on first use: sq_words() */
 	struct buf stems;	       /* scratch */
+	float *unpacked;	       /* scratch, made on first use: sq_vector() */
 	struct sq_spoken {
 		uint64_t ns; /* 0: none is known */
 		enum language language;
@@ -108,6 +109,8 @@ struct uuid sq_uuid(sqlite3_stmt *st, int i); /* all zeros: what lies there is n
 	"m.kind,m.user_id,m.agent_id,m.session_id,m.external_id,m.content_key,m.embedder,m.dim,m.body,s.name"
 #define SQ_MEMORY_COLUMNS 19
 void sq_memory(sqlite3_stmt *st, struct memory *m_r);
+/* The vector in a column of vectors.x: dim floats, which lie there or are unpacked, until the next row or call. NULL: none, or damaged. */
+const float *sq_vector(struct store *s, sqlite3_stmt *st, int column, uint32_t dim);
 /* The content of a canonical body, unescaped, appended to b. */
 void sq_content(struct span body, struct buf *b);
 

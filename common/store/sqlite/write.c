@@ -205,7 +205,10 @@ static enum store_rc put_vector(struct store *s, const struct memory *m, const s
 		return STORE_ERROR;
 	sqlite3_bind_int64(st, 1, n);
 	sqlite3_bind_int(st, 2, (int)m->dim);
-	sqlite3_bind_blob(st, 3, m->embedding, (int)(m->dim * sizeof(float)), SQLITE_STATIC);
+	if (m->packed.len)
+		sqlite3_bind_blob(st, 3, m->packed.p, (int)m->packed.len, SQLITE_STATIC);
+	else
+		sqlite3_bind_blob(st, 3, m->embedding, (int)(m->dim * sizeof(float)), SQLITE_STATIC);
 	return sq_run(s, st);
 }
 
