@@ -168,7 +168,7 @@ struct plant {
 	_Atomic uint32_t
 		refusing; /* enum txn_status (BUSY, DISK_FULL) of the last refusal for want of room; 0 since a write was accepted */
 	_Atomic int64_t refused_us;	 /* clock_mono_us() of it */
-	_Atomic uint32_t reason_len;	 /* release-stored after reason[] was written, once per failure */
+	_Atomic uint32_t reason_len;	 /* release-stored after reason[] was written, at each new reason */
 	char reason[512];		 /* why sync_state is *_FAILED */
 	_Atomic uint64_t feed_revision;	 /* what the feed says up to here is in caches and index */
 	_Atomic int64_t feed_us;	 /* clock_mono_us() when it was last heard of */

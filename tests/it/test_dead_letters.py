@@ -254,8 +254,7 @@ def test_the_list_is_full(make):
     for i in range(3):
         o.add(f"poison {i}")
     good = o.add("good")["id"]
-    until(lambda: o.get("/readyz").json["degraded"] == ["dead-letters"])
-    ready = o.get("/readyz")
+    ready = until(lambda: [r for r in [o.get("/readyz")] if r.json["degraded"] == ["dead-letters"]])[0]
     assert ready.status == 200 and "sync.dead_letters_max" in ready.json["reason"]
     assert o.memory(good).status == 200 and query(o, "SELECT count(*) FROM memories") == [["0"]]
     assert o.add("goes on")["id"]

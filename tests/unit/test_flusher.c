@@ -194,7 +194,23 @@ void apply_flushed(struct sync *s, struct flushed_note *n)
 	free(n->fix);
 	free(n->lost);
 }
-void sync_fail(struct sync *s, enum plant_sync state, const char *fmt, ...) { (void)s, (void)state, (void)fmt; }
+static char told[512];
+static unsigned logged;
+void sync_state_set(struct sync *s, enum plant_sync state, const char *why)
+{
+	atomic_store(&s->plant->sync_state, state);
+	snprintf(told, sizeof(told), "%s", why);
+}
+void sync_fail(struct sync *s, enum plant_sync state, const char *fmt, ...)
+{
+	va_list ap;
+	char why[sizeof(told)];
+	va_start(ap, fmt);
+	vsnprintf(why, sizeof(why), fmt, ap);
+	va_end(ap);
+	sync_state_set(s, state, why);
+	logged++;
+}
 void sync_post(struct sync *s, void (*fn)(struct sync *s, void *arg), void *arg) { fn(s, arg); }
 void journal_release(struct journal *j, uint64_t seq) { (void)j, (void)seq; }
 int journal_scrub(struct journal *j, uint64_t seq) { return (void)j, (void)seq, 0; }
@@ -230,6 +246,7 @@ static void death(void)
 	free(f->ahead);
 	free(f->diverged);
 	buf_free(&f->trouble);
+	buf_free(&f->told);
 	free(f);
 }
 
@@ -238,7 +255,7 @@ static int begin(void **state)
 	(void)state;
 	memcpy(folder + sizeof(folder) - 7, "XXXXXX", 6);
 	memset(&st, 0, sizeof(st));
-	txns = nids = mended = away = 0;
+	txns = nids = mended = away = logged = 0;
 	plant = util_zalloc(sizeof(*plant));
 	w.stats = &stats;
 	s = (struct sync){.plant = plant, .w = &w, .store_ops = &fake};
@@ -435,6 +452,28 @@ static void a_full_list_passes_nothing(void **state)
 	assert_false(atomic_load(&plant->dead_full));
 }
 
+/* The store comes back to a list that is full: that is what an operator has to mend, and reads; the log has one error. */
+static void the_trouble_that_is_told_is_the_last(void **state)
+{
+	(void)state;
+	f->letters_max = 0;
+	add_txn(1);
+	st.poison[0] = true;
+	st.mood = GONE;
+	f->allowed = txns;
+	f->batch_max = 500;
+	flush_all(f);
+	assert_non_null(strstr(told, "gone"));
+	st.mood = ANSWERS;
+	flush_all(f);
+	assert_non_null(strstr(told, "the list of dead letters is full"));
+	assert_int_equal(atomic_load(&plant->sync_state), SYNC_STORE_FAILED);
+	f->letters_max = 1;
+	flush_all(f);
+	complete();
+	assert_true(atomic_load(&plant->sync_state) == SYNC_SERVING && logged == 1);
+}
+
 int main(void)
 {
 #define TEST(t) cmocka_unit_test_setup_teardown(t, begin, end)
@@ -445,7 +484,8 @@ int main(void)
 					   TEST(not_the_same_store),
 					   TEST(a_store_that_went_back),
 					   TEST(a_successor_keeps_to_the_letter),
-					   TEST(a_full_list_passes_nothing)};
+					   TEST(a_full_list_passes_nothing),
+					   TEST(the_trouble_that_is_told_is_the_last)};
 	log_open("test", LOG_LV_ERROR, LOG_TEXT);
 	log_to(open("/dev/null", O_WRONLY), NULL);
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -144,6 +144,7 @@ static void each_step(int fd, operation *op, unsigned every, const struct expect
 	};
 	const struct step_test t = {postings_segment_size(LIMIT), parts, ARRAY_LEN(parts), judge, NULL, every, e};
 	step_wanted();
+	step_together();
 	pid_t pid = fork();
 	if (!pid)
 		child(fd, op);

@@ -128,6 +128,7 @@ struct flusher {
 	struct attempt unsure; /* its commit was not answered; seq 0: there is none */
 	bool store_failed, scrub_failed;
 	struct buf trouble; /* why nothing is flushed, when that is not the store's own error */
+	struct buf told;    /* the trouble that users were told of last */
 	int64_t next_collect_us;
 };
 

@@ -59,8 +59,15 @@ static void tell_loop(struct flusher *f, struct attempt *a)
 
 static void on_store_failed(struct sync *s, void *arg)
 {
-	if (!s->failed) /* that the journal has failed is worse, and final: it stays the answer */
-		sync_fail(s, SYNC_STORE_FAILED, "%s. Writes go on into the journal until its quota", (char *)arg);
+	char *why = NULL;
+	AN(asprintf(&why, "%s. Writes go on into the journal until its quota", (char *)arg) >= 0);
+	if (s->failed) /* that the journal has failed is worse, and final: it stays the answer */
+		;
+	else if (atomic_load(&s->plant->sync_state) == SYNC_STORE_FAILED) /* by now for another reason */
+		sync_state_set(s, SYNC_STORE_FAILED, why);
+	else
+		sync_fail(s, SYNC_STORE_FAILED, "%s", why);
+	free(why);
 	free(arg);
 }
 
@@ -92,8 +99,10 @@ static void store_trouble(struct flusher *f)
 		flusher_trouble(f, "the store refuses writes: %s", f->s->store_ops->error(f->store));
 	log_warn_limited_event(store_flush_failed, &limit, 10, "flush to the store failed: %.*s", (int)f->trouble.len,
 			       f->trouble.p);
-	if (!f->store_failed)
+	if (!f->store_failed || f->told.len != f->trouble.len || memcmp(f->told.p, f->trouble.p, f->told.len) != 0)
 		sync_post(f->s, on_store_failed, util_strndup(f->trouble.p, f->trouble.len));
+	f->told.len = 0;
+	buf_add(&f->told, f->trouble.p, f->trouble.len);
 	f->store_failed = true;
 	atomic_store(&f->rate, 0);
 	AN(getrandom(&random, sizeof(random), 0) == sizeof(random));
@@ -581,6 +590,7 @@ void flusher_stop(struct flusher **fp)
 	free(f->mends);
 	free(f->retries);
 	buf_free(&f->trouble);
+	buf_free(&f->told);
 	free(f);
 	*fp = NULL;
 }

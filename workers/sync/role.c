@@ -96,23 +96,28 @@ static void on_post(evutil_socket_t fd, short what, void *arg)
 
 /* ---- trouble ---- */
 
-void sync_fail(struct sync *s, enum plant_sync state, const char *fmt, ...)
+void sync_state_set(struct sync *s, enum plant_sync state, const char *why)
 {
 	struct plant *p = s->plant;
-	char text[sizeof(p->reason)];
+	size_t len = strnlen(why, sizeof(p->reason) - 1);
+	atomic_store_explicit(&p->reason_len, 0, memory_order_release);
+	memcpy(p->reason, why, len);
+	atomic_store_explicit(&p->reason_len, (uint32_t)len, memory_order_release);
+	atomic_store_explicit(&p->sync_state, state, memory_order_release);
+}
+
+void sync_fail(struct sync *s, enum plant_sync state, const char *fmt, ...)
+{
+	char text[sizeof(s->plant->reason)];
 	va_list ap;
 	va_start(ap, fmt);
-	int n = vsnprintf(text, sizeof(text), fmt, ap);
+	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	size_t len = n < 0 ? 0 : (size_t)n < sizeof(text) ? (size_t)n : sizeof(text) - 1;
 	if (state == SYNC_JOURNAL_FAILED)
 		log_error_event(journal_failed, NULL, "%s", text);
 	else
 		log_error_event(store_failed, NULL, "%s", text);
-	atomic_store_explicit(&p->reason_len, 0, memory_order_release);
-	memcpy(p->reason, text, len);
-	atomic_store_explicit(&p->reason_len, (uint32_t)len, memory_order_release);
-	atomic_store_explicit(&p->sync_state, state, memory_order_release);
+	sync_state_set(s, state, text);
 }
 
 /* ---- birth ---- */

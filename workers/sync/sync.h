@@ -290,6 +290,9 @@ void sync_leave(struct sync *s);
 /* Wakes those that have got answers or room: once for many, by sync_leave() at the latest. Woken at the first
  * answer, a sender would take the processor from its waker, find that one alone, and sleep again. */
 void sync_ring_bells(struct sync *s);
+/* What users are told: the state, one of SYNC_*_FAILED, and why, at most sizeof(plant.reason) - 1 bytes of it. */
+void sync_state_set(struct sync *s, enum plant_sync state, const char *why);
+/* That, and an error in the log. */
 void sync_fail(struct sync *s, enum plant_sync state, const char *fmt, ...) printf_like(3, 4);
 /* Runs fn(arg) on the loop thread soon; callable from any thread. */
 void sync_post(struct sync *s, void (*fn)(struct sync *s, void *arg), void *arg);
