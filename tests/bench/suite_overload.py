@@ -4,11 +4,13 @@ times that, with as many clients as connections, and writes also with one client
 
   searches   30 results of 10,000 memories each: the processor is what is short
   lists      from a PostgreSQL server whose answers take 20 ms: the store is what is short
-  writes     single durable adds, each answered when it is on the disk: journal and processor are what is short
+  writes     single durable adds, each answered when it is on the disk: journal and processor are what is short; also with the whole
+             daemon on a processor that the clients do not use: at 5 × these need most of one, which is no longer there to be served with
 
 The settings are sharper than the default ones, which let a queue of 200 ms stand for a second."""
 import contextlib
 import json
+import subprocess
 
 import loaded
 import rig as r
@@ -51,13 +53,21 @@ def lists(rig):
 
 
 @contextlib.contextmanager
-def writes(rig):
+def writes(rig, name="writes"):
     """The flush to the store comes between the rounds (HELD, settle), so that none pays for what the one before has left."""
     path, corpus = rig.path("adds.ndjson"), Corpus()
     with open(path, "w") as f:
         f.writelines(json.dumps({"content": corpus.sentence(60, 60)[:LENGTH]}) + "\n" for _ in range(5000))
-    with rig.daemon("writes", *SHARP, *HELD, "journal.quota=4GiB", "journal.pending_max=10000000") as d:
+    with rig.daemon(name, *SHARP, *HELD, "journal.quota=4GiB", "journal.pending_max=10000000") as d:
         yield d, ["-L", path, "-m", "POST"], "/v1/memories?namespace=", {"greedy": "greedy", "modest": "modest"}
+
+
+@contextlib.contextmanager
+def writes_apart(rig):
+    with writes(rig, "writes-apart") as made:
+        for pid in (made[0].process.pid, *made[0].workers().values()):
+            subprocess.run(["taskset", "-a", "-cp", r.SERVER_CORE, str(pid)], check=True, stdout=subprocess.DEVNULL)
+        yield made
 
 
 def shoot(rig, d, args, target, rate, seconds, core=r.CLIENT_CORE, seed=1):
@@ -87,7 +97,7 @@ def goodput(rig, report, name, d, args, target, threads):
         report.add("overload", f"{name}: goodput at {times:g} × saturation", good, "answers/s", peak, "peak", good / peak,
                    goal=0.9 if times >= 2 else None, note=note)
         report.add("overload", f"{name}: p99 of what is admitted at {times:g} ×", p99, "ms", goal=DEADLINE if times >= 2 else None, better="less", note=note)
-    if name == "writes":
+    if name.startswith("writes"):
         got = [one(5, "-p") for _ in range(1 if rig.quick else 3)]
         report.add("overload", f"{name}: goodput at 5 × saturation, one client with all the connections", r.median(x["goodput"] for x in got), "answers/s",
                    peak, "peak", r.median(x["goodput"] for x in got) / peak, goal=0.9,
@@ -143,11 +153,12 @@ def probes(rig, report, name, d, args, target, full):
 
 
 def run(rig, report):
-    for name, make, threads in (("searches", searches, 2), ("lists, store 20 ms away", lists, 4), ("writes", writes, 62)):
+    for name, make, threads in (("searches", searches, 2), ("lists, store 20 ms away", lists, 4), ("writes", writes, 62),
+                                ("writes, clients on another processor", writes_apart, 62)):
         try:
             with make(rig) as (d, args, target, ns):
                 full = goodput(rig, report, name, d, args, target + ns.get("greedy", ""), threads)
-                if name == "writes":
+                if name.startswith("writes"):
                     probes(rig, report, name, d, args, target + ns["greedy"], full)
                 if ns:
                     pair(rig, report, name, d, args, target, full, ns)
