@@ -64,7 +64,7 @@ void dead_encode(const struct dead_letter *l, struct buf *b)
 {
 	static const char zeros[8];
 	struct dead_head h = {.magic = DEAD_MAGIC,
-			      .layout = 1,
+			      .layout = DEAD_LAYOUT,
 			      .number = l->number,
 			      .seq = l->seq,
 			      .op = l->op,
@@ -94,8 +94,8 @@ bool dead_decode(const void *data, size_t len, struct dead_letter *l)
 	if (len < sizeof(h) || len > DEAD_ROOM_MAX)
 		return false;
 	memcpy(&h, data, sizeof(h));
-	if (h.magic != DEAD_MAGIC || h.layout != 1 || h.reason_len > DEAD_REASON_MAX || h.name_len > LIMIT_NAMESPACE ||
-	    !h.number || h.number > UINT32_MAX)
+	if (h.magic != DEAD_MAGIC || h.layout < 1 || h.layout > DEAD_LAYOUT || h.reason_len > DEAD_REASON_MAX ||
+	    h.name_len > LIMIT_NAMESPACE || !h.number || h.number > UINT32_MAX)
 		return false;
 	size_t texts = align_up((size_t)h.reason_len + h.name_len, 8);
 	if (texts > len - sizeof(h) || h.body_len != len - sizeof(h) - texts)

@@ -11,13 +11,15 @@
 
 #define DEAD_MAGIC 0x315245545445444cull
 #define DEAD_SUBDIR "dead"
+#define DEAD_LAYOUT                                                                                                    \
+	2 /* that is written: 2 may have packed vectors in its body (record.h), 1 has none, and is read, too */
 #define DEAD_REASON_MAX 480 /* bytes of a reason that are kept */
 #define DEAD_ROOM_MAX (1u << 30)
 
 struct dead_head {
 	uint64_t magic;
-	uint32_t layout; /* 1 */
-	uint32_t crc;	 /* of the whole file with crc = 0 */
+	uint32_t layout;
+	uint32_t crc; /* of the whole file with crc = 0 */
 	uint64_t number, seq;
 	uint32_t op;   /* which operation of the transaction */
 	uint32_t type; /* enum op_type */

@@ -3,9 +3,9 @@
  * request on each connection, it can send no more than so many a second. First come, first released. */
 #include "http/http-private.h"
 
-/* Between releases, and of how many one goes, of those whose time has come: what was held in a wave is not to come back in one. */
+/* What was held in a wave is not to come back in one: releases are spread over a part of the time it was held. */
 #define STEP_MS 5
-#define PART 64
+#define SPREAD 4
 
 static void arm(struct http_server *s, int64_t in)
 {
@@ -36,6 +36,7 @@ void http_hold_begin(struct http_conn *c, unsigned ms)
 	*(s->hold_last ? &s->hold_last->h_next : &s->hold_first) = c;
 	s->hold_last = c;
 	s->n_held++;
+	s->hold_spread = ms / SPREAD;
 	http_io_out_park(c);
 	if (s->hold_first == c)
 		arm(s, ms);
@@ -65,12 +66,19 @@ void http_hold_end_all(struct http_server *s)
 		http_hold_end(s->hold_first);
 }
 
+/* How many may go now, so that the first of them goes before its time is over by more than the spread. */
+static size_t release(const struct http_server *s)
+{
+	int64_t left = s->hold_first ? s->hold_first->held_ms + s->hold_spread - s->now_ms : 0;
+	return left > STEP_MS ? (size_t)s->n_held * STEP_MS / (size_t)left + 1 : s->n_held;
+}
+
 void http_hold_on_timer(evutil_socket_t fd, short what, void *arg)
 {
 	struct http_server *s = arg;
 	(void)fd, (void)what;
 	http_server_now(s);
-	for (unsigned n = s->n_held / PART + 1; n && s->hold_first && s->hold_first->held_ms <= s->now_ms; n--)
+	for (size_t n = release(s); n && s->hold_first && s->hold_first->held_ms <= s->now_ms; n--)
 		http_hold_end(s->hold_first);
 	if (s->hold_first)
 		arm(s, s->hold_first->held_ms - s->now_ms > STEP_MS ? s->hold_first->held_ms - s->now_ms : STEP_MS);

@@ -200,7 +200,7 @@ struct http_server {
 	struct fair *ready; /* connections that wait to be read; by flow */
 	struct event *ev_ready;
 	struct http_conn *hold_first, *hold_last; /* whose output is held back */
-	unsigned n_held;
+	unsigned n_held, hold_spread;		  /* … and over so many ms those go that fell due together */
 	struct event *ev_hold;
 };
 

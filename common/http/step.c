@@ -25,7 +25,7 @@ static void request_done(struct http_conn *c)
 	bool cut = r->aborted && !r->gone, complete = c->rx == HTTP_RX_WAIT;
 	/* Not http_step_keeps(): a drain that began after the answer's head was written has not been announced in it. */
 	bool keep = can_keep(c);
-	unsigned hold_ms = !cut && !c->dead && !r->gone ? r->hold_ms : 0;
+	unsigned hold_ms = !cut && !c->dead && !r->gone && !c->s->draining ? r->hold_ms : 0;
 
 	if (r->route && !r->gone && !c->dead)
 		http_timing_done(c, r);

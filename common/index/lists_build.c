@@ -38,6 +38,7 @@ struct build {
 	float *x; /* SLICE rotated rows */
 	struct lists_entry *e;
 	uint64_t gens[SLICE]; /* of the chunks that they were read from */
+	uint64_t unhurried;   /* rows to encode with rests; those that come meanwhile might come faster than that */
 };
 
 static void lock(const struct build *b) { pthread_mutex_lock(&b->v->w->lock); }
@@ -258,7 +259,9 @@ static bool encode_rows(struct build *b)
 		lock(b);
 		n = given_up(b) ? 0 : collect(b, refs);
 		unlock(b);
-		turn_rest(b->turn);
+		if (b->unhurried)
+			turn_rest(b->turn);
+		b->unhurried -= n < b->unhurried ? n : b->unhurried;
 		encode(b, refs, n);
 		lock(b);
 		ok = !given_up(b) && append(b, n);
@@ -351,6 +354,7 @@ bool lists_build(struct vectors *v, struct vectors_ns *n, uint32_t dim, uint32_t
 	AN(b.e);
 	bool ok = gather_sample(&b, want) && cluster(&b);
 	restart(&b);
+	b.unhurried = n->live;
 	ok = ok && encode_rows(&b);
 	if (ok) {
 		lay_out(&b);

@@ -35,7 +35,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		struct dead_head h;
 		memcpy(&h, copy, sizeof(h));
 		h.magic = DEAD_MAGIC;
-		h.layout = 1;
+		h.layout = 1 + (data[0] >> 1) % DEAD_LAYOUT;
 		h.crc = 0;
 		memcpy(copy, &h, sizeof(h));
 		h.crc = crc32c(0, copy, size);

@@ -41,6 +41,7 @@ def test_json_lines_carry_request_and_event(make):
     line = until(lambda: next((j for j in json_lines(o) if j.get("event") == "cache_purged"), None))
     assert line["request_id"] == "request-77" and line["logging.googleapis.com/trace"] == TRACE
     assert (line["severity"], line["level"], line["subsystem"]) == ("INFO", "info", "api") and line["process"].startswith("api.")
+    o.wait_log("daemon_ready")                                     # who dies before is not said to be back
     os.kill(o.worker("pinger"), signal.SIGKILL)
     died = until(lambda: next((j for j in json_lines(o) if j.get("event") == "worker_died"), None))
     assert died["worker"] == "pinger" and died["severity"] == "WARNING" and "request_id" not in died

@@ -14,6 +14,7 @@
 #include <cmocka.h>
 
 #include "sync/letters.c" /* first: it says under which name it logs */
+#include "crc32c.h"
 #include "log.h"
 
 static char folder[] = "/tmp/test_dead.XXXXXX";
@@ -89,6 +90,28 @@ static void bytes_and_back(void **state)
 	assert_int_equal(back.reason.len, DEAD_REASON_MAX);
 	free(reason);
 	buf_free(&b);
+}
+
+/* Of an older build, and of a newer one, whose body may be something else. */
+static void layouts(void **state)
+{
+	(void)state;
+	for (uint32_t layout = 0; layout <= DEAD_LAYOUT + 1; layout++) {
+		struct dead_letter l = letter(5, 2, 9), back;
+		struct dead_head h;
+		struct buf b = {0};
+		l.number = 17;
+		dead_encode(&l, &b);
+		memcpy(&h, b.p, sizeof(h));
+		assert_int_equal(h.layout, DEAD_LAYOUT);
+		h.layout = layout;
+		h.crc = 0;
+		memcpy(b.p, &h, sizeof(h));
+		h.crc = crc32c(0, b.p, b.len);
+		memcpy(b.p, &h, sizeof(h));
+		assert_int_equal(dead_decode(b.p, b.len, &back), layout && layout <= DEAD_LAYOUT);
+		buf_free(&b);
+	}
 }
 
 static uint64_t add(struct letters *l, uint64_t seq, uint32_t op, uint8_t id)
@@ -228,9 +251,9 @@ static void deleted_with_its_memory(void **state)
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, begin, end)
-	const struct CMUnitTest tests[] = {TEST(bytes_and_back),   TEST(a_list_survives),
-					   TEST(a_retry_replaces), TEST(torn_and_damaged),
-					   TEST(nothing_is_left),  TEST(deleted_with_its_memory)};
+	const struct CMUnitTest tests[] = {TEST(bytes_and_back),	 TEST(layouts),		 TEST(a_list_survives),
+					   TEST(a_retry_replaces),	 TEST(torn_and_damaged), TEST(nothing_is_left),
+					   TEST(deleted_with_its_memory)};
 	log_open("test", LOG_LV_ERROR, LOG_TEXT);
 	log_to(open("/dev/null", O_WRONLY), NULL);
 	return cmocka_run_group_tests(tests, NULL, NULL);

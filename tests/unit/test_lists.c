@@ -785,6 +785,7 @@ static void test_kmeans_finds(void **state)
 	/* With rests it comes to the same. */
 	unsigned asked = 0;
 	struct turn resting = {.pressed = pressed, .arg = &asked};
+	turn_begin(&resting);
 	assert_true(kmeans(rows, N, W, K, first, &resting) && asked);
 	assert_memory_equal(first, second, K * W * sizeof(*first));
 }

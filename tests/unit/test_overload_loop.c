@@ -119,9 +119,11 @@ int64_t http_waited_us(const struct http_request *r)
 	return waited_us;
 }
 void http_flow(struct http_request *r, uint64_t flow) { (void)r, (void)flow; }
+static unsigned held;
 bool http_hold(struct http_request *r, unsigned ms)
 {
-	(void)r, (void)ms;
+	assert_non_null(r);
+	held += ms > 0;
 	return true;
 }
 bool http_gone(const struct http_request *r)
@@ -390,6 +392,21 @@ static void a_crowd_is_overload(void **state)
 		one_round(500);
 }
 
+/* Refusals wait where there is a client to keep; a refresh in the background has none. */
+static void who_has_no_client_is_not_held(void **state)
+{
+	struct http_request *r = (struct http_request *)(void *)&worker; /* only ever handed on */
+	(void)state;
+	held = 0;
+	api.overload->tarpit.hold_us = 500000;
+	for (int i = 0; i < 4 * TARPIT_FIRST; i++) {
+		struct call c = {.api = &api, .route = &route, .flow = 3, .req = i < 2 * TARPIT_FIRST ? NULL : r};
+		overload_refuse(&c, OVERLOAD_LOOP, OVERLOAD_DELAY, 50000);
+	}
+	assert_int_equal(held, TARPIT_FIRST); /* and it has not used up what is answered at once */
+	api.overload->tarpit.hold_us = 0;
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -398,6 +415,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_burst_is_served, begin, finish),
 		cmocka_unit_test_setup_teardown(the_greedy_one_is_refused, begin, finish),
 		cmocka_unit_test_setup_teardown(a_crowd_is_overload, begin, finish),
+		cmocka_unit_test_setup_teardown(who_has_no_client_is_not_held, begin, finish),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

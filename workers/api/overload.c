@@ -144,6 +144,8 @@ void overload_refuse(struct call *c, enum overload_queue q, enum overload_why wh
 	buf_addc(b, 0);
 	problem_text(c, 429, "overloaded", b->p);
 	problem_later(c, retry_after(a->overload, delay_us));
+	if (!c->req) /* background work, and a follower's reading: there is no client to slow down */
+		return;
 	unsigned hold_ms = (unsigned)(tarpit_hold(&a->overload->tarpit, c->flow) / 1000);
 	if (hold_ms && http_hold(c->req, hold_ms))
 		stats_add(a->w->stats, STAT_OVERLOAD_HELD, 1);
