@@ -201,6 +201,8 @@ struct http_server {
 	struct event *ev_ready;
 	struct http_conn *hold_first, *hold_last; /* whose output is held back */
 	unsigned n_held, hold_spread;		  /* … and over so many ms those go that fell due together */
+	unsigned hold_pace;			  /* go a second, due or not; */
+	int64_t hold_paced_ms;			  /* until when that was done */
 	struct event *ev_hold;
 };
 

@@ -165,9 +165,13 @@ void http_stream_begin(struct http_request *r, int status, const char *content_t
 		       void (*on_drain)(void *arg, struct http_request *r));
 bool http_write(struct http_request *r, const void *p, size_t n);
 void http_end(struct http_request *r); /* last chunk; frees the request */
-/* Before http_reply(): the answer goes out so much later, and what else comes on this connection waits behind it. False: at once
- * all the same, as other answers wait before it, or while draining, or because half of all connections that may be are held back. */
-bool http_hold(struct http_request *r, unsigned ms);
+/* Before http_reply(): the answer goes out later, when it is its turn among those that are held back, so much at most; and what else
+ * comes on this connection waits behind it. False: at once all the same, as other answers wait before it, or while draining, or
+ * because half of all connections that may be are held back. */
+bool http_hold(struct http_request *r, unsigned most_ms);
+/* How many are, and how many of them go a second, the first first; 0: each when its time is over. */
+size_t http_server_held(const struct http_server *s);
+void http_server_hold_pace(struct http_server *s, unsigned per_second);
 void http_abort(struct http_request *r); /* cut the connection: a stream that failed must not look complete */
 /* Streamed bodies: go on after on_body returned false. */
 void http_resume(struct http_request *r);

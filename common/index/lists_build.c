@@ -41,8 +41,8 @@ struct build {
 	uint64_t unhurried;   /* rows to encode with rests; those that come meanwhile might come faster than that */
 };
 
-static void lock(const struct build *b) { pthread_mutex_lock(&b->v->w->lock); }
-static void unlock(const struct build *b) { pthread_mutex_unlock(&b->v->w->lock); }
+static void lock(const struct build *b) { priolock_take_behind(&b->v->w->lock); }
+static void unlock(const struct build *b) { priolock_give(&b->v->w->lock); }
 
 static bool given_up(const struct build *b) { return turn_over(b->turn) || (b->f && b->f->abandoned); }
 

@@ -134,26 +134,26 @@ static void leave_block(const struct assign *a)
 
 static bool assign_block(struct assign *a)
 {
-	pthread_mutex_t *lock = &a->v->w->lock;
+	struct priolock *lock = &a->v->w->lock;
 	uint32_t next = 0;
 	bool ok = true;
 	for (bool more = true; ok && more;) {
-		pthread_mutex_lock(lock);
+		priolock_take_behind(lock);
 		more = stand(a) && load(a, &next);
-		pthread_mutex_unlock(lock);
+		priolock_give(lock);
 		for (uint32_t i = 0; i < a->n && more; i++)
 			lists_encode(&a->view, a->x + i * a->view.width, &a->e[i]);
-		pthread_mutex_lock(lock);
+		priolock_take_behind(lock);
 		if (more && stand(a))
 			ok = append(a);
-		pthread_mutex_unlock(lock);
+		priolock_give(lock);
 	}
-	pthread_mutex_lock(lock);
+	priolock_take_behind(lock);
 	if (stand(a) && ok)
 		pass_block(a);
 	else if (stand(a))
 		leave_block(a);
-	pthread_mutex_unlock(lock);
+	priolock_give(lock);
 	return ok;
 }
 
@@ -161,19 +161,19 @@ bool lists_assign(struct vectors *v, uint32_t ns_row, const struct turn *turn)
 {
 	struct assign a = {.v = v, .ns_row = ns_row};
 	bool ok = true, more = true;
-	pthread_mutex_lock(&v->w->lock);
+	priolock_take_behind(&v->w->lock);
 	a.f = v->w->lists->of[ns_row];
 	a.last = a.f ? a.f->tails[lists_fresh(&a.f->view)].unit : 0;
 	if (a.f)
 		a.view = a.f->view;
-	pthread_mutex_unlock(&v->w->lock);
+	priolock_give(&v->w->lock);
 	a.x = util_alloc((size_t)SLICE * (a.view.width + 1) * sizeof(float));
 	a.e = aligned_alloc(CACHE_LINE, SLICE * sizeof(*a.e));
 	AN(a.e);
 	while (ok && more && a.last && a.unit != a.last && !turn_over(turn)) {
-		pthread_mutex_lock(&v->w->lock);
+		priolock_take_behind(&v->w->lock);
 		more = stand(&a) && take_block(&a);
-		pthread_mutex_unlock(&v->w->lock);
+		priolock_give(&v->w->lock);
 		ok = !more || assign_block(&a);
 	}
 	free(a.x);

@@ -34,13 +34,13 @@ static void learn_one(const struct vectors *v, const struct lists_view *w, uint6
 	struct vectors_shape s;
 	struct vectors_asked a;
 	struct vectors_top top;
-	pthread_mutex_lock(&v->w->lock); /* the chunk may be given back, and another one stand there */
+	priolock_take_behind(&v->w->lock); /* the chunk may be given back, and another one stand there */
 	uint64_t gen = atomic_load_explicit(&c->gen, memory_order_relaxed);
 	const char *base = vectors_look(v, c, dim, &s);
 	bool there = c->ns == q.ns && c->dim == q.dim && vectors_ref_row(ref) < c->count && base;
 	if (there)
 		vectors_ask_row(&a, v, &q, base, &s, vectors_ref_row(ref));
-	pthread_mutex_unlock(&v->w->lock);
+	priolock_give(&v->w->lock);
 	if (!there)
 		return;
 	vectors_top_init(&top, q.k, -INFINITY);

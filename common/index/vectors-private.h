@@ -23,10 +23,10 @@
  *   never missed, whatever the writer does meanwhile (vectors_search.c has the argument). */
 #ifndef ORC_VECTORS_PRIVATE_H
 #define ORC_VECTORS_PRIVATE_H
-#include <pthread.h>
 
 #include "contract.h"
 #include "kernels.h"
+#include "priolock.h"
 #include "quantize.h"
 #include "rotate.h"
 #include "shm.h"
@@ -229,7 +229,7 @@ struct vectors_writer {
 	float *scratch; /* a padded row as it came, */
 	void *formed;	/* and in the form that it is kept in */
 	struct vectors_pages *pages;
-	pthread_mutex_t lock; /* inserts and the background's slices take turns */
+	struct priolock lock; /* inserts, and the slices of the background behind them */
 	struct vectors_stages stages;
 	struct lists_writer *lists;
 	_Atomic bool due;   /* there may be something for the background */

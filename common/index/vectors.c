@@ -126,7 +126,7 @@ void vectors_writer_new(struct vectors *v)
 	w->scratch = util_alloc(LIMIT_DIMENSIONS * sizeof(float));
 	w->formed = aligned_alloc(CACHE_LINE, LIMIT_DIMENSIONS * sizeof(float));
 	AN(w->formed);
-	pthread_mutex_init(&w->lock, NULL);
+	priolock_init(&w->lock);
 	w->stages = (struct vectors_stages){.exact_bytes = EXACT_BYTES, .flat_rows = FLAT_ROWS};
 	w->lists = lists_writer_new(v);
 }
@@ -150,7 +150,7 @@ void vectors_writer_free(struct vectors *v)
 	vectors_pages_end(&w->pages);
 	free(w->scratch);
 	free(w->formed);
-	pthread_mutex_destroy(&w->lock);
+	priolock_destroy(&w->lock);
 	free(w);
 }
 
@@ -274,9 +274,9 @@ uint64_t vectors_spilled(const struct vectors *v)
 void vectors_stages_set(struct vectors *v, const struct vectors_stages *stages)
 {
 	AN(v->w);
-	pthread_mutex_lock(&v->w->lock);
+	priolock_take(&v->w->lock);
 	v->w->stages = *stages;
 	for (uint32_t i = 0; i < v->super->namespaces; i++)
 		vectors_work_hint(v, &v->ns[i]);
-	pthread_mutex_unlock(&v->w->lock);
+	priolock_give(&v->w->lock);
 }

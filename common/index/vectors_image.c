@@ -35,26 +35,26 @@ struct saving {
 
 void vectors_hold(struct vectors *v)
 {
-	pthread_mutex_lock(&v->w->lock);
+	priolock_take_behind(&v->w->lock);
 	vectors_pool_hold(&v->w->pool);
 	vectors_pool_hold(&v->w->file);
-	pthread_mutex_unlock(&v->w->lock);
+	priolock_give(&v->w->lock);
 }
 
 static bool held(struct vectors *v)
 {
-	pthread_mutex_lock(&v->w->lock);
+	priolock_take_behind(&v->w->lock);
 	bool hold = v->w->pool.hold && v->w->file.hold;
-	pthread_mutex_unlock(&v->w->lock);
+	priolock_give(&v->w->lock);
 	return hold;
 }
 
 void vectors_let_go(struct vectors *v)
 {
 	for (bool all = false; !all;) {
-		pthread_mutex_lock(&v->w->lock);
+		priolock_take_behind(&v->w->lock);
 		all = vectors_pool_let_go(&v->w->pool, LET_GO) && vectors_pool_let_go(&v->w->file, LET_GO);
-		pthread_mutex_unlock(&v->w->lock);
+		priolock_give(&v->w->lock);
 	}
 }
 

@@ -92,10 +92,10 @@ void vectors_work_yield(void)
 
 void vectors_work_pressed(struct vectors *v, bool (*pressed)(const void *), const void *arg)
 {
-	pthread_mutex_lock(&v->w->lock);
+	priolock_take(&v->w->lock);
 	get(v)->turn.pressed = pressed;
 	get(v)->turn.arg = arg;
-	pthread_mutex_unlock(&v->w->lock);
+	priolock_give(&v->w->lock);
 }
 
 bool vectors_work_due(struct vectors *v) { return atomic_load_explicit(&v->w->due, memory_order_relaxed); }
@@ -103,9 +103,9 @@ bool vectors_work_later(struct vectors *v) { return atomic_load_explicit(&v->w->
 
 void vectors_work_stop(struct vectors *v)
 {
-	pthread_mutex_lock(&v->w->lock);
+	priolock_take(&v->w->lock);
 	atomic_store(&get(v)->turn.stop, true);
-	pthread_mutex_unlock(&v->w->lock);
+	priolock_give(&v->w->lock);
 }
 
 /* Times the root of the rows: lists that hold little let a search leave out more, and it takes few nanoseconds to rank one. */
@@ -141,14 +141,14 @@ static bool convert(struct vectors *v, struct vectors_ns *n, struct turn *turn)
 	bool ok = true;
 	for (bool more = true; ok && more && !turn_over(turn);) {
 		turn_rest(turn);
-		pthread_mutex_lock(&v->w->lock);
+		priolock_take_behind(&v->w->lock);
 		uint32_t chunk = 0;
 		more = find_other(v, n, &chunk);
 		uint64_t serial = more ? v->chunks[chunk].serial : 0;
 		for (uint32_t i = 0;
 		     ok && more && i < CONVERTED && v->chunks[chunk].ns && v->chunks[chunk].serial == serial; i++)
 			ok = vectors_compact_row(v, chunk);
-		pthread_mutex_unlock(&v->w->lock);
+		priolock_give(&v->w->lock);
 	}
 	return ok && !turn_over(turn);
 }
@@ -159,14 +159,14 @@ static bool rewrite_stale(struct vectors *v, uint32_t row)
 {
 	bool ok = true;
 	for (uint32_t list = 0; ok; list++) {
-		pthread_mutex_lock(&v->w->lock);
+		priolock_take_behind(&v->w->lock);
 		struct ivf *f = v->w->lists->of[row];
 		bool more = f && f->stale && list < f->view.count;
 		if (!more && f)
 			f->stale = false;
 		if (more && f->view.count > 1 && lists_stale(f, &f->tails[list]))
 			ok = lists_rewrite(v, f, list);
-		pthread_mutex_unlock(&v->w->lock);
+		priolock_give(&v->w->lock);
 		if (!more)
 			break;
 	}
@@ -248,7 +248,7 @@ bool vectors_work(struct vectors *v)
 	uint32_t row = 0, dim = 0, count = 0;
 	enum task task = NOTHING;
 	AN(v->w);
-	pthread_mutex_lock(&v->w->lock);
+	priolock_take_behind(&v->w->lock);
 	lists_reclaim(v, false);
 	struct work *w = get(v);
 	int64_t now = clock_mono_us() / 1000;
@@ -265,12 +265,12 @@ bool vectors_work(struct vectors *v)
 	}
 	atomic_store_explicit(&v->w->due, i < w->n, memory_order_relaxed);
 	atomic_store_explicit(&v->w->later, w->n || v->w->lists->limbo_n, memory_order_relaxed);
-	pthread_mutex_unlock(&v->w->lock);
+	priolock_give(&v->w->lock);
 	if (task <= LATER)
 		return false;
 	turn_begin(&w->turn);
 	bool ok = do_task(v, row, task, dim, count);
-	pthread_mutex_lock(&v->w->lock);
+	priolock_take_behind(&v->w->lock);
 	w->retry_ms[row] = 0;
 	vectors_work_hint(v, &v->ns[row]);
 	if (!ok && v->ns[row].live && !turn_over(&w->turn)) { /* else it was dropped meanwhile */
@@ -281,6 +281,6 @@ bool vectors_work(struct vectors *v)
 				 (unsigned long long)v->ns[row].live);
 		w->retry_ms[row] = now + RETRY_MS;
 	}
-	pthread_mutex_unlock(&v->w->lock);
+	priolock_give(&v->w->lock);
 	return true;
 }

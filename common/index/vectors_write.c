@@ -146,19 +146,19 @@ int vectors_insert(struct vectors *v, uint64_t ns, const struct uuid *id, uint64
 	struct vectors_row row = {
 		.ns = ns, .version = version, .id = *id, .expires_us = expires_us, .dim = dim, .data = v->w->scratch};
 	int rc = EINVAL;
-	pthread_mutex_lock(&v->w->lock);
+	priolock_take(&v->w->lock);
 	if (ns && dim && dim <= LIMIT_DIMENSIONS && normalise(x, dim, v->w->scratch, &row.norm)) {
 		rc = vectors_put(v, &row);
 		vectors_compact(v);
 	}
-	pthread_mutex_unlock(&v->w->lock);
+	priolock_give(&v->w->lock);
 	return rc;
 }
 
 void vectors_remove(struct vectors *v, const struct uuid *id, uint64_t version)
 {
 	AN(v->w);
-	pthread_mutex_lock(&v->w->lock);
+	priolock_take(&v->w->lock);
 	uint32_t ref = vectors_map_find(v, id);
 	if (ref && version_of(v, ref) <= version) {
 		struct vectors_ns *n = vectors_ns_find(v, v->chunks[vectors_ref_chunk(ref)].ns);
@@ -167,7 +167,7 @@ void vectors_remove(struct vectors *v, const struct uuid *id, uint64_t version)
 		vectors_work_hint(v, n);
 	}
 	vectors_compact(v);
-	pthread_mutex_unlock(&v->w->lock);
+	priolock_give(&v->w->lock);
 }
 
 /* By chunks: the references of their rows in the private map become void with them. */
@@ -195,17 +195,17 @@ void vectors_drop_locked(struct vectors *v, uint64_t ns)
 void vectors_drop(struct vectors *v, uint64_t ns)
 {
 	AN(v->w);
-	pthread_mutex_lock(&v->w->lock);
+	priolock_take(&v->w->lock);
 	vectors_drop_locked(v, ns);
-	pthread_mutex_unlock(&v->w->lock);
+	priolock_give(&v->w->lock);
 }
 
 uint64_t vectors_version(struct vectors *v, const struct uuid *id)
 {
 	AN(v->w);
-	pthread_mutex_lock(&v->w->lock);
+	priolock_take(&v->w->lock);
 	uint32_t ref = vectors_map_find(v, id);
 	uint64_t version = ref ? version_of(v, ref) : 0;
-	pthread_mutex_unlock(&v->w->lock);
+	priolock_give(&v->w->lock);
 	return version;
 }

@@ -8,7 +8,7 @@
  * usage: oload -r PER_SECOND [-t SECONDS] [-w WARMUP_S] [-c CONNS] [-d DEADLINE_MS] [-m METHOD] [-L FILE] [-S SEED] [-p]
  *              [-H 'Name: value']... HOST:PORT TARGET
  * -L: every line of the file is the body of one request, in turns; with -m GET: the target of one.
- * prints one JSON object; latencies are of 2xx answers unless said otherwise. sent_*: how late requests were sent, which is the
+ * prints one JSON object; latencies are of 2xx answers unless said otherwise. fresh_*: from when they were sent. sent_*: how late requests were sent, which is the
  * client's own doing for as long as it is not short_of_connections (-p: the part of the time in which none was free). */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -36,7 +36,7 @@ struct conn {
 	char *in;
 	size_t in_len, skip;
 	bool busy, head;
-	uint64_t due_ns;
+	uint64_t due_ns, sent_ns;
 	int status;
 	struct conn *idle;
 	uint64_t due[OWN]; /* what it is to send, the oldest first */
@@ -59,7 +59,7 @@ static size_t nrequests, next_request;
 static uint64_t queue[QUEUE];
 static size_t q_head, q_len;
 static struct conn *conns, *idle;
-static uint64_t ok_hist[BUCKETS], refused_hist[BUCKETS], sent_hist[BUCKETS];
+static uint64_t ok_hist[BUCKETS], fresh_hist[BUCKETS], refused_hist[BUCKETS], sent_hist[BUCKETS];
 static uint64_t short_ns, looked_ns; /* no connection was free for what was due; when that was looked at, */
 static bool was_short;		     /* and was so */
 static uint64_t offered, good, late, refused, busy503, other, abandoned, broken, no_retry;
@@ -138,10 +138,11 @@ static void dial(struct conn *c)
 }
 
 /* Requests are small: a socket whose answers are all read takes one whole. */
-static void send_one(struct conn *c, uint64_t due)
+static void send_one(struct conn *c, uint64_t due, uint64_t now)
 {
 	const struct text *r = &requests[next_request++ % nrequests];
 	c->due_ns = due;
+	c->sent_ns = now;
 	c->busy = true;
 	if (send(c->fd, r->p, r->len, MSG_NOSIGNAL) != (ssize_t)r->len)
 		broken++;
@@ -153,7 +154,7 @@ static void send_now(struct conn *c, uint64_t due, uint64_t now)
 {
 	if (measured(due))
 		sent_hist[bucket(now - due)]++;
-	send_one(c, due);
+	send_one(c, due, now);
 }
 
 /* What this client is to send next, if it need not wait. */
@@ -195,6 +196,7 @@ static void finished(struct conn *c, uint64_t now)
 		;
 	} else if (c->status >= 200 && c->status < 300) {
 		ok_hist[bucket(took)]++;
+		fresh_hist[bucket(now - c->sent_ns)]++;
 		*(took <= deadline_ns ? &good : &late) += 1;
 	} else {
 		*(c->status == 429 ? &refused : c->status == 503 ? &busy503 : &other) += 1;
@@ -339,14 +341,15 @@ static void report(void)
 {
 	printf("{\"rate\":%.1f,\"seconds\":%.2f,\"offered\":%llu,\"good\":%llu,\"goodput\":%.1f,\"late\":%llu,\"refused\":%llu,"
 	       "\"unavailable\":%llu,\"other\":%llu,\"abandoned\":%llu,\"broken\":%llu,\"without_retry_after\":%llu,"
-	       "\"p50_ms\":%.3f,\"p99_ms\":%.3f,\"p999_ms\":%.3f,\"refused_p50_ms\":%.3f,\"refused_p99_ms\":%.3f,"
+	       "\"p50_ms\":%.3f,\"p99_ms\":%.3f,\"p999_ms\":%.3f,\"fresh_p99_ms\":%.3f,\"refused_p50_ms\":%.3f,\"refused_p99_ms\":%.3f,"
 	       "\"sent_p50_ms\":%.3f,\"sent_p99_ms\":%.3f,\"short_of_connections\":%.3f}\n",
 	       o.rate, o.seconds, (unsigned long long)offered, (unsigned long long)good, (double)good / o.seconds,
 	       (unsigned long long)late, (unsigned long long)refused, (unsigned long long)busy503,
 	       (unsigned long long)other, (unsigned long long)abandoned, (unsigned long long)broken,
 	       (unsigned long long)no_retry, quantile_ms(ok_hist, 0.5), quantile_ms(ok_hist, 0.99),
-	       quantile_ms(ok_hist, 0.999), quantile_ms(refused_hist, 0.5), quantile_ms(refused_hist, 0.99),
-	       quantile_ms(sent_hist, 0.5), quantile_ms(sent_hist, 0.99), (double)short_ns / o.seconds / 1e9);
+	       quantile_ms(ok_hist, 0.999), quantile_ms(fresh_hist, 0.99), quantile_ms(refused_hist, 0.5),
+	       quantile_ms(refused_hist, 0.99), quantile_ms(sent_hist, 0.5), quantile_ms(sent_hist, 0.99),
+	       (double)short_ns / o.seconds / 1e9);
 }
 
 int main(int argc, char **argv)

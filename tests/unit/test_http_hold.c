@@ -236,6 +236,44 @@ static void test_a_wave(void **state)
 	}
 }
 
+/* At a pace, whether their time is over or not; the first first. */
+static void test_paced(void **state)
+{
+	enum { ALL = 40 };
+	struct client c[ALL];
+	(void)state;
+	for (int i = 0; i < ALL; i++)
+		c[i] = ask(WITH(HOLD));
+	http_server_hold_pace(t.s, 1000);
+	/* not when the first is due, but soon */
+	struct timeval when, now;
+	assert_true(event_pending(t.s->ev_hold, EV_TIMEOUT, &when));
+	event_base_gettimeofday_cached(t.base, &now);
+	assert_true(when.tv_sec - now.tv_sec < 60);
+	http_server_now(t.s);
+	t.s->hold_paced_ms = t.s->now_ms - 10;
+	struct http_conn *first = t.s->hold_first;
+	http_hold_on_timer(-1, 0, t.s);
+	assert_in_range(http_server_held(t.s), ALL - 30, ALL - 10);
+	assert_true(t.s->hold_first != first && !first->held_ms);
+	size_t left = http_server_held(t.s);
+	t.s->hold_paced_ms = t.s->now_ms + 1000; /* the clock was set */
+	http_hold_on_timer(-1, 0, t.s);
+	assert_int_equal(http_server_held(t.s), left);
+	http_server_hold_pace(t.s, 1); /* slower than the steps are long */
+	t.s->hold_paced_ms = t.s->now_ms - 600;
+	http_hold_on_timer(-1, 0, t.s);
+	assert_int_equal(http_server_held(t.s), left);
+	t.s->hold_paced_ms -= 600;
+	http_hold_on_timer(-1, 0, t.s);
+	assert_int_equal(http_server_held(t.s), left - 1);
+	time_passes();
+	for (int i = 0; i < ALL; i++) {
+		expect(&c[i], 1, 429, 429);
+		hang_up(&c[i]);
+	}
+}
+
 /* So that others find a place. */
 static void test_half_of_the_connections(void **state)
 {
@@ -272,6 +310,7 @@ int main(void)
 		H(test_freed),
 		H(test_idle_time_passes),
 		H(test_a_wave),
+		H(test_paced),
 		H(test_half_of_the_connections),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

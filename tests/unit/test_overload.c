@@ -228,6 +228,25 @@ static void concurrency_follows_latency(void **state)
 	assert_int_equal(settle(&g, 1000, 1, 30, &now), 1);
 }
 
+/* Looking how short it can be costs three quarters of what could be served meanwhile. */
+static void probes_that_find_nothing_are_few(void **state)
+{
+	struct gradient g;
+	int probes = 0;
+	(void)state;
+	gradient_init(&g, 2, 4, 4);
+	for (int i = 0; i < 2000 * GRADIENT_WINDOW; i++) {
+		probes += i % GRADIENT_WINDOW == 0 && g.probed > 0;
+		gradient_sample(&g, 1, i * 1000, 1000, true);
+		assert_true(g.probed > 0 || gradient_limit(&g) == 4);
+	}
+	assert_in_range(probes, 3, 8);
+	/* and they are as frequent as before once something was slower */
+	for (int i = 0; i < 200 * GRADIENT_WINDOW; i++)
+		gradient_sample(&g, 1, 200000000 + i * 1000, gradient_limit(&g) > 1 ? 3000 : 1000, true);
+	assert_true(g.every < 8 * PROBE_EVERY);
+}
+
 static void who_does_not_use_it_gets_no_more(void **state)
 {
 	struct gradient g;
@@ -633,6 +652,7 @@ int main(void)
 		cmocka_unit_test(newcomers_do_not_starve),
 		cmocka_unit_test(bursts_are_no_standing_queue),
 		cmocka_unit_test(concurrency_follows_latency),
+		cmocka_unit_test(probes_that_find_nothing_are_few),
 		cmocka_unit_test(who_does_not_use_it_gets_no_more),
 		cmocka_unit_test(goodput_holds),
 		cmocka_unit_test(without_control_all_are_late),

@@ -18,6 +18,7 @@
 
 static int64_t clock_us = 1000000000, round_us;
 static bool control = true;
+static int64_t hold_us;
 
 static int round_began(struct event_base *b, struct timeval *tv)
 {
@@ -32,6 +33,7 @@ static int64_t setting(enum conf_key k)
 	       : k == CONF_OVERLOAD_TARGET   ? 40000
 	       : k == CONF_OVERLOAD_INTERVAL ? 100000
 	       : k == CONF_OVERLOAD_FREE     ? 2
+	       : k == CONF_OVERLOAD_HOLD     ? hold_us
 					     : 0;
 }
 #define event_base_gettimeofday_cached(b, tv) round_began(b, tv)
@@ -119,7 +121,17 @@ int64_t http_waited_us(const struct http_request *r)
 	return waited_us;
 }
 void http_flow(struct http_request *r, uint64_t flow) { (void)r, (void)flow; }
-static unsigned held;
+static unsigned held, pace;
+size_t http_server_held(const struct http_server *h)
+{
+	(void)h;
+	return held;
+}
+void http_server_hold_pace(struct http_server *h, unsigned per_second)
+{
+	(void)h;
+	pace = per_second;
+}
 bool http_hold(struct http_request *r, unsigned ms)
 {
 	assert_non_null(r);
@@ -398,13 +410,21 @@ static void who_has_no_client_is_not_held(void **state)
 	struct http_request *r = (struct http_request *)(void *)&worker; /* only ever handed on */
 	(void)state;
 	held = 0;
-	api.overload->tarpit.hold_us = 500000;
+	hold_us = 4000000;
+	api.overload->tarpit.tokens = 0;
 	for (int i = 0; i < 4 * TARPIT_FIRST; i++) {
 		struct call c = {.api = &api, .route = &route, .flow = 3, .req = i < 2 * TARPIT_FIRST ? NULL : r};
 		overload_refuse(&c, OVERLOAD_LOOP, OVERLOAD_DELAY, 50000);
 	}
 	assert_int_equal(held, TARPIT_FIRST); /* and it has not used up what is answered at once */
-	api.overload->tarpit.hold_us = 0;
+	assert_true(event_pending(api.overload->tick, EV_TIMEOUT, NULL)); /* until there is none */
+	held = 0;
+	hold_us = 0; /* never */
+	for (int i = 0; i < 100; i++)
+		overload_refuse(&(struct call){.api = &api, .route = &route, .flow = 3, .req = r}, OVERLOAD_LOOP,
+				OVERLOAD_DELAY, 50000);
+	assert_int_equal(held, 0);
+	assert_int_equal(pace, TARPIT_PACE * TARPIT_SPARE); /* it was quiet */
 }
 
 int main(void)

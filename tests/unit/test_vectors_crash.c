@@ -189,13 +189,13 @@ static void *working(void *arg)
 	for (uint32_t round = 0; !atomic_load(&s->b->stop); round++) {
 		if (vectors_work(s->v))
 			atomic_fetch_add(&s->pieces, 1);
-		pthread_mutex_lock(&s->v->w->lock);
+		priolock_take(&s->v->w->lock);
 		const struct vectors_ns *n = vectors_ns_find(s->v, NS_MAIN);
 		struct ivf *f = s->v->w->lists->of[n - s->v->ns];
 		for (uint32_t list = 0; f && list < f->view.count; list += 5)
 			AN(lists_rewrite(s->v, f, list));
 		lists_reclaim(s->v, true);
-		pthread_mutex_unlock(&s->v->w->lock);
+		priolock_give(&s->v->w->lock);
 		/* as if the namespace had doubled: lists again */
 		if (f && lists_build(s->v, &s->v->ns[n - s->v->ns], dim, 1 + round * 7 % 32, &s->turn))
 			atomic_fetch_add(&s->pieces, 1);

@@ -5,10 +5,11 @@
 #include "util.h"
 
 #define PROBE_EVERY 32 /* windows */
+#define PROBE_SELDOM (16 * PROBE_EVERY)
 
 void gradient_init(struct gradient *g, uint32_t least, uint32_t most, uint32_t first)
 {
-	*g = (struct gradient){.least = least < most ? least : most, .most = most};
+	*g = (struct gradient){.least = least < most ? least : most, .most = most, .every = PROBE_EVERY};
 	g->limit = first < g->least ? g->least : first > g->most ? g->most : first;
 }
 
@@ -40,6 +41,7 @@ static void believe(struct gradient *g)
 
 static void fall(struct gradient *g, double slow)
 {
+	g->every = PROBE_EVERY;
 	if (!(g->slow_at > 0)) {
 		g->slow = slow;
 		g->slow_at = g->limit;
@@ -68,8 +70,9 @@ void gradient_sample(struct gradient *g, unsigned kind, int64_t now_us, int64_t 
 	if (g->probed > 0) {
 		g->limit = g->probed;
 		g->probed = 0;
-	} else if (g->reached && ++g->windows >= PROBE_EVERY) {
+	} else if (g->reached && ++g->windows >= g->every) {
 		g->windows = 0;
+		g->every = 2 * g->every < PROBE_SELDOM ? 2 * g->every : PROBE_SELDOM;
 		g->slow_at = 0;
 		g->probed = g->limit;
 		g->limit /= 4;

@@ -8,7 +8,7 @@
  * The base is the shortest mean of a window, by kind of work. Whether it is the limit that makes things slow is put to the
  * test: when a limit three tenths lower has not made them quicker, or there is no lower one, the world has become slower: its
  * latency is the base from then on, and the limit what it was. Now and then a window with a quarter of the limit shows how
- * short it can be. Pure: no clock, no lock. */
+ * short it can be: less and less often while that makes no difference, for it is capacity that nobody has. Pure: no clock, no lock. */
 #ifndef ORC_GRADIENT_H
 #define ORC_GRADIENT_H
 #include <stdbool.h>
@@ -28,7 +28,7 @@ struct gradient {
 	double slow,
 		slow_at; /* how slow it was when the limit began to fall, and where that was; 0: it does not fall */
 	double probed;	 /* the limit that comes back after a window with a quarter of it; 0: none is */
-	uint32_t windows;
+	uint32_t windows, every; /* since the last of those; how many it takes until the next */
 	int64_t since_us;
 	uint32_t n;
 	bool reached;

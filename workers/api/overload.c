@@ -116,6 +116,14 @@ static void count_refusal(struct api *a, enum lane_class k, enum overload_queue 
 	stats_add(a->w->stats, (enum stat_id)(first[k] + (q == OVERLOAD_LOOP ? 3u : (unsigned)why)), 1);
 }
 
+static void tick_later(struct overload *o)
+{
+	int64_t us = conf_int(o->api->w->conf, CONF_OVERLOAD_INTERVAL) / TICKS;
+	struct timeval tv = {us / 1000000, us % 1000000};
+	if (!event_pending(o->tick, EV_TIMEOUT, NULL))
+		event_add(o->tick, &tv);
+}
+
 void overload_refuse(struct call *c, enum overload_queue q, enum overload_why why, int64_t delay_us)
 {
 	struct api *a = c->api;
@@ -146,9 +154,12 @@ void overload_refuse(struct call *c, enum overload_queue q, enum overload_why wh
 	problem_later(c, retry_after(a->overload, delay_us));
 	if (!c->req) /* background work, and a follower's reading: there is no client to slow down */
 		return;
-	unsigned hold_ms = (unsigned)(tarpit_hold(&a->overload->tarpit, c->flow) / 1000);
-	if (hold_ms && http_hold(c->req, hold_ms))
+	unsigned most_ms = (unsigned)(conf_int(a->w->conf, CONF_OVERLOAD_HOLD) / 1000);
+	if (tarpit_holds(&a->overload->tarpit, c->flow, http_server_held(a->http)) && most_ms &&
+	    http_hold(c->req, most_ms)) {
 		stats_add(a->w->stats, STAT_OVERLOAD_HELD, 1);
+		tick_later(a->overload);
+	}
 }
 
 /* ---- the loop ---- */
@@ -178,7 +189,7 @@ static void begin_round(struct overload *o, const struct lane_conf *k, int64_t b
 	bool gap = began_us - o->round_us > late + k->interval_us / 2; /* a while without any but hits */
 	codel_look(&o->loop, k->target_us / LOOP_SHARE, k->interval_us, now_us, late, gap);
 	o->standing[OVERLOAD_LOOP] = o->loop.standing && k->on;
-	tarpit_look(&o->tarpit, conf_int(o->api->w->conf, CONF_OVERLOAD_HOLD), k->interval_us, now_us);
+	http_server_hold_pace(o->api->http, tarpit_look(&o->tarpit, k->interval_us, now_us));
 	if (o->standing[OVERLOAD_LOOP])
 		overload_show(o->api, OVERLOAD_LOOP, NULL, 0);
 	o->round_us = began_us;
@@ -286,14 +297,6 @@ static void store(struct api *a, unsigned first, enum overload_queue q, uint64_t
 	atomic_store_explicit(&a->w->stats->v[first + q], v, memory_order_relaxed);
 }
 
-static void tick_later(struct overload *o)
-{
-	int64_t us = conf_int(o->api->w->conf, CONF_OVERLOAD_INTERVAL) / TICKS;
-	struct timeval tv = {us / 1000000, us % 1000000};
-	if (!event_pending(o->tick, EV_TIMEOUT, NULL))
-		event_add(o->tick, &tv);
-}
-
 void overload_show(struct api *a, enum overload_queue q, const struct lane *l, int64_t now_us)
 {
 	struct overload *o = a->overload;
@@ -324,6 +327,8 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
 	if (now - o->round_us > k.interval_us / TICKS / 2) /* nothing but hits, or nothing at all */
 		begin_round(o, &k, now, now);
 	overload_show(o->api, OVERLOAD_LOOP, NULL, 0);
+	if (http_server_held(o->api->http))
+		tick_later(o);
 	jobs_tick(o->api->jobs);
 	writes_tick(o->api->writes);
 }
