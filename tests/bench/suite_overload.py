@@ -20,6 +20,7 @@ from suite_add import HELD, LENGTH, settle
 SHARP = ["api.workers=1", "cache.search_ttl=0 ms", "overload.target=40 ms", "overload.interval=100 ms", "overload.free=2"]
 DEADLINE = 250
 CONNECTIONS = 8000  # never what is short: five times what saturates, all waiting for as long as an answer may take
+MODEST = 200  # of a modest namespace: with thousands, most would say nothing until they are closed for that (http.head_timeout), all at once
 
 
 # Each yields the daemon and what a greedy and a modest namespace ask of it: arguments for oload, and the target.
@@ -80,10 +81,10 @@ def writes_apart(rig):
         yield made
 
 
-def shoot(rig, d, ask, rate, seconds, core=r.CLIENT_CORE, seed=1, more=()):
+def shoot(rig, d, ask, rate, seconds, seed=1, conns=CONNECTIONS, more=()):
     args, target = ask
-    return rig.tool("oload", "-r", rate, "-t", seconds, "-w", 1, "-c", CONNECTIONS, "-d", DEADLINE, "-S", seed, *args, *more, f"127.0.0.1:{d.port}", target,
-                    core=core, check=False)
+    return rig.tool("oload", "-r", rate, "-t", seconds, "-w", 1, "-c", conns, "-d", DEADLINE, "-S", seed, *args, *more, f"127.0.0.1:{d.port}", target,
+                    core=r.CLIENT_CORE, check=False)
 
 
 def saturation(rig, d, ask, seconds, threads):
@@ -129,7 +130,7 @@ def pair(rig, report, name, d, greedy, modest, full):
         settle(d)
         if beside:
             flood.start()
-        got = shoot(rig, d, modest, full / 20, seconds, seed=2)
+        got = shoot(rig, d, modest, full / 20, seconds, seed=2, conns=MODEST)
         if beside:
             flood.join()
         return got
