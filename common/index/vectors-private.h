@@ -23,7 +23,6 @@
  *   never missed, whatever the writer does meanwhile (vectors_search.c has the argument). */
 #ifndef ORC_VECTORS_PRIVATE_H
 #define ORC_VECTORS_PRIVATE_H
-
 #include "contract.h"
 #include "kernels.h"
 #include "priolock.h"
