@@ -7,6 +7,7 @@
 /* What was held in a wave is not to come back in one when its time is over: it is spread over a part of that time. */
 #define STEP_MS 5
 #define SPREAD 4
+#define MOST_MS 100 /* what was missed for longer is not made up for: it would be missed again by that */
 
 static void arm(struct http_server *s)
 {
@@ -93,10 +94,10 @@ static size_t paced(struct http_server *s)
 {
 	int64_t since = s->now_ms - s->hold_paced_ms;
 	since = since < 0 || !s->hold_pace ? 0 : since < 1000 ? since : 1000;
-	size_t n = (size_t)since * s->hold_pace / 1000;
+	size_t n = (size_t)since * s->hold_pace / 1000, most = (size_t)s->hold_pace * MOST_MS / 1000 + 1;
 	if (n || !since) /* else a slow pace would come to nothing in steps so short */
 		s->hold_paced_ms = s->now_ms;
-	return n;
+	return n < most ? n : most;
 }
 
 void http_hold_on_timer(evutil_socket_t fd, short what, void *arg)

@@ -10,6 +10,7 @@ times that, with as many clients as connections, and writes also with one client
 The settings are sharper than the default ones, which let a queue of 200 ms stand for a second."""
 import contextlib
 import json
+import shutil
 import subprocess
 
 import loaded
@@ -35,7 +36,7 @@ def searches(rig):
             f.writelines(json.dumps({"query": q, "limit": 30, "namespace": ns}) + "\n" for q in corpus.questions(200))
         return ["-L", path, "-m", "POST"], "/v1/memories/search"
 
-    with rig.daemon("", *SHARP, data=loaded.directory(rig, 10000)) as d:
+    with rig.daemon("", *SHARP, data=shutil.copytree(loaded.directory(rig, 10000), rig.path("overload-searches"))) as d:
         for _ in range(20):
             made = d.post("/v1/memories", {"namespace": "modest", "memories": [{"content": corpus.sentence(60, 60)[:LENGTH]} for _ in range(500)]})
             assert made.status == 201, made
@@ -126,13 +127,15 @@ def pair(rig, report, name, d, greedy, modest, full):
     seconds = 4 if rig.quick else 10
 
     def one(beside):
-        flood = threading.Thread(target=lambda: shoot(rig, d, greedy, 2 * full, seconds + 2))
+        out = []
+        flood = threading.Thread(target=lambda: out.append(shoot(rig, d, greedy, 2 * full, seconds + 2)))
         settle(d)
         if beside:
             flood.start()
         got = shoot(rig, d, modest, full / 20, seconds, seed=2, conns=MODEST)
         if beside:
             flood.join()
+            assert out and out[0]["offered"], "there was no flood"
         return got
     alone, beside = rig.compare(lambda: one(False), lambda: one(True), rounds=1 if rig.quick else 3)
     spread = r.ratio(beside, alone, lambda x: x["p99_ms"])

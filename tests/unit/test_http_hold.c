@@ -260,6 +260,11 @@ static void test_paced(void **state)
 	t.s->hold_paced_ms = t.s->now_ms + 1000; /* the clock was set */
 	http_hold_on_timer(-1, 0, t.s);
 	assert_int_equal(http_server_held(t.s), left);
+	t.s->hold_paced_ms = t.s->now_ms - 10000; /* it stood still: not all at once for that */
+	http_server_hold_pace(t.s, 100);
+	http_hold_on_timer(-1, 0, t.s);
+	assert_in_range(http_server_held(t.s), left - 11, left - 10);
+	left = http_server_held(t.s);
 	http_server_hold_pace(t.s, 1); /* slower than the steps are long */
 	t.s->hold_paced_ms = t.s->now_ms - 600;
 	http_hold_on_timer(-1, 0, t.s);

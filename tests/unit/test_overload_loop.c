@@ -121,7 +121,7 @@ int64_t http_waited_us(const struct http_request *r)
 	return waited_us;
 }
 void http_flow(struct http_request *r, uint64_t flow) { (void)r, (void)flow; }
-static unsigned held, pace;
+static unsigned held;
 size_t http_server_held(const struct http_server *h)
 {
 	(void)h;
@@ -130,7 +130,7 @@ size_t http_server_held(const struct http_server *h)
 void http_server_hold_pace(struct http_server *h, unsigned per_second)
 {
 	(void)h;
-	pace = per_second;
+	(void)per_second;
 }
 bool http_hold(struct http_request *r, unsigned ms)
 {
@@ -424,7 +424,6 @@ static void who_has_no_client_is_not_held(void **state)
 		overload_refuse(&(struct call){.api = &api, .route = &route, .flow = 3, .req = r}, OVERLOAD_LOOP,
 				OVERLOAD_DELAY, 50000);
 	assert_int_equal(held, 0);
-	assert_int_equal(pace, TARPIT_PACE * TARPIT_SPARE); /* it was quiet */
 }
 
 int main(void)

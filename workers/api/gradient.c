@@ -41,7 +41,10 @@ static void believe(struct gradient *g)
 
 static void fall(struct gradient *g, double slow)
 {
-	g->every = PROBE_EVERY;
+	if (g->every > PROBE_EVERY) { /* not at once: what is slow now is to be learned from first */
+		g->every = PROBE_EVERY;
+		g->windows = 0;
+	}
 	if (!(g->slow_at > 0)) {
 		g->slow = slow;
 		g->slow_at = g->limit;

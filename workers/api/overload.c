@@ -324,7 +324,8 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
 	struct lane_conf k = overload_lane_conf(o->api);
 	int64_t now = clock_real_us();
 	(void)fd, (void)what;
-	if (now - o->round_us > k.interval_us / TICKS / 2) /* nothing but hits, or nothing at all */
+	if (now < o->round_us ||
+	    now - o->round_us > k.interval_us / TICKS / 2) /* nothing but hits, or nothing at all */
 		begin_round(o, &k, now, now);
 	overload_show(o->api, OVERLOAD_LOOP, NULL, 0);
 	if (http_server_held(o->api->http))

@@ -27,7 +27,7 @@ struct tarpit {
 	uint8_t of[TARPIT_FLOWS];
 };
 
-/* Whenever convenient, and every few ms while any are held. Returns how many of those are to go out a second. */
+/* In each round of the loop, and now and then while any are held. Returns how many of those are to go out a second. */
 unsigned tarpit_look(struct tarpit *t, int64_t interval_us, int64_t now_us);
 /* A request of this flow is refused, and so many are held already: is this one to be, too? */
 bool tarpit_holds(struct tarpit *t, uint64_t flow, size_t held);
