@@ -8,10 +8,12 @@
 
 #include "clock.h"
 
-/* State of this process: the last millisecond given out and the counter within it. */
+/* 4,096 of them are a millisecond: the 12 bits after the milliseconds are the next ones of the time. */
+enum { TICKS = 1 << 12 };
+
+/* State of this process: the last tick given out. */
 static struct {
-	int64_t ms;
-	uint32_t counter;  /* 12 bits used */
+	int64_t tick;
 	uint8_t pool[256]; /* getrandom() up to 256 bytes is neither short nor interrupted */
 	size_t left;
 	bool watched;
@@ -36,19 +38,14 @@ static void random_bytes(uint8_t *out, size_t n)
 struct uuid uuid_make(void)
 {
 	struct uuid u = {0};
-	int64_t now = clock_real_us() / 1000;
-	random_bytes(u.b + 6, 10);
-	if (now > state.ms) {
-		state.ms = now;
-		state.counter = u.b[7]; /* start low enough that thousands fit into the millisecond */
-	} else if (++state.counter > 0xfff) {
-		state.ms++; /* borrow from the future rather than wait (RFC 9562 6.2) */
-		state.counter = 0;
-	}
+	int64_t us = clock_real_us(), now = us / 1000 * TICKS + us % 1000 * TICKS / 1000;
+	random_bytes(u.b + 8, 8);
+	/* borrow from the future rather than wait (RFC 9562 6.2) */
+	state.tick = now > state.tick ? now : state.tick + 1;
 	for (int i = 0; i < 6; i++)
-		u.b[i] = (uint8_t)(state.ms >> (40 - 8 * i));
-	u.b[6] = (uint8_t)(0x70 | state.counter >> 8);
-	u.b[7] = (uint8_t)state.counter;
+		u.b[i] = (uint8_t)(state.tick / TICKS >> (40 - 8 * i));
+	u.b[6] = (uint8_t)(0x70 | (state.tick >> 8 & 0xf));
+	u.b[7] = (uint8_t)state.tick;
 	u.b[8] = (uint8_t)(0x80 | (u.b[8] & 0x3f));
 	return u;
 }

@@ -8,9 +8,11 @@ struct uuid {
 };
 #define UUID_TEXT 36
 
-/* A new id. Ids of one process strictly ascend, also within a millisecond and when the clock
- * steps back (RFC 9562 6.2 method 1: the 12 bits after the time are a counter). Not thread-safe:
- * call from one thread, or hold a lock. */
+/* A new id. Ids of one process strictly ascend, also within a microsecond and when the clock steps
+ * back; those of several processes ascend as the machine's clock does, to a microsecond: what is
+ * written after an answer has the greater id, whichever worker it comes to (RFC 9562 6.2 method 3:
+ * the 12 bits after the milliseconds are more of the time). Not thread-safe: call from one thread,
+ * or hold a lock. */
 struct uuid uuid_make(void);
 /* `n` consecutive ids in ascending order into out[]. */
 void uuid_make_many(struct uuid *out, size_t n);

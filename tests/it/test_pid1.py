@@ -30,9 +30,9 @@ def children(pid):
 
 def until(condition, timeout=10):
     deadline = time.monotonic() + timeout * SLOW
-    while not condition() and time.monotonic() < deadline:
+    while not (got := condition()) and time.monotonic() < deadline:
         time.sleep(0.01)
-    return condition()
+    return got
 
 
 def daemon_pid(o):
