@@ -150,7 +150,7 @@ void worker_progress(struct worker *w);
 /* Leaves the loop soon, with this exit code. */
 void worker_exit(struct worker *w, int code);
 
-/* The calling thread works in short pieces and somebody waits for it (journal, sync's loop, readers): it asks for
+/* The calling thread works in short pieces and somebody waits for it (journal, sync's loop): it asks for
  * short time slices, with which Linux (6.12 on) lets it run at once when it wakes instead of after
  * another process's slice of 3 ms. Needs no right; takes no share of the processor from anybody. */
 void worker_prompt(void);

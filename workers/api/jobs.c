@@ -152,7 +152,6 @@ static void *jobs_main(void *arg)
 	struct jobs *j = r->jobs;
 	struct reader *rd = reader_new(&j->api->shared);
 	prctl(PR_SET_NAME, "reader");
-	worker_prompt();
 	pthread_mutex_lock(&j->lock);
 	for (;;) {
 		while (j->done_bytes > DONE_BYTES && !j->stop)
